@@ -10,7 +10,7 @@ mod set;
 use serde::{Deserialize, Serialize};
 
 pub use position::{InvalidPosition, Position};
-pub use set::{Hit, RevocationSet, Snapshot};
+pub use set::{Hit, LIFTED, PURGE_AFTER_MS, RevocationSet, SnapshotError};
 
 use crate::{names::PolicyName, time::UnixMillis, verdict::RevokedBy};
 

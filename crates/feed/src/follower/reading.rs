@@ -1,0 +1,348 @@
+//! The follower's task: what it is doing, and what each answer makes of that.
+
+use std::{future::pending, sync::Arc, time::Duration};
+
+use countersign_core::revocation::Position;
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::FollowerConfig;
+use crate::{
+    clock::Clock,
+    lease::Ack,
+    server::{BoxFuture, FeedError, FeedServer, LeaseWrite, Page, ServerState, TailItem},
+    state::FeedState,
+};
+
+const TAIL_WAIT: Duration = Duration::from_secs(5);
+const PURGE_INTERVAL: Duration = Duration::from_secs(60);
+const FIRST_BACKOFF: Duration = Duration::from_millis(50);
+
+/// What is being read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Nothing, until a lease's answer says what.
+    Idle,
+    /// The live set, upward from a position.
+    Paging(Cursor),
+    /// The tail, from a position.
+    Tailing(Cursor),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Cursor {
+    epoch: u64,
+    /// Read up to here.
+    at: Position,
+    /// Whether the epoch was seeded when this reading began: only then does what is read move our position. Otherwise
+    /// entries are taken in early, and read again once everything is there.
+    seeded: bool,
+}
+
+/// What a lease's answer says of the server.
+enum Standing {
+    Seeded { epoch: u64, tail: Position },
+    Unseeded { epoch: u64 },
+    Unusable(String),
+}
+
+enum Step {
+    Page(Result<Page, FeedError>),
+    Tail(Result<Vec<TailItem>, FeedError>),
+}
+
+struct LeaseAnswer {
+    sent_at: i64,
+    answered_at: i64,
+    reached_at_send: Option<Position>,
+    answer: Result<ServerState, FeedError>,
+}
+
+pub(super) struct Reading {
+    server: Arc<dyn FeedServer>,
+    config: FollowerConfig,
+    state: Arc<FeedState>,
+    acks: watch::Receiver<Option<Ack>>,
+    phase: Phase,
+    step: Option<BoxFuture<'static, Step>>,
+    lease: Option<BoxFuture<'static, LeaseAnswer>>,
+    next_lease: Instant,
+    /// A tail that a lease's answer named and we have still to reach, with the moment that lease was sent.
+    unconfirmed: Option<(Position, i64)>,
+    has_read: bool,
+    failures: u32,
+}
+
+impl Reading {
+    pub(super) fn new(
+        server: Arc<dyn FeedServer>,
+        config: FollowerConfig,
+        state: Arc<FeedState>,
+        acks: watch::Receiver<Option<Ack>>,
+        ) -> Self {
+        let now = Instant::now();
+        Self {
+            server,
+            config,
+            state,
+            acks,
+            phase: Phase::Idle,
+            step: None,
+            lease: None,
+            next_lease: now,
+            unconfirmed: None,
+            has_read: false,
+            failures: 0,
+        }
+    }
+
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let mut purge = tokio::time::interval(PURGE_INTERVAL);
+        purge.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut acks = self.acks.clone();
+        loop {
+            if self.lease.is_none() && Instant::now() >= self.next_lease {
+                self.lease = Some(self.write_lease());
+            }
+            if self.step.is_none() {
+                self.step = self.next_step();
+            }
+            tokio::select! {
+                () = stop.cancelled() => break,
+                answer = or_pending(self.lease.as_mut()) => {
+                    self.lease = None;
+                    self.on_lease(answer);
+                }
+                step = or_pending(self.step.as_mut()) => {
+                    self.step = None;
+                    self.on_step(step);
+                }
+                () = tokio::time::sleep_until(self.next_lease), if self.lease.is_none() => {}
+                Ok(()) = acks.changed() => {
+                    if self.failures == 0 {
+                        self.next_lease = Instant::now();
+                    }
+                }
+                _ = purge.tick() => {
+                    if let Some(server_now) = self.state.server_now() {
+                        self.state.revocations().purge(server_now, Clock::wall());
+                    }
+                }
+            }
+        }
+    }
+
+    fn write_lease(&self) -> BoxFuture<'static, LeaseAnswer> {
+        let reached_at_send = self.state.position();
+        let lease = LeaseWrite {
+            name: self.config.name.clone(),
+            ttl: self.config.lease_ttl,
+            position: reached_at_send,
+            ack: self.acks.borrow().clone(),
+        };
+        let server = Arc::clone(&self.server);
+        Box::pin(async move {
+            let sent_at = Clock::boot_micros();
+            let answer = server.write_lease(&lease).await;
+            LeaseAnswer { sent_at, answered_at: Clock::boot_micros(), reached_at_send, answer }
+        })
+    }
+
+    fn next_step(&mut self) -> Option<BoxFuture<'static, Step>> {
+        let server = Arc::clone(&self.server);
+        match self.phase {
+            Phase::Idle => None,
+            Phase::Paging(cursor) => {
+                let limit = self.config.page_size;
+                Some(Box::pin(async move { Step::Page(server.page(cursor.at, limit).await) }))
+            }
+            Phase::Tailing(cursor) => {
+                Some(Box::pin(async move { Step::Tail(server.tail(cursor.at, TAIL_WAIT).await) }))
+            }
+        }
+    }
+
+    fn on_lease(&mut self, lease: LeaseAnswer) {
+        let state = match lease.answer {
+            Ok(state) => state,
+            Err(error) => return self.on_failure(&error),
+        };
+        self.failures = 0;
+        self.next_lease = Instant::now() + self.config.heartbeat;
+        self.state.set_server_time(state.now_micros, i64::midpoint(lease.sent_at, lease.answered_at));
+        self.state.set_writer_seen(state.writer_seen_ms);
+        self.state.set_epoch(state.record.as_ref().map_or(0, |record| record.epoch));
+        match standing(&state, lease.reached_at_send) {
+            Standing::Seeded { epoch, tail } => {
+                if !matches!(self.phase, Phase::Paging(c) | Phase::Tailing(c) if c.seeded && c.epoch == epoch) {
+                    let at = self.state.position().unwrap_or(Position::ZERO);
+                    self.read_again(Cursor { epoch, at, seeded: true });
+                }
+                self.unconfirmed.get_or_insert((tail, lease.sent_at));
+                self.confirm_if_reached();
+            }
+            Standing::Unseeded { epoch } => {
+                self.doubt("the feed is being seeded again after its server lost data or was replaced");
+                self.next_lease = Instant::now() + self.config.heartbeat / 4;
+                if !matches!(self.phase, Phase::Paging(c) | Phase::Tailing(c) if c.epoch == epoch) {
+                    let at = Position::new(epoch, 0).unwrap_or(Position::ZERO);
+                    self.step = None;
+                    self.phase = Phase::Paging(Cursor { epoch, at, seeded: false });
+                }
+            }
+            Standing::Unusable(problem) => {
+                self.doubt(&problem);
+                self.idle();
+                self.next_lease = Instant::now() + self.config.heartbeat / 2;
+            }
+        }
+    }
+
+    fn on_step(&mut self, step: Step) {
+        match (step, self.phase) {
+            (Step::Page(Ok(page)), Phase::Paging(cursor)) => self.on_page(page, cursor),
+            (Step::Tail(Ok(items)), Phase::Tailing(cursor)) => self.on_tail(&items, cursor),
+            (Step::Page(Err(error)) | Step::Tail(Err(error)), _) => self.on_failure(&error),
+            // An answer to a question that is no longer asked.
+            _ => {}
+        }
+        self.confirm_if_reached();
+    }
+
+    fn on_page(&mut self, page: Page, mut cursor: Cursor) {
+        let Some(record) = page.state.present().filter(|record| record.epoch == cursor.epoch) else {
+            return self.ask_at_once();
+        };
+        let end = record.tail();
+        for (position, entry) in &page.entries {
+            self.state.revocations().apply(entry);
+            cursor.at = cursor.at.max(*position);
+        }
+        if !page.more {
+            cursor.at = cursor.at.max(end);
+        }
+        self.moved(cursor);
+        self.phase = if page.more { Phase::Paging(cursor) } else { Phase::Tailing(cursor) };
+    }
+
+    fn on_tail(&mut self, items: &[TailItem], mut cursor: Cursor) {
+        for item in items {
+            if item.position.epoch() != cursor.epoch {
+                self.moved(cursor);
+                return self.ask_at_once();
+            }
+            if item.position.place() != cursor.at.place() + 1 {
+                // Trimmed past us.
+                self.moved(cursor);
+                return self.read_again(cursor);
+            }
+            self.state.revocations().apply(&item.entry);
+            cursor.at = item.position;
+        }
+        self.moved(cursor);
+        for item in items {
+            self.state.observed(item.at_micros);
+        }
+        self.phase = Phase::Tailing(cursor);
+    }
+
+    fn moved(&self, cursor: Cursor) {
+        if cursor.seeded {
+            self.state.reach(cursor.at);
+        }
+    }
+
+    fn confirm_if_reached(&mut self) {
+        let reading = matches!(self.phase, Phase::Paging(c) | Phase::Tailing(c) if c.seeded);
+        if let Some((tail, sent_at)) = self.unconfirmed
+            && reading
+            && self.state.position().is_some_and(|reached| reached >= tail)
+        {
+            self.unconfirmed = None;
+            self.state.confirm(sent_at);
+        }
+    }
+
+    /// Reads the live set from a position on: at first, and after any gap.
+    fn read_again(&mut self, cursor: Cursor) {
+        let again = std::mem::replace(&mut self.has_read, true);
+        self.phase = Phase::Paging(cursor);
+        self.step = None;
+        if again {
+            self.state.count_resync();
+            let (server, limit) = (Arc::clone(&self.server), self.config.page_size);
+            let wait = self.config.resync_jitter.mul_f64(random_fraction());
+            self.step = Some(Box::pin(async move {
+                tokio::time::sleep(wait).await;
+                Step::Page(server.page(cursor.at, limit).await)
+            }));
+        }
+    }
+
+    fn on_failure(&mut self, error: &FeedError) {
+        self.doubt(&error.to_string());
+        if matches!(error, FeedError::ReadOnly(_)) && !matches!(self.phase, Phase::Idle) {
+            // What a server that takes no writes still tells may be taken in; it just isn't proof of anything.
+            self.next_lease = Instant::now() + self.config.heartbeat;
+            return;
+        }
+        self.idle();
+        let backoff = FIRST_BACKOFF.saturating_mul(1 << self.failures.min(10)).min(self.config.max_backoff);
+        self.failures = self.failures.saturating_add(1);
+        self.next_lease = Instant::now() + backoff.mul_f64(random_fraction().mul_add(0.5, 0.5));
+    }
+
+    fn ask_at_once(&mut self) {
+        self.idle();
+        self.next_lease = Instant::now();
+    }
+
+    fn idle(&mut self) {
+        self.phase = Phase::Idle;
+        self.step = None;
+        self.unconfirmed = None;
+    }
+
+    fn doubt(&mut self, problem: &str) {
+        self.unconfirmed = None;
+        if self.state.doubt(problem) {
+            tracing::warn!(server = %self.server.describe(), problem, "revocations are not known to be complete");
+        }
+    }
+}
+
+/// Compares with what was held when the lease was sent: what came in since is no sign of loss.
+fn standing(state: &ServerState, reached_at_send: Option<Position>) -> Standing {
+    let Some(record) = &state.record else {
+        return Standing::Unusable("the feed server is empty: no writer has opened it, or it was wiped".into());
+    };
+    if record.run_id != state.run_id {
+        return Standing::Unusable("the feed server was restarted or replaced, and no writer has opened it again yet".into());
+    }
+    if let Some(held) = reached_at_send.filter(|held| *held > record.tail()) {
+        return Standing::Unusable(format!(
+            "the feed server lost data: its tail {} is behind {held}, which this reader holds",
+            record.tail()
+        ));
+    }
+    if record.seeded {
+        Standing::Seeded { epoch: record.epoch, tail: record.tail() }
+    } else {
+        Standing::Unseeded { epoch: record.epoch }
+    }
+}
+
+async fn or_pending<T>(future: Option<&mut BoxFuture<'static, T>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => pending().await,
+    }
+}
+
+fn random_fraction() -> f64 {
+    let mut bytes = [0; 4];
+    match aws_lc_rs::rand::fill(&mut bytes) {
+        Ok(()) => f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX),
+        Err(_) => 1.0,
+    }
+}

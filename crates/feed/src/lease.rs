@@ -1,0 +1,51 @@
+//! Who follows the feed, and what each has applied.
+
+use countersign_core::revocation::Position;
+use serde::{Deserialize, Serialize};
+
+/// The largest acknowledgement that is written.
+pub const MAX_ACK_BYTES: usize = 64 << 10;
+
+/// What a verifier has applied *and saved*. Written after the swap; withdrawn first thing at its start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ack {
+    /// The run of the verifier that says so.
+    pub start_id: String,
+    /// The history of the bundles' source, as the source gives it: acknowledgements of another history don't count.
+    pub history: String,
+    /// Up to which revision of the source everything is applied. In directory mode, the digest of what was read.
+    pub revision: String,
+    /// What it holds of each policy: generation by name.
+    #[serde(default)]
+    pub generations: std::collections::BTreeMap<String, u64>,
+    /// The bundle schemas that it reads.
+    pub schemas: Vec<u32>,
+    /// The keys whose signatures on bundles it trusts, by id.
+    #[serde(default)]
+    pub trusted_bundle_keys: Vec<String>,
+    /// Policies whose latest bundle it refused.
+    #[serde(default)]
+    pub refused: Vec<RefusedPolicy>,
+}
+
+/// A policy whose latest bundle a verifier refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedPolicy {
+    /// Its name.
+    pub policy: String,
+    /// The generation that it still serves, if any.
+    pub held: Option<u64>,
+    /// Why, as a metric word.
+    pub reason: String,
+}
+
+/// A live reader of the feed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// Its name: unique in the fleet.
+    pub name: String,
+    /// Up to where it holds the feed.
+    pub position: Option<Position>,
+    /// What it has applied; absent until it says so.
+    pub ack: Option<Ack>,
+}

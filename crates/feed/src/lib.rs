@@ -1,0 +1,31 @@
+//! The feed: revocations from whoever makes them to every verifier, and who is listening.
+//!
+//! Writers commit to their own store and let a [`Publisher`] sweep it into a [`FeedServer`]: [`RedisFeed`] between processes,
+//! [`MemoryFeed`] within one; both pass one conformance suite. Every verifier runs one [`Follower`], which keeps a
+//! [`FeedState`] true: the revocations themselves, up to which [`Position`](countersign_core::revocation::Position) they are
+//! held, and how long ago that was last known to be everything. Verdicts read the state alone; nothing on their path waits
+//! for a server.
+//!
+//! This crate must not know of policies' contents, HTTP or SQL.
+
+mod clock;
+mod follower;
+mod lease;
+mod memory;
+mod outbox;
+mod publisher;
+mod redis;
+mod server;
+mod state;
+
+pub use clock::Clock;
+pub use follower::{Follower, FollowerConfig, FollowerError};
+pub use lease::{Ack, Lease, MAX_ACK_BYTES, RefusedPolicy};
+pub use memory::{LiveStore, MemoryFeed};
+pub use outbox::{Mark, Outbox, OutboxError, OutboxRow};
+pub use publisher::{Publication, Publisher, PublisherConfig, PublisherStatus};
+pub use redis::{InvalidRedisUrl, RedisFeed, RedisOptions, RedisUrl};
+pub use server::{
+    BoxFuture, EpochRecord, FeedError, FeedServer, HeldBack, LeaseWrite, Page, Published, PublishRow, ServerState, TailItem,
+};
+pub use state::{FeedState, FeedStats, FeedView, MAX_WAITERS};

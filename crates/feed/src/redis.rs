@@ -1,0 +1,391 @@
+//! The feed between processes, on a Redis.
+//!
+//! Every step is one script, checked against the epoch record and the server's own run within itself; see the `.lua` files
+//! beside this one. Two connections: one for the blocking read of the tail, one for everything else. All keys share the hash
+//! tag `{cs}`, so a cluster keeps them together.
+
+mod url;
+mod wire;
+
+use std::{sync::LazyLock, time::Duration};
+
+use countersign_core::{
+    revocation::{EntryKey, PURGE_AFTER_MS, Position},
+    time::UnixMillis,
+};
+use parking_lot::Mutex;
+use redis::{
+    AsyncConnectionConfig, Client, RedisError, Script, ServerErrorKind, TlsCertificates, Value,
+    aio::MultiplexedConnection,
+    streams::StreamReadReply,
+};
+use tokio::time::Instant;
+
+pub use self::url::{InvalidRedisUrl, RedisUrl};
+use crate::{
+    lease::{Ack, Lease, MAX_ACK_BYTES},
+    server::{
+        BoxFuture, FeedError, FeedServer, HeldBack, LeaseWrite, Page, Published, PublishRow, ServerState, TailItem,
+    },
+};
+
+const KEYS: [&str; 7] =
+    ["{cs}:epoch", "{cs}:live", "{cs}:entries", "{cs}:expiry", "{cs}:tail", "{cs}:leases", "{cs}:writers"];
+const LEASE: &str = "{cs}:lease:";
+const TAIL_PAGE: usize = 1000;
+const PURGE_PAGE: usize = 1000;
+/// How often a server in use is asked for its eviction policy again.
+const RECHECK: Duration = Duration::from_secs(10);
+
+macro_rules! script {
+    ($file:literal) => {
+        LazyLock::new(|| Script::new(concat!(include_str!("redis/prelude.lua"), "\n", include_str!(concat!("redis/", $file)))))
+    };
+}
+
+static STATE: LazyLock<Script> = script!("state.lua");
+static WRITE_LEASE: LazyLock<Script> = script!("lease.lua");
+static WRITER: LazyLock<Script> = script!("writer.lua");
+static PAGE: LazyLock<Script> = script!("page.lua");
+static OPEN: LazyLock<Script> = script!("open.lua");
+static SEAL: LazyLock<Script> = script!("seal.lua");
+static PUBLISH: LazyLock<Script> = script!("publish.lua");
+static REMOVE: LazyLock<Script> = script!("remove.lua");
+static PURGE: LazyLock<Script> = script!("purge.lua");
+
+/// How a Redis is spoken to.
+#[derive(Clone, Debug)]
+pub struct RedisOptions {
+    /// Certificates (PEM) of the authorities that may have signed the server's; absent: the system's.
+    pub ca_pem: Option<Vec<u8>>,
+    /// How long a connection or an answer may take.
+    pub timeout: Duration,
+    /// About how many entries the tail keeps.
+    pub tail_length: usize,
+}
+
+impl Default for RedisOptions {
+    fn default() -> Self {
+        Self { ca_pem: None, timeout: Duration::from_secs(1), tail_length: 10_000 }
+    }
+}
+
+/// A feed on a Redis.
+#[derive(Debug)]
+pub struct RedisFeed {
+    url: RedisUrl,
+    client: Client,
+    options: RedisOptions,
+    commands: Slot,
+    blocking: Slot,
+    checked: Mutex<Option<Instant>>,
+}
+
+/// A connection, made when it is first needed and again after it failed.
+#[derive(Default)]
+struct Slot(tokio::sync::Mutex<Option<MultiplexedConnection>>);
+
+impl std::fmt::Debug for Slot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Slot")
+    }
+}
+
+impl RedisFeed {
+    /// A feed on the Redis at `url`. Connects when first used.
+    pub fn new(url: RedisUrl, options: RedisOptions) -> Result<Self, InvalidRedisUrl> {
+        let client = if url.is_tls() {
+            // Which cryptography rustls uses must be said once per process; whoever said it first is right.
+            let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+            Client::build_with_tls(
+                url.connection().clone(),
+                TlsCertificates { client_tls: None, root_cert: options.ca_pem.clone() },
+            )
+        } else {
+            Client::open(url.connection().clone())
+        };
+        let client = client.map_err(|error| InvalidRedisUrl::unusable(&error))?;
+        Ok(Self {
+            url,
+            client,
+            options,
+            commands: Slot::default(),
+            blocking: Slot::default(),
+            checked: Mutex::new(None),
+        })
+    }
+
+    async fn connection(&self, slot: &Slot, answer_within: Duration) -> Result<MultiplexedConnection, FeedError> {
+        let mut held = slot.0.lock().await;
+        if let Some(connection) = &*held {
+            return Ok(connection.clone());
+        }
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.options.timeout))
+            .set_response_timeout(Some(answer_within));
+        // The client's own limit covers the connection; this one also what is said first on it.
+        let made = tokio::time::timeout(
+            self.options.timeout * 2,
+            self.client.get_multiplexed_async_connection_with_config(&config),
+        );
+        let connection = match made.await {
+            Ok(made) => made.map_err(|error| self.failure(&error))?,
+            Err(_) => return Err(self.timed_out()),
+        };
+        *held = Some(connection.clone());
+        Ok(connection)
+    }
+
+    /// Forgets a connection after what may have been its failure.
+    async fn after<T>(&self, slot: &Slot, result: Result<T, RedisError>) -> Result<T, FeedError> {
+        match result {
+            Ok(value) => Ok(value),
+            Err(error) => {
+                if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() || error.is_unrecoverable_error() {
+                    *slot.0.lock().await = None;
+                    *self.checked.lock() = None;
+                }
+                Err(self.failure(&error))
+            }
+        }
+    }
+
+    async fn run(&self, script: &Script, lease: Option<&str>, args: &[Vec<u8>]) -> Result<Value, FeedError> {
+        let mut connection = self.connection(&self.commands, self.options.timeout).await?;
+        self.check_eviction(&mut connection).await?;
+        let mut call = script.prepare_invoke();
+        for key in KEYS {
+            call.key(key);
+        }
+        if let Some(lease) = lease {
+            call.key(format!("{LEASE}{lease}"));
+        }
+        for arg in args {
+            call.arg(arg.as_slice());
+        }
+        let result = call.invoke_async::<Value>(&mut connection).await;
+        self.after(&self.commands, result).await
+    }
+
+    /// Refuses a server that would evict revocations. Asked at each connection and every few seconds: settings change.
+    async fn check_eviction(&self, connection: &mut MultiplexedConnection) -> Result<(), FeedError> {
+        if self.checked.lock().is_some_and(|at| at.elapsed() < RECHECK) {
+            return Ok(());
+        }
+        let asked: Result<Vec<String>, RedisError> =
+            redis::cmd("CONFIG").arg("GET").arg("maxmemory-policy").query_async(connection).await;
+        let configured = match asked {
+            Ok(answer) => answer.into_iter().nth(1),
+            Err(error) if matches!(error.kind(), redis::ErrorKind::Server(_) | redis::ErrorKind::Extension) => None,
+            Err(error) => return self.after(&self.commands, Err(error)).await,
+        };
+        let policy = match configured {
+            Some(policy) => policy,
+            None => {
+                let info = redis::cmd("INFO").arg("memory").query_async::<String>(connection).await;
+                let info = self.after(&self.commands, info).await?;
+                let field = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"));
+                field.ok_or(HeldBack::NoEvictionPolicy)?.trim().to_owned()
+            }
+        };
+        if policy.starts_with("allkeys-") {
+            return Err(HeldBack::Evicts(policy).into());
+        }
+        *self.checked.lock() = Some(Instant::now());
+        Ok(())
+    }
+
+    async fn state_by(&self, script: &Script, lease: Option<&str>, args: &[Vec<u8>]) -> Result<ServerState, FeedError> {
+        let state = wire::state(&self.run(script, lease, args).await?)?;
+        if state.run_id.is_empty() { Err(HeldBack::NoRunId.into()) } else { Ok(state) }
+    }
+
+    fn timed_out(&self) -> FeedError {
+        FeedError::Unreachable(format!("{} did not answer within {} ms", self.url, self.options.timeout.as_millis()))
+    }
+
+    /// What a Redis' error means here. Its text may name hosts, never credentials.
+    fn failure(&self, error: &RedisError) -> FeedError {
+        match error.code() {
+            Some("CSEPOCH") => return FeedError::EpochChanged,
+            Some("CSLOST") => return FeedError::RolledBack,
+            Some("CSFULL") => return FeedError::Full,
+            _ => {}
+        }
+        let text = error.to_string();
+        if error.is_timeout() {
+            return self.timed_out();
+        }
+        if error.kind() == redis::ErrorKind::Server(ServerErrorKind::ReadOnly)
+            || ["READONLY", "NOREPLICAS", "MISCONF", "OOM"].iter().any(|word| text.contains(word))
+        {
+            return FeedError::ReadOnly(format!("{}: {text}", self.url));
+        }
+        match error.kind() {
+            redis::ErrorKind::Io | redis::ErrorKind::Server(ServerErrorKind::BusyLoading) => {
+                FeedError::Unreachable(format!("{}: {text}", self.url))
+            }
+            _ => FeedError::Protocol(format!("{}: {text}", self.url)),
+        }
+    }
+}
+
+fn bytes(n: impl ToString) -> Vec<u8> {
+    n.to_string().into_bytes()
+}
+
+impl FeedServer for RedisFeed {
+    fn describe(&self) -> String {
+        self.url.to_string()
+    }
+
+    fn state(&self) -> BoxFuture<'_, Result<ServerState, FeedError>> {
+        Box::pin(self.state_by(&STATE, None, &[]))
+    }
+
+    fn write_lease<'a>(&'a self, lease: &'a LeaseWrite) -> BoxFuture<'a, Result<ServerState, FeedError>> {
+        Box::pin(async move {
+            let value = StoredLease { position: lease.position, ack: lease.ack.clone() };
+            let mut json = serde_json::to_vec(&value).unwrap_or_default();
+            if json.len() > MAX_ACK_BYTES {
+                json = serde_json::to_vec(&StoredLease { position: lease.position, ack: None }).unwrap_or_default();
+            }
+            let position = lease.position.map_or_else(Vec::new, |position| bytes(position.score()));
+            let args = [lease.name.clone().into_bytes(), json, bytes(lease.ttl.as_millis()), position];
+            self.state_by(&WRITE_LEASE, Some(&lease.name), &args).await
+        })
+    }
+
+    fn leases(&self) -> BoxFuture<'_, Result<Vec<Lease>, FeedError>> {
+        Box::pin(async move {
+            let mut connection = self.connection(&self.commands, self.options.timeout).await?;
+            let names = redis::cmd("ZRANGE").arg("{cs}:leases").arg(0).arg(-1).query_async(&mut connection).await;
+            let names: Vec<String> = self.after(&self.commands, names).await?;
+            let mut leases = Vec::with_capacity(names.len());
+            for chunk in names.chunks(500) {
+                let mut command = redis::cmd("MGET");
+                for name in chunk {
+                    command.arg(format!("{LEASE}{name}"));
+                }
+                let values = command.query_async(&mut connection).await;
+                let values: Vec<Option<Vec<u8>>> = self.after(&self.commands, values).await?;
+                leases.extend(chunk.iter().zip(values).filter_map(|(name, value)| {
+                    // One of another release that can't be read is alive all the same.
+                    let stored: StoredLease = serde_json::from_slice(&value?).unwrap_or_default();
+                    Some(Lease { name: name.clone(), position: stored.position, ack: stored.ack })
+                }));
+            }
+            leases.sort_by(|a, b| a.name.cmp(&b.name));
+            Ok(leases)
+        })
+    }
+
+    fn write_writer_lease<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<ServerState, FeedError>> {
+        Box::pin(async move { self.state_by(&WRITER, None, &[name.as_bytes().to_vec()]).await })
+    }
+
+    fn page(&self, after: Position, limit: usize) -> BoxFuture<'_, Result<Page, FeedError>> {
+        Box::pin(async move {
+            let answer = self.run(&PAGE, None, &[bytes(after.score()), bytes(limit)]).await?;
+            let (state, more, items): (Value, String, Vec<Value>) = wire::typed(&answer)?;
+            drop(answer);
+            let mut entries = Vec::with_capacity(items.len() / 2);
+            for (i, pair) in items.chunks_exact(2).enumerate() {
+                if let [score, value] = pair {
+                    let score: String = wire::typed(score)?;
+                    let value: Vec<u8> = wire::typed(value)?;
+                    entries.push((wire::position(&score)?, wire::decode(&value)?));
+                }
+                if i % 500 == 499 {
+                    // A page takes milliseconds to read; others are served between.
+                    tokio::task::yield_now().await;
+                }
+            }
+            Ok(Page { entries, more: more == "1", state: wire::state(&state)? })
+        })
+    }
+
+    fn tail(&self, after: Position, wait: Duration) -> BoxFuture<'_, Result<Vec<TailItem>, FeedError>> {
+        Box::pin(async move {
+            let mut connection = self.connection(&self.blocking, wait + self.options.timeout).await?;
+            let answer = redis::cmd("XREAD")
+                .arg("COUNT")
+                .arg(TAIL_PAGE)
+                .arg("BLOCK")
+                .arg(wait.as_millis().max(1).to_string())
+                .arg("STREAMS")
+                .arg("{cs}:tail")
+                .arg(format!("{}-{}", after.epoch(), after.place()))
+                .query_async::<Option<StreamReadReply>>(&mut connection)
+                .await;
+            let answer = self.after(&self.blocking, answer).await?.unwrap_or_default();
+            answer.keys.into_iter().flat_map(|key| key.ids).map(|item| tail_item(&item)).collect()
+        })
+    }
+
+    fn open_epoch(&self, epoch: u64) -> BoxFuture<'_, Result<ServerState, FeedError>> {
+        Box::pin(async move { self.state_by(&OPEN, None, &[bytes(epoch)]).await })
+    }
+
+    fn seal(&self, epoch: u64) -> BoxFuture<'_, Result<(), FeedError>> {
+        Box::pin(async move { self.run(&SEAL, None, &[bytes(epoch)]).await.map(|_| ()) })
+    }
+
+    fn publish<'a>(
+        &'a self,
+        epoch: u64,
+        floor: Position,
+        rows: &'a [PublishRow],
+    ) -> BoxFuture<'a, Result<Vec<Published>, FeedError>> {
+        Box::pin(async move {
+            let mut args = Vec::with_capacity(4 + rows.len() * 8);
+            args.extend([bytes(epoch), bytes(floor.score()), bytes(self.options.tail_length), bytes(rows.len())]);
+            for row in rows {
+                let e = wire::encode(&row.entry);
+                let recorded = row.recorded.map_or_else(Vec::new, |position| bytes(position.score()));
+                args.extend([e.member, e.cutoff.into(), e.expires.into(), e.version.into()]);
+                args.extend([bytes(u8::from(e.by_version)), e.body.into(), recorded, e.expiry.into()]);
+            }
+            let answer = self.run(&PUBLISH, None, &args).await?;
+            let scores: Vec<String> = wire::typed(&answer)?;
+            if scores.len() != rows.len() {
+                return Err(FeedError::Protocol("not a position for each row".into()));
+            }
+            scores.iter().map(|score| Ok(Published { position: wire::position(score)? })).collect()
+        })
+    }
+
+    fn remove<'a>(&'a self, epoch: u64, keys: &'a [EntryKey]) -> BoxFuture<'a, Result<(), FeedError>> {
+        Box::pin(async move {
+            let mut args = vec![bytes(epoch)];
+            args.extend(keys.iter().map(wire::member));
+            self.run(&REMOVE, None, &args).await.map(|_| ())
+        })
+    }
+
+    fn purge(&self, epoch: u64, own_now: UnixMillis) -> BoxFuture<'_, Result<u64, FeedError>> {
+        Box::pin(async move {
+            let args = [bytes(epoch), bytes(own_now.as_secs()), bytes(PURGE_AFTER_MS / 1000), bytes(PURGE_PAGE)];
+            wire::typed(&self.run(&PURGE, None, &args).await?)
+        })
+    }
+}
+
+#[derive(Default, serde::Serialize, serde::Deserialize)]
+struct StoredLease {
+    position: Option<Position>,
+    ack: Option<Ack>,
+}
+
+fn tail_item(item: &redis::streams::StreamId) -> Result<TailItem, FeedError> {
+    let wrong = || FeedError::Protocol("a tail entry that is none of ours".into());
+    let (epoch, place) = item.id.split_once('-').ok_or_else(wrong)?;
+    let position = match (epoch.parse(), place.parse()) {
+        (Ok(epoch), Ok(place)) => Position::new(epoch, place).ok_or_else(wrong)?,
+        _ => return Err(wrong()),
+    };
+    let number = |name: &str| item.get::<i64>(name).ok_or_else(wrong);
+    let value: Vec<u8> = item.get("e").ok_or_else(wrong)?;
+    let at_micros = number("t")?.saturating_mul(1_000_000).saturating_add(number("u")?);
+    Ok(TailItem { position, at_micros, entry: wire::decode(&value)? })
+}

@@ -1,0 +1,56 @@
+-- ARGV: epoch, floor, length of the tail, number of rows; then for each row member, cut-off, expiry, version, by version
+-- ('1': the higher version replaces), body, recorded position or '', expiry in seconds or ''.
+-- Cut-off, expiry and version are 20 digits each, so that they compare as text: a Lua number can't hold them.
+local epoch, floor = tonumber(ARGV[1]), tonumber(ARGV[2])
+if not is_present(epoch) then return CHANGED end
+if floor > epoch * PLACES + record.place then return redis.error_reply('CSLOST the tail is behind what was published') end
+local rows = tonumber(ARGV[4])
+if record.place + rows >= PLACES then return redis.error_reply('CSFULL no place is left') end
+
+local ZERO = string.rep('0', 20)
+local function max(a, b) if a > b then return a else return b end end
+
+local positions, place = {}, record.place
+for row = 0, rows - 1 do
+  local at = 4 + row * 8
+  local member, cutoff, expires, version = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
+  local by_version, body, recorded, expiry = ARGV[at + 5] == '1', ARGV[at + 6], ARGV[at + 7], ARGV[at + 8]
+  local old = redis.call('HGET', ENTRIES, member)
+  local stricter = true
+  if old then
+    local old_cutoff, old_expires, old_version = string.sub(old, 1, 20), string.sub(old, 21, 40), string.sub(old, 41, 60)
+    if by_version then
+      stricter = version > old_version
+    else
+      stricter = cutoff > old_cutoff or expires > old_expires
+      if expires < old_expires then expiry = nil end
+      cutoff, expires = max(cutoff, old_cutoff), max(expires, old_expires)
+      version = (version == ZERO or old_version == ZERO) and ZERO or max(version, old_version)
+    end
+  end
+  local position
+  if not stricter then
+    position = redis.call('ZSCORE', LIVE, member)
+  end
+  if not position then
+    local value = cutoff .. expires .. version .. body
+    if recorded ~= '' and not record.seeded and tonumber(recorded) <= epoch * PLACES then
+      position = recorded
+    else
+      place = place + 1
+      position = int(epoch * PLACES + place)
+      redis.call('XADD', TAIL, 'MAXLEN', '~', ARGV[3], int(epoch) .. '-' .. int(place),
+        't', time[1], 'u', time[2], 'e', value)
+    end
+    redis.call('ZADD', LIVE, position, member)
+    redis.call('HSET', ENTRIES, member, value)
+    if expiry == '' then
+      redis.call('ZREM', EXPIRY, member)
+    elseif expiry then
+      redis.call('ZADD', EXPIRY, expiry, member)
+    end
+  end
+  positions[row + 1] = position
+end
+if place > record.place then redis.call('HSET', EPOCH, 'place', int(place)) end
+return positions

@@ -1,0 +1,4 @@
+-- ARGV: the epoch.
+if not is_present(tonumber(ARGV[1])) then return CHANGED end
+redis.call('HSET', EPOCH, 'seeded', '1')
+return 'OK'

@@ -1,0 +1,166 @@
+//! How entries and states look in Redis.
+
+use aws_lc_rs::digest::{SHA256, digest};
+use countersign_core::{
+    names::PolicyName,
+    revocation::{Entry, EntryKey, Kind, Position},
+    time::UnixMillis,
+};
+use redis::{FromRedisValue, Value, from_redis_value_ref};
+use serde::{Deserialize, Serialize};
+
+use crate::server::{EpochRecord, FeedError, ServerState};
+
+const DIGITS: usize = 20;
+
+/// What of an entry is not compared.
+#[derive(Serialize, Deserialize)]
+struct Body<'a> {
+    p: PolicyName,
+    k: Kind,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    i: Option<String>,
+    d: String,
+    #[serde(default, skip_serializing_if = "str::is_empty")]
+    r: std::borrow::Cow<'a, str>,
+    #[serde(default, skip_serializing_if = "str::is_empty")]
+    s: std::borrow::Cow<'a, str>,
+}
+
+/// The member that stands for an entry: short, whatever the length of its key.
+pub(super) fn member(key: &EntryKey) -> Vec<u8> {
+    digest(&SHA256, key.as_str().as_bytes()).as_ref()[..20].to_vec()
+}
+
+/// A signed number as text that sorts as the number does.
+fn sortable(n: i64) -> String {
+    format!("{:020}", (n as u64) ^ (1 << 63))
+}
+
+pub(super) struct EncodedEntry {
+    pub(super) member: Vec<u8>,
+    pub(super) cutoff: String,
+    pub(super) expires: String,
+    pub(super) version: String,
+    pub(super) by_version: bool,
+    pub(super) body: String,
+    /// Seconds, rounded up; empty for ever.
+    pub(super) expiry: String,
+}
+
+pub(super) fn encode(entry: &Entry) -> EncodedEntry {
+    let body = Body {
+        p: entry.policy.clone(),
+        k: entry.kind,
+        i: entry.issuer.clone(),
+        d: entry.id.clone(),
+        r: entry.reason.as_str().into(),
+        s: entry.source.as_str().into(),
+    };
+    EncodedEntry {
+        member: member(&entry.key()),
+        cutoff: sortable(entry.cutoff.0),
+        expires: sortable(entry.expires.0),
+        version: format!("{:020}", entry.version),
+        by_version: entry.kind == Kind::Ip,
+        body: serde_json::to_string(&body).expect("names and strings always serialise"),
+        expiry: if entry.expires == UnixMillis::FOREVER {
+            String::new()
+        } else {
+            entry.expires.0.saturating_add(999).div_euclid(1000).to_string()
+        },
+    }
+}
+
+pub(super) fn decode(value: &[u8]) -> Result<Entry, FeedError> {
+    let wrong = || FeedError::Protocol("an entry that this release can't read".into());
+    let text = std::str::from_utf8(value).map_err(|_| wrong())?;
+    let number = |at: usize| -> Result<u64, FeedError> {
+        text.get(at * DIGITS..(at + 1) * DIGITS).and_then(|digits| digits.parse().ok()).ok_or_else(wrong)
+    };
+    let signed = |n: u64| UnixMillis((n ^ (1 << 63)) as i64);
+    let body: Body<'_> =
+        text.get(3 * DIGITS..).and_then(|json| serde_json::from_str(json).ok()).ok_or_else(wrong)?;
+    Ok(Entry {
+        policy: body.p,
+        kind: body.k,
+        issuer: body.i,
+        id: body.d,
+        cutoff: signed(number(0)?),
+        expires: signed(number(1)?),
+        version: number(2)?,
+        reason: body.r.into_owned(),
+        source: body.s.into_owned(),
+    })
+}
+
+pub(super) fn state(value: &Value) -> Result<ServerState, FeedError> {
+    let fields: Vec<String> = typed(value)?;
+    let field = |at: usize| fields.get(at).map_or("", String::as_str);
+    let number = |at: usize| field(at).parse::<u64>().map_err(|_| FeedError::Protocol("a broken state".into()));
+    let micros = number(1)?.saturating_mul(1_000_000).saturating_add(number(2)?);
+    let record = if fields.len() > 4 {
+        Some(EpochRecord {
+            epoch: number(4)?,
+            run_id: field(5).to_owned(),
+            seeded: field(6) == "1",
+            place: number(7)?,
+            ahead: if field(8).is_empty() { None } else { Position::from_score(number(8)?) },
+        })
+    } else {
+        None
+    };
+    Ok(ServerState {
+        run_id: field(0).to_owned(),
+        now_micros: i64::try_from(micros).unwrap_or(i64::MAX),
+        record,
+        writer_seen_ms: field(3).parse().ok(),
+    })
+}
+
+pub(super) fn position(text: &str) -> Result<Position, FeedError> {
+    text.parse()
+        .ok()
+        .and_then(Position::from_score)
+        .ok_or_else(|| FeedError::Protocol("a score that is no position".into()))
+}
+
+pub(super) fn typed<T: FromRedisValue>(value: &Value) -> Result<T, FeedError> {
+    from_redis_value_ref(value).map_err(|error| FeedError::Protocol(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_reads_back_as_it_was_and_its_numbers_sort_as_text() {
+        let entry = Entry {
+            policy: "shop/shop".parse().unwrap(),
+            kind: Kind::Session,
+            issuer: Some("https://kc.example/\"quoted\"".into()),
+            id: "s\n1".into(),
+            cutoff: UnixMillis::FOREVER,
+            expires: UnixMillis(1_700_000_000_001),
+            version: u64::MAX,
+            reason: "left".into(),
+            source: String::new(),
+        };
+        let e = encode(&entry);
+        assert_eq!(e.expiry, "1700000001");
+        let value = [e.cutoff, e.expires, e.version, e.body].concat();
+        assert_eq!(decode(value.as_bytes()), Ok(entry));
+        let mut numbers = [i64::MIN, -1, 0, 1, 9, 10, i64::MAX - 1, i64::MAX].map(sortable);
+        let sorted = numbers.clone();
+        numbers.sort();
+        assert_eq!(numbers, sorted);
+        assert!(numbers.iter().all(|n| n.len() == DIGITS));
+    }
+
+    #[test]
+    fn broken_values_are_errors_and_never_panics() {
+        for value in [&b""[..], b"x", &[0xff; 80], "é".repeat(40).as_bytes(), &[b'0'; 60]] {
+            assert!(matches!(decode(value), Err(FeedError::Protocol(_))));
+        }
+    }
+}
