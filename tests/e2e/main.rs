@@ -1,0 +1,17 @@
+//! End to end: the real `countersign` and `countersign-verifier`, a real Redis, and nothing of the workspace's own code, so
+//! that what is tested is what others see.
+//!
+//! `rig` starts and stops the parts, `forge` makes tokens (good and otherwise) with an independent implementation, `http`
+//! speaks HTTP byte by byte. The tests are in `contract` (every call), `corpus` (forged, malformed and abusive requests),
+//! `faults` (what Redis, processes, disks and operators do), `history` (positions) and `load` (slow and many clients).
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+
+mod contract;
+mod corpus;
+mod faults;
+mod forge;
+mod history;
+mod http;
+mod load;
+mod rig;

@@ -1,0 +1,24 @@
+//! The binaries under test.
+
+use std::{path::PathBuf, process::Command, sync::OnceLock};
+
+/// The path of a workspace binary, built if need be (once a run).
+pub(crate) fn path(name: &str) -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(build).join(name)
+}
+
+/// Builds in the profile of this test and returns the directory.
+fn build() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    // target/PROFILE/deps/e2e-HASH
+    let directory = test.parent().and_then(|deps| deps.parent()).expect("tests lie in target/PROFILE/deps").to_owned();
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into()));
+    cargo.args(["build", "--quiet", "--package", "countersign", "--package", "countersign-verifier", "--bins"]);
+    if directory.ends_with("release") {
+        cargo.arg("--release");
+    }
+    let status = cargo.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).status().unwrap();
+    assert!(status.success(), "the binaries under test do not build");
+    directory
+}

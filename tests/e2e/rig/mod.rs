@@ -1,0 +1,31 @@
+//! The parts under test: started on free ports, ended with their value.
+
+mod binaries;
+mod dev;
+mod policies;
+mod process;
+mod redis;
+mod verifier;
+
+use std::time::{Duration, Instant};
+
+pub(crate) use dev::Dev;
+pub(crate) use policies::{LEGACY_SECRET, OPAQUE_KEY, Policies};
+pub(crate) use process::Process;
+pub(crate) use redis::Redis;
+pub(crate) use verifier::{Options as VerifierOptions, Verifier};
+
+/// Waits until a condition holds, looking often; panics with `what` past the deadline.
+pub(crate) fn eventually<T>(what: &str, within: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + within;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "not within {within:?}: {what}");
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+}
+
+/// How long anything may take that normally takes well under a second, on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

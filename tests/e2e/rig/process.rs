@@ -1,0 +1,80 @@
+//! A child process with its output kept, ended with its value.
+
+use std::{
+    fs::File,
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::eventually;
+
+/// A running child. Its output goes to a file that is shown when it ends unasked.
+pub(crate) struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts it with standard output and error in one file.
+    pub(crate) fn start(command: &mut Command, log: PathBuf) -> Self {
+        let file = File::options().create(true).append(true).open(&log).unwrap();
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().unwrap())
+            .stderr(file)
+            .spawn()
+            .unwrap_or_else(|error| panic!("could not start {}: {error}", command.get_program().display()));
+        Self { child, log }
+    }
+
+    /// Everything it has said.
+    pub(crate) fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Stops it as `kill -9` does, and waits until it is gone.
+    pub(crate) fn kill(&mut self) {
+        // Already gone is as good.
+        let _ = self.child.kill();
+        self.child.wait().unwrap();
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self, within: Duration) -> ExitStatus {
+        eventually("the process ends", within, || self.child.try_wait().unwrap())
+    }
+
+    /// Fails the test, with the log, when the process has ended unasked.
+    pub(crate) fn assert_running(&mut self) {
+        if let Some(status) = self.ended() {
+            panic!("the process ended ({status}):\n{}", self.log());
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail = log.char_indices().rev().nth(4000).map_or(0, |(at, _)| at);
+            eprintln!("--- log of process {} ---\n{}", self.child.id(), &log[tail..]);
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! The real programs that tests run against: Debian packages, a Python environment, a Node one.
+
+use std::{path::PathBuf, process::Command};
+
+use anyhow::{Result, bail};
+
+use crate::run;
+
+/// A program that tests need, and the Debian package it comes in.
+struct Part {
+    program: &'static str,
+    package: &'static str,
+}
+
+const NEEDED: &[Part] = &[
+    Part { program: "redis-server", package: "redis-server" },
+    Part { program: "python3", package: "python3" },
+    Part { program: "node", package: "nodejs" },
+    Part { program: "npm", package: "npm" },
+];
+
+/// Makes sure that the Debian packages are there: installs them when root, else names the command.
+pub(crate) fn debian_packages() -> Result<()> {
+    let mut missing: Vec<_> = NEEDED.iter().filter(|part| !run::on_path(part.program)).map(|part| part.package).collect();
+    if run::on_path("python3") && !run::succeeds(Command::new("python3").args(["-c", "import venv, ensurepip"])) {
+        missing.push("python3-venv");
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let install = format!("apt-get install --yes --no-install-recommends {}", missing.join(" "));
+    if !is_root() || !run::on_path("apt-get") {
+        bail!("the tests need programs that are not installed; run: sudo {install}");
+    }
+    run::run(Command::new("apt-get").args(["update", "--quiet"]))?;
+    // A package must not start its service: every test runs its own server.
+    run::run(
+        Command::new("apt-get")
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .env("RUNLEVEL", "1")
+            .args(["install", "--yes", "--no-install-recommends"])
+            .args(&missing),
+    )
+}
+
+fn is_root() -> bool {
+    run::output(Command::new("id").arg("-u")).is_ok_and(|id| id.trim_ascii() == b"0")
+}
+
+const PYTHON_PACKAGES: &[&str] = &["PyJWT==2.10.1", "cryptography"];
+
+/// A Python with PyJWT, in the cache: the interoperability tests run it.
+pub(crate) fn python() -> Result<PathBuf> {
+    let environment = run::cache()?.join("python");
+    let python = environment.join("bin/python");
+    let ready = || run::succeeds(Command::new(&python).args(["-c", "import jwt, cryptography"]));
+    if !ready() {
+        run::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&environment))?;
+        run::run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(PYTHON_PACKAGES))?;
+    }
+    Ok(python)
+}
+
+const NODE_PACKAGES: &[&str] = &["jose@6"];
+
+/// A `node_modules` with `jose`, in the cache.
+pub(crate) fn node_modules() -> Result<PathBuf> {
+    let directory = run::cache()?.join("node");
+    let modules = directory.join("node_modules");
+    if !modules.join("jose/package.json").is_file() {
+        std::fs::create_dir_all(&directory)?;
+        run::run(
+            Command::new("npm")
+                .args(["install", "--no-audit", "--no-fund", "--silent", "--prefix"])
+                .arg(&directory)
+                .args(NODE_PACKAGES),
+        )?;
+    }
+    Ok(modules)
+}

@@ -1,0 +1,44 @@
+//! `cargo xtask test`: everything, with what it needs.
+
+use std::ffi::OsString;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::{
+    parts,
+    run::{self, Skipped},
+};
+
+#[derive(Args, Default)]
+pub(crate) struct Options {
+    /// Passed on to `cargo test`, for example a filter.
+    #[arg(last = true)]
+    arguments: Vec<OsString>,
+}
+
+/// Programs without which a test leaves a part out, and what it then leaves out.
+const OPTIONAL: &[(&str, &str)] = &[];
+
+pub(crate) fn run(options: &Options, skipped: &mut Skipped) -> Result<()> {
+    parts::debian_packages()?;
+    let python = parts::python()?;
+    let node_modules = parts::node_modules()?;
+    for (program, part) in OPTIONAL {
+        if !run::on_path(program) {
+            skipped.add(format!("{part} (no {program})"));
+        }
+    }
+    // The end-to-end tests run the real binaries.
+    run::run(run::cargo().args(["build", "--quiet", "--workspace", "--bins"]))?;
+    run::run(
+        run::cargo()
+            .args(["test", "--workspace", "--no-fail-fast"])
+            .arg("--")
+            // Tests that need the two variables below are marked ignored, so that a plain `cargo test` passes without them.
+            .arg("--include-ignored")
+            .args(&options.arguments)
+            .env("COUNTERSIGN_TEST_PYTHON", python)
+            .env("COUNTERSIGN_TEST_NODE_MODULES", node_modules),
+    )
+}
