@@ -9,6 +9,7 @@
 pub mod addresses;
 pub mod check;
 pub mod claims;
+pub mod digest;
 pub mod jose;
 pub mod keys;
 pub mod mapping;
