@@ -1,0 +1,264 @@
+//! Revocations as they are made, and their history.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use countersign_core::{
+    names::PolicyName,
+    revocation::{ACCESS_RING_ONLY, Entry, Kind, Position},
+    time::UnixMillis,
+};
+use sqlx::{Row as _, Sqlite, Transaction, sqlite::SqliteRow};
+
+use crate::{Store, StoreError, row};
+
+/// A revocation to commit.
+#[derive(Clone, Debug)]
+pub struct NewRevocation {
+    /// What it says.
+    pub entry: Entry,
+    /// Whom it concerns, where that is known: for the history.
+    pub subject: Option<String>,
+    /// Whether it names the policy's own access tokens and nothing else (its token or session is known to be of the access
+    /// ring), so that past the policy's bound a cut-off of that ring may stand in its place.
+    pub access_only: bool,
+}
+
+/// What was committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// The rows to publish.
+    pub ids: Vec<i64>,
+    /// The policies of which so many entries lived that one cut-off was put in their place.
+    pub merged: Vec<PolicyName>,
+}
+
+/// A revocation of the history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// Rises with time; for paging.
+    pub id: i64,
+    /// What it says.
+    pub entry: Entry,
+    /// Whom it concerns, where that is known.
+    pub subject: Option<String>,
+    /// When it was made.
+    pub created: UnixMillis,
+    /// Where it stands in the feed; absent while it is not published.
+    pub position: Option<Position>,
+}
+
+/// Which part of a history is asked for, latest first.
+#[derive(Clone, Debug, Default)]
+pub struct HistoryFilter {
+    /// Only what concerns this subject.
+    pub subject: Option<String>,
+    /// Only this kind.
+    pub kind: Option<Kind>,
+    /// Only what came before this row.
+    pub before: Option<i64>,
+    /// At most so many; at most 1,000 anyway.
+    pub limit: Option<u32>,
+}
+
+const HISTORY_PAGE: u32 = 1000;
+
+impl Store {
+    /// Commits revocations, all or none, and says which rows to publish. What is already said as strictly is not said again.
+    /// `now` is this process' clock; times recorded here never go back. `max_entries` is each policy's bound of live entries
+    /// about its access tokens: past it, one cut-off of the access ring, at the last of their times, takes their place.
+    pub async fn revoke(
+        &self,
+        revocations: &[NewRevocation],
+        now: UnixMillis,
+        max_entries: impl Fn(&PolicyName) -> usize + Send,
+    ) -> Result<Appended, StoreError> {
+        let bounds: BTreeMap<PolicyName, usize> =
+            revocations.iter().map(|r| (r.entry.policy.clone(), max_entries(&r.entry.policy))).collect();
+        let mut tx = self.begin().await?;
+        let latest: Option<i64> = sqlx::query_scalar("SELECT max(created) FROM revocations").fetch_one(&mut *tx).await?;
+        let created = latest.map_or(now.0, |latest| latest.max(now.0));
+        let mut ids = BTreeSet::new();
+        for revocation in revocations {
+            ids.insert(append(&mut tx, revocation, created).await?);
+        }
+        let mut merged = Vec::new();
+        for (policy, bound) in bounds {
+            if let Some(id) = merge_past(&mut tx, &policy, bound, created).await? {
+                let gone = sqlx::query_scalar::<_, i64>("SELECT id FROM revocations WHERE merged_into = ?1 AND removed = 0");
+                for id in gone.bind(id).fetch_all(&mut *tx).await? {
+                    ids.remove(&id);
+                }
+                ids.insert(id);
+                merged.push(policy);
+            }
+        }
+        tx.commit().await?;
+        Ok(Appended { ids: ids.into_iter().collect(), merged })
+    }
+
+    /// Revocations of a policy, latest first, for as long as what they match can live.
+    pub async fn history(&self, policy: &PolicyName, filter: &HistoryFilter) -> Result<Vec<Recorded>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT id, policy, kind, issuer, name, cutoff, expires, version, reason, source, subject, created, position
+             FROM revocations
+             WHERE policy = ?1 AND (?2 IS NULL OR subject = ?2) AND (?3 IS NULL OR kind = ?3) AND (?4 IS NULL OR id < ?4)
+             ORDER BY id DESC LIMIT ?5",
+        )
+        .bind(policy.as_str())
+        .bind(filter.subject.as_deref())
+        .bind(filter.kind.map(row::kind_word))
+        .bind(filter.before)
+        .bind(filter.limit.unwrap_or(HISTORY_PAGE).min(HISTORY_PAGE))
+        .fetch_all(&self.readers)
+        .await?;
+        rows.iter().map(recorded).collect()
+    }
+
+    /// Every `key` entry of a policy: they never expire, and bind every ring that is read, restored ones included.
+    pub async fn revoked_keys(&self, policy: &PolicyName) -> Result<Vec<Recorded>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT id, policy, kind, issuer, name, cutoff, expires, version, reason, source, subject, created, position
+             FROM revocations WHERE policy = ?1 AND kind = 'key' ORDER BY id",
+        );
+        rows.bind(policy.as_str()).fetch_all(&self.readers).await?.iter().map(recorded).collect()
+    }
+
+    /// Live entries of a policy that no cut-off may take the place of: what API keys and subjects are revoked by.
+    pub async fn unmergeable_entries(&self, policy: &PolicyName) -> Result<u64, StoreError> {
+        let count = sqlx::query_scalar::<_, i64>(
+            "SELECT count(*) FROM revocations WHERE policy = ?1 AND merged_into IS NULL
+             AND (kind IN ('api_key', 'subject') OR version = 0 AND kind IN ('token', 'session'))",
+        );
+        Ok(count.bind(policy.as_str()).fetch_one(&self.readers).await?.unsigned_abs())
+    }
+}
+
+fn recorded(row: &SqliteRow) -> Result<Recorded, StoreError> {
+    Ok(Recorded {
+        id: row.try_get("id")?,
+        entry: row::entry(row)?,
+        subject: row.try_get("subject")?,
+        created: UnixMillis(row.try_get("created")?),
+        position: row::position(row.try_get("position")?),
+    })
+}
+
+/// Commits one entry, joined with what is held under its key. Its row's number.
+async fn append(tx: &mut Transaction<'static, Sqlite>, new: &NewRevocation, created: i64) -> Result<i64, StoreError> {
+    let mut entry = new.entry.clone();
+    if matches!(entry.kind, Kind::Token | Kind::Session) {
+        // The time at which a cut-off of the access ring says the same; 0 where none does.
+        entry.version = if new.access_only { created.unsigned_abs() } else { 0 };
+    }
+    let key = entry.key();
+    let held = sqlx::query(
+        "SELECT id, policy, kind, issuer, name, cutoff, expires, version, reason, source, merged_into
+         FROM revocations WHERE key = ?1",
+    )
+    .bind(key.as_str())
+    .fetch_optional(&mut **tx)
+    .await?;
+    if let Some(row) = held {
+        let (id, held): (i64, Entry) = (row.try_get("id")?, row::entry(&row)?);
+        let merged = row.try_get::<Option<i64>, _>("merged_into")?.is_some();
+        let entry = if merged { entry } else { joined(held.clone(), entry) };
+        if merged || says_more(&entry, &held) {
+            sqlx::query(
+                "UPDATE revocations SET cutoff = ?2, expires = ?3, version = ?4, reason = ?5, source = ?6,
+                 subject = coalesce(?7, subject), created = ?8, revision = revision + 1, mark = 0, merged_into = NULL, removed = 0
+                 WHERE id = ?1",
+            )
+            .bind(id)
+            .bind(entry.cutoff.0)
+            .bind(entry.expires.0)
+            .bind(row::version(entry.version))
+            .bind(&entry.reason)
+            .bind(&entry.source)
+            .bind(new.subject.as_deref())
+            .bind(created)
+            .execute(&mut **tx)
+            .await?;
+        }
+        return Ok(id);
+    }
+    let id = sqlx::query_scalar(
+        "INSERT INTO revocations (key, policy, kind, issuer, name, cutoff, expires, version, reason, source, subject, created)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) RETURNING id",
+    )
+    .bind(key.as_str())
+    .bind(entry.policy.as_str())
+    .bind(row::kind_word(entry.kind))
+    .bind(entry.issuer.as_deref())
+    .bind(&entry.id)
+    .bind(entry.cutoff.0)
+    .bind(entry.expires.0)
+    .bind(row::version(entry.version))
+    .bind(&entry.reason)
+    .bind(&entry.source)
+    .bind(new.subject.as_deref())
+    .bind(created)
+    .fetch_one(&mut **tx)
+    .await?;
+    Ok(id)
+}
+
+/// At least as strict as each; replaceable by a cut-off only when each is.
+fn joined(held: Entry, new: Entry) -> Entry {
+    let (a, b) = (held.version, new.version);
+    let kind = new.kind;
+    let mut joined = held.join(new);
+    if matches!(kind, Kind::Token | Kind::Session) {
+        joined.version = if a == 0 || b == 0 { 0 } else { a.max(b) };
+    }
+    joined
+}
+
+fn says_more(new: &Entry, held: &Entry) -> bool {
+    if new.kind == Kind::Ip {
+        return new.version > held.version;
+    }
+    // One that may no longer be replaced by a cut-off has to be published again, to say so.
+    new.cutoff > held.cutoff || new.expires > held.expires || (new.version == 0 && held.version > 0)
+}
+
+/// Puts one cut-off in the place of a policy's entries about access tokens when there are more than `bound`.
+async fn merge_past(
+    tx: &mut Transaction<'static, Sqlite>,
+    policy: &PolicyName,
+    bound: usize,
+    created: i64,
+) -> Result<Option<i64>, StoreError> {
+    let row = sqlx::query(
+        "SELECT count(*), max(CASE WHEN cutoff = ?2 THEN version ELSE cutoff END), max(expires) FROM revocations
+         WHERE policy = ?1 AND merged_into IS NULL AND version > 0 AND kind IN ('token', 'session')",
+    )
+    .bind(policy.as_str())
+    .bind(i64::MAX)
+    .fetch_one(&mut **tx)
+    .await?;
+    if usize::try_from(row.try_get::<i64, _>(0)?).unwrap_or(0) <= bound {
+        return Ok(None);
+    }
+    let cutoff = Entry {
+        policy: policy.clone(),
+        kind: Kind::Policy,
+        issuer: None,
+        id: ACCESS_RING_ONLY.into(),
+        cutoff: UnixMillis(row.try_get(1)?),
+        expires: UnixMillis(row.try_get(2)?),
+        version: 0,
+        reason: format!("more than {bound} revocations of access tokens were live"),
+        source: String::new(),
+    };
+    let new = NewRevocation { entry: cutoff, subject: None, access_only: false };
+    let id = append(tx, &new, created).await?;
+    sqlx::query(
+        "UPDATE revocations SET merged_into = ?2
+         WHERE policy = ?1 AND merged_into IS NULL AND version > 0 AND kind IN ('token', 'session')",
+    )
+    .bind(policy.as_str())
+    .bind(id)
+    .execute(&mut **tx)
+    .await?;
+    Ok(Some(id))
+}
