@@ -4,7 +4,13 @@
 //! nothing that it establishes changes with time. [`judge`] answers "is it good, now, for this?" and runs on every call:
 //! expiry, revocation, staleness, demands, rules, addresses, rate. Only [`judge`] can make an [`Allowed`].
 
-use std::{borrow::Cow, sync::Arc};
+use std::{
+    borrow::Cow,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
 
 use serde_json::{Map, Value};
 
@@ -23,6 +29,9 @@ use crate::{
     time::UnixMillis,
     verdict::{Denial, DenialReason, Refusal, RevokedBy},
 };
+
+#[cfg(test)]
+mod tests;
 
 /// How many keys are tried for a token that names none.
 pub const MAX_KEYS_TRIED: usize = 8;
@@ -71,6 +80,18 @@ pub struct Authenticated {
     revocation_ids: RevocationIds,
     rate_id: u128,
     cacheable: bool,
+    last_clean: LastClean,
+}
+
+/// The version of the revocation set at which a credential was last found in it nowhere; 0 before that. While the set keeps
+/// that version every lookup answers as before, so a cached credential spares its lookups.
+#[derive(Debug, Default)]
+struct LastClean(AtomicU64);
+
+impl Clone for LastClean {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
 }
 
 /// The instants at which an authenticated credential begins and ceases to be good.
@@ -79,6 +100,8 @@ struct Times {
     not_before: Option<UnixMillis>,
     issued_at: Option<UnixMillis>,
     expires: Option<UnixMillis>,
+    /// An end that an administrator wrote: exact, no skew is added to it.
+    ends: Option<UnixMillis>,
     /// From here on its issuer's entry trusts nobody.
     trusted_until: Option<UnixMillis>,
 }
@@ -324,6 +347,7 @@ fn admit(
         not_before: claims.not_before.unwrap_or_default(),
         issued_at: claims.issued_at.unwrap_or_default(),
         expires: claims.expires.unwrap_or_default(),
+        ends: None,
         trusted_until: match source {
             Source::Trusted(trusted) => trusted.not_after,
             Source::Access(_) | Source::ApiKey(_) => None,
@@ -378,9 +402,8 @@ fn authenticate_opaque(policy: &Policy, token: &str, now: UnixMillis, hasher: &I
         return Err(Refusal::Malformed("not a compact JWS of three parts"));
     };
     let key: &OpaqueKey = opaque.lookup(token).ok_or(Refusal::UnknownKey)?;
-    let times = Times { expires: key.not_after, ..Times::default() };
-    // The day that an administrator wrote is exact: no skew is added to it.
-    check_times(&times, now, 0)?;
+    let times = Times { expires: key.not_after, ends: key.not_after, ..Times::default() };
+    check_times(&times, now, policy.clock_skew_ms)?;
     let draft = Draft {
         kind: CredentialKind::ApiKey,
         own: false,
@@ -458,6 +481,7 @@ impl Draft {
             revocation_ids,
             rate_id,
             cacheable: self.cacheable,
+            last_clean: LastClean::default(),
         }
     }
 }
@@ -478,7 +502,7 @@ fn check_times(times: &Times, now: UnixMillis, skew_ms: i64) -> Result<(), Refus
     if [times.not_before, times.issued_at].into_iter().flatten().any(|start| start > latest_start) {
         return Err(Refusal::NotYetValid);
     }
-    if times.expires.is_some_and(|end| now >= end.plus(skew_ms)) {
+    if times.expires.is_some_and(|end| now >= end.plus(skew_ms)) || times.ends.is_some_and(|end| now >= end) {
         return Err(Refusal::Expired);
     }
     Ok(())
@@ -600,8 +624,13 @@ fn granted(source: &Source<'_>, claims: &Claims) -> Result<Granted, Refusal> {
 }
 
 fn check_revocation(credential: &Authenticated, revocations: &RevocationSet) -> Result<(), Refusal> {
-    if let Some(hit) = revocations.lookup(&credential.revocation_ids, credential.issued_for_cutoffs) {
-        return Err(Refusal::Revoked(hit.by));
+    // Read before the lookups: an entry that comes in between them and the mark makes the mark old.
+    let version = revocations.version();
+    if credential.last_clean.0.load(Relaxed) != version {
+        if let Some(hit) = revocations.lookup(&credential.revocation_ids, credential.issued_for_cutoffs) {
+            return Err(Refusal::Revoked(hit.by));
+        }
+        credential.last_clean.0.store(version, Relaxed);
     }
     if credential.key_revoked { Err(Refusal::Revoked(RevokedBy::Key)) } else { Ok(()) }
 }
