@@ -12,7 +12,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-pub use compact::{Compact, Header, MAX_TOKEN_BYTES, Malformed};
+pub use compact::{Compact, Header, Jws, MAX_TOKEN_BYTES, Malformed};
 pub use jwk::{InvalidJwkSet, Jwk, JwkSet};
 
 /// How deep a token's header or payload may nest; the object itself counts as one.

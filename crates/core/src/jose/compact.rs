@@ -15,13 +15,26 @@ pub const MAX_TOKEN_BYTES: usize = 16 * 1024;
 #[error("{0}")]
 pub struct Malformed(pub &'static str);
 
-/// A JWS in its parts. Nothing in here has been verified.
+/// A token in its parts. Nothing in here has been verified.
 #[derive(Clone, Debug)]
 pub struct Compact<'a> {
     /// The protected header.
     pub header: Header,
     /// The claims.
     pub payload: Map<String, Value>,
+    /// What the signature is over: header and payload as they were sent.
+    pub signing_input: &'a [u8],
+    /// The signature's bytes.
+    pub signature: Vec<u8>,
+}
+
+/// A JWS in its parts, whatever its payload is. Nothing in here has been verified.
+#[derive(Clone, Debug)]
+pub struct Jws<'a> {
+    /// The protected header.
+    pub header: Header,
+    /// The payload's bytes.
+    pub payload: Vec<u8>,
     /// What the signature is over: header and payload as they were sent.
     pub signing_input: &'a [u8],
     /// The signature's bytes.
@@ -42,19 +55,25 @@ pub struct Header {
 
 /// Takes a token apart.
 pub fn parse(token: &str) -> Result<Compact<'_>, Malformed> {
-    if token.len() > MAX_TOKEN_BYTES {
-        return Err(Malformed("the token is longer than 16 KiB"));
+    let Jws { header, payload, signing_input, signature } = parse_jws(token)?;
+    let payload = object(&payload, &PAYLOAD_FAULTS)?;
+    Ok(Compact { header, payload, signing_input, signature })
+}
+
+/// Takes a JWS apart that need not carry claims.
+pub fn parse_jws(text: &str) -> Result<Jws<'_>, Malformed> {
+    if text.len() > MAX_TOKEN_BYTES {
+        return Err(Malformed("the token is over 16 KiB"));
     }
-    let (header, payload, signature) = three_parts(token)?;
-    let signing_input = &token.as_bytes()[..header.len() + 1 + payload.len()];
+    let (header, payload, signature) = three_parts(text)?;
+    let signing_input = &text.as_bytes()[..header.len() + 1 + payload.len()];
 
     let header = bytes(header, "the header is not base64url without padding")?;
     let payload = bytes(payload, "the payload is not base64url without padding")?;
     let signature = bytes(signature, "the signature is not base64url without padding")?;
 
     let header = Header::try_from(object(&header, &HEADER_FAULTS)?)?;
-    let payload = object(&payload, &PAYLOAD_FAULTS)?;
-    Ok(Compact { header, payload, signing_input, signature })
+    Ok(Jws { header, payload, signing_input, signature })
 }
 
 fn three_parts(token: &str) -> Result<(&str, &str, &str), Malformed> {
@@ -139,5 +158,124 @@ fn refuse_unknown_extensions(header: &Map<String, Value>) -> Result<(), Malforme
     match crit.as_array().map(Vec::as_slice) {
         Some([Value::String(name)]) if name == "b64" && header.contains_key("b64") => Ok(()),
         _ => Err(Malformed("crit demands an extension that is not understood")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(header: &str, payload: &str) -> String {
+        format!("{}.{}.{}", base64url::encode(header), base64url::encode(payload), base64url::encode("signature"))
+    }
+
+    #[test]
+    fn a_token_is_taken_apart_without_being_believed() {
+        let text = token(
+            r#"{"alg":"none","kid":"k","typ":null,"jku":"https://evil.example","jwk":{"kty":"oct"},"x5c":[1],"new":[]}"#,
+            r#"{"sub":"me"}"#,
+        );
+        let parsed = parse(&text).unwrap();
+        assert_eq!(parsed.header, Header { alg: "none".into(), kid: Some("k".into()), typ: None });
+        assert_eq!(parsed.payload["sub"], "me");
+        assert_eq!(parsed.signature, b"signature");
+        assert_eq!(parsed.signing_input, text.rsplit_once('.').unwrap().0.as_bytes());
+    }
+
+    #[test]
+    fn every_malformed_header_is_told_by_its_fault() {
+        let cases = [
+            (r#"{}"#, "the header has no alg"),
+            (r#"{"alg":null}"#, "the header has no alg"),
+            (r#"{"alg":7}"#, "alg is not a string"),
+            (r#"{"alg":["HS256"]}"#, "alg is not a string"),
+            (r#"{"alg":"RS256","kid":7}"#, "kid is not a string"),
+            (r#"{"alg":"RS256","kid":{}}"#, "kid is not a string"),
+            (r#"{"alg":"RS256","typ":true}"#, "typ is not a string"),
+            (r#"{"alg":"RS256","alg":"none"}"#, "the header has two members of one name"),
+            (r#"{"alg":"RS256","\u0061lg":"none"}"#, "the header has two members of one name"),
+            (r#"{"alg":"RS256","kid":"a","kid":"a"}"#, "the header has two members of one name"),
+            (r#"{"alg":"RS256","crit":["exp"],"exp":1}"#, "crit demands an extension that is not understood"),
+            (r#"{"alg":"RS256","crit":[]}"#, "crit demands an extension that is not understood"),
+            (r#"{"alg":"RS256","crit":null}"#, "crit demands an extension that is not understood"),
+            (r#"{"alg":"RS256","crit":"b64","b64":true}"#, "crit demands an extension that is not understood"),
+            (r#"{"alg":"RS256","crit":["b64"]}"#, "crit demands an extension that is not understood"),
+            (r#"{"alg":"RS256","crit":["b64","b64"],"b64":true}"#, "crit demands an extension that is not understood"),
+            (r#"{"alg":"RS256","crit":["b64","x"],"b64":true,"x":1}"#, "crit demands an extension that is not understood"),
+            (r#"{"alg":"RS256","crit":["b64"],"b64":false}"#, "b64 is something other than true"),
+            (r#"{"alg":"RS256","b64":false}"#, "b64 is something other than true"),
+            (r#"{"alg":"RS256","b64":null}"#, "b64 is something other than true"),
+            (r#"{"alg":"RS256","b64":"true"}"#, "b64 is something other than true"),
+            (r#"["RS256"]"#, "the header is not a JSON object"),
+            (r#""RS256""#, "the header is not a JSON object"),
+            (r#"{"alg":"RS256"} {}"#, "the header is not JSON"),
+            (r#"{"alg":"RS256""#, "the header is not JSON"),
+        ];
+        for (header, fault) in cases {
+            assert_eq!(parse(&token(header, "{}")).unwrap_err(), Malformed(fault), "{header}");
+        }
+        assert!(parse(&token(r#"{"alg":"RS256","crit":["b64"],"b64":true}"#, "{}")).is_ok());
+    }
+
+    #[test]
+    fn every_malformed_payload_is_told_by_its_fault() {
+        let deep = format!("{{\"a\":{}1{}}}", "[".repeat(64), "]".repeat(64));
+        let cases = [
+            ("not json", "the payload is not JSON"),
+            ("[]", "the payload is not a JSON object"),
+            ("null", "the payload is not a JSON object"),
+            (r#""eyJhbGciOiJub25lIn0.e30.""#, "the payload is not a JSON object"),
+            (r#"{"exp":1,"exp":2}"#, "the payload has two members of one name"),
+            (r#"{"a":{"b":[{"c":1,"c":1}]}}"#, "the payload has two members of one name"),
+            (r#"{"exp":1e999}"#, "the payload is not JSON"),
+            (r#"{"exp":NaN}"#, "the payload is not JSON"),
+            (r#"{"sub":"\ud800"}"#, "the payload is not JSON"),
+            (&deep, "the payload nests deeper than 64"),
+        ];
+        for (payload, fault) in cases {
+            assert_eq!(parse(&token(r#"{"alg":"RS256"}"#, payload)).unwrap_err(), Malformed(fault), "{payload}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_three_strict_parts_is_malformed() {
+        let good = token(r#"{"alg":"RS256"}"#, "{}");
+        let (header, rest) = good.split_once('.').unwrap();
+        let (payload, signature) = rest.split_once('.').unwrap();
+        let three = "the token is not three parts joined by dots";
+        let empty = "a part of the token is empty";
+        let cases = [
+            (String::new(), three),
+            ("eyJhbGciOiJSUzI1NiJ9".into(), three),
+            (format!("{header}.{payload}"), three),
+            (format!("{good}."), three),
+            (format!("{good}.{signature}"), three),
+            (format!("{good}.{signature}.{signature}"), three),
+            ("..".into(), empty),
+            (format!(".{payload}.{signature}"), empty),
+            (format!("{header}..{signature}"), empty),
+            (format!("{header}.{payload}."), empty),
+            (format!("{header}=.{payload}.{signature}"), "the header is not base64url without padding"),
+            (format!(" {good}"), "the header is not base64url without padding"),
+            (format!("{good}\n"), "the signature is not base64url without padding"),
+            (format!("{header}.{payload}.{signature}="), "the signature is not base64url without padding"),
+            (format!("{header}.e30=.{signature}"), "the payload is not base64url without padding"),
+            (format!("{header}.e31.{signature}"), "the payload is not base64url without padding"),
+            (format!("{header}.{payload}.ab+/"), "the signature is not base64url without padding"),
+            (format!("{header}.{payload}.\u{e9}"), "the signature is not base64url without padding"),
+            (r#"{"payload":"e30","signatures":[{"protected":"e30","signature":"aa.bb.cc"}]}"#.into(),
+                "the header is not base64url without padding"),
+        ];
+        for (text, fault) in cases {
+            assert_eq!(parse(&text).unwrap_err(), Malformed(fault), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn sixteen_kibibytes_are_the_most() {
+        let head = format!("{}.{}.", base64url::encode(r#"{"alg":"RS256"}"#), base64url::encode("{}"));
+        let padding = |length: usize| format!("{head}{}", "A".repeat(length - head.len()));
+        assert!(parse(&padding(MAX_TOKEN_BYTES)).is_ok());
+        assert_eq!(parse(&padding(MAX_TOKEN_BYTES + 1)).unwrap_err(), Malformed("the token is over 16 KiB"));
     }
 }

@@ -54,6 +54,10 @@ fn rsa(jwk: &Jwk) -> Result<Material, KeyError> {
         return Err(KeyError::WeakExponent);
     }
 
+    if is_roca(n) {
+        return Err(KeyError::Roca);
+    }
+
     let when_rejected = KeyError::Malformed("has an RSA modulus that is none");
     let encoded = PublicKeyComponents { n, e }.as_der().map_err(|_| when_rejected.clone())?.as_ref().to_vec();
     let canonical = Jwk {
@@ -63,6 +67,20 @@ fn rsa(jwk: &Jwk) -> Result<Material, KeyError> {
         ..Jwk::default()
     };
     Ok(Material { encoded, canonical, when_rejected })
+}
+
+/// Whether a modulus has the mark of the faulty generator of CVE-2017-15361: modulo each of these primes it is a power of
+/// 65537. A sound modulus has it with a probability under one in 2^150.
+fn is_roca(modulus: &[u8]) -> bool {
+    const PRIMES: [u32; 38] = [
+        3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109,
+        113, 127, 131, 137, 139, 149, 151, 157, 163, 167,
+    ];
+    PRIMES.iter().all(|&prime| {
+        let remainder = modulus.iter().fold(0, |r, byte| (r * 256 + u32::from(*byte)) % prime);
+        let powers = std::iter::successors(Some(1), |power| Some(power * (65537 % prime) % prime));
+        powers.take(prime as usize).any(|power| power == remainder)
+    })
 }
 
 fn without_leading_zeros(bytes: &[u8]) -> &[u8] {

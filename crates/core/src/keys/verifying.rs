@@ -37,6 +37,9 @@ pub enum KeyError {
     /// An even RSA exponent, one under 65537, or one over 33 bits.
     #[error("the RSA key has a public exponent that is even, under 65537 or over 33 bits")]
     WeakExponent,
+    /// An RSA modulus whose factors the faulty generator of CVE-2017-15361 (ROCA) chose.
+    #[error("the RSA key comes from a faulty generator (CVE-2017-15361)")]
+    Roca,
     /// A point that is not on its curve, or is its point at infinity.
     #[error("the key is not a point on its curve")]
     OffCurve,
@@ -56,7 +59,12 @@ impl KeyError {
     pub const fn is_weak(&self) -> bool {
         matches!(
             self,
-            Self::ShortModulus(_) | Self::WeakExponent | Self::OffCurve | Self::SmallOrder | Self::ShortSecret(_)
+            Self::ShortModulus(_)
+                | Self::WeakExponent
+                | Self::Roca
+                | Self::OffCurve
+                | Self::SmallOrder
+                | Self::ShortSecret(_)
         )
     }
 }

@@ -1,0 +1,12 @@
+//! Tests of the core against the standards it implements, and against others' implementations of them.
+
+mod json_web_keys;
+mod json_web_signatures;
+mod primitives;
+
+/// A file of `testdata`, as JSON.
+fn vectors<T: serde::de::DeserializeOwned>(name: &str) -> T {
+    let path = format!("{}/testdata/{name}", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    serde_json::from_slice(&text).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
