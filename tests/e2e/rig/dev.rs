@@ -1,6 +1,9 @@
 //! `countersign dev` as a child process.
 
-use std::{path::PathBuf, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -11,7 +14,10 @@ use crate::http::{Request, Target};
 /// A running `dev` with its data directory.
 pub(crate) struct Dev {
     process: Process,
-    data: TempDir,
+    data: PathBuf,
+    /// Removes the data at the end, where nobody else does.
+    _temporary: Option<TempDir>,
+    logs: TempDir,
     policies: PathBuf,
     redis: Option<String>,
 }
@@ -19,11 +25,22 @@ pub(crate) struct Dev {
 impl Dev {
     /// Starts it on free ports and waits until it is ready.
     pub(crate) fn start(policies: &Policies, redis: Option<&Redis>) -> Self {
-        let data = tempfile::tempdir().unwrap();
+        let temporary = tempfile::tempdir().unwrap();
+        let data = temporary.path().to_owned();
+        Self::launch(policies, redis, data, Some(temporary))
+    }
+
+    /// The same, with its data in a given directory.
+    pub(crate) fn start_in(policies: &Policies, redis: Option<&Redis>, data: PathBuf) -> Self {
+        Self::launch(policies, redis, data, None)
+    }
+
+    fn launch(policies: &Policies, redis: Option<&Redis>, data: PathBuf, temporary: Option<TempDir>) -> Self {
         let redis = redis.map(Redis::url);
         let policies = policies.directory().to_owned();
-        let process = launch(&data, &policies, redis.as_deref());
-        let mut dev = Self { process, data, policies, redis };
+        let logs = tempfile::tempdir().unwrap();
+        let process = launch(&data, &policies, redis.as_deref(), &logs);
+        let mut dev = Self { process, data, _temporary: temporary, logs, policies, redis };
         dev.wait_until_ready();
         dev
     }
@@ -37,14 +54,14 @@ impl Dev {
     pub(crate) fn restart(&mut self) {
         self.process.kill();
         let _ = std::fs::remove_file(self.data().join("addresses.json"));
-        self.process = launch(&self.data, &self.policies, self.redis.as_deref());
+        self.process = launch(&self.data, &self.policies, self.redis.as_deref(), &self.logs);
         self.wait_until_ready();
     }
 
     fn wait_until_ready(&mut self) {
         eventually("dev is ready", PATIENCE, || {
             self.process.assert_running();
-            let addresses = std::fs::read(self.data.path().join("addresses.json")).ok()?;
+            let addresses = std::fs::read(self.data.join("addresses.json")).ok()?;
             let addresses: Value = serde_json::from_slice(&addresses).ok()?;
             let health = Target::Tcp(addresses["verifier_health"].as_str()?.into());
             let mut connection = crate::http::Connection::open(&health).ok()?;
@@ -57,7 +74,7 @@ impl Dev {
     }
 
     pub(crate) fn data(&self) -> PathBuf {
-        self.data.path().to_owned()
+        self.data.clone()
     }
 
     fn address(&self, name: &str) -> String {
@@ -122,9 +139,9 @@ impl Dev {
     }
 }
 
-fn launch(data: &TempDir, policies: &std::path::Path, redis: Option<&str>) -> Process {
+fn launch(data: &Path, policies: &Path, redis: Option<&str>, logs: &TempDir) -> Process {
     let mut command = Command::new(binaries::path("countersign"));
-    command.arg("dev").arg("--policies").arg(policies).arg("--data-dir").arg(data.path());
+    command.arg("dev").arg("--policies").arg(policies).arg("--data-dir").arg(data);
     for listener in ["verifier", "verifier-health", "issuer", "issuer-health", "admin"] {
         command.arg(format!("--{listener}-listen")).arg("127.0.0.1:0");
     }
@@ -132,5 +149,5 @@ fn launch(data: &TempDir, policies: &std::path::Path, redis: Option<&str>) -> Pr
     if let Some(url) = redis {
         command.arg("--redis").arg(url);
     }
-    Process::start(&mut command, data.path().join("dev.log"))
+    Process::start(&mut command, logs.path().join("dev.log"))
 }

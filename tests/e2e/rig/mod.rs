@@ -9,10 +9,11 @@ mod verifier;
 
 use std::time::{Duration, Instant};
 
+pub(crate) use binaries::path as binary;
 pub(crate) use dev::Dev;
 pub(crate) use policies::{LEGACY_SECRET, OPAQUE_KEY, Policies};
 pub(crate) use process::Process;
-pub(crate) use redis::Redis;
+pub(crate) use redis::{Redis, Reply};
 pub(crate) use verifier::{Options as VerifierOptions, Verifier};
 
 /// Waits until a condition holds, looking often; panics with `what` past the deadline.

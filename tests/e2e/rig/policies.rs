@@ -26,7 +26,7 @@ impl Policies {
     /// - `shop/other`: an issuer of its own, and the rival
     /// - `shop/foreign`: verifies only: the partner's tokens by one algorithm each, and opaque keys
     /// - `shop/guarded`: rules, address lists, a rate limit; trusts the partner
-    /// - `shop/lenient`: answers although stale
+    /// - `shop/strict` and `shop/lenient`: stale after a second; then the one refuses, the other answers
     pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let partner = Provider::new("https://partner.example", 0);
@@ -85,6 +85,11 @@ impl Policies {
                 ],
                 "clientAddresses": {"allow": ["203.0.113.0/24", "127.0.0.0/8", "2001:db8::/32"], "deny": ["203.0.113.66/32"]},
                 "verificationRateLimit": {"limit": 5, "window": "1m"},
+                "trustedIssuers": [trusted(&self.partner, "partner")],
+            })),
+            ("strict", json!({
+                "audiences": ["shop-api"], "issuer": "https://auth.strict.example", "roles": roles,
+                "revocation": {"maxStaleness": "1s", "onStale": "Deny"},
                 "trustedIssuers": [trusted(&self.partner, "partner")],
             })),
             ("lenient", json!({

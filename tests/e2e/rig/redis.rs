@@ -94,8 +94,34 @@ impl Redis {
         self.process.signal(Signal::CONT);
     }
 
-    /// Where a dump of its data lies after `SAVE`.
-    pub(crate) fn dump_file(&self) -> PathBuf {
+    /// What it holds now, as a dump.
+    pub(crate) fn dump(&self) -> Vec<u8> {
+        assert_eq!(self.command(&["SAVE"]), Reply::Text("OK".into()));
+        std::fs::read(self.dump_file()).unwrap()
+    }
+
+    /// Kills it and starts it on the same port with the data of a dump.
+    pub(crate) fn restore(&mut self, dump: &[u8]) {
+        self.process.kill();
+        std::fs::write(self.dump_file(), dump).unwrap();
+        self.restart();
+    }
+
+    /// Kills it and starts it on the same port with nothing.
+    pub(crate) fn restart_empty(&mut self) {
+        self.process.kill();
+        let _ = std::fs::remove_file(self.dump_file());
+        self.restart();
+    }
+
+    /// The keys of one type.
+    pub(crate) fn keys_of_type(&self, kind: &str) -> Vec<String> {
+        let Reply::List(keys) = self.command(&["KEYS", "*"]) else { panic!("no list of keys") };
+        let keys = keys.into_iter().filter_map(|key| if let Reply::Text(key) = key { Some(key) } else { None });
+        keys.filter(|key| self.command(&["TYPE", key]) == Reply::Text(kind.into())).collect()
+    }
+
+    fn dump_file(&self) -> PathBuf {
         self.directory.path().join("dump.rdb")
     }
 }
