@@ -1,0 +1,153 @@
+//! The admin API, `/admin/v1/…`: over `admin.sock`, whose file mode is the guard, or over HTTP with a Bearer token of the
+//! policy that carries the permission `countersign:admin`.
+
+mod keys;
+mod revocations;
+mod status;
+mod tokens;
+
+use std::{borrow::Cow, sync::Arc};
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, FromRequestParts, Path, Request, State},
+    http::{StatusCode, header, request::Parts as RequestParts},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use countersign_core::{
+    check::{self, Ask, Require, World},
+    jose::strict_json,
+    names::PolicyName,
+    ratelimit::RateLimiter,
+    verdict::Refusal,
+};
+use serde::de::DeserializeOwned;
+
+use crate::{Enforcement, IssuerPolicy, Verifier, problem::Problem, serving::Issuer};
+
+/// What authorises every call of a policy.
+const ADMIN_PERMISSION: &str = "countersign:admin";
+/// The largest body, bytes.
+const MAX_BODY: usize = 64 << 10;
+/// How deep a body may nest.
+const MAX_DEPTH: usize = 64;
+
+/// What lets callers in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Door {
+    /// Whoever could open the socket.
+    FileMode,
+    /// A Bearer token of the policy.
+    Bearer,
+}
+
+pub(crate) fn routes(issuer: Issuer, door: Door) -> Router {
+    let of_policy = Router::new()
+        .route("/tokens", post(tokens::mint))
+        .route("/revocations", post(revocations::revoke).get(revocations::history))
+        .route("/verifiers", get(status::verifiers))
+        .route("/keys", get(keys::list))
+        .route("/keys/rotate", post(keys::rotate))
+        .route("/effective", get(status::effective));
+    let mut routes = Router::new().nest("/admin/v1/policies/{namespace}/{name}", of_policy);
+    let of_process = Router::new()
+        .route("/admin/v1/policies", get(status::policies))
+        .route("/admin/v1/policy-of", post(revocations::policy_of))
+        .route("/admin/v1/status", get(status::status))
+        .route("/admin/v1/fleet", get(status::fleet));
+    routes = match door {
+        Door::FileMode => routes.merge(of_process),
+        Door::Bearer => routes
+            .layer(middleware::from_fn_with_state(issuer.clone(), bearer))
+            .route("/admin/v1/{*rest}", axum::routing::any(socket_only)),
+    };
+    routes
+        .fallback(async || Problem::not_found("no such call"))
+        .method_not_allowed_fallback(async || {
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request", "no such method on this call")
+        })
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(issuer)
+}
+
+/// What concerns the whole process is no policy's administrator's business.
+async fn socket_only() -> Problem {
+    Problem::forbidden("this call concerns the whole process: it is answered on admin.sock alone")
+}
+
+async fn bearer(State(issuer): State<Issuer>, policy: OfPolicy, request: Request, next: Next) -> Response {
+    let mut values = request.headers().get_all(header::AUTHORIZATION).iter();
+    let token = match (values.next().map(|v| v.to_str()), values.next()) {
+        (Some(Ok(value)), None) => value.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")),
+        _ => None,
+    };
+    let Some((_, token)) = token else {
+        return Problem::invalid_token("send one Authorization: Bearer header with a token of this policy").into_response();
+    };
+    match authorise(&issuer, &policy.0, token.trim()) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+fn authorise(issuer: &Issuer, policy: &IssuerPolicy, token: &str) -> Result<(), Problem> {
+    let feed = &issuer.parts.feed;
+    let view = feed.view();
+    let limiter = RateLimiter::default();
+    let world = World {
+        now: feed.now(policy.clock_skew_ms),
+        revocations: feed.revocations(),
+        feed_age_ms: view.age_ms,
+        behind: false,
+        rate_limiter: &limiter,
+    };
+    let require = Require { permissions: vec![Cow::Borrowed(ADMIN_PERMISSION)], ..Require::default() };
+    let ask = Ask { require, ..Ask::default() };
+    let refused = |refusal: Refusal| match refusal.status() {
+        401 => Problem::invalid_token(refusal.detail()),
+        403 => Problem::forbidden(format!("{}; {ADMIN_PERMISSION} is needed", refusal.detail())),
+        _ => Problem::unavailable(refusal.detail()),
+    };
+    let credential =
+        check::authenticate(&policy.compiled, token, world.now, feed.revocations().hasher()).map_err(refused)?;
+    check::judge(&policy.compiled, &credential, &ask, &world).map(|_| ()).map_err(refused)
+}
+
+/// The policy that a path names.
+pub(crate) struct OfPolicy(pub(crate) Arc<IssuerPolicy>);
+
+impl FromRequestParts<Issuer> for OfPolicy {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut RequestParts, issuer: &Issuer) -> Result<Self, Problem> {
+        let Path((namespace, name)) = Path::<(String, String)>::from_request_parts(parts, issuer)
+            .await
+            .map_err(|_| Problem::not_found("no such call"))?;
+        let unknown = || Problem::not_found(format!("there is no policy {namespace}/{name}"));
+        let name = PolicyName::try_new(&namespace, &name).map_err(|_| unknown())?;
+        issuer.parts.policies.one(&name).map(Self).ok_or_else(unknown)
+    }
+}
+
+/// A body: 400 when it isn't JSON that means one thing, 422 when a field is wrong or missing.
+fn body_of<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Problem> {
+    let value = strict_json::parse(bytes, MAX_DEPTH).map_err(|e| Problem::invalid_request(format!("the body is not JSON: {e}")))?;
+    if !value.is_object() {
+        return Err(Problem::invalid_request("the body is not a JSON object"));
+    }
+    serde_json::from_value(value).map_err(|e| Problem::validation(e.to_string()))
+}
+
+/// On how many verifiers the policy's present generation is in force.
+pub(crate) fn held_generation(policy: &IssuerPolicy, verifiers: &[Verifier]) -> Enforcement {
+    let generation = policy.compiled.generation;
+    Enforcement::count(verifiers.iter().map(|v| (v.name.as_str(), holds(v, &policy.name, generation))))
+}
+
+fn holds(verifier: &Verifier, policy: &PolicyName, generation: u64) -> bool {
+    let held = verifier.ack.as_ref().and_then(|ack| ack.generations.get(policy.as_str()));
+    held.is_some_and(|held| *held >= generation)
+}

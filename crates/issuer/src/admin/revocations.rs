@@ -1,0 +1,124 @@
+//! `POST revocations`, `GET revocations`.
+
+use std::time::Duration;
+
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{Query, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use countersign_core::{
+    revocation::Kind,
+    time::UnixMillis,
+};
+use countersign_store::{HistoryFilter, Recorded};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{OfPolicy, body_of};
+use crate::{
+    RevocationRequest, RevokeError, Revoker,
+    problem::Problem,
+    revoker::InvalidRevocation,
+    serving::Issuer,
+};
+
+/// The longest wait for verifiers.
+pub(super) const MAX_WAIT: Duration = Duration::from_secs(600);
+
+#[derive(Deserialize)]
+pub(super) struct Wait {
+    wait_ms: Option<u64>,
+}
+
+pub(super) async fn revoke(
+    State(issuer): State<Issuer>,
+    policy: OfPolicy,
+    Query(wait): Query<Wait>,
+    bytes: Bytes,
+) -> Result<Response, Problem> {
+    let request: RevocationRequest = body_of(&bytes)?;
+    let wait = Duration::from_millis(wait.wait_ms.unwrap_or(0)).min(MAX_WAIT);
+    let revoked = issuer.parts.revoker.revoke(&policy.0, &request, "admin", wait).await.map_err(|error| problem(&error))?;
+    let mut body = json!({
+        "policy": policy.0.name,
+        "kind": revoked.kind,
+        "id": revoked.id,
+        "position": revoked.position,
+        "verifiers": revoked.verifiers,
+    });
+    if revoked.position.is_some() {
+        return Ok(Json(body).into_response());
+    }
+    body["pending"] = json!(true);
+    body["verifiers"] = Value::Null;
+    Ok((StatusCode::ACCEPTED, Json(body)).into_response())
+}
+
+fn problem(error: &RevokeError) -> Problem {
+    match error {
+        RevokeError::Invalid(
+            InvalidRevocation::BeforeInFuture | InvalidRevocation::BeforeNoTime | InvalidRevocation::BeforeNotHere,
+        ) => Problem::invalid_request(error.to_string()),
+        RevokeError::Invalid(_) => Problem::validation(error.to_string()),
+        RevokeError::Ledger(_) => Problem::internal(error),
+    }
+}
+
+#[derive(Deserialize)]
+struct Credential {
+    credential: String,
+}
+
+pub(super) async fn policy_of(State(issuer): State<Issuer>, bytes: Bytes) -> Result<Json<Value>, Problem> {
+    let body: Credential = body_of(&bytes)?;
+    match Revoker::policy_of(&issuer.parts.policies, &body.credential) {
+        Some(policy) => Ok(Json(json!({"policy": policy}))),
+        None => Err(Problem::not_found("no policy knows the issuer of this credential").fix("name the policy with --policy")),
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct Asked {
+    kind: Option<Kind>,
+    subject: Option<String>,
+    limit: Option<u32>,
+    cursor: Option<i64>,
+}
+
+pub(super) async fn history(
+    State(issuer): State<Issuer>,
+    policy: OfPolicy,
+    Query(asked): Query<Asked>,
+) -> Result<Json<Value>, Problem> {
+    let filter = HistoryFilter {
+        subject: asked.subject,
+        kind: asked.kind,
+        before: asked.cursor,
+        limit: Some(asked.limit.unwrap_or(100).clamp(1, 1000)),
+    };
+    let rows = issuer.parts.ledger.history(&policy.0.name, &filter).await.map_err(|error| Problem::internal(&error))?;
+    let full = rows.len() >= usize::try_from(filter.limit.unwrap_or(0)).unwrap_or(usize::MAX);
+    let next = rows.last().filter(|_| full).map(|row| row.id);
+    let rows: Vec<Value> = rows.iter().map(shown).collect();
+    Ok(Json(json!({"revocations": rows, "next_cursor": next})))
+}
+
+fn shown(row: &Recorded) -> Value {
+    let finite = |at: UnixMillis| (at != UnixMillis::FOREVER).then(|| at.as_secs());
+    let entry = &row.entry;
+    json!({
+        "kind": entry.kind,
+        "id": entry.id,
+        "issuer": entry.issuer,
+        "subject": row.subject,
+        "at": row.created.as_secs(),
+        "before": finite(entry.cutoff),
+        "expires_at": finite(entry.expires),
+        "reason": entry.reason,
+        "source": entry.source,
+        "position": row.position,
+    })
+}

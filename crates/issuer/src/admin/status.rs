@@ -1,0 +1,148 @@
+//! What there is to know: policies, their enforcement, the fleet, the feed.
+
+use std::time::Duration;
+
+use axum::{
+    Json,
+    extract::{Query, State},
+};
+use countersign_core::{names::PolicyName, revocation::Position};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{OfPolicy, held_generation, holds, keys, revocations::MAX_WAIT};
+use crate::{IssuerPolicy, Verifier, problem::Problem, serving::Issuer};
+
+/// `GET /admin/v1/policies`
+pub(super) async fn policies(State(issuer): State<Issuer>) -> Json<Value> {
+    let held = issuer.parts.policies.load();
+    let shown = |policy: &IssuerPolicy| {
+        json!({
+            "policy": policy.name,
+            "generation": policy.compiled.generation,
+            "issuer": policy.own.as_ref().map(|own| &own.issuer),
+            "default": held.default.as_ref() == Some(&policy.name),
+        })
+    };
+    let policies: Vec<Value> = held.by_name.values().map(|policy| shown(policy)).collect();
+    Json(json!({"policies": policies}))
+}
+
+/// `GET …/effective`
+pub(super) async fn effective(State(issuer): State<Issuer>, policy: OfPolicy) -> Result<Json<Value>, Problem> {
+    let effective = issuer.parts.status.effective(&policy.0.name);
+    effective.map(Json).ok_or_else(|| Problem::not_found("the policy is not held here in full"))
+}
+
+#[derive(Deserialize)]
+pub(super) struct Asked {
+    position: Option<Position>,
+    wait_ms: Option<u64>,
+}
+
+/// `GET …/verifiers`: on how many verifiers a position, or else the present generation, is in force.
+pub(super) async fn verifiers(
+    State(issuer): State<Issuer>,
+    policy: OfPolicy,
+    Query(asked): Query<Asked>,
+) -> Result<Json<Value>, Problem> {
+    let parts = &issuer.parts;
+    let enforcement = match asked.position {
+        Some(position) => {
+            let wait = Duration::from_millis(asked.wait_ms.unwrap_or(0)).min(MAX_WAIT);
+            parts.revoker.enforcement(position, wait).await
+        }
+        None => held_generation(&policy.0, &alive(&issuer).await?),
+    };
+    Ok(Json(json!({"policy": policy.0.name, "position": asked.position, "verifiers": enforcement})))
+}
+
+async fn alive(issuer: &Issuer) -> Result<Vec<Verifier>, Problem> {
+    issuer.parts.fleet.verifiers().await.map_err(|error| Problem::unavailable(error.to_string()))
+}
+
+/// `GET /admin/v1/fleet`
+pub(super) async fn fleet(State(issuer): State<Issuer>) -> Result<Json<Value>, Problem> {
+    let verifiers = alive(&issuer).await?;
+    let held = issuer.parts.policies.load();
+    let shown: Vec<Value> = verifiers.iter().map(|v| shown_verifier(v, held.by_name.values().map(|p| &**p))).collect();
+    Ok(Json(json!({"verifiers": shown, "feed_age_ms": issuer.parts.feed.view().age_ms})))
+}
+
+fn shown_verifier<'a>(verifier: &Verifier, policies: impl Iterator<Item = &'a IssuerPolicy>) -> Value {
+    let behind: Vec<&PolicyName> =
+        policies.filter(|p| !holds(verifier, &p.name, p.compiled.generation)).map(|p| &p.name).collect();
+    let ack = verifier.ack.as_ref();
+    json!({
+        "name": verifier.name,
+        "position": verifier.position,
+        "acknowledged": ack.is_some(),
+        "generations": ack.map(|a| &a.generations),
+        "schemas": ack.map(|a| &a.schemas),
+        "start_id": ack.map(|a| &a.start_id),
+        "refused": ack.map(|a| a.refused.as_slice()).unwrap_or_default(),
+        "behind": behind,
+    })
+}
+
+/// `GET /admin/v1/status`
+pub(super) async fn status(State(issuer): State<Issuer>) -> Json<Value> {
+    let parts = &issuer.parts;
+    let (verifiers, fleet_problem) = match parts.fleet.verifiers().await {
+        Ok(verifiers) => (verifiers, None),
+        Err(error) => (Vec::new(), Some(error.to_string())),
+    };
+    let (view, stats, publisher) = (parts.feed.view(), parts.feed.stats(), parts.publisher.status());
+    let mut body = parts.status.status();
+    if !body.is_object() {
+        body = json!({});
+    }
+    body["version"] = json!(env!("CARGO_PKG_VERSION"));
+    body["feed"] = json!({
+        "server": parts.fleet.describe_server(),
+        "position": view.position,
+        "fresh": view.fresh,
+        "age_ms": view.age_ms,
+        "epoch": stats.epoch,
+        "entries": stats.entries,
+        "outbox_pending": publisher.pending,
+        "problem": publisher.problem.as_deref().or(stats.problem.as_deref()).or(fleet_problem.as_deref()),
+    });
+    let held = parts.policies.load();
+    let entries = parts.feed.entries_by_policy();
+    let broken = |name: &PolicyName| body["broken_policies"].as_array().is_some_and(|b| b.iter().any(|n| n == name.as_str()));
+    let policies: Vec<Value> = held
+        .by_name
+        .values()
+        .map(|policy| {
+            let mut shown = shown_policy(policy, &verifiers);
+            shown["default"] = json!(held.default.as_ref() == Some(&policy.name));
+            shown["problem"] = json!(broken(&policy.name));
+            shown["revocations"] = json!(entries.iter().find(|(name, _)| *name == policy.name).map_or(0, |(_, n)| *n));
+            shown
+        })
+        .collect();
+    body["verifiers"] = verifiers.iter().map(|v| shown_verifier(v, held.by_name.values().map(|p| &**p))).collect();
+    let no_problems = body["problems"].as_array().is_none_or(Vec::is_empty);
+    let all_ready = policies.iter().all(|p| p["ready"] == json!(true));
+    body["healthy"] = json!(no_problems && all_ready && view.fresh && publisher.problem.is_none());
+    body["policies"] = json!(policies);
+    Json(body)
+}
+
+fn shown_policy(policy: &IssuerPolicy, verifiers: &[Verifier]) -> Value {
+    let enforcement = held_generation(policy, verifiers);
+    let refused = verifiers.iter().filter_map(|v| v.ack.as_ref()).any(|ack| ack.refused.iter().any(|r| r.policy == policy.name.as_str()));
+    let signs = policy.own.as_ref().is_none_or(|own| own.access.signer.is_some() && own.api_key.signer.is_some());
+    let keys = policy.own.as_ref().map(|own| {
+        json!({"access": keys::ring_status(&own.access), "api_key": keys::ring_status(&own.api_key)})
+    });
+    json!({
+        "policy": policy.name,
+        "generation": policy.compiled.generation,
+        "issuer": policy.own.as_ref().map(|own| &own.issuer),
+        "ready": signs && enforcement.confirmed > 0 && !refused,
+        "verifiers": enforcement,
+        "keys": keys,
+    })
+}

@@ -1,0 +1,55 @@
+//! `POST tokens`.
+
+use axum::{Json, body::Bytes, extract::State};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{OfPolicy, body_of};
+use crate::{MintError, MintRequest, problem::Problem, serving::Issuer};
+
+#[derive(Deserialize)]
+struct Body {
+    subject: String,
+    #[serde(default)]
+    roles: Vec<String>,
+    #[serde(default)]
+    scopes: Vec<String>,
+    #[serde(default)]
+    audiences: Vec<String>,
+    ttl_s: Option<i64>,
+    session_id: Option<String>,
+    emergency: Option<bool>,
+}
+
+pub(super) async fn mint(State(issuer): State<Issuer>, policy: OfPolicy, bytes: Bytes) -> Result<Json<Value>, Problem> {
+    let body: Body = body_of(&bytes)?;
+    if body.emergency == Some(true) {
+        return Err(Problem::forbidden("this version mints no emergency tokens"));
+    }
+    let request = MintRequest {
+        subject: body.subject,
+        roles: body.roles,
+        scopes: body.scopes,
+        audiences: body.audiences,
+        ttl_s: body.ttl_s,
+        session_id: body.session_id,
+    };
+    let minted = issuer.parts.minter.mint(&policy.0, request).await.map_err(|error| problem(&error))?;
+    Ok(Json(json!({
+        "token": minted.token,
+        "token_id": minted.token_id,
+        "session_id": minted.session_id,
+        "expires_at": minted.expires_at.as_secs(),
+        "warnings": minted.warnings,
+    })))
+}
+
+fn problem(error: &MintError) -> Problem {
+    match error {
+        MintError::Invalid(_) | MintError::VerifiesOnly(_) | MintError::SessionEnded | MintError::Ended => {
+            Problem::validation(error.to_string())
+        }
+        MintError::NoSigningKey(_) | MintError::ClockBehind { .. } => Problem::unavailable(error.to_string()),
+        MintError::Sign(_) | MintError::Ledger(_) => Problem::internal(error),
+    }
+}

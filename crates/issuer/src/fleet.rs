@@ -1,0 +1,122 @@
+//! Who verifies, and what each of them enforces.
+
+use std::{sync::Arc, time::Duration};
+
+use countersign_core::revocation::Position;
+use countersign_feed::{Ack, FeedError, FeedServer, FeedState};
+use serde::Serialize;
+use tokio::time::Instant;
+
+/// How often leases are looked at while a position is waited for.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// How many names an answer lists.
+const MAX_LAGGING: usize = 100;
+
+/// On how many verifiers something is in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Enforcement {
+    /// How many there are.
+    pub total: usize,
+    /// On how many of them it is.
+    pub confirmed: usize,
+    /// The others, by name.
+    pub lagging: Vec<String>,
+}
+
+impl Enforcement {
+    /// Whether it is in force on every one.
+    pub fn complete(&self) -> bool {
+        self.confirmed == self.total
+    }
+
+    /// Counts verifiers by whether it is in force on each.
+    pub fn count<'a>(verifiers: impl IntoIterator<Item = (&'a str, bool)>) -> Self {
+        let mut enforcement = Self::default();
+        for (name, in_force) in verifiers {
+            enforcement.total += 1;
+            if in_force {
+                enforcement.confirmed += 1;
+            } else if enforcement.lagging.len() < MAX_LAGGING {
+                enforcement.lagging.push(name.to_owned());
+            }
+        }
+        enforcement
+    }
+}
+
+/// A verifier with a live lease, or this process's own.
+#[derive(Clone, Debug)]
+pub struct Verifier {
+    /// Its name.
+    pub name: String,
+    /// Up to where it holds the feed.
+    pub position: Option<Position>,
+    /// What it has applied; absent until it says so.
+    pub ack: Option<Ack>,
+}
+
+/// The verifiers that follow a feed.
+#[derive(Clone, Debug)]
+pub struct Fleet {
+    server: Arc<dyn FeedServer>,
+    /// The verifier in this process: its position is read where it lies, without waiting for its lease.
+    own: Option<(String, Arc<FeedState>)>,
+}
+
+impl Fleet {
+    /// The readers of `server`, one of which may be in this process.
+    pub fn new(server: Arc<dyn FeedServer>, own: Option<(String, Arc<FeedState>)>) -> Self {
+        Self { server, own }
+    }
+
+    /// The feed server in words.
+    pub fn describe_server(&self) -> String {
+        self.server.describe()
+    }
+
+    /// The verifiers that are alive, by name.
+    pub async fn verifiers(&self) -> Result<Vec<Verifier>, FeedError> {
+        let leases = self.server.leases().await?;
+        let mut verifiers: Vec<Verifier> =
+            leases.into_iter().map(|l| Verifier { name: l.name, position: l.position, ack: l.ack }).collect();
+        if let Some((name, state)) = &self.own {
+            match verifiers.iter_mut().find(|v| v.name == *name) {
+                Some(own) => own.position = own.position.max(state.position()),
+                None => verifiers.push(Verifier { name: name.clone(), position: state.position(), ack: None }),
+            }
+        }
+        verifiers.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(verifiers)
+    }
+
+    /// On how many verifiers everything up to `position` is in force; waits up to `wait` for all of them.
+    pub async fn enforcement(&self, position: Position, wait: Duration) -> Result<Enforcement, FeedError> {
+        let until = Instant::now() + wait;
+        if let Some((_, state)) = &self.own {
+            state.wait_for(position, wait).await;
+        }
+        loop {
+            let verifiers = self.verifiers().await?;
+            let holds = |v: &Verifier| v.position.is_some_and(|held| held >= position);
+            let found = Enforcement::count(verifiers.iter().map(|v| (v.name.as_str(), holds(v))));
+            if found.complete() || Instant::now() + LOOK_EVERY > until {
+                return Ok(found);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn enforcement_counts_and_names_who_lags() {
+        let found = Enforcement::count([("a", true), ("b", false), ("c", true)]);
+        assert_eq!(found, Enforcement { total: 3, confirmed: 2, lagging: vec!["b".into()] });
+        assert!(!found.complete());
+        assert!(Enforcement::count([("a", true)]).complete());
+    }
+}

@@ -1,0 +1,24 @@
+//! The login side of Countersign: mints tokens, ends them, and publishes the keys that verify them.
+//!
+//! [`Minter`] signs; [`Revoker`] writes what ends to the store and the feed and tells when every verifier enforces it; the
+//! admin API and the issuer's own routes put both on HTTP ([`serve`]). The state of keys is decided elsewhere: this crate is
+//! handed rings and never changes one. It must not know of Kubernetes or of files other than its sockets.
+
+mod admin;
+mod fleet;
+mod health;
+mod minter;
+mod policies;
+mod problem;
+mod public;
+mod revoker;
+mod serving;
+
+pub use fleet::{Enforcement, Fleet, Verifier};
+pub use health::Health;
+pub use minter::{MintError, MintRequest, Minted, Minter};
+pub use policies::{IssuerPolicy, Lives, OwnKeys, Policies, RingView, Signer, TrustedIssuerName};
+pub use revoker::{InvalidRevocation, RevocationRequest, RevokeError, Revoked, Revoker};
+pub use serving::{
+    AdminSocket, Issuer, IssuerConfig, KeyOperator, Listeners, RingChoice, RotateError, ServeError, StatusSource,
+};

@@ -1,0 +1,166 @@
+//! Policies as an issuer holds them: who may be minted for, with which key, and how long what it signs lives.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use arc_swap::ArcSwap;
+use countersign_core::{
+    jose::{Jwk, JwkSet},
+    keys::{SigningKey, SigningKeyError},
+    names::PolicyName,
+    policy::Policy,
+    ring::{KeyState, Ring, RingKey, RingStatus},
+    time::UnixMillis,
+};
+
+/// Everything that an issuer needs of a policy. Immutable; replaced as a whole.
+#[derive(Debug)]
+pub struct IssuerPolicy {
+    /// Its name.
+    pub name: PolicyName,
+    /// Its own issuer; absent for policies that only verify others' tokens.
+    pub own: Option<OwnKeys>,
+    /// The audiences of its tokens.
+    pub audiences: Vec<String>,
+    /// The names of its roles; empty when it defines none.
+    pub roles: Vec<String>,
+    /// Tolerance between clocks, milliseconds.
+    pub clock_skew_ms: i64,
+    /// How long a key is published before a scheduled rotation makes it sign, milliseconds.
+    pub prepublish_ms: i64,
+    /// How many live revocations of access tokens there may be before one cut-off takes their place.
+    pub max_entries: usize,
+    /// How long things live.
+    pub lives: Lives,
+    /// The foreign issuers.
+    pub trusted: Vec<TrustedIssuerName>,
+    /// As verifiers evaluate it, to judge Bearer tokens by. Keys that verifiers fetch themselves are not in it.
+    pub compiled: Arc<Policy>,
+}
+
+/// The policy's own issuer with its rings.
+#[derive(Debug)]
+pub struct OwnKeys {
+    /// `iss`.
+    pub issuer: String,
+    /// The ring that signs access tokens.
+    pub access: RingView,
+    /// The ring that signs API keys.
+    pub api_key: RingView,
+}
+
+/// A ring, ready to sign.
+#[derive(Debug)]
+pub struct RingView {
+    /// The ring.
+    pub ring: Ring,
+    /// Where it stands.
+    pub status: RingStatus,
+    /// The Active key.
+    pub signer: Option<Signer>,
+    /// How many of how many verifiers hold each key, and who doesn't, by kid.
+    pub held: BTreeMap<String, crate::Enforcement>,
+}
+
+/// The key that signs.
+#[derive(Clone, Debug)]
+pub struct Signer(Arc<SigningKey>);
+
+impl Signer {
+    /// The Active key of a ring.
+    pub fn of(ring: &Ring) -> Result<Option<Self>, SigningKeyError> {
+        Ok(ring.signing_key()?.map(|key| Self(Arc::new(key))))
+    }
+
+    /// The key.
+    pub fn key(&self) -> &SigningKey {
+        &self.0
+    }
+}
+
+/// How long what a policy issues or accepts can live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lives {
+    /// Access tokens, milliseconds.
+    pub access_ttl_ms: i64,
+    /// The longest of all: API keys and foreign tokens too, milliseconds. `None`: something never expires.
+    pub longest_ms: Option<i64>,
+    /// What an earlier version of the policy issued or accepted lives until here at most.
+    pub earlier_until: UnixMillis,
+}
+
+impl Lives {
+    /// When nothing that exists at `now` lives any more.
+    pub fn all_over(&self, now: UnixMillis, skew_ms: i64) -> UnixMillis {
+        match self.longest_ms {
+            Some(longest) => now.plus(longest).max(self.earlier_until).plus(skew_ms),
+            None => UnixMillis::FOREVER,
+        }
+    }
+}
+
+/// A foreign issuer's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrustedIssuerName {
+    /// The entry's name.
+    pub name: String,
+    /// Its `iss`; absent: tokens without one.
+    pub issuer: Option<String>,
+}
+
+impl IssuerPolicy {
+    /// The keys that verify now, of both rings: what the JWKS shows. Revoked ones are not among them.
+    pub fn jwks(&self) -> JwkSet {
+        let rings = self.own.iter().flat_map(|own| [&own.access.ring, &own.api_key.ring]);
+        let keys = rings.flat_map(|ring| &ring.keys).filter(|key| key.state != KeyState::Revoked);
+        let named = |key: &RingKey| {
+            let mut jwk: Jwk = key.public.clone();
+            jwk.kid = Some(key.kid.clone());
+            jwk
+        };
+        JwkSet { keys: keys.map(named).collect() }
+    }
+}
+
+/// The policies of a process. Cheap to read; a request sees one state throughout.
+#[derive(Clone, Debug, Default)]
+pub struct Policies(Arc<ArcSwap<Held>>);
+
+/// One state of all policies.
+#[derive(Debug, Default)]
+pub struct Held {
+    /// By name.
+    pub by_name: BTreeMap<PolicyName, Arc<IssuerPolicy>>,
+    /// The one that answers where none is named.
+    pub default: Option<PolicyName>,
+}
+
+impl Policies {
+    /// The present state.
+    pub fn load(&self) -> Arc<Held> {
+        self.0.load_full()
+    }
+
+    /// Replaces the whole state.
+    pub fn store(&self, by_name: BTreeMap<PolicyName, Arc<IssuerPolicy>>, default: Option<PolicyName>) {
+        self.0.store(Arc::new(Held { by_name, default }));
+    }
+
+    /// One policy.
+    pub fn one(&self, name: &PolicyName) -> Option<Arc<IssuerPolicy>> {
+        self.0.load().by_name.get(name).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shortened_policy_still_counts_what_it_issued_before() {
+        let now = UnixMillis(1_000_000);
+        let lives = Lives { access_ttl_ms: 10, longest_ms: Some(1000), earlier_until: UnixMillis(1_500_000) };
+        assert_eq!(lives.all_over(now, 30), UnixMillis(1_500_030));
+        assert_eq!(lives.all_over(UnixMillis(1_600_000), 30), UnixMillis(1_601_030));
+        assert_eq!(Lives { longest_ms: None, ..lives }.all_over(now, 30), UnixMillis::FOREVER);
+    }
+}

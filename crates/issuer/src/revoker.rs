@@ -1,0 +1,104 @@
+//! Ending things: what a request means, and how it gets to every verifier.
+
+mod ledger;
+mod request;
+
+use std::{sync::Arc, time::Duration};
+
+use countersign_core::{
+    names::PolicyName,
+    revocation::{Kind, Position},
+};
+use countersign_feed::{Clock, Publication};
+use tokio::sync::Notify;
+
+pub(crate) use ledger::{Ledger, LedgerError};
+pub use request::{InvalidRevocation, RevocationRequest};
+
+use crate::{
+    fleet::{Enforcement, Fleet},
+    minter::Locks,
+    policies::{IssuerPolicy, Policies},
+};
+
+/// How long a revocation may take to the feed before the answer is "pending".
+const PUBLISH_WITHIN: Duration = Duration::from_secs(1);
+
+/// Writes revocations, publishes them, and tells where they are in force.
+#[derive(Clone, Debug)]
+pub struct Revoker {
+    ledger: Ledger,
+    locks: Locks,
+    fleet: Fleet,
+    /// Rung when a key was revoked: whoever keeps the rings acts on it at once.
+    key_revoked: Arc<Notify>,
+}
+
+/// A revocation that is written.
+#[derive(Clone, Debug)]
+pub struct Revoked {
+    /// What was revoked.
+    pub kind: Kind,
+    /// Its id.
+    pub id: String,
+    /// Where it stands in the feed; absent while that is out of reach.
+    pub position: Option<Position>,
+    /// On how many verifiers it is in force.
+    pub verifiers: Enforcement,
+}
+
+/// Why nothing was revoked.
+#[derive(Debug, thiserror::Error)]
+pub enum RevokeError {
+    /// The request.
+    #[error(transparent)]
+    Invalid(#[from] InvalidRevocation),
+    /// The store.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
+impl Revoker {
+    pub(crate) fn new(ledger: Ledger, locks: Locks, fleet: Fleet, key_revoked: Arc<Notify>) -> Self {
+        Self { ledger, locks, fleet, key_revoked }
+    }
+
+    /// Ends what `request` names. Waits up to `wait` for every verifier.
+    pub async fn revoke(
+        &self,
+        policy: &IssuerPolicy,
+        request: &RevocationRequest,
+        source: &str,
+        wait: Duration,
+    ) -> Result<Revoked, RevokeError> {
+        let (kind, id, rows) = {
+            let lock = self.locks.of(&policy.name);
+            let _alone = lock.write().await;
+            let new = request.to_revocation(policy, source, Clock::wall())?;
+            (new.entry.kind, new.entry.id.clone(), self.ledger.write(new, policy.max_entries).await?)
+        };
+        let publication = self.ledger.publish(rows, PUBLISH_WITHIN).await;
+        if kind == Kind::Key {
+            self.key_revoked.notify_one();
+        }
+        let Publication::Published(position) = publication else {
+            return Ok(Revoked { kind, id, position: None, verifiers: Enforcement::default() });
+        };
+        let verifiers = self.enforcement(position, wait).await;
+        Ok(Revoked { kind, id, position: Some(position), verifiers })
+    }
+
+    /// On how many verifiers everything up to `position` is in force.
+    pub async fn enforcement(&self, position: Position, wait: Duration) -> Enforcement {
+        self.fleet.enforcement(position, wait).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the fleet can't be counted");
+            Enforcement { total: 1, confirmed: 0, lagging: vec!["(unknown: the feed server is out of reach)".into()] }
+        })
+    }
+
+    /// The policy that a credential belongs to: the one whose issuer it names, or that knows the opaque key.
+    pub fn policy_of(policies: &Policies, credential: &str) -> Option<PolicyName> {
+        let held = policies.load();
+        held.by_name.values().find(|policy| request::belongs(policy, credential)).map(|policy| policy.name.clone())
+    }
+}

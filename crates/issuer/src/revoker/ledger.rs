@@ -1,0 +1,52 @@
+//! The store and the feed behind it: a revocation is committed first, then published.
+
+use std::{sync::Arc, time::Duration};
+
+use countersign_core::{
+    names::PolicyName,
+    revocation::{Entry, EntryKey},
+};
+use countersign_feed::{Clock, Publication, Publisher};
+use countersign_store::{HistoryFilter, NewRevocation, Recorded, Store, StoreError};
+
+/// What is written, and what publishes it.
+#[derive(Clone, Debug)]
+pub(crate) struct Ledger {
+    store: Arc<Store>,
+    publisher: Arc<Publisher>,
+}
+
+/// The store failed.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct LedgerError(#[from] StoreError);
+
+impl Ledger {
+    pub(crate) fn new(store: Arc<Store>, publisher: Arc<Publisher>) -> Self {
+        Self { store, publisher }
+    }
+
+    /// Commits a revocation; says which rows to publish. `max_entries` is its policy's bound.
+    pub(crate) async fn write(&self, revocation: NewRevocation, max_entries: usize) -> Result<Vec<i64>, LedgerError> {
+        let appended = self.store.revoke(&[revocation], Clock::wall(), |_| max_entries).await?;
+        for policy in &appended.merged {
+            tracing::warn!(%policy, max_entries, "too many live revocations: one cut-off of the access ring takes their place");
+        }
+        Ok(appended.ids)
+    }
+
+    /// Publishes rows, within `timeout`.
+    pub(crate) async fn publish(&self, rows: Vec<i64>, timeout: Duration) -> Publication {
+        self.publisher.publish(rows, timeout).await
+    }
+
+    /// What has ended under these names.
+    pub(crate) async fn find(&self, keys: &[EntryKey]) -> Result<Vec<Entry>, LedgerError> {
+        Ok(self.store.entries(keys).await?)
+    }
+
+    /// A policy's revocations, latest first.
+    pub(crate) async fn history(&self, policy: &PolicyName, filter: &HistoryFilter) -> Result<Vec<Recorded>, LedgerError> {
+        Ok(self.store.history(policy, filter).await?)
+    }
+}

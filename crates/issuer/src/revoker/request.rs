@@ -1,0 +1,272 @@
+//! What a request to revoke means.
+
+use countersign_core::{
+    check,
+    claims::Claims,
+    jose::compact,
+    mint::API_KEY_PREFIX,
+    names::PolicyName,
+    revocation::{ACCESS_RING_ONLY, Entry, IdHasher, Kind},
+    time::UnixMillis,
+};
+use countersign_store::NewRevocation;
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use crate::policies::IssuerPolicy;
+
+/// The longest id, bytes.
+const MAX_ID: usize = 1024;
+/// The longest reason, bytes.
+const MAX_REASON: usize = 1024;
+/// How long an address stays blocked unless asked otherwise.
+const BLOCK_MS: i64 = 30 * 24 * 3_600_000;
+
+/// `POST revocations`.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct RevocationRequest {
+    /// What is revoked.
+    pub kind: Option<Kind>,
+    /// Its id.
+    pub id: Option<String>,
+    /// In place of both: the credential itself.
+    pub credential: Option<String>,
+    /// Why.
+    pub reason: Option<String>,
+    /// Only what was issued up to here, NumericDate.
+    pub before: Option<f64>,
+    /// Whose credentials are meant.
+    pub issuer: Option<String>,
+    /// For addresses: how long they stay blocked, seconds.
+    pub ttl_s: Option<i64>,
+}
+
+/// Why a request to revoke is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidRevocation {
+    /// Neither kind and id nor a credential, or both.
+    #[error("name what to revoke: kind and id, or credential")]
+    Shape,
+    /// The id's form.
+    #[error("id must be 1 to {MAX_ID} bytes without control characters")]
+    Id,
+    /// The reason's form.
+    #[error("reason must be at most {MAX_REASON} bytes")]
+    Reason,
+    /// A cut-off in the future would end what doesn't exist yet.
+    #[error("before is in the future: only what is already issued can be cut off")]
+    BeforeInFuture,
+    /// A cut-off for what ends whenever issued.
+    #[error("before goes with the kinds subject and policy: the others end whenever issued")]
+    BeforeNotHere,
+    /// Not a time.
+    #[error("before is not a NumericDate")]
+    BeforeNoTime,
+    /// Not an address.
+    #[error("{0:?} is neither an IP address nor a network such as 203.0.113.0/24")]
+    NoAddress(String),
+    /// An address that must never be blocked.
+    #[error("{0} is a private, loopback or link-local address: blocking it would block our own parts")]
+    OwnAddress(String),
+    /// A time out of range.
+    #[error("ttl_s goes with the kind ip and is 1 to 31536000")]
+    Ttl,
+    /// Not a credential at all.
+    #[error("the credential is no token that can be read: a compact JWS, or an opaque key of the policy")]
+    NoCredential,
+    /// A credential of someone else.
+    #[error("the credential's issuer is not one of {0}'s")]
+    ForeignCredential(PolicyName),
+    /// A credential without a name of its own.
+    #[error("the credential has no jti to revoke it by: revoke its session or its subject")]
+    Nameless,
+    /// An issuer that the policy doesn't know.
+    #[error("{0} knows no issuer {1:?}")]
+    UnknownIssuer(PolicyName, String),
+    /// The id of a policy's cut-off.
+    #[error("the kind policy takes no id, or the id access for access tokens alone")]
+    PolicyId,
+}
+
+impl RevocationRequest {
+    /// What this asks to write down.
+    pub(crate) fn to_revocation(
+        &self,
+        policy: &IssuerPolicy,
+        source: &str,
+        now: UnixMillis,
+    ) -> Result<NewRevocation, InvalidRevocation> {
+        let entry = self.to_entry(policy, source, now)?;
+        // Of what kind the tokens are that an entry names is known where only the policy's own can be meant.
+        let names_own = match (&entry.issuer, &policy.own) {
+            (Some(issuer), Some(own)) => *issuer == own.issuer,
+            (None, Some(_)) => policy.trusted.is_empty(),
+            (_, None) => false,
+        };
+        let access_only = names_own && matches!(entry.kind, Kind::Token | Kind::Session);
+        let subject = match (&self.credential, entry.kind) {
+            (Some(credential), _) => read(credential).and_then(|(claims, _)| claims.subject.ok().flatten()),
+            (None, Kind::Subject) => Some(entry.id.clone()),
+            (None, _) => None,
+        };
+        Ok(NewRevocation { entry, subject, access_only })
+    }
+
+    fn to_entry(&self, policy: &IssuerPolicy, source: &str, now: UnixMillis) -> Result<Entry, InvalidRevocation> {
+        let reason = self.reason.clone().unwrap_or_default();
+        if reason.len() > MAX_REASON {
+            return Err(InvalidRevocation::Reason);
+        }
+        let blank = Entry {
+            policy: policy.name.clone(),
+            kind: Kind::Token,
+            issuer: self.issuer.clone(),
+            id: String::new(),
+            cutoff: UnixMillis::FOREVER,
+            expires: policy.lives.all_over(now, policy.clock_skew_ms),
+            version: 0,
+            reason,
+            source: source.to_owned(),
+        };
+        if self.ttl_s.is_some() && self.kind != Some(Kind::Ip) {
+            return Err(InvalidRevocation::Ttl);
+        }
+        match (&self.credential, self.kind) {
+            (Some(credential), None) if self.id.is_none() => {
+                if self.before.is_some() {
+                    return Err(InvalidRevocation::BeforeNotHere);
+                }
+                of_credential(policy, credential, blank, now)
+            }
+            (None, Some(kind)) => {
+                if let Some(issuer) = self.issuer.as_ref().filter(|i| !knows(policy, i)) {
+                    return Err(InvalidRevocation::UnknownIssuer(policy.name.clone(), issuer.clone()));
+                }
+                self.of_kind(kind, blank, now)
+            }
+            _ => Err(InvalidRevocation::Shape),
+        }
+    }
+
+    fn of_kind(&self, kind: Kind, blank: Entry, now: UnixMillis) -> Result<Entry, InvalidRevocation> {
+        let cutoff = self.cutoff(kind, now)?;
+        let id = self.id.clone().unwrap_or_default();
+        if kind == Kind::Policy {
+            return match id.as_str() {
+                "" | ACCESS_RING_ONLY => Ok(Entry { kind, id, cutoff, ..blank }),
+                _ => Err(InvalidRevocation::PolicyId),
+            };
+        }
+        if id.is_empty() || id.len() > MAX_ID || id.chars().any(char::is_control) {
+            return Err(InvalidRevocation::Id);
+        }
+        match kind {
+            Kind::Key => Ok(Entry { kind, id, cutoff, expires: UnixMillis::FOREVER, ..blank }),
+            Kind::Ip => {
+                let ttl_ms = match self.ttl_s {
+                    None => BLOCK_MS,
+                    Some(ttl_s) if (1..=31_536_000).contains(&ttl_s) => ttl_s * 1000,
+                    Some(_) => return Err(InvalidRevocation::Ttl),
+                };
+                let version = u64::try_from(now.0).unwrap_or(0);
+                Ok(Entry { kind, id: network(&id)?, issuer: None, cutoff, expires: now.plus(ttl_ms), version, ..blank })
+            }
+            Kind::Token | Kind::Session | Kind::Subject | Kind::ApiKey | Kind::Policy => Ok(Entry { kind, id, cutoff, ..blank }),
+        }
+    }
+
+    fn cutoff(&self, kind: Kind, now: UnixMillis) -> Result<UnixMillis, InvalidRevocation> {
+        let by_time = matches!(kind, Kind::Subject | Kind::Policy);
+        match self.before {
+            None => Ok(if by_time { now } else { UnixMillis::FOREVER }),
+            Some(_) if !by_time => Err(InvalidRevocation::BeforeNotHere),
+            Some(seconds) => {
+                // Far beyond every calendar is still exact in milliseconds.
+                if !seconds.is_finite() || seconds.abs() > 1e12 {
+                    return Err(InvalidRevocation::BeforeNoTime);
+                }
+                #[expect(clippy::cast_possible_truncation, reason = "bounded above")]
+                let before = UnixMillis((seconds * 1000.0).round() as i64);
+                if before > now { Err(InvalidRevocation::BeforeInFuture) } else { Ok(before) }
+            }
+        }
+    }
+}
+
+fn knows(policy: &IssuerPolicy, issuer: &str) -> bool {
+    policy.own.as_ref().is_some_and(|own| own.issuer == issuer)
+        || policy.trusted.iter().any(|t| t.issuer.as_deref() == Some(issuer))
+}
+
+/// A token or key by the name that it bears, whether or not it verifies: who may revoke may revoke any name.
+fn of_credential(policy: &IssuerPolicy, credential: &str, blank: Entry, now: UnixMillis) -> Result<Entry, InvalidRevocation> {
+    if let Some(opaque) = policy.compiled.opaque.as_ref().and_then(|keys| keys.lookup(credential)) {
+        let expires = opaque.not_after.map_or(UnixMillis::FOREVER, |end| end.plus(policy.clock_skew_ms));
+        return Ok(Entry { kind: Kind::ApiKey, id: opaque.id(), issuer: None, expires, ..blank });
+    }
+    let (claims, is_api_key) = read(credential).ok_or(InvalidRevocation::NoCredential)?;
+    let issuer = claims.issuer.clone().ok().flatten();
+    if !belongs_by_issuer(policy, issuer.as_deref()) {
+        return Err(InvalidRevocation::ForeignCredential(policy.name.clone()));
+    }
+    let id = claims.token_id.ok().flatten().filter(|id| !id.is_empty()).ok_or(InvalidRevocation::Nameless)?;
+    if id.len() > MAX_ID {
+        return Err(InvalidRevocation::Id);
+    }
+    // The entry may go when the token has expired; a token that doesn't verify is not believed about that.
+    let hasher = IdHasher::new([0; 16]);
+    let verified = check::authenticate(&policy.compiled, credential, now, &hasher).ok();
+    let expires = match verified.and_then(|v| v.expires_at()) {
+        Some(end) => blank.expires.min(end.plus(policy.clock_skew_ms)),
+        None => blank.expires,
+    };
+    let kind = if is_api_key { Kind::ApiKey } else { Kind::Token };
+    Ok(Entry { kind, id, issuer, expires, ..blank })
+}
+
+fn read(credential: &str) -> Option<(Claims, bool)> {
+    let (text, is_api_key) = match credential.strip_prefix(API_KEY_PREFIX) {
+        Some(rest) => (rest, true),
+        None => (credential, false),
+    };
+    let jws = compact::parse(text).ok()?;
+    Some((Claims::new(jws.payload), is_api_key))
+}
+
+fn belongs_by_issuer(policy: &IssuerPolicy, issuer: Option<&str>) -> bool {
+    issuer.is_some_and(|i| knows(policy, i)) || policy.trusted.iter().any(|t| t.issuer.as_deref() == issuer)
+}
+
+/// Whether a credential is one of the policy's.
+pub(super) fn belongs(policy: &IssuerPolicy, credential: &str) -> bool {
+    if policy.compiled.opaque.as_ref().is_some_and(|keys| keys.lookup(credential).is_some()) {
+        return true;
+    }
+    match read(credential) {
+        Some((claims, is_api_key)) => {
+            let issuer = claims.issuer.ok().flatten();
+            let own = policy.own.as_ref().is_some_and(|own| Some(&own.issuer) == issuer.as_ref());
+            own || (!is_api_key && belongs_by_issuer(policy, issuer.as_deref()))
+        }
+        None => false,
+    }
+}
+
+fn network(text: &str) -> Result<String, InvalidRevocation> {
+    let no_address = || InvalidRevocation::NoAddress(text.to_owned());
+    let network = match text.parse::<std::net::IpAddr>() {
+        Ok(ip) => IpNet::from(ip.to_canonical()),
+        Err(_) => text.parse::<IpNet>().map_err(|_| no_address())?.trunc(),
+    };
+    let own = match network {
+        IpNet::V4(net) => {
+            let ip = net.network();
+            ip.is_private() || ip.is_loopback() || ip.is_link_local() || ip.is_unspecified()
+        }
+        IpNet::V6(net) => {
+            let ip = net.network();
+            ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local() || ip.is_unspecified()
+        }
+    };
+    if own { Err(InvalidRevocation::OwnAddress(text.to_owned())) } else { Ok(network.to_string()) }
+}

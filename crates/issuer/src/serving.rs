@@ -1,0 +1,231 @@
+//! The issuer's listeners and what stands behind them.
+
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::Arc,
+};
+
+use axum::Router;
+use countersign_core::names::PolicyName;
+use countersign_feed::{FeedState, Publisher};
+use countersign_store::Store;
+use tokio::{
+    net::{TcpListener, UnixListener},
+    sync::Notify,
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Fleet, Health, Minter, Policies, Revoker, admin, health,
+    minter::Locks,
+    public,
+    revoker::Ledger,
+};
+
+/// Which ring is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RingChoice {
+    /// Access tokens' keys.
+    Access,
+    /// API keys' keys.
+    ApiKey,
+    /// Both.
+    All,
+}
+
+/// Why a rotation was not begun.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RotateError {
+    /// Rotating is somebody else's business; this is how to ask for it.
+    #[error("keys are rotated by the operator here")]
+    Elsewhere {
+        /// The command to use.
+        command: String,
+    },
+    /// The policy has no rings.
+    #[error("the policy only verifies other issuers' tokens: it has no keys to rotate")]
+    NoRings,
+    /// It could not be written down.
+    #[error("the request could not be stored: {0}")]
+    Store(String),
+}
+
+/// Whoever keeps the rings, as the admin API asks it.
+pub trait KeyOperator: Send + Sync + 'static {
+    /// Begins a rotation now.
+    fn rotate<'a>(
+        &'a self,
+        policy: &'a PolicyName,
+        ring: RingChoice,
+    ) -> Pin<Box<dyn Future<Output = Result<(), RotateError>> + Send + 'a>>;
+
+    /// Rung when a key was revoked.
+    fn key_revoked(&self) -> Arc<Notify>;
+}
+
+/// Whoever knows what only the process as a whole knows: problems with policies' files, the parts' health.
+pub trait StatusSource: Send + Sync + 'static {
+    /// Merged into the answer of `GET /admin/v1/status`.
+    fn status(&self) -> serde_json::Value;
+
+    /// A policy with every default filled in.
+    fn effective(&self, policy: &PolicyName) -> Option<serde_json::Value>;
+}
+
+/// What an issuer is made of.
+#[derive(Clone)]
+pub struct IssuerConfig {
+    /// The durable truth.
+    pub store: Arc<Store>,
+    /// What publishes it.
+    pub publisher: Arc<Publisher>,
+    /// What this process knows of the feed.
+    pub feed: Arc<FeedState>,
+    /// Who follows it.
+    pub fleet: Fleet,
+    /// The policies, kept up to date by the caller.
+    pub policies: Policies,
+    /// The keeper of rings.
+    pub keys: Arc<dyn KeyOperator>,
+    /// What else there is to say.
+    pub status: Arc<dyn StatusSource>,
+}
+
+/// An issuer: its parts, and routes over them.
+#[derive(Clone)]
+pub struct Issuer {
+    pub(crate) parts: Arc<Parts>,
+}
+
+pub(crate) struct Parts {
+    pub(crate) minter: Minter,
+    pub(crate) revoker: Revoker,
+    pub(crate) ledger: Ledger,
+    pub(crate) publisher: Arc<Publisher>,
+    pub(crate) feed: Arc<FeedState>,
+    pub(crate) fleet: Fleet,
+    pub(crate) policies: Policies,
+    pub(crate) keys: Arc<dyn KeyOperator>,
+    pub(crate) status: Arc<dyn StatusSource>,
+    pub(crate) health: Health,
+}
+
+/// Why an issuer can't serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A socket can't be made.
+    #[error("can't listen on the socket {}: {source}", path.display())]
+    Socket {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The admin API is for this machine unless TLS protects it.
+    #[error("the admin API may only listen on a loopback address, not on {0}")]
+    AdminNotLoopback(SocketAddr),
+}
+
+impl Issuer {
+    /// An issuer of these parts.
+    pub fn new(config: IssuerConfig) -> Self {
+        let locks = Locks::default();
+        let ledger = Ledger::new(config.store, config.publisher.clone());
+        let minter = Minter::new(ledger.clone(), locks.clone());
+        let revoker = Revoker::new(ledger.clone(), locks, config.fleet.clone(), config.keys.key_revoked());
+        let parts = Parts {
+            minter,
+            revoker,
+            ledger,
+            publisher: config.publisher,
+            feed: config.feed,
+            fleet: config.fleet,
+            policies: config.policies,
+            keys: config.keys,
+            status: config.status,
+            health: Health::default(),
+        };
+        Self { parts: Arc::new(parts) }
+    }
+
+    /// Whether it takes calls, for `/readyz`.
+    pub fn health(&self) -> &Health {
+        &self.parts.health
+    }
+
+    /// Serves until `stop`, then lets calls under way end.
+    pub async fn serve(&self, listeners: Listeners, stop: CancellationToken) {
+        let mut servers = JoinSet::new();
+        let public = public::routes(self.clone());
+        let Listeners { public: public_listener, health: health_listener, admin, admin_socket } = listeners;
+        servers.spawn(serve_tcp(public_listener, public, stop.clone()));
+        servers.spawn(serve_tcp(health_listener, health::routes(self.clone()), stop.clone()));
+        servers.spawn(serve_tcp(admin, admin::routes(self.clone(), admin::Door::Bearer), stop.clone()));
+        let socket_routes = admin::routes(self.clone(), admin::Door::FileMode);
+        servers.spawn(async move {
+            let AdminSocket { listener, path } = admin_socket;
+            let serving = axum::serve(listener, socket_routes).with_graceful_shutdown(stop.cancelled_owned());
+            if let Err(error) = serving.await {
+                tracing::error!(%error, "the admin socket stopped");
+            }
+            if let Err(error) = std::fs::remove_file(&path) {
+                tracing::debug!(%error, socket = %path.display(), "the admin socket was gone already");
+            }
+        });
+        while servers.join_next().await.is_some() {}
+    }
+}
+
+/// Bound listeners: nothing can fail between binding and serving.
+#[derive(Debug)]
+pub struct Listeners {
+    /// The issuer's own routes.
+    pub public: TcpListener,
+    /// Health and metrics.
+    pub health: TcpListener,
+    /// The admin API over HTTP; on a loopback address.
+    pub admin: TcpListener,
+    /// The admin API over a socket.
+    pub admin_socket: AdminSocket,
+}
+
+/// The admin socket, which only its owner can open.
+#[derive(Debug)]
+pub struct AdminSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl AdminSocket {
+    /// Binds `path`, replacing what an earlier process left. The caller makes sure that no living process uses it.
+    pub fn bind(path: &Path) -> Result<Self, ServeError> {
+        let failed = |source| ServeError::Socket { path: path.to_owned(), source };
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        // Bound under a name that nobody knows, given its mode, then its name: at no moment can others connect.
+        let hidden = path.with_extension("binding");
+        match std::fs::remove_file(&hidden) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&hidden).map_err(failed)?;
+        std::fs::set_permissions(&hidden, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        std::fs::rename(&hidden, path).map_err(failed)?;
+        Ok(Self { listener, path: path.to_owned() })
+    }
+}
+
+async fn serve_tcp(listener: TcpListener, routes: Router, stop: CancellationToken) {
+    let app = routes.into_make_service_with_connect_info::<SocketAddr>();
+    if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await {
+        tracing::error!(%error, "a listener stopped");
+    }
+}
