@@ -1,8 +1,10 @@
 //! Tests of the core against the standards it implements, and against others' implementations of them.
 
+mod interop;
 mod json_web_keys;
 mod json_web_signatures;
 mod primitives;
+mod strangers;
 
 /// A file of `testdata`, as JSON.
 fn vectors<T: serde::de::DeserializeOwned>(name: &str) -> T {
