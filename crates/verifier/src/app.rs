@@ -1,0 +1,260 @@
+//! From a question to its verdict: where a token is looked up, proven, judged and counted.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use countersign_api::bundle;
+use countersign_core::{
+    check::{self, Allowed, Ask, World},
+    jose::{MAX_TOKEN_BYTES, compact},
+    mint::API_KEY_PREFIX,
+    names::PolicyName,
+    policy::RateLimit,
+    ratelimit::RateLimiter,
+    revocation::Position,
+    time::UnixMillis,
+    verdict::Refusal,
+};
+use countersign_feed::{Clock, FeedState, FeedView};
+use tokio::sync::mpsc;
+
+use crate::{
+    cache::{Proven, TokenHash},
+    http::forwarded::TrustedProxies,
+    metrics::{Metrics, sampled},
+    net::Peer,
+    slot::{PolicySlot, Snapshot},
+};
+
+/// How long a verify waits for the position that it names.
+pub(crate) const MIN_POSITION_WAIT: Duration = Duration::from_millis(200);
+
+/// How long the state may stay unconfirmed where no policy says.
+const UNCONFIRMED_AFTER_MS: i64 = 300_000;
+
+/// What holds for the whole process.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) trusted_proxies: TrustedProxies,
+    /// Uncached verifications per caller and second; `None`: as many as come.
+    pub(crate) uncached_budget: Option<u32>,
+    pub(crate) restrict_listing: bool,
+    pub(crate) policy_label: bool,
+    pub(crate) cache_bytes: u64,
+}
+
+/// A token named a key that this entry's issuer isn't known to have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct UnknownKey {
+    pub(crate) policy: PolicyName,
+    /// The entry's name.
+    pub(crate) trusted_issuer: String,
+}
+
+/// The verifier's state.
+pub(crate) struct App {
+    pub(crate) snapshot: ArcSwap<Snapshot>,
+    pub(crate) feed: Arc<FeedState>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) settings: Settings,
+    pub(crate) draining: AtomicBool,
+    /// Told of tokens that name a key which a foreign issuer isn't known to have.
+    unknown_keys: mpsc::Sender<UnknownKey>,
+    /// When the source was last known to say what the snapshot says, by [`Clock::boot_millis`].
+    confirmed_at: AtomicI64,
+    loaded: AtomicBool,
+    callers: RateLimiter,
+    subjects: RateLimiter,
+}
+
+/// The present moment, read once per question (or batch): never after the revocations that are looked up under it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment {
+    pub(crate) now: UnixMillis,
+    pub(crate) feed: FeedView,
+}
+
+/// An accepted credential and what its answer is made of.
+pub(crate) struct Granted<'a> {
+    pub(crate) allowed: Allowed<'a>,
+    pub(crate) prefix: &'a [u8],
+    pub(crate) position: Option<Position>,
+}
+
+impl App {
+    pub(crate) fn new(
+        feed: Arc<FeedState>,
+        metrics: Arc<Metrics>,
+        settings: Settings,
+        unknown_keys: mpsc::Sender<UnknownKey>,
+    ) -> Self {
+        Self {
+            snapshot: ArcSwap::default(),
+            feed,
+            metrics,
+            settings,
+            draining: AtomicBool::new(false),
+            unknown_keys,
+            confirmed_at: AtomicI64::new(i64::MIN),
+            loaded: AtomicBool::new(false),
+            callers: RateLimiter::with_capacity(16_384),
+            subjects: RateLimiter::new(),
+        }
+    }
+
+    /// The present moment, for this policy's clock skew.
+    pub(crate) fn moment(&self, slot: &PolicySlot) -> Moment {
+        Moment { now: self.feed.now(slot.policy().clock_skew_ms), feed: self.feed.view() }
+    }
+
+    /// Judges `token` and hands the outcome to `answer`. `behind`: a position that the caller asked for isn't reached.
+    pub(crate) fn judge<R>(
+        &self,
+        slot: &PolicySlot,
+        token: &str,
+        ask: &Ask<'_>,
+        caller: Peer,
+        moment: Moment,
+        behind: bool,
+        answer: impl FnOnce(Result<Granted<'_>, Refusal>) -> R,
+    ) -> R {
+        let mut started = sampled().then(Instant::now);
+        let (proven, hit) = match self.find_or_prove(slot, token, caller, moment.now, &mut started) {
+            Ok(found) => found,
+            Err(refusal) => {
+                slot.counters.verdict(Some(&refusal), false);
+                self.time(started, false);
+                return answer(Err(refusal));
+            }
+        };
+        let world = World {
+            now: moment.now,
+            revocations: self.feed.revocations(),
+            feed_age_ms: moment.feed.age_ms,
+            behind,
+            rate_limiter: &self.subjects,
+        };
+        let outcome = check::judge(slot.policy(), &proven.credential, ask, &world);
+        slot.counters.verdict(outcome.as_ref().err(), hit);
+        self.time(started, hit);
+        answer(outcome.map(|allowed| Granted { allowed, prefix: &proven.prefix, position: moment.feed.position }))
+    }
+
+    fn find_or_prove(
+        &self,
+        slot: &PolicySlot,
+        token: &str,
+        caller: Peer,
+        now: UnixMillis,
+        started: &mut Option<Instant>,
+    ) -> Result<(Arc<Proven>, bool), Refusal> {
+        let hash = (slot.cache.is_on() && token.len() <= MAX_TOKEN_BYTES).then(|| TokenHash::of(token));
+        if let Some(proven) = hash.as_ref().and_then(|hash| slot.cache.find(hash)) {
+            return Ok((proven, true));
+        }
+        started.get_or_insert_with(Instant::now);
+        self.spend(caller, now)?;
+        let credential = check::authenticate(slot.policy(), token, now, self.feed.revocations().hasher())
+            .map_err(|refusal| self.reconsider(slot, token, refusal))?;
+        let cacheable = credential.cacheable();
+        let proven = Arc::new(Proven::new(credential));
+        if let Some(hash) = hash.filter(|_| cacheable) {
+            slot.cache.keep(hash, proven.clone());
+        }
+        Ok((proven, false))
+    }
+
+    /// One uncached verification from `caller`'s budget.
+    fn spend(&self, caller: Peer, now: UnixMillis) -> Result<(), Refusal> {
+        let Some(limit) = self.settings.uncached_budget else { return Ok(()) };
+        let budget = RateLimit { limit, window_ms: 1000 };
+        self.callers.try_acquire(caller.budget_key(), budget, now).map_err(|retry_after_s| {
+            self.metrics.over_budget.fetch_add(1, Relaxed);
+            Refusal::RateLimited { retry_after_s }
+        })
+    }
+
+    /// A key that isn't known may be one that the source or a foreign issuer has and we don't.
+    fn reconsider(&self, slot: &PolicySlot, token: &str, refusal: Refusal) -> Refusal {
+        let policy = slot.policy();
+        let unfetched = || policy.trusted.iter().any(|t| t.keys.all().is_empty());
+        if refusal != Refusal::UnknownKey && !(refusal == Refusal::BadSignature && unfetched()) {
+            return refusal;
+        }
+        let text = token.strip_prefix(API_KEY_PREFIX).unwrap_or(token);
+        let Ok(jws) = compact::parse(text) else { return refusal };
+        // Unverified, and used for nothing but to choose whom to ask again.
+        let issuer = jws.payload.get("iss").and_then(serde_json::Value::as_str);
+        if policy.own.as_ref().is_some_and(|own| Some(&*own.issuer) == issuer) {
+            let confirmed = refusal != Refusal::UnknownKey || self.is_confirmed(slot.loaded.unconfirmed_after_ms);
+            return if confirmed { refusal } else { Refusal::NotReady };
+        }
+        let Some(entry) = policy.trusted.iter().find(|t| t.issuer.as_deref() == issuer) else { return refusal };
+        // Full: somebody asked already.
+        let asked = UnknownKey { policy: policy.name.clone(), trusted_issuer: entry.name.clone() };
+        let _ = self.unknown_keys.try_send(asked);
+        // An issuer whose keys were never read: nothing can be said about its tokens.
+        if entry.keys.all().is_empty() { Refusal::NotReady } else { refusal }
+    }
+
+    fn time(&self, started: Option<Instant>, hit: bool) {
+        if let Some(started) = started {
+            if hit {
+                self.metrics.durations.observe_sampled(started.elapsed());
+            } else {
+                self.metrics.durations.observe(started.elapsed(), 1);
+            }
+        }
+    }
+
+    /// Whether a position that a caller named is out of reach, after waiting for it a little.
+    pub(crate) async fn is_behind(&self, min_position: Option<Position>) -> bool {
+        match min_position {
+            None => false,
+            Some(position) => !self.feed.wait_for(position, MIN_POSITION_WAIT).await,
+        }
+    }
+
+    /// The snapshot says what the source says now.
+    pub(crate) fn confirm(&self) {
+        self.confirmed_at.store(Clock::boot_millis(), Relaxed);
+    }
+
+    /// Whether there is a snapshot at all.
+    pub(crate) fn is_loaded(&self) -> bool {
+        self.loaded.load(Relaxed)
+    }
+
+    /// Puts a snapshot in place.
+    pub(crate) fn publish(&self, snapshot: Snapshot) {
+        self.snapshot.store(Arc::new(snapshot));
+        self.loaded.store(true, Relaxed);
+    }
+
+    fn is_confirmed(&self, within_ms: i64) -> bool {
+        let at = self.confirmed_at.load(Relaxed);
+        at != i64::MIN && Clock::boot_millis().saturating_sub(at) <= within_ms
+    }
+
+    /// Why there is no such policy: it doesn't exist, or that can't be said.
+    pub(crate) fn absent(&self, snapshot: &Snapshot, name: &str) -> Absent {
+        let file = name.parse().map(|policy| bundle::file_name(&policy));
+        let unready = file.is_ok_and(|file| snapshot.unready.contains(&file)) || !self.is_confirmed(UNCONFIRMED_AFTER_MS);
+        if unready { Absent::NotReady } else { Absent::Unknown }
+    }
+}
+
+/// Why a policy can't be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Absent {
+    /// 404.
+    Unknown,
+    /// 503.
+    NotReady,
+}

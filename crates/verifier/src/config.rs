@@ -1,0 +1,372 @@
+//! Flags and environment, and what they mean: two types, so that nothing raw gets any further.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use countersign_feed::{InvalidRedisUrl, RedisUrl};
+use ipnet::IpNet;
+
+pub use crate::{http::forwarded::TrustedProxies, source::jwks::FetchRules};
+use crate::net::{ServingTls, TlsError};
+
+/// Where the socket is unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/countersign/verifier.sock";
+
+/// The flags of `countersign-verifier`. Each is also an environment variable, `COUNTERSIGN_` and its name.
+#[derive(Clone, Debug, clap::Parser)]
+#[command(name = "countersign-verifier", version, about = "Answers whether tokens are good, now, from memory")]
+pub struct Flags {
+    /// Directory of policy bundles to serve and follow (`countersign dev` writes them to DATA_DIR/bundles)
+    #[arg(long, value_name = "DIR", env = "COUNTERSIGN_BUNDLES")]
+    pub bundles: Option<PathBuf>,
+    /// Redis that carries revocations: redis://[USER:PASSWORD@]HOST[:PORT] or rediss://… (also from REDIS_URL)
+    #[arg(long, value_name = "URL", env = "COUNTERSIGN_REDIS", hide_env_values = true)]
+    pub redis: Option<String>,
+    /// Run without a feed: only policies with `onStale: Allow` are served, marked stale
+    #[arg(long, env = "COUNTERSIGN_WITHOUT_FEED")]
+    pub without_feed: bool,
+    /// Certificates (PEM) of authorities to trust for a rediss:// URL, in place of the system's
+    #[arg(long, value_name = "FILE", env = "COUNTERSIGN_REDIS_CA_FILE")]
+    pub redis_ca_file: Option<PathBuf>,
+    /// Directory for what a restart needs (last good policies, revocations); without it nothing is kept
+    #[arg(long, value_name = "DIR", env = "COUNTERSIGN_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// This verifier's name in the fleet; default: one kept in the data directory, else made of host name and process id
+    #[arg(long, env = "COUNTERSIGN_NAME")]
+    pub name: Option<String>,
+    /// Unix socket to serve on, or `off`
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET, env = "COUNTERSIGN_SOCKET")]
+    pub socket: String,
+    /// Address to serve on, or `off`; port 0 picks a free one
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7480", env = "COUNTERSIGN_LISTEN")]
+    pub listen: String,
+    /// Address for /healthz, /readyz and /metrics, or `off`
+    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:7481", env = "COUNTERSIGN_HEALTH_LISTEN")]
+    pub health_listen: String,
+    /// Certificate chain (PEM) for the TCP listeners; reloaded when it changes. The health listener then takes both
+    #[arg(long, value_name = "FILE", env = "COUNTERSIGN_TLS_CERT")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key (PEM) of --tls-cert
+    #[arg(long, value_name = "FILE", env = "COUNTERSIGN_TLS_KEY")]
+    pub tls_key: Option<PathBuf>,
+    /// Whose X-Forwarded-… headers are believed: networks, `loopback`, `socket`, separated by commas
+    #[arg(long, value_name = "LIST", default_value = "loopback,socket", env = "COUNTERSIGN_TRUSTED_PROXIES")]
+    pub trusted_proxies: String,
+    /// Verifications per second and caller that the cache can't answer, or `off`
+    #[arg(long, value_name = "N", default_value = "5000", env = "COUNTERSIGN_UNCACHED_BUDGET")]
+    pub uncached_budget: String,
+    /// Memory for proven tokens, MiB per policy; 0 turns the cache off
+    #[arg(long, value_name = "MIB", default_value_t = 64, env = "COUNTERSIGN_CACHE_MIB")]
+    pub cache_mib: u32,
+    /// Connections open at once; further ones get 503
+    #[arg(long, value_name = "N", default_value_t = 16_384, env = "COUNTERSIGN_MAX_CONNECTIONS")]
+    pub max_connections: u32,
+    /// Answer 404 to GET /v1/policies
+    #[arg(long, env = "COUNTERSIGN_RESTRICT_LISTING")]
+    pub restrict_listing: bool,
+    /// Whether metrics carry the label `policy`
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, env = "COUNTERSIGN_METRICS_POLICY_LABEL")]
+    pub metrics_policy_label: bool,
+    /// Fetch trusted issuers' keys from private, loopback and link-local addresses too, and by plain http
+    #[arg(long, env = "COUNTERSIGN_JWKS_ALLOW_PRIVATE")]
+    pub jwks_allow_private: bool,
+    /// Certificates (PEM) of authorities to trust for fetching keys, beside the system's
+    #[arg(long, value_name = "FILE", env = "COUNTERSIGN_JWKS_CA_FILE")]
+    pub jwks_ca_file: Option<PathBuf>,
+    /// Least severe messages to log: error, warn, info, debug, trace, or per module as `info,hyper=warn`
+    #[arg(long, value_name = "LEVEL", default_value = "info", env = "LOG_LEVEL")]
+    pub log_level: String,
+    /// Log lines as `text` or `json`
+    #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = ["text", "json"], env = "COUNTERSIGN_LOG_FORMAT")]
+    pub log_format: String,
+}
+
+/// Settings that hold together. Made of [`Flags`], or by a program that has a verifier within.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The directory of bundles.
+    pub bundles: PathBuf,
+    /// Where the last good state is kept.
+    pub data_dir: Option<PathBuf>,
+    /// The Unix socket.
+    pub socket: Option<PathBuf>,
+    /// The API on TCP.
+    pub listen: Option<SocketAddr>,
+    /// Health and metrics.
+    pub health_listen: Option<SocketAddr>,
+    /// Certificate and key of the TCP listeners.
+    pub tls: Option<TlsFiles>,
+    /// Whose word about other requests is taken.
+    pub trusted_proxies: TrustedProxies,
+    /// Uncached verifications per second and caller; `None`: no bound.
+    pub uncached_budget: Option<u32>,
+    /// Bytes of proven tokens per policy; 0: no cache.
+    pub cache_bytes: u64,
+    /// Connections open at once.
+    pub max_connections: usize,
+    /// `GET /v1/policies` is off.
+    pub restrict_listing: bool,
+    /// Metrics carry the label `policy`.
+    pub metrics_policy_label: bool,
+    /// What trusted issuers' key sets may be fetched from.
+    pub fetch_rules: FetchRules,
+}
+
+/// A certificate chain and its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// PEM.
+    pub cert: PathBuf,
+    /// PEM.
+    pub key: PathBuf,
+}
+
+/// Where revocations come from.
+#[derive(Clone, Debug)]
+pub enum FeedConfig {
+    /// A Redis.
+    Redis {
+        /// Where.
+        url: RedisUrl,
+        /// Authorities for its certificate (PEM).
+        ca_pem: Option<Vec<u8>>,
+    },
+    /// Nowhere.
+    Without,
+}
+
+/// What is wrong with the flags. Each message names the flag and the way out.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// No source.
+    #[error("--bundles DIR is missing: the directory that holds the policies' bundles (COUNTERSIGN_BUNDLES)")]
+    NoBundles,
+    /// Neither.
+    #[error("say where revocations come from: --redis URL, or --without-feed to serve policies with onStale: Allow only")]
+    NoFeed,
+    /// Both.
+    #[error("--redis and --without-feed exclude each other: give one of them")]
+    TwoFeeds,
+    /// Not a URL of a Redis.
+    #[error("--redis: {0}")]
+    Redis(#[from] InvalidRedisUrl),
+    /// A file that can't be read.
+    #[error("{flag} {}: {source}", path.display())]
+    File {
+        /// Which flag names it.
+        flag: &'static str,
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Not an address.
+    #[error("{flag}: {value:?} is no ADDR:PORT (as 127.0.0.1:7480 or [::]:7480) and not `off`")]
+    Address {
+        /// Which flag.
+        flag: &'static str,
+        /// What it says.
+        value: String,
+    },
+    /// One without the other.
+    #[error("--tls-cert and --tls-key belong together: {missing} is missing")]
+    HalfTls {
+        /// The absent flag.
+        missing: &'static str,
+    },
+    /// TLS can't be served with these.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Not a network.
+    #[error("--trusted-proxies: {0:?} is no network (as 10.0.0.0/8), no address, and not `loopback` or `socket`")]
+    Proxy(String),
+    /// Not a number.
+    #[error("--uncached-budget: {0:?} is no number of verifications per second above 0, and not `off`")]
+    Budget(String),
+    /// Nobody could connect.
+    #[error("--max-connections must be above 0")]
+    NoConnections,
+    /// Nothing to serve on.
+    #[error("--socket and --listen are both off: the verifier would serve nobody")]
+    NoListener,
+}
+
+impl Flags {
+    /// Where revocations come from. `redis_url` is the environment's `REDIS_URL`, which counts where no flag says anything.
+    pub fn feed(&self, redis_url: Option<String>) -> Result<FeedConfig, ConfigError> {
+        let url = match (&self.redis, self.without_feed) {
+            (Some(_), true) => return Err(ConfigError::TwoFeeds),
+            (None, true) => return Ok(FeedConfig::Without),
+            (Some(url), false) => url.clone(),
+            (None, false) => redis_url.filter(|url| !url.is_empty()).ok_or(ConfigError::NoFeed)?,
+        };
+        let ca_pem = self.redis_ca_file.as_deref().map(|path| read("--redis-ca-file", path)).transpose()?;
+        Ok(FeedConfig::Redis { url: url.parse()?, ca_pem })
+    }
+}
+
+impl TryFrom<&Flags> for Config {
+    type Error = ConfigError;
+
+    fn try_from(flags: &Flags) -> Result<Self, ConfigError> {
+        let tls = match (&flags.tls_cert, &flags.tls_key) {
+            (None, None) => None,
+            (Some(cert), Some(key)) => Some(TlsFiles { cert: cert.clone(), key: key.clone() }),
+            (Some(_), None) => return Err(ConfigError::HalfTls { missing: "--tls-key" }),
+            (None, Some(_)) => return Err(ConfigError::HalfTls { missing: "--tls-cert" }),
+        };
+        if let Some(files) = &tls {
+            ServingTls::load(&files.cert, &files.key)?;
+        }
+        let socket = Some(&flags.socket).filter(|s| *s != "off").map(PathBuf::from);
+        let listen = listener("--listen", &flags.listen)?;
+        if socket.is_none() && listen.is_none() {
+            return Err(ConfigError::NoListener);
+        }
+        if flags.max_connections == 0 {
+            return Err(ConfigError::NoConnections);
+        }
+        Ok(Self {
+            bundles: flags.bundles.clone().ok_or(ConfigError::NoBundles)?,
+            data_dir: flags.data_dir.clone(),
+            socket,
+            listen,
+            health_listen: listener("--health-listen", &flags.health_listen)?,
+            tls,
+            trusted_proxies: flags.trusted_proxies.parse()?,
+            uncached_budget: budget(&flags.uncached_budget)?,
+            cache_bytes: u64::from(flags.cache_mib) << 20,
+            max_connections: usize::try_from(flags.max_connections).unwrap_or(usize::MAX),
+            restrict_listing: flags.restrict_listing,
+            metrics_policy_label: flags.metrics_policy_label,
+            fetch_rules: FetchRules {
+                allow_private: flags.jwks_allow_private,
+                ca_file: flags.jwks_ca_file.clone(),
+            },
+        })
+    }
+}
+
+impl Config {
+    /// The settings of a verifier within another program: nothing bound, defaults elsewhere.
+    pub fn embedded(bundles: PathBuf) -> Self {
+        Self {
+            bundles,
+            data_dir: None,
+            socket: None,
+            listen: None,
+            health_listen: None,
+            tls: None,
+            trusted_proxies: TrustedProxies::default(),
+            uncached_budget: Some(5000),
+            cache_bytes: 64 << 20,
+            max_connections: 16_384,
+            restrict_listing: false,
+            metrics_policy_label: true,
+            fetch_rules: FetchRules::default(),
+        }
+    }
+}
+
+impl FromStr for TrustedProxies {
+    type Err = ConfigError;
+
+    fn from_str(list: &str) -> Result<Self, ConfigError> {
+        let mut trusted = Self { networks: Vec::new(), socket: false };
+        for item in list.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+            match item {
+                "socket" => trusted.socket = true,
+                "loopback" => trusted.networks.extend(Self::default().networks),
+                _ => {
+                    let network = item.parse::<IpNet>().or_else(|_| item.parse::<std::net::IpAddr>().map(IpNet::from));
+                    trusted.networks.push(network.map_err(|_| ConfigError::Proxy(item.to_owned()))?);
+                }
+            }
+        }
+        Ok(trusted)
+    }
+}
+
+fn listener(flag: &'static str, value: &str) -> Result<Option<SocketAddr>, ConfigError> {
+    if value == "off" {
+        return Ok(None);
+    }
+    let wrong = || ConfigError::Address { flag, value: value.to_owned() };
+    // `:7480` is every address.
+    let whole = if value.starts_with(':') { format!("0.0.0.0{value}") } else { value.to_owned() };
+    whole.parse().map(Some).map_err(|_| wrong())
+}
+
+fn budget(value: &str) -> Result<Option<u32>, ConfigError> {
+    match value {
+        "off" => Ok(None),
+        number => match number.parse() {
+            Ok(n) if n > 0 => Ok(Some(n)),
+            _ => Err(ConfigError::Budget(value.to_owned())),
+        },
+    }
+}
+
+fn read(flag: &'static str, path: &Path) -> Result<Vec<u8>, ConfigError> {
+    std::fs::read(path).map_err(|source| ConfigError::File { flag, path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    fn config(arguments: &[&str]) -> Result<Config, String> {
+        let base = ["countersign-verifier", "--bundles", "/b"];
+        let flags = Flags::try_parse_from(base.iter().chain(arguments)).map_err(|e| e.to_string())?;
+        Config::try_from(&flags).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn defaults_are_the_contract_s() {
+        let config = config(&[]).unwrap();
+        assert_eq!(config.listen, Some("127.0.0.1:7480".parse().unwrap()));
+        assert_eq!(config.health_listen, Some("0.0.0.0:7481".parse().unwrap()));
+        assert_eq!(config.socket, Some(DEFAULT_SOCKET.into()));
+        assert_eq!(config.trusted_proxies, TrustedProxies::default());
+        assert_eq!(config.uncached_budget, Some(5000));
+    }
+
+    #[test]
+    fn each_mistake_names_its_flag() {
+        for (arguments, named) in [
+            (&["--listen", "7480"][..], "--listen"),
+            (&["--health-listen", "localhost:1"], "--health-listen"),
+            (&["--trusted-proxies", "10.0.0.0/33"], "--trusted-proxies"),
+            (&["--uncached-budget", "0"], "--uncached-budget"),
+            (&["--uncached-budget", "-1"], "--uncached-budget"),
+            (&["--tls-cert", "/c"], "--tls-key is missing"),
+            (&["--tls-key", "/c"], "--tls-cert is missing"),
+            (&["--tls-key", "/nonexistent/k", "--tls-cert", "/nonexistent/c"], "/nonexistent/c"),
+            (&["--max-connections", "0"], "--max-connections"),
+            (&["--socket", "off", "--listen", "off"], "--socket and --listen"),
+            (&["--cache-mib", "x"], "--cache-mib"),
+        ] {
+            let said = config(arguments).unwrap_err();
+            assert!(said.contains(named), "{arguments:?}: {said}");
+        }
+    }
+
+    #[test]
+    fn there_is_exactly_one_answer_to_where_revocations_come_from() {
+        let feed = |arguments: &[&str], env: Option<&str>| {
+            let flags = Flags::try_parse_from(["countersign-verifier"].iter().chain(arguments)).unwrap();
+            flags.feed(env.map(str::to_owned))
+        };
+        assert!(matches!(feed(&["--without-feed"], Some("redis://x")), Ok(FeedConfig::Without)));
+        assert!(matches!(feed(&["--redis", "redis://127.0.0.1"], None), Ok(FeedConfig::Redis { .. })));
+        assert!(matches!(feed(&[], Some("redis://127.0.0.1")), Ok(FeedConfig::Redis { .. })));
+        assert!(matches!(feed(&[], None), Err(ConfigError::NoFeed)));
+        assert!(matches!(feed(&["--redis", "redis://x", "--without-feed"], None), Err(ConfigError::TwoFeeds)));
+        assert!(matches!(feed(&["--redis", "nonsense"], None), Err(ConfigError::Redis(_))));
+    }
+}

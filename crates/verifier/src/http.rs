@@ -1,0 +1,15 @@
+//! The verification API over HTTP: from a request to an answer.
+
+mod authorize;
+mod batch;
+mod body;
+mod csrf;
+pub(crate) mod forwarded;
+pub(crate) mod health;
+mod introspect;
+mod listing;
+mod problem;
+mod request;
+pub(crate) mod service;
+mod target;
+pub(crate) mod verdict;

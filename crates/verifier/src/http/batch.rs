@@ -1,0 +1,160 @@
+//! Many questions at once.
+
+use std::collections::HashSet;
+
+use countersign_core::{
+    jose::{MAX_DEPTH, strict_json},
+    verdict::Refusal,
+};
+use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::{
+    problem::Problem,
+    request::VerifyRequest,
+    verdict::{batch_item, refused_body, valid_body},
+};
+use crate::{app::App, net::Peer, slot::PolicySlot};
+
+/// The most questions in one batch.
+const MAX_ITEMS: usize = 1000;
+
+/// After this many answers other requests get their turn, and the moment is read anew.
+const TURN: usize = 32;
+
+/// The questions of a batch, each still as text: one that is wrong is its own affair.
+pub(crate) fn parse(body: &[u8]) -> Result<Vec<&RawValue>, Problem> {
+    let batch: Batch<'_> = serde_json::from_slice(body).map_err(|error| {
+        if error.is_data() {
+            Problem::invalid("the body: expected {\"items\": [...]} without duplicate members")
+        } else {
+            Problem::invalid("the body: not JSON")
+        }
+    })?;
+    for other in batch.others {
+        strict_json::parse(other.get().as_bytes(), MAX_DEPTH - 1).map_err(|e| Problem::invalid(format!("the body: {e}")))?;
+    }
+    if batch.items.len() > MAX_ITEMS {
+        return Err(Problem::invalid("a batch has at most 1000 items"));
+    }
+    Ok(batch.items)
+}
+
+/// Answers each, in order. Without a slot the policy isn't ready.
+pub(crate) async fn answer(app: &App, slot: Option<&PolicySlot>, items: &[&RawValue], caller: Peer) -> Vec<u8> {
+    let mut out = Vec::with_capacity(64 + items.len() * 512);
+    out.extend_from_slice(b"{\"results\":[");
+    let mut waiting = Some(tokio::time::Instant::now() + crate::app::MIN_POSITION_WAIT);
+    let mut moment = slot.map(|slot| app.moment(slot));
+    for (i, item) in items.iter().enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        if i % TURN == TURN - 1 {
+            tokio::task::yield_now().await;
+            moment = slot.map(|slot| app.moment(slot));
+        }
+        let request = match parse_item(item) {
+            Ok(request) => request,
+            Err(problem) => {
+                wrong_item(&mut out, &problem);
+                continue;
+            }
+        };
+        let (Some(slot), Some(now)) = (slot, moment) else {
+            batch_item(&mut out, Refusal::NotReady.status(), &refused_body(&Refusal::NotReady));
+            continue;
+        };
+        let mut now = now;
+        let mut behind = false;
+        if let Some(position) = request.min_position {
+            behind = !app.feed.holds(position);
+            // All items together wait no longer than one would.
+            if let Some(deadline) = waiting.filter(|_| behind) {
+                behind = !tokio::time::timeout_at(deadline, app.feed.wait_for(position, crate::app::MIN_POSITION_WAIT))
+                    .await
+                    .unwrap_or(false);
+                if behind {
+                    waiting = None;
+                }
+            }
+            now = app.moment(slot);
+            moment = Some(now);
+        }
+        let ask = request.ask();
+        app.judge(slot, &request.token, &ask, caller, now, behind, |outcome| match outcome {
+            Ok(granted) => batch_item(&mut out, 200, &valid_body(granted.prefix, &granted.allowed, granted.position)),
+            Err(refusal) => batch_item(&mut out, refusal.status(), &refused_body(&refusal)),
+        });
+    }
+    out.extend_from_slice(b"]}");
+    out
+}
+
+/// The item itself nests two levels down in the body.
+fn parse_item(item: &RawValue) -> Result<VerifyRequest<'_>, Problem> {
+    VerifyRequest::parse_within(item.get().as_bytes(), MAX_DEPTH - 2)
+}
+
+fn wrong_item(out: &mut Vec<u8>, problem: &Problem) {
+    let body = serde_json::json!({ "error": problem.error, "detail": problem.detail });
+    batch_item(out, problem.status.as_u16(), body.to_string().as_bytes());
+}
+
+struct Batch<'a> {
+    items: Vec<&'a RawValue>,
+    others: Vec<&'a RawValue>,
+}
+
+impl<'de> serde::Deserialize<'de> for Batch<'de> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Batch<'de>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object with items")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Batch<'de>, A::Error> {
+                let mut items = None;
+                let mut others = Vec::new();
+                let mut names = HashSet::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    if name == "items" {
+                        if items.is_some() {
+                            return Err(A::Error::custom("duplicate items"));
+                        }
+                        items = Some(map.next_value()?);
+                    } else if names.insert(name) {
+                        others.push(map.next_value()?);
+                    } else {
+                        map.next_value::<IgnoredAny>()?;
+                        return Err(A::Error::custom("duplicate member"));
+                    }
+                }
+                Ok(Batch { items: items.ok_or_else(|| A::Error::missing_field("items"))?, others })
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_an_object_with_a_list_of_items() {
+        assert_eq!(parse(br#"{"items":[{"token":"a"},5],"x":{}}"#).unwrap().len(), 2);
+        assert!(parse(br#"{"items":[]}"#).unwrap().is_empty());
+        for bad in [
+            "", "{}", "[]", r#"{"items":{}}"#, r#"{"items":null}"#, r#"{"items":[],"items":[]}"#, r#"{"items":[]} x"#,
+            r#"{"items":[],"x":1,"x":2}"#, r#"{"items":[],"x":{"a":1,"a":2}}"#, r#"{"items":[{]}"#,
+        ] {
+            assert_eq!(parse(bad.as_bytes()).unwrap_err().status, 400, "{bad}");
+        }
+        let many = format!(r#"{{"items":[{}]}}"#, vec!["1"; 1001].join(","));
+        assert_eq!(parse(many.as_bytes()).unwrap_err().status, 400);
+    }
+}

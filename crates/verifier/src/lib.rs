@@ -1,0 +1,23 @@
+//! The verifier: policies' bundles and the revocation feed in, verdicts out, over HTTP and a Unix socket.
+//!
+//! Follow a request: [`net`] accepts its connection, `http::service` finds the question in it, `app` finds or proves the token
+//! and lets `countersign_core::check` judge it, `http::verdict` writes the answer. Follow a policy: `source::directory` reads
+//! its bundle, `source::held` decides whether it may replace the one before, `source::keeper` compiles it into a
+//! [`slot`](slot::PolicySlot) and publishes the snapshot that requests read.
+//!
+//! This crate holds no private key, writes to no store, and asks nobody anything on the way to a verdict.
+
+mod app;
+mod cache;
+pub mod config;
+mod http;
+mod metrics;
+mod net;
+mod slot;
+mod source;
+mod verifier;
+
+pub use config::{Config, ConfigError, FeedConfig, Flags};
+pub use net::{BindError, TlsError};
+pub use source::{jwks::ClientError, keeper::SourceError};
+pub use verifier::{Addresses, Feed, RunningVerifier, StartError, Verifier};

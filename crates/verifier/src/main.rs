@@ -1,0 +1,104 @@
+//! `countersign-verifier`: the daemon on every node.
+
+use std::{fs, io::IsTerminal as _, path::Path, process::ExitCode, sync::Arc};
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use countersign_feed::{Follower, FollowerConfig, RedisFeed, RedisOptions};
+use countersign_verifier::{Config, Feed, FeedConfig, Flags, Verifier};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    match run(&flags) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Usage(error)) => report(&error, 2),
+        Err(Failure::Start(error)) => report(&error, 3),
+    }
+}
+
+/// What ended the process before its time.
+enum Failure {
+    /// Flags or environment are wrong.
+    Usage(anyhow::Error),
+    /// They are right, and it can't be done.
+    Start(anyhow::Error),
+}
+
+fn report(error: &anyhow::Error, status: u8) -> ExitCode {
+    eprintln!("countersign-verifier: {error:#}");
+    ExitCode::from(status)
+}
+
+fn run(flags: &Flags) -> Result<(), Failure> {
+    let usage = |error: countersign_verifier::ConfigError| Failure::Usage(error.into());
+    let log = EnvFilter::try_new(&flags.log_level)
+        .with_context(|| format!("--log-level (LOG_LEVEL): {:?} is no level", flags.log_level))
+        .map_err(Failure::Usage)?;
+    let config = Config::try_from(flags).map_err(usage)?;
+    let feed = flags.feed(std::env::var("REDIS_URL").ok()).map_err(usage)?;
+    let subscriber = tracing_subscriber::fmt().with_env_filter(log).with_writer(std::io::stderr);
+    if flags.log_format == "json" {
+        subscriber.json().init();
+    } else {
+        subscriber.with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()).init();
+    }
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), ?config, ?feed, "settings");
+    if config.data_dir.is_none() {
+        tracing::warn!("no --data-dir: a restart will need the bundle directory and the feed to serve anything");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("the runtime does not start")
+        .map_err(Failure::Start)?;
+    runtime.block_on(serve(flags, config, feed)).map_err(Failure::Start)
+}
+
+async fn serve(flags: &Flags, config: Config, feed: FeedConfig) -> anyhow::Result<()> {
+    // Before anything else: an early signal must not kill a process that is about to remove its socket.
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+    let feed = match feed {
+        FeedConfig::Without => Feed::Without,
+        FeedConfig::Redis { url, ca_pem } => {
+            let server = RedisFeed::new(url, RedisOptions { ca_pem, ..RedisOptions::default() })?;
+            let name = name(flags.name.as_deref(), config.data_dir.as_deref())?;
+            let mut following = FollowerConfig::new(name);
+            if let Some(data_dir) = &config.data_dir {
+                following = following.saved_in(data_dir.join("feed"));
+            }
+            Feed::Followed(Follower::spawn(Arc::new(server), following)?)
+        }
+    };
+    let verifier = Verifier::start(config, feed).await?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    verifier.shutdown().await;
+    Ok(())
+}
+
+/// A name that no other verifier has. One with a data directory keeps it, so that the fleet knows it again.
+fn name(given: Option<&str>, data_dir: Option<&Path>) -> anyhow::Result<String> {
+    if let Some(name) = given {
+        return Ok(name.to_owned());
+    }
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let Some(data_dir) = data_dir else { return Ok(format!("{host}-{}", std::process::id())) };
+    let path = data_dir.join("name");
+    if let Ok(kept) = fs::read_to_string(&path)
+        && !kept.trim().is_empty()
+    {
+        return Ok(kept.trim().to_owned());
+    }
+    let mut random = [0; 4];
+    aws_lc_rs::rand::fill(&mut random).ok().context("no randomness")?;
+    let name = format!("{host}-{:08x}", u32::from_be_bytes(random));
+    fs::create_dir_all(data_dir)
+        .and_then(|()| fs::write(&path, &name))
+        .with_context(|| format!("--data-dir: {} cannot be written", path.display()))?;
+    Ok(name)
+}

@@ -1,0 +1,16 @@
+//! Sockets and connections: everything below a request. Knows nothing of policies.
+
+mod connection;
+mod framing;
+mod listener;
+mod meter;
+mod server;
+mod stream;
+mod tls;
+
+pub(crate) use connection::{Answer, Connected, Service};
+pub(crate) use listener::{Bound, Peer};
+pub(crate) use meter::Patience;
+pub(crate) use server::{OpenConnections, Server, ServerLimits, Tls, raise_open_files};
+pub(crate) use tls::ServingTls;
+pub use {listener::BindError, tls::TlsError};

@@ -1,0 +1,7 @@
+//! Where policies come from, and how they come into force.
+
+pub(crate) mod directory;
+pub(crate) mod held;
+pub(crate) mod jwks;
+pub(crate) mod keeper;
+pub(crate) mod saved;

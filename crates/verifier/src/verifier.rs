@@ -1,0 +1,213 @@
+//! A running verifier, from its settings to its end.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use countersign_feed::{FeedState, Follower};
+use serde::Serialize;
+use tokio::{sync::mpsc, task::AbortHandle};
+
+use crate::{
+    app::{App, Settings},
+    config::Config,
+    http::{health::Health, service::Api},
+    metrics::Metrics,
+    net::{Bound, BindError, Patience, Server, ServerLimits, ServingTls, Tls, TlsError, raise_open_files},
+    source::keeper::{Keeper, SourceError},
+};
+
+/// Descriptors that are not connections: listeners, files, the feed, fetches.
+const OTHER_FILES: usize = 128;
+
+/// The file in the data directory that names what was bound.
+const ADDRESSES_FILE: &str = "addresses.json";
+
+/// Where a verifier's revocations come from.
+pub enum Feed {
+    /// A follower. What the verifier has applied is acknowledged through it; it is stopped with the verifier.
+    Followed(Follower),
+    /// Nowhere: only policies that allow staleness are answered, marked stale.
+    Without,
+}
+
+/// Why a verifier did not start. Nothing is left bound.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The source of policies.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// A listener.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// Certificate or key.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The file that names the addresses.
+    #[error("{}: {source}", path.display())]
+    Addresses {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// What was bound.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Addresses {
+    /// The API on TCP.
+    pub verifier: Option<SocketAddr>,
+    /// Health and metrics.
+    pub verifier_health: Option<SocketAddr>,
+    /// The API on the Unix socket.
+    pub socket: Option<PathBuf>,
+}
+
+/// Starts verifiers.
+pub struct Verifier;
+
+/// A verifier that serves. Dropping it ends it at once; [`shutdown`](Self::shutdown) lets it finish.
+pub struct RunningVerifier {
+    app: Arc<App>,
+    addresses: Addresses,
+    api: Server<Api>,
+    health: Option<Server<Health>>,
+    keeper: AbortHandle,
+    follower: Option<Arc<Follower>>,
+}
+
+impl Verifier {
+    /// Loads what there is, then binds, then serves. Must be called within a Tokio runtime with timers and I/O.
+    pub async fn start(config: Config, feed: Feed) -> Result<RunningVerifier, StartError> {
+        let files = raise_open_files();
+        let tls = match &config.tls {
+            Some(files) => Some(Arc::new(ServingTls::load(&files.cert, &files.key)?)),
+            None => None,
+        };
+        let (follower, state) = match feed {
+            Feed::Followed(follower) => {
+                let state = follower.state().clone();
+                (Some(Arc::new(follower)), state)
+            }
+            Feed::Without => (None, FeedState::without_feed()),
+        };
+        let metrics = Arc::new(Metrics::default());
+        let lag = metrics.clone();
+        state.observe_lag(move |took| lag.revocation_lag.observe(took, 1));
+        let (unknown_keys, unknown) = mpsc::channel(64);
+        let app = Arc::new(App::new(state, metrics, Settings::from(&config), unknown_keys));
+        let keeper = Keeper::start(
+            app.clone(),
+            config.bundles.clone(),
+            config.data_dir.clone(),
+            config.fetch_rules.clone(),
+            follower.clone(),
+            unknown,
+        )
+        .await?;
+
+        let mut addresses = Addresses::default();
+        let mut listeners = Vec::new();
+        if let Some(address) = config.listen {
+            let bound = Bound::tcp(address)?;
+            addresses.verifier = bound.address();
+            listeners.push((bound, tls.clone().map_or(Tls::Off, Tls::Required)));
+        }
+        let health = match config.health_listen {
+            Some(address) => {
+                let bound = Bound::tcp(address)?;
+                addresses.verifier_health = bound.address();
+                Some((bound, tls.map_or(Tls::Off, Tls::Taken)))
+            }
+            None => None,
+        };
+        // Last: from here on clients of an older process come to this one.
+        if let Some(path) = &config.socket {
+            listeners.push((Bound::unix(path)?, Tls::Off));
+            addresses.socket = Some(path.clone());
+        }
+        if let Some(data_dir) = &config.data_dir {
+            write_addresses(data_dir, &addresses)?;
+        }
+        let patience = Patience::default();
+        let connections = config.max_connections.min(files.saturating_sub(OTHER_FILES).max(1));
+        let api = Server::start(listeners, Arc::new(Api(app.clone())), ServerLimits { connections, patience });
+        let health = health.map(|listener| {
+            let service = Health { app: app.clone(), connections: api.connections() };
+            Server::start(vec![listener], Arc::new(service), ServerLimits { connections: 64, patience })
+        });
+        tracing::info!(
+            tcp = ?addresses.verifier, socket = ?addresses.socket, health = ?addresses.verifier_health, connections,
+            "serving"
+        );
+        let keeper = tokio::spawn(keeper.run()).abort_handle();
+        Ok(RunningVerifier { app, addresses, api, health, keeper, follower })
+    }
+}
+
+impl RunningVerifier {
+    /// What was bound.
+    pub const fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// What is known of revocations.
+    pub fn feed(&self) -> &Arc<FeedState> {
+        &self.app.feed
+    }
+
+    /// What lies in the source and isn't in force: policy (or file), reason, detail.
+    pub fn refused(&self) -> Vec<(String, &'static str, String)> {
+        let snapshot = self.app.snapshot.load();
+        snapshot.refused.iter().map(|r| (r.policy.clone(), r.reason, r.detail.clone())).collect()
+    }
+
+    /// Stops being ready, answers what has begun, saves, ends.
+    pub async fn shutdown(self) {
+        let Self { app, api, health, keeper, follower, .. } = self;
+        app.draining.store(true, Relaxed);
+        tracing::info!("draining");
+        api.drain().await;
+        if let Some(health) = health {
+            health.close();
+        }
+        keeper.abort();
+        // The keeper's share is gone when its task is.
+        let mut follower = follower;
+        while let Some(shared) = follower.take() {
+            match Arc::try_unwrap(shared) {
+                Ok(follower) => follower.shutdown().await,
+                Err(shared) => {
+                    tokio::task::yield_now().await;
+                    follower = Some(shared);
+                }
+            }
+        }
+        tracing::info!("stopped");
+    }
+}
+
+impl From<&Config> for Settings {
+    fn from(config: &Config) -> Self {
+        Self {
+            trusted_proxies: config.trusted_proxies.clone(),
+            uncached_budget: config.uncached_budget,
+            restrict_listing: config.restrict_listing,
+            policy_label: config.metrics_policy_label,
+            cache_bytes: config.cache_bytes,
+        }
+    }
+}
+
+fn write_addresses(data_dir: &Path, addresses: &Addresses) -> Result<(), StartError> {
+    let path = data_dir.join(ADDRESSES_FILE);
+    let text = serde_json::to_vec_pretty(addresses).expect("addresses always serialise");
+    let temporary = path.with_extension("new");
+    fs::write(&temporary, text)
+        .and_then(|()| fs::rename(&temporary, &path))
+        .map_err(|source| StartError::Addresses { path, source })
+}
