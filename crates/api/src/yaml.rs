@@ -1,0 +1,349 @@
+//! YAML as kubectl reads it, with the line of every value.
+//!
+//! kubectl reads YAML 1.1: `yes`, `off` and `n` are booleans, `0777` is octal, `1_000` a number. A file accepted here must be
+//! accepted there and mean the same, so scalars are resolved by those rules, duplicate keys are errors, and anchors, aliases
+//! and merge keys work, within bounds that keep a small file from growing into a large one.
+
+mod scalar;
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use saphyr_parser::{Event, Parser, ScanError, ScalarStyle, Span, StrInput, Tag};
+use serde_json::{Map, Value};
+
+/// How large a file may be.
+pub const MAX_FILE_BYTES: usize = 3 << 20;
+/// How deep values may nest.
+const MAX_DEPTH: usize = 64;
+/// How many values a file may hold, aliases counted as often as they stand.
+const MAX_VALUES: usize = 200_000;
+
+/// One YAML document.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Document {
+    /// Its content as JSON.
+    pub value: Value,
+    lines: BTreeMap<String, u32>,
+}
+
+/// Why a text is not YAML that can be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {message}")]
+pub struct SyntaxError {
+    /// Counted from 1.
+    pub line: u32,
+    /// What is wrong, and what to do.
+    pub message: String,
+}
+
+impl Document {
+    /// The line, counted from 1, on which the value at `path` (`spec.roles[0].name`) begins; for a path that isn't there, of
+    /// its nearest parent.
+    pub fn line_of(&self, path: &str) -> u32 {
+        let mut path = path;
+        loop {
+            if let Some(line) = self.lines.get(path) {
+                return *line;
+            }
+            let Some(cut) = path.rfind(['.', '[']) else { break };
+            path = &path[..cut];
+        }
+        self.lines.get("").copied().unwrap_or(1)
+    }
+}
+
+/// Reads all documents of a file. Empty ones are left out.
+pub fn parse(text: &str) -> Result<Vec<Document>, SyntaxError> {
+    if text.len() > MAX_FILE_BYTES {
+        return Err(SyntaxError { line: 1, message: "the file is over 3 MiB".into() });
+    }
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut reader = Reader { parser: Parser::new_from_str(text), values: 0 };
+    let mut documents = Vec::new();
+    loop {
+        match reader.next()? {
+            (Event::StreamEnd, _) => return Ok(documents),
+            (Event::DocumentStart(_), _) => {
+                if let Some(document) = reader.document()? {
+                    documents.push(document);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A value with the lines of all that is in it, relative to itself.
+#[derive(Clone)]
+struct Node {
+    value: Value,
+    lines: Vec<(String, u32)>,
+    /// How many values it holds.
+    size: usize,
+}
+
+struct Reader<'t> {
+    parser: Parser<'t, StrInput<'t>>,
+    values: usize,
+}
+
+impl<'t> Reader<'t> {
+    fn next(&mut self) -> Result<(Event<'t>, Span), SyntaxError> {
+        match self.parser.next_event() {
+            Some(Ok(event)) => Ok(event),
+            Some(Err(error)) => Err(syntax(&error)),
+            None => Ok((Event::StreamEnd, Span::default())),
+        }
+    }
+
+    fn document(&mut self) -> Result<Option<Document>, SyntaxError> {
+        let mut anchors = BTreeMap::new();
+        let event = self.next()?;
+        if matches!(event.0, Event::DocumentEnd) {
+            return Ok(None);
+        }
+        let node = self.node(event, 0, &mut anchors)?;
+        if node.value.is_null() {
+            return Ok(None);
+        }
+        Ok(Some(Document { value: node.value, lines: node.lines.into_iter().collect() }))
+    }
+
+    fn node(
+        &mut self,
+        (event, span): (Event<'t>, Span),
+        depth: usize,
+        anchors: &mut BTreeMap<usize, Node>,
+    ) -> Result<Node, SyntaxError> {
+        let line = line_at(&span);
+        if depth > MAX_DEPTH {
+            return Err(error(line, "values nest deeper than 64"));
+        }
+        let (anchor, node) = match event {
+            Event::Alias(id) => {
+                let node = anchors.get(&id).cloned().ok_or_else(|| error(line, "an alias stands inside its own anchor"))?;
+                self.count(node.size, line)?;
+                return Ok(node);
+            }
+            Event::Scalar(text, style, anchor, tag) => {
+                self.count(1, line)?;
+                let value = scalar_value(&text, style, tag.as_deref(), line)?;
+                (anchor, Node { value, lines: vec![(String::new(), line)], size: 1 })
+            }
+            Event::SequenceStart(anchor, _) => (anchor, self.sequence(line, depth, anchors)?),
+            Event::MappingStart(anchor, _) => (anchor, self.mapping(line, depth, anchors)?),
+            _ => return Err(error(line, "a value was expected here")),
+        };
+        if anchor != 0 {
+            anchors.insert(anchor, node.clone());
+        }
+        Ok(node)
+    }
+
+    fn sequence(&mut self, line: u32, depth: usize, anchors: &mut BTreeMap<usize, Node>) -> Result<Node, SyntaxError> {
+        self.count(1, line)?;
+        let (mut items, mut lines, mut size) = (Vec::new(), vec![(String::new(), line)], 1);
+        loop {
+            let event = self.next()?;
+            if matches!(event.0, Event::SequenceEnd) {
+                return Ok(Node { value: Value::Array(items), lines, size });
+            }
+            let node = self.node(event, depth + 1, anchors)?;
+            nest(&mut lines, &format!("[{}]", items.len()), node.lines);
+            size += node.size;
+            items.push(node.value);
+        }
+    }
+
+    fn mapping(&mut self, line: u32, depth: usize, anchors: &mut BTreeMap<usize, Node>) -> Result<Node, SyntaxError> {
+        self.count(1, line)?;
+        let (mut members, mut lines, mut size) = (Map::new(), vec![(String::new(), line)], 1);
+        let mut merged: Vec<(u32, Value)> = Vec::new();
+        loop {
+            let event = self.next()?;
+            if matches!(event.0, Event::MappingEnd) {
+                break;
+            }
+            let key_line = line_at(&event.1);
+            let is_merge = matches!(&event.0, Event::Scalar(text, ScalarStyle::Plain, _, None) if *text == "<<");
+            let key = self.node(event, depth + 1, anchors)?;
+            let value_event = self.next()?;
+            let mut node = self.node(value_event, depth + 1, anchors)?;
+            size += node.size;
+            if is_merge {
+                merged.push((key_line, node.value));
+                continue;
+            }
+            let key = key_text(&key.value).ok_or_else(|| error(key_line, "a key must be a single value"))?;
+            if members.contains_key(&key) {
+                return Err(error(key_line, &format!("{key:?} is given twice; keep one")));
+            }
+            if let Some(first) = node.lines.first_mut() {
+                first.1 = key_line;
+            }
+            nest(&mut lines, &key, node.lines);
+            members.insert(key, node.value);
+        }
+        for (at, value) in merged {
+            merge(&mut members, value, at)?;
+        }
+        Ok(Node { value: Value::Object(members), lines, size })
+    }
+
+    fn count(&mut self, values: usize, line: u32) -> Result<(), SyntaxError> {
+        self.values += values;
+        if self.values > MAX_VALUES { Err(error(line, "the file holds more than 200,000 values")) } else { Ok(()) }
+    }
+}
+
+/// Members that are there win over merged ones.
+fn merge(members: &mut Map<String, Value>, value: Value, line: u32) -> Result<(), SyntaxError> {
+    match value {
+        Value::Object(more) => {
+            for (key, value) in more {
+                members.entry(key).or_insert(value);
+            }
+            Ok(())
+        }
+        Value::Array(list) if list.iter().all(Value::is_object) => {
+            list.into_iter().try_for_each(|item| merge(members, item, line))
+        }
+        _ => Err(error(line, "<< takes a mapping or a list of mappings")),
+    }
+}
+
+/// The key that JSON has for a YAML key.
+fn key_text(key: &Value) -> Option<String> {
+    match key {
+        Value::String(text) => Some(text.clone()),
+        Value::Bool(_) | Value::Number(_) => Some(key.to_string()),
+        Value::Null => Some("null".to_owned()),
+        Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+fn nest(lines: &mut Vec<(String, u32)>, under: &str, inner: Vec<(String, u32)>) {
+    for (path, line) in inner {
+        let path = if path.is_empty() || path.starts_with('[') { format!("{under}{path}") } else { format!("{under}.{path}") };
+        lines.push((path, line));
+    }
+}
+
+fn scalar_value(text: &str, style: ScalarStyle, tag: Option<&Tag>, line: u32) -> Result<Value, SyntaxError> {
+    match tag {
+        // `!` alone and `!!str` say: text, whatever it looks like.
+        Some(tag) if tag.suffix == "str" || (tag.handle == "!" && tag.suffix.is_empty()) => Ok(Value::String(text.to_owned())),
+        Some(tag) if tag.is_yaml_core_schema() => {
+            let plain = scalar::resolve(text).ok_or_else(|| error(line, "the number is not one that JSON has"))?;
+            let fits = match (&*tag.suffix, &plain) {
+                ("bool", Value::Bool(_)) | ("null", Value::Null) | ("float", Value::Number(_)) => true,
+                ("int", Value::Number(n)) => n.is_i64() || n.is_u64(),
+                _ => false,
+            };
+            if fits { Ok(plain) } else { Err(error(line, &format!("the value is no !!{}", tag.suffix))) }
+        }
+        Some(_) => Err(error(line, "tags of one's own have no meaning here; remove it")),
+        None if style == ScalarStyle::Plain => {
+            scalar::resolve(text).ok_or_else(|| error(line, "the number is not one that JSON has; quote it if it is text"))
+        }
+        None => Ok(Value::String(Cow::Borrowed(text).into_owned())),
+    }
+}
+
+fn line_at(span: &Span) -> u32 {
+    u32::try_from(span.start.line()).unwrap_or(u32::MAX)
+}
+
+fn error(line: u32, message: &str) -> SyntaxError {
+    SyntaxError { line, message: message.to_owned() }
+}
+
+fn syntax(found: &ScanError) -> SyntaxError {
+    SyntaxError { line: u32::try_from(found.marker().line()).unwrap_or(u32::MAX).max(1), message: found.info().to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn one(text: &str) -> Value {
+        let mut documents = parse(text).unwrap();
+        assert_eq!(documents.len(), 1, "{text}");
+        documents.remove(0).value
+    }
+
+    #[test]
+    fn scalars_mean_what_they_mean_to_kubectl() {
+        for (text, value) in [
+            ("yes", json!(true)),
+            ("Off", json!(false)),
+            ("n", json!(false)),
+            ("TRUE", json!(true)),
+            ("tRUE", json!("tRUE")),
+            ("'yes'", json!("yes")),
+            ("!!str yes", json!("yes")),
+            ("~", json!(null)),
+            ("null", json!(null)),
+            ("12", json!(12)),
+            ("-1_000", json!(-1000)),
+            ("0x1F", json!(31)),
+            ("0777", json!(511)),
+            ("0o17", json!(15)),
+            ("0b101", json!(5)),
+            ("1.5e3", json!(1500.0)),
+            (".5", json!(0.5)),
+            ("15m", json!("15m")),
+            ("1.2.3", json!("1.2.3")),
+            ("2027-03-01T00:00:00Z", json!("2027-03-01T00:00:00Z")),
+            ("2001-01-01", json!("2001-01-01")),
+            ("08", json!(8.0)),
+            ("-", json!([null])),
+        ] {
+            assert_eq!(one(&format!("a: {text}\n").replace("a: -\n", "a:\n-\n"))["a"], value, "{text}");
+        }
+        assert_eq!(parse("a: .inf").unwrap_err().line, 1);
+    }
+
+    #[test]
+    fn every_value_knows_its_line() {
+        let text = "a: 1\nb:\n  c:\n  - d: x\n    e: y\n  - z\n---\n# empty\n---\nf: 2\n";
+        let documents = parse(text).unwrap();
+        assert_eq!(documents.len(), 2);
+        for (path, line) in [("a", 1), ("b", 2), ("b.c", 3), ("b.c[0].d", 4), ("b.c[0].e", 5), ("b.c[1]", 6), ("b.c[1].no.such", 6)] {
+            assert_eq!(documents[0].line_of(path), line, "{path}");
+        }
+        assert_eq!(documents[1].line_of("f"), 10);
+    }
+
+    #[test]
+    fn anchors_and_merges_work_and_a_small_file_cannot_grow_large() {
+        let text = "base: &b {x: 1, y: 2}\nmore:\n  <<: *b\n  y: 3\nsame: *b\n";
+        assert_eq!(one(text), json!({"base": {"x": 1, "y": 2}, "more": {"x": 1, "y": 3}, "same": {"x": 1, "y": 2}}));
+        let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for i in 1..9 {
+            let refs = vec![format!("*a{}", i - 1); 10].join(", ");
+            bomb.push_str(&format!("a{i}: &a{i} [{refs}]\n"));
+        }
+        assert_eq!(parse(&bomb).unwrap_err().message, "the file holds more than 200,000 values");
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_line() {
+        for (text, line, word) in [
+            ("a: 1\nb: 2\na: 3\n", 3, "given twice"),
+            ("a: 1\n  b: 2\n", 2, ""),
+            ("a: [1, 2\n", 2, ""),
+            ("a: !mine x\n", 1, "tags"),
+            ("{[1]: 2}\n", 1, "key"),
+            ("a: &x [*x]\n", 1, ""),
+            ("\ta: 1\n", 1, ""),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.line.abs_diff(line) <= 1 && error.message.contains(word), "{text:?}: {error}");
+        }
+        let deep = "[".repeat(100) + &"]".repeat(100);
+        assert_eq!(parse(&deep).unwrap_err().message, "values nest deeper than 64");
+    }
+}
