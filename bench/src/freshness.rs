@@ -48,11 +48,11 @@ pub(crate) fn measure(effort: &Effort, figures: &mut Vec<Figure>) -> Result<()> 
     push(figures, &format!("one after another, {} readers", effort.readers), singles, true);
 
     let next = Arc::new(AtomicUsize::new(0));
-    let (samples, sampled) = std::sync::mpsc::channel();
+    let (sender, samples) = std::sync::mpsc::channel();
     let started = Instant::now();
     let writers: Vec<_> = (0..WRITERS)
         .map(|_| {
-            let (admin, next, samples, readers) = (admin.clone(), Arc::clone(&next), samples.clone(), Arc::clone(&readers));
+            let (admin, next, sender, readers) = (admin.clone(), Arc::clone(&next), sender.clone(), Arc::clone(&readers));
             let (handle, burst) = (runtime.handle().clone(), effort.burst);
             std::thread::spawn(move || -> Result<()> {
                 let mut admin = Admin::connect(&admin, POLICY)?;
@@ -65,18 +65,18 @@ pub(crate) fn measure(effort: &Effort, figures: &mut Vec<Figure>) -> Result<()> 
                     let position: Position = admin.revoke(&id)?.parse()?;
                     if number.is_multiple_of(SAMPLED) {
                         let sample = in_force(Arc::clone(&readers), id, position, Instant::now());
-                        samples.send(handle.spawn(sample))?;
+                        sender.send(handle.spawn(sample))?;
                     }
                 }
             })
         })
         .collect();
-    drop(samples);
+    drop(sender);
     for writer in writers {
         writer.join().ok().context("a writer panicked")??;
     }
     let took = started.elapsed();
-    let burst = sampled.into_iter().map(|sample| runtime.block_on(sample)?).collect::<Result<Vec<_>>>()?;
+    let burst = samples.into_iter().map(|sample| runtime.block_on(sample)?).collect::<Result<Vec<_>>>()?;
     push(figures, &format!("in a burst of {} within {:.1} s", effort.burst, took.as_secs_f64()), burst, false);
     Ok(())
 }
@@ -87,7 +87,7 @@ async fn follow(redis: &Redis, readers: usize) -> Result<Vec<Follower>> {
         let server = Arc::new(RedisFeed::new(redis.url.parse()?, RedisOptions::default())?);
         followers.push(Follower::spawn(server, FollowerConfig::new(format!("reader-{number}")))?);
     }
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     while followers.iter().any(|follower| !follower.state().view().fresh) {
         if Instant::now() > deadline {
             bail!("not all readers became fresh");
@@ -128,7 +128,8 @@ fn push(figures: &mut Vec<Figure>, what: &str, mut samples: Vec<Duration>, barre
     for (name, thousandth) in [("p50", 500), ("p99", 990), ("p99.9", 999)] {
         let at = (samples.len() * thousandth / 1000).min(samples.len().saturating_sub(1));
         let value = samples.get(at).map_or(f64::NAN, |sample| sample.as_secs_f64() * 1e3);
-        let figure = Figure::new("freshness: revoke's return to the last reader's refusal", format!("{what}: {name}"), value, "ms");
+        let figure =
+            Figure::new("freshness: revoke's return to the last reader's refusal", format!("{what}: {name}"), value, "ms");
         figures.push(if barred && name == "p99" { figure.bar(Bar::AtMost(10.0)) } else { figure });
     }
 }

@@ -1,6 +1,7 @@
 //! As little HTTP/1.1 as a load generator and an admin client need.
 
 use std::{
+    fmt::Write as _,
     io::{Read, Write},
     net::TcpStream,
     os::unix::net::UnixStream,
@@ -75,10 +76,10 @@ pub(crate) fn head(bytes: &[u8]) -> Result<Option<Head>> {
 pub(crate) fn request(method: &str, path: &str, headers: &[(&str, &str)], json: Option<&[u8]>) -> Vec<u8> {
     let mut request = format!("{method} {path} HTTP/1.1\r\nhost: countersign\r\n");
     for (name, value) in headers {
-        request.push_str(&format!("{name}: {value}\r\n"));
+        let _ = write!(request, "{name}: {value}\r\n");
     }
     if let Some(json) = json {
-        request.push_str(&format!("content-type: application/json\r\ncontent-length: {}\r\n", json.len()));
+        let _ = write!(request, "content-type: application/json\r\ncontent-length: {}\r\n", json.len());
     }
     request.push_str("\r\n");
     let mut request = request.into_bytes();

@@ -50,7 +50,10 @@ pub(crate) fn measure(_: &Effort, figures: &mut Vec<Figure>) -> Result<()> {
             counts[1][at] = tool.read(&output)?;
         }
         let [ours, echo] = counts.map(|[few, many]| per_call(few, many));
-        figures.push(Figure::new(PART, format!("{} per cached verify", tool.counted()), ours, tool.counted()).against(echo, ours / echo));
+        figures.push(
+            Figure::new(PART, format!("{} per cached verify", tool.counted()), ours, tool.counted())
+                .against(echo, ours / echo),
+        );
     }
     Ok(())
 }
@@ -111,6 +114,11 @@ impl Tool {
             Self::Callgrind => text.lines().find_map(|line| line.strip_prefix("totals: ")),
             Self::Memcheck => text.lines().find_map(|line| line.split("total heap usage: ").nth(1)?.split(' ').next()),
         };
-        number.context("valgrind's result holds no total")?.trim().replace(',', "").parse().context("valgrind's total is no number")
+        number
+            .context("valgrind's result holds no total")?
+            .trim()
+            .replace(',', "")
+            .parse()
+            .context("valgrind's total is no number")
     }
 }

@@ -47,8 +47,13 @@ pub(crate) fn measure(effort: &Effort, figures: &mut Vec<Figure>) -> Result<()> 
     let entries = verifier.wait_until_fresh(effort.revocations as u64)?;
     let full = server::resident(verifier.pid())?;
     figures.push(
-        Figure::new(PART, format!("resident above idle, {entries} live revocations"), mebibytes(full.saturating_sub(idle)), "MiB")
-            .bar(Bar::AtMost(64.0)),
+        Figure::new(
+            PART,
+            format!("resident above idle, {entries} live revocations"),
+            mebibytes(full.saturating_sub(idle)),
+            "MiB",
+        )
+        .bar(Bar::AtMost(64.0)),
     );
     verifier.terminate()
 }

@@ -98,7 +98,7 @@ impl Report {
                 part = figure.part;
                 lines.push(format!("\n{part}"));
             }
-            let baseline = figure.baseline.map_or_else(String::new, |baseline| number(baseline));
+            let baseline = figure.baseline.map_or_else(String::new, number);
             let ratio = figure.ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"));
             let bar = match (figure.bar, figure.kept) {
                 (Some(Bar::AtLeast(bound)), Some(kept)) => format!("at least {} {}", number(bound), word(kept)),
@@ -106,9 +106,14 @@ impl Report {
                 _ => String::new(),
             };
             lines.push(
-                format!("  {:<58} {:>11} {:<13} {baseline:>11} {ratio:>6}  {bar}", figure.name, number(figure.value), figure.unit)
-                    .trim_end()
-                    .to_owned(),
+                format!(
+                    "  {:<58} {:>11} {:<13} {baseline:>11} {ratio:>6}  {bar}",
+                    figure.name,
+                    number(figure.value),
+                    figure.unit
+                )
+                .trim_end()
+                .to_owned(),
             );
         }
         lines.join("\n")

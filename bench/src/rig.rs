@@ -94,7 +94,7 @@ impl Dev {
         let mut server = Server::start(command.stderr(Stdio::from(log)))?;
         let dev_log = directory.path().join("log");
         let data = directory.path().join("data");
-        wait("dev is ready", Duration::from_secs(180), || {
+        wait("dev is ready", Duration::from_mins(3), || {
             if !server.is_running() {
                 bail!("dev ended:\n{}", fs::read_to_string(&dev_log).unwrap_or_default());
             }
@@ -102,7 +102,7 @@ impl Dev {
             Ok(ready(&Target::Tcp(health)).then_some(()))
         })?;
         let dev = Self { _server: server, directory };
-        wait("every bundle is written", Duration::from_secs(60), || {
+        wait("every bundle is written", Duration::from_mins(1), || {
             let bundles = fs::read_dir(dev.bundles()).map(Iterator::count).unwrap_or_default();
             Ok((bundles > more).then_some(()))
         })?;
@@ -198,7 +198,7 @@ impl Verifier {
     /// Waits until its revocations are up to date; how many it holds.
     pub(crate) fn wait_until_fresh(&self, at_least: u64) -> Result<u64> {
         let request = http1::request("GET", "/v1/feed", &[], None);
-        wait("the verifier is fresh", Duration::from_secs(600), || {
+        wait("the verifier is fresh", Duration::from_mins(10), || {
             let (_, _, body) = Client::connect(&self.socket())?.call(&request)?;
             let feed: Value = serde_json::from_slice(&body)?;
             let entries = feed["entries"].as_u64().unwrap_or_default();

@@ -72,7 +72,10 @@ impl Keys {
             Algorithm::Es256 => self.p256.sign(&self.random, input).ok().context("no signature")?.as_ref().to_vec(),
             Algorithm::Rs256 => {
                 let mut signature = vec![0; self.rsa.public_modulus_len()];
-                self.rsa.sign(&signature::RSA_PKCS1_SHA256, &self.random, input, &mut signature).ok().context("no signature")?;
+                self.rsa
+                    .sign(&signature::RSA_PKCS1_SHA256, &self.random, input, &mut signature)
+                    .ok()
+                    .context("no signature")?;
                 signature
             }
         })
@@ -88,7 +91,8 @@ impl Keys {
             "jti": format!("0193f3b2-7e80-7a53-b2c4-{number:012}"), "sid": format!("0193f3b2-7e80-7a53-b2c5-{number:012}"),
             "scope": "orders:read orders:write", "client_id": "countersign",
         });
-        let input = format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims.to_string()));
+        let input =
+            format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims.to_string()));
         let signature = self.sign(algorithm, input.as_bytes())?;
         Ok(format!("{input}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }
@@ -100,7 +104,9 @@ impl Keys {
         let key = match algorithm {
             Algorithm::EdDsa => ParsedPublicKey::new(&signature::ED25519, self.ed25519.public_key().as_ref()),
             Algorithm::Es256 => ParsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, self.p256.public_key().as_ref()),
-            Algorithm::Rs256 => ParsedPublicKey::new(&signature::RSA_PKCS1_2048_8192_SHA256, self.rsa.public_key().as_ref()),
+            Algorithm::Rs256 => {
+                ParsedPublicKey::new(&signature::RSA_PKCS1_2048_8192_SHA256, self.rsa.public_key().as_ref())
+            }
         };
         let key = key.ok().context("the key can't be read")?;
         let token = self.token(algorithm, 0)?;

@@ -90,14 +90,18 @@ impl Bench<'_> {
             for distinct in TOKENS {
                 let distinct = distinct.min(tokens.len());
                 let requests = self.scratch.path().join("requests");
-                load::write_requests(&requests, &tokens[..distinct].iter().map(|token| call.request(token)).collect::<Vec<_>>())?;
+                load::write_requests(
+                    &requests,
+                    &tokens[..distinct].iter().map(|token| call.request(token)).collect::<Vec<_>>(),
+                )?;
                 for (kind, target, echo_target) in
                     [("unix", self.verifier.socket(), echo.socket()), ("tcp", self.verifier.tcp()?, echo.tcp())]
                 {
                     for connections in CONNECTIONS {
                         let (mut ours, mut echoes) = (Vec::new(), Vec::new());
                         for _ in 0..self.effort.rounds {
-                            let run = |target: &Target, pid| self.load(target, pid, connections, &requests, Some(self.effort.millis));
+                            let run =
+                                |target: &Target, pid| load(target, pid, connections, &requests, Some(self.effort.millis));
                             echoes.push(run(&echo_target, echo.pid())?.per_cpu_second());
                             ours.push(run(&target, self.verifier.pid())?.per_cpu_second());
                         }
@@ -124,7 +128,7 @@ impl Bench<'_> {
         let (mut batched, mut single) = (Vec::new(), Vec::new());
         for _ in 0..self.effort.rounds {
             load::write_requests(&requests, &singles)?;
-            let run = || self.load(&self.verifier.socket(), self.verifier.pid(), 16, &requests, Some(self.effort.millis));
+            let run = || load(&self.verifier.socket(), self.verifier.pid(), 16, &requests, Some(self.effort.millis));
             single.push(run()?.per_cpu_second());
             load::write_requests(&requests, std::slice::from_ref(&batch))?;
             #[expect(clippy::cast_precision_loss, reason = "a small constant")]
@@ -146,7 +150,8 @@ impl Bench<'_> {
             let mut number = 0;
             let mut ratios = Vec::new();
             let (mut ours, mut floors) = (Vec::new(), Vec::new());
-            let size = answer_bytes(&self.verifier.socket(), &Call::Verify.request(&keys.token(algorithm, usize::MAX / 2)?))?;
+            let size =
+                answer_bytes(&self.verifier.socket(), &Call::Verify.request(&keys.token(algorithm, usize::MAX / 2)?))?;
             let echo = Echo::start(size, &[])?;
             for _ in 0..self.effort.rounds {
                 // Every token is sent once: none of them can be cached.
@@ -157,28 +162,33 @@ impl Bench<'_> {
                     })
                     .collect::<Result<Vec<_>>>()?;
                 load::write_requests(&requests, &fresh)?;
-                let echoed = self.load(&echo.socket(), echo.pid(), 16, &requests, None)?.per_cpu_second();
-                let verified = self.load(&self.verifier.socket(), self.verifier.pid(), 16, &requests, None)?.per_cpu_second();
+                let echoed = load(&echo.socket(), echo.pid(), 16, &requests, None)?.per_cpu_second();
+                let verified = load(&self.verifier.socket(), self.verifier.pid(), 16, &requests, None)?.per_cpu_second();
                 let floor = 1.0 / (1.0 / echoed + bare);
                 ratios.push(floor / verified);
                 ours.push(verified);
                 floors.push(floor);
             }
-            let name = format!("uncached {} (bare: {:.1} µs): cost against echo + bare verify", algorithm.name(), bare * 1e6);
+            let name =
+                format!("uncached {} (bare: {:.1} µs): cost against echo + bare verify", algorithm.name(), bare * 1e6);
             let ratio = median(ratios);
             eprintln!("{name}: {ratio:.2}");
-            figures.push(Figure::new(PART, name, median(ours), "answers").against(median(floors), ratio).bar(Bar::AtMost(1.15)));
+            figures.push(
+                Figure::new(PART, name, median(ours), "answers").against(median(floors), ratio).bar(Bar::AtMost(1.15)),
+            );
         }
         Ok(())
-    }
-
-    fn load(&self, target: &Target, pid: u32, connections: usize, requests: &Path, millis: Option<u64>) -> Result<Measured> {
-        load(target, pid, connections, requests, millis)
     }
 }
 
 /// Runs the load generator as a process of its own.
-pub(crate) fn load(target: &Target, pid: u32, connections: usize, requests: &Path, millis: Option<u64>) -> Result<Measured> {
+pub(crate) fn load(
+    target: &Target,
+    pid: u32,
+    connections: usize,
+    requests: &Path,
+    millis: Option<u64>,
+) -> Result<Measured> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("load").arg("--target").arg(target.to_string()).arg("--server-pid").arg(pid.to_string());
     command.arg("--connections").arg(connections.to_string()).arg("--requests").arg(requests);

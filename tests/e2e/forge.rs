@@ -179,7 +179,7 @@ impl Provider {
     pub(crate) fn token_of(&self, algorithm: &str, claims: &Value) -> String {
         let kid = ALGORITHMS.iter().find(|(name, _)| *name == algorithm).unwrap().1;
         let header = json!({"alg": algorithm, "kid": kid, "typ": "JWT"});
-        self.seal(&header.to_string(), &claims.to_string(), algorithm)
+        self.seal(header.to_string(), claims.to_string(), algorithm)
     }
 
     /// A token of this header and payload, whatever they are, signed by the key for `algorithm`.
@@ -189,11 +189,7 @@ impl Provider {
 }
 
 /// A compact JWS.
-pub(crate) fn seal(
-    header: impl AsRef<[u8]>,
-    payload: impl AsRef<[u8]>,
-    sign: impl FnOnce(&[u8]) -> Vec<u8>,
-) -> String {
+pub(crate) fn seal(header: impl AsRef<[u8]>, payload: impl AsRef<[u8]>, sign: impl FnOnce(&[u8]) -> Vec<u8>) -> String {
     let input = format!("{}.{}", base64url(header), base64url(payload));
     let signature = sign(input.as_bytes());
     format!("{input}.{}", base64url(signature))
@@ -230,8 +226,8 @@ const P256_ORDER: [u8; 32] = [
 
 /// The order of Ed25519's base point, little-endian.
 const ED25519_ORDER: [u8; 32] = [
-    0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-    0, 0, 0, 0, 0, 0, 0x10,
+    0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14, 0, 0, 0, 0, 0, 0, 0, 0,
+    0, 0, 0, 0, 0, 0, 0, 0x10,
 ];
 
 /// P-256's order as the bytes of a signature's half.
@@ -296,5 +292,7 @@ fn the_twins_are_really_other_signatures_of_the_same_message() {
     let point = provider.p256.public_key().as_ref().to_vec();
     let input = token.rsplit_once('.').unwrap().0;
     let signature = from_base64url(parts(&twin)[2]);
-    signature::UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, point).verify(input.as_bytes(), &signature).unwrap();
+    signature::UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, point)
+        .verify(input.as_bytes(), &signature)
+        .unwrap();
 }

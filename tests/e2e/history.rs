@@ -88,7 +88,10 @@ fn no_verify_misses_a_revocation_that_it_asked_to_include() {
             let (dev, senders) = (dev.clone(), senders.clone());
             thread::spawn(move || {
                 for n in 0..EACH {
-                    let minted = dev.mint("shop", &json!({"subject": format!("u-{revoker}-{n}"), "session_id": format!("s-{revoker}-{n}")}));
+                    let minted = dev.mint(
+                        "shop",
+                        &json!({"subject": format!("u-{revoker}-{n}"), "session_id": format!("s-{revoker}-{n}")}),
+                    );
                     let (kind, id) = match n % 3 {
                         0 => ("token", minted["token_id"].clone()),
                         1 => ("session", minted["session_id"].clone()),

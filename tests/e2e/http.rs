@@ -1,6 +1,7 @@
 //! HTTP/1.1 byte by byte: a client that sends whatever it is told to, well-formed or not.
 
 use std::{
+    fmt::Write as _,
     io::{ErrorKind, Read, Write},
     net::TcpStream,
     os::unix::net::UnixStream,
@@ -172,10 +173,10 @@ impl Request {
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut head = format!("{} {} HTTP/1.1\r\nhost: localhost\r\n", self.method, self.path);
         for (name, value) in &self.headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
+            let _ = write!(head, "{name}: {value}\r\n");
         }
         if let Some(body) = &self.body {
-            head.push_str(&format!("content-length: {}\r\n", body.len()));
+            let _ = write!(head, "content-length: {}\r\n", body.len());
         }
         head.push_str("\r\n");
         let mut bytes = head.into_bytes();

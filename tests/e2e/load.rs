@@ -34,7 +34,7 @@ impl World {
     }
 
     /// How long a good token takes, which must be answered as such.
-    fn answer_time(&self, target: &Target, token: &str) -> Duration {
+    fn answer_time(target: &Target, token: &str) -> Duration {
         let started = Instant::now();
         let answer = Request::post(VERIFY, &json!({"token": token})).send(target);
         assert_eq!(answer.status, 200, "{}", answer.json());
@@ -56,7 +56,10 @@ fn slow_and_stuck_clients_cost_only_themselves() {
             let mut head = Connection::open(&target).unwrap();
             head.send(format!("POST {VERIFY} HTTP/1.1\r\nHost: x\r\nX-Slow: ").as_bytes()).unwrap();
             let mut body = Connection::open(&target).unwrap();
-            body.send(format!("POST {VERIFY} HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n{{\"token\": \"").as_bytes()).unwrap();
+            body.send(
+                format!("POST {VERIFY} HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n{{\"token\": \"").as_bytes(),
+            )
+            .unwrap();
             stuck.extend([head, body]);
         }
         let flood = Request::get("/v1/policies").bytes().repeat(2_000);
@@ -72,7 +75,7 @@ fn slow_and_stuck_clients_cost_only_themselves() {
             })
             .collect();
         for _ in 0..20 {
-            let took = world.answer_time(&target, &good);
+            let took = World::answer_time(&target, &good);
             assert!(took < PROMPT, "{took:?} beside stuck clients");
         }
         // None of them waits for ever: each is answered with an error, or closed.
@@ -90,7 +93,7 @@ fn a_flood_of_bad_signatures_is_limited_and_cached_calls_go_on() {
     let world = World::start();
     let good = world.policies.partner.token("EdDSA");
     let socket = world.verifier.socket();
-    world.answer_time(&socket, &good);
+    World::answer_time(&socket, &good);
     let bad = forge::with_signature(&world.policies.partner.token("ES256"), |mut signature| {
         signature[5] ^= 1;
         signature
@@ -111,7 +114,7 @@ fn a_flood_of_bad_signatures_is_limited_and_cached_calls_go_on() {
     });
     let mut slowest = Duration::ZERO;
     while Instant::now() < flood_until {
-        slowest = slowest.max(world.answer_time(&socket, &good));
+        slowest = slowest.max(World::answer_time(&socket, &good));
     }
     let limited = flooder.join().unwrap();
     assert!(slowest < PROMPT, "{slowest:?}");
@@ -176,7 +179,8 @@ fn overload_leaves_memory_where_it_was() {
                 scope.spawn(|| {
                     let mut connection = Connection::open(&socket).unwrap();
                     for token in distinct.iter().cycle().take(times) {
-                        let answer = Request::post(VERIFY, &json!({"token": token})).send_on(&mut connection).expect("an answer");
+                        let answer =
+                            Request::post(VERIFY, &json!({"token": token})).send_on(&mut connection).expect("an answer");
                         assert!(matches!(answer.status, 200 | 429), "{}", answer.json());
                     }
                 });

@@ -17,7 +17,11 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     parts::debian_packages()?;
     let packages = ["countersign", "countersign-verifier", "countersign-bench"];
-    run::run(run::cargo().args(["build", "--quiet", "--release"]).args(packages.iter().flat_map(|package| ["--package", package])))?;
+    run::run(
+        run::cargo()
+            .args(["build", "--quiet", "--release"])
+            .args(packages.iter().flat_map(|package| ["--package", package])),
+    )?;
     run::run(
         run::cargo()
             .args(["run", "--quiet", "--release", "--package", "countersign-bench", "--", "run"])

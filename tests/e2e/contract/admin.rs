@@ -11,7 +11,15 @@ fn minting_refuses_what_is_not_in_order() {
     let mint = |body: serde_json::Value| {
         Request::post("/admin/v1/policies/shop/shop/tokens", &body).send(&world.dev.admin()).status
     };
-    for body in [json!({}), json!({"subject": ""}), json!({"subject": 1}), json!({"subject": "a", "roles": "x"}), json!({"subject": "a", "ttl_s": 0}), json!({"subject": "a", "ttl_s": -1}), json!([])] {
+    for body in [
+        json!({}),
+        json!({"subject": ""}),
+        json!({"subject": 1}),
+        json!({"subject": "a", "roles": "x"}),
+        json!({"subject": "a", "ttl_s": 0}),
+        json!({"subject": "a", "ttl_s": -1}),
+        json!([]),
+    ] {
         let status = mint(body.clone());
         assert!(matches!(status, 400 | 422), "{body}: {status}");
     }
@@ -47,13 +55,22 @@ fn a_revocation_that_is_not_in_order_is_refused() {
     let world = World::start();
     let future = crate::forge::now() + 3600;
     for body in [
-        json!({}), json!({"kind": "token"}), json!({"kind": "nonsense", "id": "x"}), json!({"kind": "token", "id": 1}), json!({"kind": "token", "id": ""}),
-        json!({"kind": "subject", "id": "a", "before": future}), json!({"kind": "ip", "id": "nonsense"}), json!({"kind": "token", "id": "x", "credential": "y"}), json!([]),
+        json!({}),
+        json!({"kind": "token"}),
+        json!({"kind": "nonsense", "id": "x"}),
+        json!({"kind": "token", "id": 1}),
+        json!({"kind": "token", "id": ""}),
+        json!({"kind": "subject", "id": "a", "before": future}),
+        json!({"kind": "ip", "id": "nonsense"}),
+        json!({"kind": "token", "id": "x", "credential": "y"}),
+        json!([]),
     ] {
         let (status, answer) = world.dev.revoke("shop", &body);
         assert_eq!(status, 400, "{body}: {answer}");
     }
-    let unknown = Request::post("/admin/v1/policies/shop/nobody/revocations", &json!({"kind": "token", "id": "x", "reason": "y"})).send(&world.dev.admin());
+    let unknown =
+        Request::post("/admin/v1/policies/shop/nobody/revocations", &json!({"kind": "token", "id": "x", "reason": "y"}))
+            .send(&world.dev.admin());
     assert_eq!(unknown.status, 404);
 }
 

@@ -6,7 +6,13 @@ use super::World;
 use crate::http::{Answer, Request};
 
 const HEADERS: &[&str] = &[
-    "x-auth-subject", "x-auth-session", "x-auth-roles", "x-auth-expires", "x-auth-verdict", "x-auth-stale", "x-auth-status",
+    "x-auth-subject",
+    "x-auth-session",
+    "x-auth-roles",
+    "x-auth-expires",
+    "x-auth-verdict",
+    "x-auth-stale",
+    "x-auth-status",
 ];
 
 fn has_all_headers_and_no_body(answer: &Answer) {
@@ -33,7 +39,8 @@ fn a_proxy_learns_who_it_is_from_headers_that_overwrite_the_client_s() {
     let subject = answer.header("x-auth-subject").unwrap();
     assert!(subject.is_ascii() && subject.starts_with("zo%C3%AB") && !subject.contains(','), "{subject}");
     assert_eq!(answer.header("x-auth-permissions"), None);
-    let with = Request::get(&format!("{path}?headers=permissions")).header("authorization", &bearer).send(&world.dev.socket());
+    let with =
+        Request::get(&format!("{path}?headers=permissions")).header("authorization", &bearer).send(&world.dev.socket());
     assert!(with.header("x-auth-permissions").is_some());
 
     let refused = Request::get(path).header("authorization", "Bearer a.b.c").send(&world.dev.socket());
@@ -57,7 +64,10 @@ fn nginx_gets_only_what_its_auth_request_understands() {
     let path = "/v1/policies/shop/guarded/authorize?codes=401-403";
     let statuses: Vec<(u16, Option<String>)> = (0..6)
         .map(|_| {
-            let answer = Request::get(path).header("authorization", &bearer).header("x-forwarded-for", "203.0.113.7").send(&world.dev.socket());
+            let answer = Request::get(path)
+                .header("authorization", &bearer)
+                .header("x-forwarded-for", "203.0.113.7")
+                .send(&world.dev.socket());
             (answer.status, answer.header("x-auth-status").map(str::to_owned))
         })
         .collect();

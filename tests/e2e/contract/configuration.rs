@@ -54,7 +54,8 @@ fn dev_names_file_line_and_field_of_a_policy_s_mistake() {
         assert!(text.contains(old), "{what}: {old} is not in the policy");
         policies.write_text("shop.yaml", &text.replace(old, new));
         let data = tempfile::tempdir().unwrap();
-        let mut arguments = vec!["dev", "--policies", policies.directory().to_str().unwrap(), "--data-dir", data.path().to_str().unwrap()];
+        let mut arguments =
+            vec!["dev", "--policies", policies.directory().to_str().unwrap(), "--data-dir", data.path().to_str().unwrap()];
         let listeners: Vec<String> = ["verifier", "verifier-health", "issuer", "issuer-health", "admin"]
             .iter()
             .map(|listener| format!("--{listener}-listen=127.0.0.1:0"))

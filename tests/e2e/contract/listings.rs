@@ -20,8 +20,10 @@ fn a_batch_answers_each_item_as_a_single_call_would() {
     assert_eq!(answer.status, 200, "{}", answer.json());
     let body = answer.json();
     let results = body["results"].as_array().unwrap();
-    let said: Vec<(i64, &str)> =
-        results.iter().map(|result| (result["status"].as_i64().unwrap(), result["verdict"].as_str().unwrap_or("-"))).collect();
+    let said: Vec<(i64, &str)> = results
+        .iter()
+        .map(|result| (result["status"].as_i64().unwrap(), result["verdict"].as_str().unwrap_or("-")))
+        .collect();
     assert_eq!(
         said,
         [(200, "valid"), (403, "denied"), (401, "expired"), (400, "-"), (400, "-"), (400, "-"), (400, "-"), (400, "-")]
@@ -47,7 +49,10 @@ fn introspection_is_that_of_rfc_7662() {
     assert_eq!(answer.status, 200);
     let body = answer.json();
     assert_eq!(body["active"], true);
-    assert_eq!((&body["sub"], &body["iss"], &body["scope"]), (&json!("alice"), &json!("https://auth.shop.example"), &json!("a b")));
+    assert_eq!(
+        (&body["sub"], &body["iss"], &body["scope"]),
+        (&json!("alice"), &json!("https://auth.shop.example"), &json!("a b"))
+    );
     assert_eq!((&body["jti"], &body["exp"]), (&minted["token_id"], &minted["expires_at"]));
     let answer = ask("token=nonsense".into());
     assert_eq!((answer.status, answer.json()), (200, json!({"active": false})));
@@ -64,10 +69,24 @@ fn the_key_set_holds_every_key_that_verifies_and_can_be_cached() {
     let keys = answer.json();
     assert!(!keys["keys"].as_array().unwrap().is_empty());
     for key in keys["keys"].as_array().unwrap() {
-        assert_eq!((&key["kty"], &key["crv"], &key["alg"], &key["use"]), (&json!("OKP"), &json!("Ed25519"), &json!("EdDSA"), &json!("sig")));
+        assert_eq!(
+            (&key["kty"], &key["crv"], &key["alg"], &key["use"]),
+            (&json!("OKP"), &json!("Ed25519"), &json!("EdDSA"), &json!("sig"))
+        );
         assert!(key.get("d").is_none(), "a private key in the JWKS");
     }
-    let max_age: u64 = answer.header("cache-control").unwrap().split("max-age=").nth(1).unwrap().split(',').next().unwrap().trim().parse().unwrap();
+    let max_age: u64 = answer
+        .header("cache-control")
+        .unwrap()
+        .split("max-age=")
+        .nth(1)
+        .unwrap()
+        .split(',')
+        .next()
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
     assert!(max_age <= 300, "at most half of prepublish: {max_age}");
     let etag = answer.header("etag").unwrap().to_owned();
     let again = Request::get(path).header("if-none-match", &etag).send(&world.dev.tcp());
@@ -121,9 +140,15 @@ fn health_readiness_and_metrics_answer_on_their_own_port() {
     assert_eq!(value("countersign_verify_total{policy=\"shop/shop\",verdict=\"malformed\"}"), Some(1.0), "{text}");
     assert_eq!(value("countersign_feed_fresh"), Some(1.0));
     for name in [
-        "countersign_verify_duration_seconds", "countersign_verify_cache_hits_total", "countersign_feed_age_seconds",
-        "countersign_feed_resyncs_total", "countersign_revocation_lag_seconds", "countersign_revocation_entries",
-        "countersign_bundle_generation", "countersign_bundle_refused_total", "countersign_build_info",
+        "countersign_verify_duration_seconds",
+        "countersign_verify_cache_hits_total",
+        "countersign_feed_age_seconds",
+        "countersign_feed_resyncs_total",
+        "countersign_revocation_lag_seconds",
+        "countersign_revocation_entries",
+        "countersign_bundle_generation",
+        "countersign_bundle_refused_total",
+        "countersign_build_info",
     ] {
         assert!(text.contains(&format!("# TYPE {name} ")), "{name} is missing:\n{text}");
     }

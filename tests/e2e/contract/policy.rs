@@ -5,7 +5,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{World, is, said};
-use crate::{http::Request, rig::{PATIENCE, eventually}};
+use crate::{
+    http::Request,
+    rig::{PATIENCE, eventually},
+};
 
 #[test]
 fn rules_and_address_lists_deny_and_say_what_the_caller_left_out() {
@@ -22,12 +25,32 @@ fn rules_and_address_lists_deny_and_say_what_the_caller_left_out() {
     for (what, answer, wanted) in [
         ("an ordinary subject", ask("alice", json!({"method": "POST"}), inside), None),
         ("a temporary one reads", ask("temp", json!({"method": "GET"}), inside), None),
-        ("a temporary one writes", ask("temp", json!({"method": "POST"}), inside), Some(("rule", json!("temp-reads-only"), Value::Null))),
-        ("no method told", ask("temp", json!({}), inside), Some(("rule", json!("temp-reads-only"), json!(["request.method"])))),
+        (
+            "a temporary one writes",
+            ask("temp", json!({"method": "POST"}), inside),
+            Some(("rule", json!("temp-reads-only"), Value::Null)),
+        ),
+        (
+            "no method told",
+            ask("temp", json!({}), inside),
+            Some(("rule", json!("temp-reads-only"), json!(["request.method"]))),
+        ),
         ("no address told", ask("alice", json!({"method": "GET"}), None), Some(("ip", Value::Null, json!(["client.ip"])))),
-        ("an address outside", ask("alice", json!({"method": "GET"}), Some("198.51.100.1")), Some(("ip", Value::Null, Value::Null))),
-        ("a denied address", ask("alice", json!({"method": "GET"}), Some("203.0.113.66")), Some(("ip", Value::Null, Value::Null))),
-        ("a denied address as IPv6", ask("alice", json!({"method": "GET"}), Some("::ffff:203.0.113.66")), Some(("ip", Value::Null, Value::Null))),
+        (
+            "an address outside",
+            ask("alice", json!({"method": "GET"}), Some("198.51.100.1")),
+            Some(("ip", Value::Null, Value::Null)),
+        ),
+        (
+            "a denied address",
+            ask("alice", json!({"method": "GET"}), Some("203.0.113.66")),
+            Some(("ip", Value::Null, Value::Null)),
+        ),
+        (
+            "a denied address as IPv6",
+            ask("alice", json!({"method": "GET"}), Some("::ffff:203.0.113.66")),
+            Some(("ip", Value::Null, Value::Null)),
+        ),
         ("an allowed IPv6 address", ask("alice", json!({"method": "GET"}), Some("2001:db8::1")), None),
     ] {
         match wanted {
@@ -37,7 +60,10 @@ fn rules_and_address_lists_deny_and_say_what_the_caller_left_out() {
                 let body = answer.json();
                 assert_eq!(body["reason"], reason, "{what}: {body}");
                 assert_eq!(body["rule"], rule, "{what}: {body}");
-                assert!(body["missing"] == missing || (missing.is_null() && body["missing"] == json!([])), "{what}: {body}");
+                assert!(
+                    body["missing"] == missing || (missing.is_null() && body["missing"] == json!([])),
+                    "{what}: {body}"
+                );
             }
         }
     }

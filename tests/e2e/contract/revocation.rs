@@ -16,7 +16,9 @@ fn kid(token: &str) -> String {
 #[test]
 fn each_kind_of_revocation_ends_what_it_names_and_nothing_else() {
     let world = World::start();
-    let mint = |subject: &str, session: &str| world.dev.mint("shop", &json!({"subject": subject, "session_id": session, "roles": ["user"]}));
+    let mint = |subject: &str, session: &str| {
+        world.dev.mint("shop", &json!({"subject": subject, "session_id": session, "roles": ["user"]}))
+    };
     let bystander = mint("bystander", "s-0");
     let text = |minted: &Value| minted["token"].as_str().unwrap().to_owned();
 

@@ -5,8 +5,23 @@ use crate::{forge, http::Request};
 
 /// Every member of a 200 body: always all of them, null where there is nothing.
 const MEMBERS: &[&str] = &[
-    "amr", "audience", "claims", "expires_at", "issued_at", "issuer", "kind", "permissions", "position", "roles", "scopes",
-    "session_id", "stale", "stale_ms", "subject", "token_id", "verdict",
+    "amr",
+    "audience",
+    "claims",
+    "expires_at",
+    "issued_at",
+    "issuer",
+    "kind",
+    "permissions",
+    "position",
+    "roles",
+    "scopes",
+    "session_id",
+    "stale",
+    "stale_ms",
+    "subject",
+    "token_id",
+    "verdict",
 ];
 
 #[test]
@@ -108,7 +123,11 @@ fn refusals_say_why_and_never_what_the_credential_held() {
         ("no JSON", Request::new("POST", "/v1/policies/shop/shop/verify").body("{"), 400),
         ("no policy", Request::post("/v1/policies/shop/nobody/verify", &json!({"token": "x"})), 404),
         ("no method", Request::get("/v1/policies/shop/shop/verify"), 405),
-        ("no type", Request::new("POST", "/v1/policies/shop/shop/verify").header("content-type", "text/plain").body("{}"), 415),
+        (
+            "no type",
+            Request::new("POST", "/v1/policies/shop/shop/verify").header("content-type", "text/plain").body("{}"),
+            415,
+        ),
     ] {
         let answer = request.send(&world.dev.socket());
         assert_eq!(answer.status, status, "{what}");

@@ -44,7 +44,10 @@ fn texts(policies: &Policies) -> Vec<RequestCase> {
         ("a bad token, then a good one", format!("{{\"token\":\"x\",\"token\":\"{token}\"}}")),
         ("a good token, then a bad one", format!("{{\"token\":\"{token}\",\"tok\\u0065n\":\"x\"}}")),
         ("require twice", format!("{{\"token\":\"{token}\",\"require\":{{\"roles\":[\"admin\"]}},\"require\":{{}}}}")),
-        ("a member of require twice", format!("{{\"token\":\"{token}\",\"require\":{{\"roles\":[\"admin\"],\"roles\":[]}}}}")),
+        (
+            "a member of require twice",
+            format!("{{\"token\":\"{token}\",\"require\":{{\"roles\":[\"admin\"],\"roles\":[]}}}}"),
+        ),
         ("a member of something unknown twice", format!("{{\"token\":\"{token}\",\"x\":{{\"y\":1,\"y\":1}}}}")),
         ("65 levels", format!("{{\"token\":\"{token}\",\"x\":{}{}}}", "[".repeat(64), "]".repeat(64))),
         ("30,000 levels", format!("{{\"token\":\"{token}\",\"x\":{}{}}}", "[".repeat(15_000), "]".repeat(15_000))),
@@ -59,7 +62,11 @@ fn texts(policies: &Policies) -> Vec<RequestCase> {
     }
     let not_utf8 = [b"{\"x\":\"\xff\",\"token\":\"".as_slice(), token.as_bytes(), b"\"}"].concat();
     cases.push(RequestCase::new("body: no UTF-8", post(VERIFY, not_utf8), BAD_REQUEST));
-    cases.push(RequestCase::new("body: 64 levels are read", post(VERIFY, format!("{{\"token\":\"{token}\",\"x\":{}{}}}", "[".repeat(63), "]".repeat(63))), ANSWERED));
+    cases.push(RequestCase::new(
+        "body: 64 levels are read",
+        post(VERIFY, format!("{{\"token\":\"{token}\",\"x\":{}{}}}", "[".repeat(63), "]".repeat(63))),
+        ANSWERED,
+    ));
     cases
 }
 
@@ -69,7 +76,9 @@ fn members(policies: &Policies) -> Vec<RequestCase> {
     let mut push = |what: &str, body: Value, expected| {
         cases.push(RequestCase::new(format!("request: {what}"), post(VERIFY, body.to_string()), expected));
     };
-    for (what, body) in [("no token", json!({})), ("token null", json!({"token": null})), ("an empty token", json!({"token": ""}))] {
+    for (what, body) in
+        [("no token", json!({})), ("token null", json!({"token": null})), ("an empty token", json!({"token": ""}))]
+    {
         push(what, body, BAD_REQUEST);
     }
     for value in [json!(1), json!(true), json!([]), json!([token]), json!({}), json!({"token": token})] {
@@ -79,7 +88,19 @@ fn members(policies: &Policies) -> Vec<RequestCase> {
         ("require", vec![json!(1), json!([]), json!("x"), json!(true)]),
         ("request", vec![json!(1), json!([]), json!("x")]),
         ("client", vec![json!(1), json!([]), json!("x")]),
-        ("min_position", vec![json!(1), json!([]), json!({}), json!("x"), json!(""), json!("0x10"), json!("-1"), json!("99999999999999999999999999")]),
+        (
+            "min_position",
+            vec![
+                json!(1),
+                json!([]),
+                json!({}),
+                json!("x"),
+                json!(""),
+                json!("0x10"),
+                json!("-1"),
+                json!("99999999999999999999999999"),
+            ],
+        ),
     ] {
         for wrong in wrongs {
             push(&format!("{member} {wrong}"), json!({"token": token, member: wrong}), BAD_REQUEST);
@@ -91,13 +112,39 @@ fn members(policies: &Policies) -> Vec<RequestCase> {
             push(&format!("require.{member} {wrong}"), json!({"token": token, "require": {member: wrong}}), BAD_REQUEST);
         }
     }
-    for (object, member) in [("require", "audience"), ("request", "method"), ("request", "path"), ("request", "host"), ("client", "ip"), ("client", "user_agent"), ("client", "device_id")] {
+    for (object, member) in [
+        ("require", "audience"),
+        ("request", "method"),
+        ("request", "path"),
+        ("request", "host"),
+        ("client", "ip"),
+        ("client", "user_agent"),
+        ("client", "device_id"),
+    ] {
         for wrong in [json!(1), json!(["x"]), json!({}), json!(true)] {
             push(&format!("{object}.{member} {wrong}"), json!({"token": token, object: {member: wrong}}), BAD_REQUEST);
         }
         push(&format!("{object}.{member} null is absent"), json!({"token": token, object: {member: null}}), ANSWERED);
     }
-    for address in ["", " ", "x", "1", "1.2.3", "1.2.3.4.5", "256.1.1.1", "01.2.3.4", "1.2.3.4:80", "[::1]", "::1%eth0", "1.2.3.4/32", "localhost", "127.1", "0x7f000001", "::ffff:1.2.3.400", "1.2.3.4, 5.6.7.8"] {
+    for address in [
+        "",
+        " ",
+        "x",
+        "1",
+        "1.2.3",
+        "1.2.3.4.5",
+        "256.1.1.1",
+        "01.2.3.4",
+        "1.2.3.4:80",
+        "[::1]",
+        "::1%eth0",
+        "1.2.3.4/32",
+        "localhost",
+        "127.1",
+        "0x7f000001",
+        "::ffff:1.2.3.400",
+        "1.2.3.4, 5.6.7.8",
+    ] {
         push(&format!("client.ip {address:?}"), json!({"token": token, "client": {"ip": address}}), BAD_REQUEST);
     }
     for address in ["203.0.113.7", "::1", "::ffff:203.0.113.7", "2001:DB8::1"] {
@@ -105,7 +152,15 @@ fn members(policies: &Policies) -> Vec<RequestCase> {
     }
     push("unknown members are ignored", json!({"token": token, "x": {"y": [1]}, "require": {"z": 1}}), ANSWERED);
     let denied = Expected::status(&[403]).word("denied");
-    for require in [json!({"permissions": ["orders:write"]}), json!({"roles": ["admin"]}), json!({"scopes": ["a"]}), json!({"audience": "other"}), json!({"permissions": [""]}), json!({"roles": [""]}), json!({"permissions": ["*"]})] {
+    for require in [
+        json!({"permissions": ["orders:write"]}),
+        json!({"roles": ["admin"]}),
+        json!({"scopes": ["a"]}),
+        json!({"audience": "other"}),
+        json!({"permissions": [""]}),
+        json!({"roles": [""]}),
+        json!({"permissions": ["*"]}),
+    ] {
         push(&format!("require {require}"), json!({"token": token, "require": require}), denied.clone());
     }
     cases
@@ -124,19 +179,31 @@ fn sizes(policies: &Policies) -> Vec<RequestCase> {
         RequestCase::new("a body of 4 MiB", post(VERIFY, vec![b' '; 4 * 1024 * 1024]), Expected::status(&[413, 0])),
         RequestCase::new(
             "a body said to be of a terabyte",
-            format!("POST {VERIFY} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 1099511627776\r\n\r\n"),
+            format!(
+                "POST {VERIFY} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 1099511627776\r\n\r\n"
+            ),
             too_large.clone(),
         ),
-        RequestCase::new("a chunked body over 64 KiB", {
-            let mut bytes = format!("POST {VERIFY} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n").into_bytes();
-            for _ in 0..5 {
-                bytes.extend(format!("4000\r\n{}\r\n", " ".repeat(0x4000)).bytes());
-            }
-            bytes.extend(b"0\r\n\r\n");
-            bytes
-        }, too_large),
-        RequestCase::new("a form over 64 KiB", Request::new("POST", "/v1/policies/shop/shop/introspect")
-            .header("content-type", "application/x-www-form-urlencoded").body(format!("token={}", "x".repeat(70_000))).bytes(), Expected::status(&[413])),
+        RequestCase::new(
+            "a chunked body over 64 KiB",
+            {
+                let mut bytes = format!("POST {VERIFY} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n").into_bytes();
+                for _ in 0..5 {
+                    bytes.extend(format!("4000\r\n{}\r\n", " ".repeat(0x4000)).bytes());
+                }
+                bytes.extend(b"0\r\n\r\n");
+                bytes
+            },
+            too_large,
+        ),
+        RequestCase::new(
+            "a form over 64 KiB",
+            Request::new("POST", "/v1/policies/shop/shop/introspect")
+                .header("content-type", "application/x-www-form-urlencoded")
+                .body(format!("token={}", "x".repeat(70_000)))
+                .bytes(),
+            Expected::status(&[413]),
+        ),
     ]
 }
 
@@ -146,11 +213,30 @@ fn routes(policies: &Policies) -> Vec<RequestCase> {
     let mut cases = Vec::new();
     let not_found = Expected::status(&[404]);
     for path in [
-        "/", "/v1", "/v1/", "/v1/policies/", "/v1/policies/shop", "/v1/policies/shop/shop", "/v1/policies/shop/shop/", "/v1/policies/shop/nobody/verify",
-        "/v1/policies/nobody/shop/verify", "/v1/policies/shop/shop/verify/", "/v1/policies/shop/shop/Verify", "/v1/policies/SHOP/shop/verify",
-        "/v1/policies//shop/verify", "/v1/policies/shop//verify", "//v1/policies/shop/shop/verify", "/v1/policies/shop/../shop/verify",
-        "/v1/policies/shop/shop/../shop/verify", "/v1/policies/shop/%2e%2e/verify", "/v1/policies/shop%2Fshop/verify", "/v1/policies/shop/shop%00/verify",
-        "/v1/policies/shop/shop/verify%20", "/v2/policies/shop/shop/verify", "/admin/v1/policies/shop/shop/tokens", "/admin/v1/policies/shop/shop/keys",
+        "/",
+        "/v1",
+        "/v1/",
+        "/v1/policies/",
+        "/v1/policies/shop",
+        "/v1/policies/shop/shop",
+        "/v1/policies/shop/shop/",
+        "/v1/policies/shop/nobody/verify",
+        "/v1/policies/nobody/shop/verify",
+        "/v1/policies/shop/shop/verify/",
+        "/v1/policies/shop/shop/Verify",
+        "/v1/policies/SHOP/shop/verify",
+        "/v1/policies//shop/verify",
+        "/v1/policies/shop//verify",
+        "//v1/policies/shop/shop/verify",
+        "/v1/policies/shop/../shop/verify",
+        "/v1/policies/shop/shop/../shop/verify",
+        "/v1/policies/shop/%2e%2e/verify",
+        "/v1/policies/shop%2Fshop/verify",
+        "/v1/policies/shop/shop%00/verify",
+        "/v1/policies/shop/shop/verify%20",
+        "/v2/policies/shop/shop/verify",
+        "/admin/v1/policies/shop/shop/tokens",
+        "/admin/v1/policies/shop/shop/keys",
     ] {
         cases.push(RequestCase::new(format!("path {path}"), post(path, body.clone()), not_found.clone()));
     }
@@ -158,11 +244,27 @@ fn routes(policies: &Policies) -> Vec<RequestCase> {
         let bytes = Request::new(method, VERIFY).header("content-type", "application/json").body(body.clone()).bytes();
         cases.push(RequestCase::new(format!("method {method}"), bytes, Expected::status(&[405])));
     }
-    for (path, method) in [(BATCH, "GET"), ("/v1/policies", "POST"), ("/v1/feed", "DELETE"), ("/v1/policies/shop/shop/jwks.json", "POST"), ("/v1/policies/shop/shop/introspect", "GET")] {
+    for (path, method) in [
+        (BATCH, "GET"),
+        ("/v1/policies", "POST"),
+        ("/v1/feed", "DELETE"),
+        ("/v1/policies/shop/shop/jwks.json", "POST"),
+        ("/v1/policies/shop/shop/introspect", "GET"),
+    ] {
         let bytes = Request::new(method, path).header("content-type", "application/json").body(body.clone()).bytes();
         cases.push(RequestCase::new(format!("{method} {path}"), bytes, Expected::status(&[405])));
     }
-    for declared in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/xml", "application/jsonp", "application/", "json", "text/json", "application/octet-stream"] {
+    for declared in [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "application/xml",
+        "application/jsonp",
+        "application/",
+        "json",
+        "text/json",
+        "application/octet-stream",
+    ] {
         let bytes = Request::new("POST", VERIFY).header("content-type", declared).body(body.clone()).bytes();
         cases.push(RequestCase::new(format!("declared {declared}"), bytes, Expected::status(&[415])));
     }
@@ -178,7 +280,14 @@ fn routes(policies: &Policies) -> Vec<RequestCase> {
         ("unknown policy and type", "POST", "/v1/policies/shop/nobody/verify", "text/plain", "x", Expected::status(&[404])),
         ("wrong type and size", "POST", VERIFY, "text/plain", huge.as_str(), Expected::status(&[415])),
         ("wrong size and no JSON", "POST", VERIFY, "application/json", huge.as_str(), Expected::status(&[413])),
-        ("unknown policy and no JSON", "POST", "/v1/policies/shop/nobody/verify", "application/json", "x", Expected::status(&[404])),
+        (
+            "unknown policy and no JSON",
+            "POST",
+            "/v1/policies/shop/nobody/verify",
+            "application/json",
+            "x",
+            Expected::status(&[404]),
+        ),
     ] {
         let bytes = Request::new(method, path).header("content-type", declared).body(body).bytes();
         cases.push(RequestCase::new(what, bytes, expected));
@@ -194,12 +303,34 @@ fn batches(policies: &Policies) -> Vec<RequestCase> {
         RequestCase::new("a batch of none", post(BATCH, items(0)), answered.clone()),
         RequestCase::new("a batch of 1,000", post(BATCH, items(1_000)), answered.clone()),
         RequestCase::new("a batch of 1,001", post(BATCH, items(1_001)), BAD_REQUEST),
-        RequestCase::new("a batch over 4 MiB", post(BATCH, json!({"items": [{"token": "x".repeat(4 * 1024 * 1024)}]}).to_string()), Expected::status(&[413])),
-        RequestCase::new("a batch just under 4 MiB", post(BATCH, json!({"items": [{"token": "x".repeat(4 * 1024 * 1024 - 100)}]}).to_string()), answered.clone()),
-        RequestCase::new("a batch with wrong items", post(BATCH, json!({"items": [1, null, {}, {"token": 1}, [], {"token": token}]}).to_string()), answered),
-        RequestCase::new("a batch with a member twice", post(BATCH, format!("{{\"items\":[{{\"token\":\"{token}\",\"token\":\"{token}\"}}]}}")), BAD_REQUEST),
+        RequestCase::new(
+            "a batch over 4 MiB",
+            post(BATCH, json!({"items": [{"token": "x".repeat(4 * 1024 * 1024)}]}).to_string()),
+            Expected::status(&[413]),
+        ),
+        RequestCase::new(
+            "a batch just under 4 MiB",
+            post(BATCH, json!({"items": [{"token": "x".repeat(4 * 1024 * 1024 - 100)}]}).to_string()),
+            answered.clone(),
+        ),
+        RequestCase::new(
+            "a batch with wrong items",
+            post(BATCH, json!({"items": [1, null, {}, {"token": 1}, [], {"token": token}]}).to_string()),
+            answered,
+        ),
+        RequestCase::new(
+            "a batch with a member twice",
+            post(BATCH, format!("{{\"items\":[{{\"token\":\"{token}\",\"token\":\"{token}\"}}]}}")),
+            BAD_REQUEST,
+        ),
     ];
-    for (what, body) in [("no items", json!({})), ("items null", json!({"items": null})), ("items an object", json!({"items": {}})), ("items a text", json!({"items": "x"})), ("a bare list", json!([{"token": token}]))] {
+    for (what, body) in [
+        ("no items", json!({})),
+        ("items null", json!({"items": null})),
+        ("items an object", json!({"items": {}})),
+        ("items a text", json!({"items": "x"})),
+        ("a bare list", json!([{"token": token}])),
+    ] {
         cases.push(RequestCase::new(format!("a batch: {what}"), post(BATCH, body.to_string()), BAD_REQUEST));
     }
     let deep = format!("{{\"items\":[{{\"token\":\"{token}\",\"x\":{}{}}}]}}", "[".repeat(70), "]".repeat(70));

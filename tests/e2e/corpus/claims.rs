@@ -2,9 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{
-    BAD_SIGNATURE, EXPIRED, INVALID_CLAIMS, NOT_YET_VALID, TokenCase, UNTRUSTED_ISSUER, VALID, WRONG_AUDIENCE,
-};
+use super::{BAD_SIGNATURE, EXPIRED, INVALID_CLAIMS, NOT_YET_VALID, TokenCase, UNTRUSTED_ISSUER, VALID, WRONG_AUDIENCE};
 use crate::{
     forge::{self, hmac_token},
     rig::{LEGACY_SECRET, Policies},
@@ -119,11 +117,23 @@ fn types(policies: &Policies) -> Vec<TokenCase> {
     }
     let partner = &policies.partner;
     for (typ, expected) in [
-        ("JWT", VALID), ("jwt", VALID), ("at+jwt", VALID), ("application/at+jwt", VALID), ("api-key+jwt", INVALID_CLAIMS), ("dpop+jwt", INVALID_CLAIMS),
-        ("logout+jwt", INVALID_CLAIMS), ("id_token", INVALID_CLAIMS), ("", INVALID_CLAIMS), ("JWT ", INVALID_CLAIMS),
+        ("JWT", VALID),
+        ("jwt", VALID),
+        ("at+jwt", VALID),
+        ("application/at+jwt", VALID),
+        ("api-key+jwt", INVALID_CLAIMS),
+        ("dpop+jwt", INVALID_CLAIMS),
+        ("logout+jwt", INVALID_CLAIMS),
+        ("id_token", INVALID_CLAIMS),
+        ("", INVALID_CLAIMS),
+        ("JWT ", INVALID_CLAIMS),
     ] {
         let header = json!({"alg": "EdDSA", "kid": "ed", "typ": typ}).to_string();
-        cases.push(TokenCase::new(format!("typ {typ:?}"), partner.seal(header, partner.claims().to_string(), "EdDSA"), expected));
+        cases.push(TokenCase::new(
+            format!("typ {typ:?}"),
+            partner.seal(header, partner.claims().to_string(), "EdDSA"),
+            expected,
+        ));
     }
     cases
 }
@@ -132,7 +142,11 @@ fn types(policies: &Policies) -> Vec<TokenCase> {
 fn legacy() -> Vec<TokenCase> {
     let now = forge::now();
     let case = |what: &str, claims: Value, secret: &[u8], expected| {
-        TokenCase::new(format!("legacy: {what}"), hmac_token(&json!({"alg": "HS256", "typ": "JWT"}), &claims, secret), expected)
+        TokenCase::new(
+            format!("legacy: {what}"),
+            hmac_token(&json!({"alg": "HS256", "typ": "JWT"}), &claims, secret),
+            expected,
+        )
     };
     let claims = |changes: Value| {
         let mut claims = json!({"user_id": "bob", "type": "access", "exp": now + 600, "iat": now, "groups": ["user"]});
@@ -181,11 +195,22 @@ fn orders(policies: &Policies) -> Vec<TokenCase> {
         case("expired before audience and claims", json!({"exp": now - 100, "aud": "x", "sub": 1}), EXPIRED),
         case("audience before claims", json!({"aud": "x", "sub": 1}), WRONG_AUDIENCE),
         case("ahead before audience", json!({"iat": now + 100, "aud": "x"}), NOT_YET_VALID),
-        TokenCase::new("untrusted before unknown key", partner.seal(&header, partner.claims_with(everything).to_string(), "EdDSA"), UNTRUSTED_ISSUER),
-        TokenCase::new("unknown key before expired", partner.seal(&header, partner.claims_with(json!({"exp": 0})).to_string(), "EdDSA"), super::UNKNOWN_KEY),
+        TokenCase::new(
+            "untrusted before unknown key",
+            partner.seal(&header, partner.claims_with(everything).to_string(), "EdDSA"),
+            UNTRUSTED_ISSUER,
+        ),
+        TokenCase::new(
+            "unknown key before expired",
+            partner.seal(&header, partner.claims_with(json!({"exp": 0})).to_string(), "EdDSA"),
+            super::UNKNOWN_KEY,
+        ),
         TokenCase::new(
             "bad signature before expired",
-            forge::with_signature(&partner.token_of("EdDSA", &partner.claims_with(json!({"exp": 0}))), |mut s| { s[0] ^= 1; s }),
+            forge::with_signature(&partner.token_of("EdDSA", &partner.claims_with(json!({"exp": 0}))), |mut s| {
+                s[0] ^= 1;
+                s
+            }),
             BAD_SIGNATURE,
         ),
     ]

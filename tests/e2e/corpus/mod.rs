@@ -104,14 +104,11 @@ impl Bench<'_> {
         .into_iter()
         .flatten()
         .collect();
-        let requests: Vec<RequestCase> = [
-            bodies::cases(self.policies),
-            framing::cases(self.policies),
-            proxies::cases(self.policies, self.dev),
-        ]
-        .into_iter()
-        .flatten()
-        .collect();
+        let requests: Vec<RequestCase> =
+            [bodies::cases(self.policies), framing::cases(self.policies), proxies::cases(self.policies, self.dev)]
+                .into_iter()
+                .flatten()
+                .collect();
         assert!(tokens.len() + requests.len() >= 300, "the corpus has shrunk to {}", tokens.len() + requests.len());
 
         let mut wrong = Vec::new();

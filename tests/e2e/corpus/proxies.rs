@@ -34,23 +34,53 @@ pub(super) fn cases(policies: &Policies, dev: &Dev) -> Vec<RequestCase> {
     push("no scheme", AUTHORIZE, &[("Authorization", &good)], &[401]);
     push("two tokens in one header", AUTHORIZE, &[("Authorization", &format!("Bearer {good}, Bearer {good}"))], &[401]);
     push("two Authorization headers", AUTHORIZE, &[("Authorization", &bearer), ("Authorization", &bearer)], &[400]);
-    push("a bad and a good Authorization header", AUTHORIZE, &[("Authorization", "Bearer x"), ("Authorization", &bearer)], &[400]);
+    push(
+        "a bad and a good Authorization header",
+        AUTHORIZE,
+        &[("Authorization", "Bearer x"), ("Authorization", &bearer)],
+        &[400],
+    );
     push("a bad bearer beside a good key", AUTHORIZE, &[("Authorization", "Bearer x"), ("X-API-Key", &good)], &[401]);
     push("an empty API key", AUTHORIZE, &[("X-API-Key", "")], &[401]);
     push("the token in the query", &at(&format!("?access_token={good}")), &[], &[401]);
 
     push("a permission that is held", &at("?permission=orders:read"), &[("Authorization", &own_bearer)], &[200]);
     push("a permission that is not", &at("?permission=orders:write"), &[("Authorization", &own_bearer)], &[403]);
-    push("one of two that is not", &at("?permission=orders:read&permission=orders:write"), &[("Authorization", &own_bearer)], &[403]);
+    push(
+        "one of two that is not",
+        &at("?permission=orders:read&permission=orders:write"),
+        &[("Authorization", &own_bearer)],
+        &[403],
+    );
     push("a role that is not held", &at("?role=admin"), &[("Authorization", &own_bearer)], &[403]);
     push("a scope that is not held", &at("?scope=orders"), &[("Authorization", &own_bearer)], &[403]);
     push("an audience that is not named", &at("?audience=other"), &[("Authorization", &own_bearer)], &[403]);
     push("an empty permission", &at("?permission="), &[("Authorization", &own_bearer)], &[400]);
     push("an empty role", &at("?role="), &[("Authorization", &own_bearer)], &[400]);
-    push("an empty requirement header", AUTHORIZE, &[("Authorization", &own_bearer), ("X-Countersign-Require", "permission=")], &[400]);
-    push("a malformed requirement header", AUTHORIZE, &[("Authorization", &own_bearer), ("X-Countersign-Require", "nonsense")], &[400]);
-    push("the requirement header adds to the query", &at("?permission=orders:read"), &[("Authorization", &own_bearer), ("X-Countersign-Require", "role=admin")], &[403]);
-    push("the requirement header takes nothing away", &at("?role=admin"), &[("Authorization", &own_bearer), ("X-Countersign-Require", "role=user")], &[403]);
+    push(
+        "an empty requirement header",
+        AUTHORIZE,
+        &[("Authorization", &own_bearer), ("X-Countersign-Require", "permission=")],
+        &[400],
+    );
+    push(
+        "a malformed requirement header",
+        AUTHORIZE,
+        &[("Authorization", &own_bearer), ("X-Countersign-Require", "nonsense")],
+        &[400],
+    );
+    push(
+        "the requirement header adds to the query",
+        &at("?permission=orders:read"),
+        &[("Authorization", &own_bearer), ("X-Countersign-Require", "role=admin")],
+        &[403],
+    );
+    push(
+        "the requirement header takes nothing away",
+        &at("?role=admin"),
+        &[("Authorization", &own_bearer), ("X-Countersign-Require", "role=user")],
+        &[403],
+    );
 
     for (what, headers, status) in [
         ("methods that disagree", [("X-Forwarded-Method", "GET"), ("X-Original-Method", "POST")], &[400][..]),
@@ -78,6 +108,10 @@ pub(super) fn cases(policies: &Policies, dev: &Dev) -> Vec<RequestCase> {
     let nginx = Request::get("/v1/policies/shop/nobody/authorize?codes=401-403").header("Authorization", &bearer);
     cases.push(RequestCase::new("authorize: an unknown policy, for nginx", nginx.bytes(), Expected::status(&[403])));
     let envoy = Request::get("/v1/policies/shop/shop/authorize/orders?permission=*").header("Authorization", &bearer);
-    cases.push(RequestCase::new("authorize/…: the end user's query asks for nothing", envoy.bytes(), Expected::status(&[200])));
+    cases.push(RequestCase::new(
+        "authorize/…: the end user's query asks for nothing",
+        envoy.bytes(),
+        Expected::status(&[200]),
+    ));
     cases
 }

@@ -30,7 +30,9 @@ impl Held {
         let files = fs::read_dir(self.directory.path()).unwrap().map(|entry| entry.unwrap().path());
         files
             .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
-            .find(|path| serde_json::from_slice::<Value>(&fs::read(path).unwrap()).is_ok_and(|bundle| bundle["policy"] == wanted))
+            .find(|path| {
+                serde_json::from_slice::<Value>(&fs::read(path).unwrap()).is_ok_and(|bundle| bundle["policy"] == wanted)
+            })
             .unwrap_or_else(|| panic!("no bundle of {wanted}"))
     }
 

@@ -10,7 +10,7 @@ use std::{
 use serde_json::json;
 
 use super::World;
-use crate::rig::{Verifier, VerifierOptions, eventually, PATIENCE};
+use crate::rig::{PATIENCE, Verifier, VerifierOptions, eventually};
 
 /// A directory on a file system of half a mebibyte.
 struct SmallDisk {
@@ -59,7 +59,9 @@ fn a_verifier_with_a_full_disk_still_enforces_what_it_hears() {
     let world = World::start();
     let disk = SmallDisk::mount();
     let options = match &disk {
-        Some(disk) => VerifierOptions { redis: Some(world.redis.url()), data: Some(disk.path().join("state")), ..Default::default() },
+        Some(disk) => {
+            VerifierOptions { redis: Some(world.redis.url()), data: Some(disk.path().join("state")), ..Default::default() }
+        }
         // Files end at 32 KiB; the signal that would end the process too is ignored.
         None => VerifierOptions {
             redis: Some(world.redis.url()),
@@ -104,7 +106,8 @@ fn a_writer_with_a_full_disk_promises_nothing_and_recovers() {
     let token = dev.token("strict", "alice");
     disk.fill();
     let refused = (0..50).find_map(|n| {
-        let (status, body) = dev.revoke("strict", &json!({"kind": "subject", "id": format!("u-{n}"), "reason": "x".repeat(200)}));
+        let (status, body) =
+            dev.revoke("strict", &json!({"kind": "subject", "id": format!("u-{n}"), "reason": "x".repeat(200)}));
         (status != 200).then_some((status, body))
     });
     let (status, body) = refused.expect("a full disk takes no more rows");

@@ -93,7 +93,8 @@ struct Watch {
 
 impl Watch {
     fn start(target: Target, token: String) -> Self {
-        let (stop, accepted, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (stop, accepted, asked) =
+            (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let thread = std::thread::spawn({
             let (stop, accepted, asked) = (stop.clone(), accepted.clone(), asked.clone());
             move || {

@@ -47,7 +47,9 @@ fn a_verifier_started_without_redis_knows_what_was_revoked_and_vouches_for_nothi
     // Saved is what an acknowledgement of its position says.
     eventually("its position is acknowledged", PATIENCE, || {
         let path = "/admin/v1/policies/shop/strict/revocations?wait_ms=2000";
-        let body = crate::http::Request::post(path, &json!({"kind": "token", "id": "marker", "reason": "test"})).send(&world.dev.admin()).json();
+        let body = crate::http::Request::post(path, &json!({"kind": "token", "id": "marker", "reason": "test"}))
+            .send(&world.dev.admin())
+            .json();
         (body["verifiers"]["confirmed"] == body["verifiers"]["total"]).then_some(())
     });
     world.verifier.kill();

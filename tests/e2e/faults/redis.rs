@@ -142,9 +142,7 @@ fn a_redis_that_may_evict_the_feed_is_refused_with_the_setting_to_change() {
     let good = Redis::start();
     let dev = Dev::start(&policies, Some(&good));
     let mut verifier = Verifier::launch(&dev.bundles(), VerifierOptions { redis: Some(redis.url()), ..Default::default() });
-    eventually("the setting is named", PATIENCE, || {
-        (verifier.process().log().contains("maxmemory-policy")).then_some(())
-    });
+    eventually("the setting is named", PATIENCE, || (verifier.process().log().contains("maxmemory-policy")).then_some(()));
     assert_ne!(verifier.feed()["fresh"], true);
     // Mended while it runs, or at its next start.
     redis.command(&["CONFIG", "SET", "maxmemory-policy", "volatile-ttl"]);

@@ -34,7 +34,8 @@ impl Policies {
         let policies = Self { directory, partner, rival };
         policies.secret("legacy-jwt", "secret", LEGACY_SECRET);
         let sha256 = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, OPAQUE_KEY.as_bytes());
-        let opaque = json!([{"sha256": hex::encode(sha256), "subject": "svc-old", "scopes": ["orders:read"], "roles": ["user"]}]);
+        let opaque =
+            json!([{"sha256": hex::encode(sha256), "subject": "svc-old", "scopes": ["orders:read"], "roles": ["user"]}]);
         policies.secret("old-api-keys", "keys.json", opaque.to_string().as_bytes());
         for (name, spec) in policies.specs() {
             policies.write(name, &spec);
@@ -62,41 +63,59 @@ impl Policies {
             "claimMappings": {"subject": {"claim": "user_id"}, "roles": {"claim": "groups"}},
         });
         vec![
-            ("shop", json!({
-                "audiences": ["shop-api"], "issuer": "https://auth.shop.example", "roles": roles,
-                "trustedIssuers": [trusted(&self.partner, "partner"), legacy],
-            })),
-            ("other", json!({
-                "audiences": ["shop-api"], "issuer": "https://auth.other.example", "roles": roles,
-                "trustedIssuers": [trusted(&self.rival, "rival")],
-            })),
-            ("foreign", json!({
-                "audiences": ["shop-api"], "roles": roles,
-                "trustedIssuers": [trusted(&self.partner, "partner")],
-                "opaqueKeys": {"secretKeyRefs": [{"name": "old-api-keys", "key": "keys.json"}]},
-            })),
-            ("guarded", json!({
-                "audiences": ["shop-api"], "issuer": "https://auth.guarded.example", "roles": roles,
-                "rules": [
-                    {"name": "temp-reads-only", "effect": "Deny",
-                     "expression": "subject.startsWith('temp-') && request.method != 'GET'"},
-                    {"name": "no-admin-path", "effect": "Deny",
-                     "expression": "subject == 'pathy' && request.path.startsWith('/admin')"},
-                ],
-                "clientAddresses": {"allow": ["203.0.113.0/24", "127.0.0.0/8", "2001:db8::/32"], "deny": ["203.0.113.66/32"]},
-                "verificationRateLimit": {"limit": 5, "window": "1m"},
-                "trustedIssuers": [trusted(&self.partner, "partner")],
-            })),
-            ("strict", json!({
-                "audiences": ["shop-api"], "issuer": "https://auth.strict.example", "roles": roles,
-                "revocation": {"maxStaleness": "1s", "onStale": "Deny"},
-                "trustedIssuers": [trusted(&self.partner, "partner")],
-            })),
-            ("lenient", json!({
-                "audiences": ["shop-api"], "issuer": "https://auth.lenient.example", "roles": roles,
-                "revocation": {"maxStaleness": "1s", "onStale": "Allow"},
-                "trustedIssuers": [trusted(&self.partner, "partner")],
-            })),
+            (
+                "shop",
+                json!({
+                    "audiences": ["shop-api"], "issuer": "https://auth.shop.example", "roles": roles,
+                    "trustedIssuers": [trusted(&self.partner, "partner"), legacy],
+                }),
+            ),
+            (
+                "other",
+                json!({
+                    "audiences": ["shop-api"], "issuer": "https://auth.other.example", "roles": roles,
+                    "trustedIssuers": [trusted(&self.rival, "rival")],
+                }),
+            ),
+            (
+                "foreign",
+                json!({
+                    "audiences": ["shop-api"], "roles": roles,
+                    "trustedIssuers": [trusted(&self.partner, "partner")],
+                    "opaqueKeys": {"secretKeyRefs": [{"name": "old-api-keys", "key": "keys.json"}]},
+                }),
+            ),
+            (
+                "guarded",
+                json!({
+                    "audiences": ["shop-api"], "issuer": "https://auth.guarded.example", "roles": roles,
+                    "rules": [
+                        {"name": "temp-reads-only", "effect": "Deny",
+                         "expression": "subject.startsWith('temp-') && request.method != 'GET'"},
+                        {"name": "no-admin-path", "effect": "Deny",
+                         "expression": "subject == 'pathy' && request.path.startsWith('/admin')"},
+                    ],
+                    "clientAddresses": {"allow": ["203.0.113.0/24", "127.0.0.0/8", "2001:db8::/32"], "deny": ["203.0.113.66/32"]},
+                    "verificationRateLimit": {"limit": 5, "window": "1m"},
+                    "trustedIssuers": [trusted(&self.partner, "partner")],
+                }),
+            ),
+            (
+                "strict",
+                json!({
+                    "audiences": ["shop-api"], "issuer": "https://auth.strict.example", "roles": roles,
+                    "revocation": {"maxStaleness": "1s", "onStale": "Deny"},
+                    "trustedIssuers": [trusted(&self.partner, "partner")],
+                }),
+            ),
+            (
+                "lenient",
+                json!({
+                    "audiences": ["shop-api"], "issuer": "https://auth.lenient.example", "roles": roles,
+                    "revocation": {"maxStaleness": "1s", "onStale": "Allow"},
+                    "trustedIssuers": [trusted(&self.partner, "partner")],
+                }),
+            ),
         ]
     }
 

@@ -1,6 +1,7 @@
 //! A real `redis-server` on a free port, and just enough of its protocol.
 
 use std::{
+    fmt::Write as _,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
     path::PathBuf,
@@ -147,7 +148,7 @@ fn call(port: u16, words: &[&str]) -> Option<Reply> {
     stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
     let mut request = format!("*{}\r\n", words.len());
     for word in words {
-        request.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+        let _ = write!(request, "${}\r\n{word}\r\n", word.len());
     }
     stream.write_all(request.as_bytes()).ok()?;
     read(&mut BufReader::new(stream))

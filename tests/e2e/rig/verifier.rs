@@ -3,7 +3,6 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -131,14 +130,6 @@ impl Verifier {
     /// The answer to a verify request.
     pub(crate) fn verify_request(&self, policy: &str, request: &Value) -> Answer {
         Request::post(&format!("/v1/policies/shop/{policy}/verify"), request).send(&self.socket())
-    }
-
-    /// Waits for a verdict on a token.
-    pub(crate) fn eventually_says(&self, what: &str, within: Duration, token: &str, wanted: (u16, &str)) -> Answer {
-        eventually(what, within, || {
-            let answer = self.verify_request("shop", &json!({"token": token}));
-            (answer.status == wanted.0 && answer.word() == wanted.1).then_some(answer)
-        })
     }
 }
 
