@@ -88,11 +88,11 @@ impl Follower {
     /// Starts from what is saved, never fresh until the server is reached, and follows `server`. Must be called within a Tokio
     /// runtime. The first lease carries no acknowledgement, so an earlier run's is withdrawn first thing.
     pub fn spawn(server: Arc<dyn FeedServer>, config: FollowerConfig) -> Result<Self, FollowerError> {
-        let (saved, state) = match &config.data_dir {
+        let (files, state) = match &config.data_dir {
             Some(dir) => {
-                let (saved, state) = SavedState::open(dir)
+                let (files, state) = SavedState::open(dir)
                     .map_err(|source| FollowerError::DataDir { dir: dir.clone(), source })?;
-                (Some(saved), state)
+                (Some(files), state)
             }
             None => (None, FeedState::empty()),
         };
@@ -101,8 +101,8 @@ impl Follower {
         let (ack, acks) = watch::channel(None);
         let stop = CancellationToken::new();
         let mut tasks = Vec::new();
-        if let Some(saved) = saved {
-            let saver = Saver::new(saved, Arc::clone(&state), config.save_interval);
+        if let Some(files) = files {
+            let saver = Saver::new(files, Arc::clone(&state), config.save_interval);
             tasks.push(tokio::spawn(saver.run(stop.clone())));
         }
         let reading = Reading::new(server, config, Arc::clone(&state), acks);

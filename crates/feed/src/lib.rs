@@ -14,6 +14,7 @@ mod lease;
 mod memory;
 mod outbox;
 mod publisher;
+mod random;
 mod redis;
 mod server;
 mod state;

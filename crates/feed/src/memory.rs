@@ -15,6 +15,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     clock::Clock,
+    random::random_bytes,
     lease::Lease,
     outbox::OutboxError,
     server::{
@@ -58,11 +59,9 @@ struct Inner {
 impl MemoryFeed {
     /// A server over `live`. Its run is new: writers open an epoch on it first.
     pub fn new(live: Arc<dyn LiveStore>) -> Self {
-        let mut run = [0; 16];
-        aws_lc_rs::rand::fill(&mut run).expect("the system's randomness works");
         Self {
             live,
-            run_id: format!("{:032x}", u128::from_le_bytes(run)),
+            run_id: format!("{:032x}", u128::from_le_bytes(random_bytes())),
             inner: Mutex::default(),
             publishing: tokio::sync::Mutex::default(),
             moved: Notify::new(),
@@ -206,14 +205,13 @@ impl FeedServer for MemoryFeed {
             let mut fresh = Vec::new();
             for row in rows {
                 let kept = row.recorded.filter(|held| held.epoch() == epoch || !record.seeded);
-                let position = match kept {
-                    Some(kept) => kept,
-                    None => {
-                        place += 1;
-                        let position = Position::new(epoch, place).ok_or(FeedError::Full)?;
-                        fresh.push((position, row.entry.clone()));
-                        position
-                    }
+                let position = if let Some(kept) = kept {
+                    kept
+                } else {
+                    place += 1;
+                    let position = Position::new(epoch, place).ok_or(FeedError::Full)?;
+                    fresh.push((position, row.entry.clone()));
+                    position
                 };
                 placed.push((row.entry.clone(), position));
             }

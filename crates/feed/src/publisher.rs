@@ -24,12 +24,13 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::Clock,
     outbox::{Mark, Outbox, OutboxError, OutboxRow},
+    random::random_fraction,
     server::{FeedError, FeedServer, PublishRow, ServerState},
 };
 
 /// Rows published in one step.
 const BATCH: usize = 1000;
-const PURGE_INTERVAL: Duration = Duration::from_secs(60);
+const PURGE_INTERVAL: Duration = Duration::from_mins(1);
 const RETRY: Duration = Duration::from_millis(50);
 
 /// How a publisher works.
@@ -101,7 +102,7 @@ impl Publisher {
             epoch: None,
             floor: Position::ZERO,
             waiting: Vec::new(),
-            purge_at: Instant::now(),
+            purge_at: Instant::now() + PURGE_INTERVAL,
         };
         let task = tokio::spawn(sweeper.run(inbox, stop.clone()));
         Self { requests, status, stop, task: Some(task) }
@@ -235,8 +236,8 @@ impl Sweeper {
 
     /// Everything that isn't published, whoever wrote it; then what else is due.
     async fn sweep(&mut self) -> Result<(), SweepError> {
-        let mut state = self.server.write_writer_lease(&self.config.name).await?;
-        let epoch = self.settle(&mut state).await?;
+        self.server.write_writer_lease(&self.config.name).await?;
+        let (epoch, state) = self.settle().await?;
         loop {
             let rows = self.outbox.unpublished(epoch, BATCH).await?;
             if rows.is_empty() {
@@ -298,35 +299,35 @@ impl Sweeper {
     async fn settled(&mut self) -> Result<u64, SweepError> {
         match self.epoch {
             Some(epoch) => Ok(epoch),
-            None => {
-                let mut state = self.server.state().await?;
-                self.settle(&mut state).await
-            }
+            None => Ok(self.settle().await?.0),
         }
     }
 
-    async fn settle(&mut self, state: &mut ServerState) -> Result<u64, SweepError> {
+    async fn settle(&mut self) -> Result<(u64, ServerState), SweepError> {
         for _ in 0..8 {
+            // The outbox first: what another writer records after that is not yet missing from the server's state.
             let held = self.outbox.epoch().await?;
             self.floor = self.floor.max(self.outbox.highest_position().await?);
-            match next_move(state, held, self.floor) {
+            let state = self.server.state().await?;
+            match next_move(&state, held, self.floor) {
                 Move::Use(epoch) => {
                     self.epoch = Some(epoch);
-                    return Ok(epoch);
+                    return Ok((epoch, state));
                 }
                 Move::Join(epoch) => {
                     self.outbox.advance_epoch(held, epoch).await?;
                 }
                 Move::Open(epoch) => {
                     if self.outbox.advance_epoch(held, epoch).await? {
-                        *state = self.server.open_epoch(epoch).await?;
+                        self.server.open_epoch(epoch).await?;
                         tracing::info!(server = %self.server.describe(), epoch, "opened an epoch of the feed; seeding it");
-                        continue;
+                    } else {
+                        // Another writer is about to open one; what it has still to tell the server is waited for.
+                        tokio::time::sleep(RETRY.mul_f64(random_fraction())).await;
                     }
                 }
                 Move::Exhausted => return Err(FeedError::Full.into()),
             }
-            *state = self.server.state().await?;
         }
         Err(SweepError::Unsettled)
     }

@@ -17,7 +17,7 @@ use countersign_core::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::clock::Clock;
+use crate::{clock::Clock, random::random_bytes};
 
 /// How many calls may wait for a position at once.
 pub const MAX_WAITERS: usize = 1000;
@@ -309,7 +309,5 @@ impl Drop for Waiting<'_> {
 }
 
 fn random_hasher() -> IdHasher {
-    let mut key = [0; 16];
-    aws_lc_rs::rand::fill(&mut key).expect("the system's randomness works");
-    IdHasher::new(key)
+    IdHasher::new(random_bytes())
 }

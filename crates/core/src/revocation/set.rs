@@ -119,7 +119,7 @@ impl RevocationSet {
     /// The latest finite cut-off among `ids`: a credential minted under them must be issued after it.
     pub fn latest_cutoff(&self, ids: &RevocationIds) -> Option<UnixMillis> {
         ids.iter()
-            .filter_map(|(_, id)| self.shard(id).read().find(id).map(|record| record.cutoff()))
+            .filter_map(|(_, id)| self.shard(id).read().find(id).map(Record::cutoff))
             .filter(|cutoff| *cutoff != UnixMillis::FOREVER)
             .max()
     }
@@ -206,9 +206,7 @@ impl RevocationSet {
 
 /// The low bits choose the shard; the high half places a record within it.
 const fn shard_of(id: u128) -> usize {
-    #[expect(clippy::cast_possible_truncation, reason = "only the low bits are wanted")]
-    let low = id as usize;
-    low % SHARDS
+    (id % SHARDS as u128) as usize
 }
 
 #[cfg(test)]

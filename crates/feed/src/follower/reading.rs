@@ -10,12 +10,13 @@ use super::FollowerConfig;
 use crate::{
     clock::Clock,
     lease::Ack,
+    random::random_fraction,
     server::{BoxFuture, FeedError, FeedServer, LeaseWrite, Page, ServerState, TailItem},
     state::FeedState,
 };
 
 const TAIL_WAIT: Duration = Duration::from_secs(5);
-const PURGE_INTERVAL: Duration = Duration::from_secs(60);
+const PURGE_INTERVAL: Duration = Duration::from_mins(1);
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 
 /// What is being read.
@@ -97,7 +98,7 @@ impl Reading {
     }
 
     pub(super) async fn run(mut self, stop: CancellationToken) {
-        let mut purge = tokio::time::interval(PURGE_INTERVAL);
+        let mut purge = tokio::time::interval_at(Instant::now() + PURGE_INTERVAL, PURGE_INTERVAL);
         purge.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut acks = self.acks.clone();
         loop {
@@ -113,9 +114,9 @@ impl Reading {
                     self.lease = None;
                     self.on_lease(answer);
                 }
-                step = or_pending(self.step.as_mut()) => {
+                done = or_pending(self.step.as_mut()) => {
                     self.step = None;
-                    self.on_step(step);
+                    self.on_step(done);
                 }
                 () = tokio::time::sleep_until(self.next_lease), if self.lease.is_none() => {}
                 Ok(()) = acks.changed() => {
@@ -200,7 +201,7 @@ impl Reading {
 
     fn on_step(&mut self, step: Step) {
         match (step, self.phase) {
-            (Step::Page(Ok(page)), Phase::Paging(cursor)) => self.on_page(page, cursor),
+            (Step::Page(Ok(page)), Phase::Paging(cursor)) => self.on_page(&page, cursor),
             (Step::Tail(Ok(items)), Phase::Tailing(cursor)) => self.on_tail(&items, cursor),
             (Step::Page(Err(error)) | Step::Tail(Err(error)), _) => self.on_failure(&error),
             // An answer to a question that is no longer asked.
@@ -209,7 +210,7 @@ impl Reading {
         self.confirm_if_reached();
     }
 
-    fn on_page(&mut self, page: Page, mut cursor: Cursor) {
+    fn on_page(&mut self, page: &Page, mut cursor: Cursor) {
         let Some(record) = page.state.present().filter(|record| record.epoch == cursor.epoch) else {
             return self.ask_at_once();
         };
@@ -336,13 +337,5 @@ async fn or_pending<T>(future: Option<&mut BoxFuture<'static, T>>) -> T {
     match future {
         Some(future) => future.await,
         None => pending().await,
-    }
-}
-
-fn random_fraction() -> f64 {
-    let mut bytes = [0; 4];
-    match aws_lc_rs::rand::fill(&mut bytes) {
-        Ok(()) => f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX),
-        Err(_) => 1.0,
     }
 }

@@ -23,15 +23,21 @@ pub(super) struct SavedState {
     dir: PathBuf,
 }
 
+struct Saved {
+    position: Option<Position>,
+    time: Option<UnixMillis>,
+    set: RevocationSet,
+}
+
 impl SavedState {
     /// Reads what is there. A file that can't be used is reported and passed over: the feed has everything that it had.
     pub(super) fn open(dir: &Path) -> io::Result<(Self, FeedState)> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         let saved = Self { dir: dir.to_owned() };
         let state = match saved.read() {
-            Ok(Some((position, time, set))) => {
-                let state = FeedState::over(set, true);
-                state.restore(position, time.max(saved.read_time()));
+            Ok(Some(read)) => {
+                let state = FeedState::over(read.set, true);
+                state.restore(read.position, read.time.max(saved.read_time()));
                 state
             }
             Ok(None) => {
@@ -72,7 +78,7 @@ impl SavedState {
         fs::rename(temporary, self.dir.join(TIME_FILE))
     }
 
-    fn read(&self) -> io::Result<Option<(Option<Position>, Option<UnixMillis>, RevocationSet)>> {
+    fn read(&self) -> io::Result<Option<Saved>> {
         let file = match File::open(self.dir.join(FILE)) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -90,7 +96,7 @@ impl SavedState {
         input.read_exact(&mut word)?;
         let time = Some(i64::from_le_bytes(word)).filter(|ms| *ms != i64::MIN).map(UnixMillis);
         let set = RevocationSet::read_from(&mut input).map_err(io::Error::other)?;
-        Ok(Some((position, time, set)))
+        Ok(Some(Saved { position, time, set }))
     }
 
     fn read_time(&self) -> Option<UnixMillis> {

@@ -1,0 +1,316 @@
+//! The store on a real file: what it keeps, how it feeds, and that it may be killed at any moment.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test says what went wrong by failing")]
+
+use std::{
+    io::{BufRead, BufReader},
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use countersign_api::bundle::RingName;
+use countersign_core::{
+    names::PolicyName,
+    revocation::{ACCESS_RING_ONLY, Entry, Kind, Position, Revocable},
+    ring::Ring,
+    time::UnixMillis,
+};
+use countersign_feed::{
+    Clock, FeedState, Follower, FollowerConfig, Mark, MemoryFeed, Outbox, Publication, Publisher, PublisherConfig,
+};
+use countersign_store::{HistoryFilter, NewRevocation, Store, StoreError};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn shop() -> PolicyName {
+    "shop/shop".parse().unwrap()
+}
+
+fn session(id: &str) -> NewRevocation {
+    let entry = Entry {
+        policy: shop(),
+        kind: Kind::Session,
+        issuer: Some("https://own".into()),
+        id: id.into(),
+        cutoff: UnixMillis::FOREVER,
+        expires: UnixMillis(4_000_000_000_000),
+        version: 0,
+        reason: "left".into(),
+        source: "test".into(),
+    };
+    NewRevocation { entry, subject: Some("alice".into()), access_only: true }
+}
+
+fn of_kind(kind: Kind, id: &str) -> NewRevocation {
+    let new = session(id);
+    NewRevocation { entry: Entry { kind, ..new.entry }, access_only: false, ..new }
+}
+
+async fn revoke(store: &Store, new: &[NewRevocation], max: usize) -> countersign_store::Appended {
+    store.revoke(new, UnixMillis(1000), |_| max).await.unwrap()
+}
+
+fn is_revoked(state: &FeedState, id: &str, issued: i64) -> bool {
+    let ids = state.revocations().hasher().ids_of(&Revocable {
+        policy: &shop(),
+        issuer: Some("https://own"),
+        own: true,
+        access_ring: true,
+        token_kind: Kind::Token,
+        token_id: None,
+        session_id: Some(id),
+        subject: None,
+        kid: None,
+    });
+    state.revocations().lookup(&ids, Some(UnixMillis(issued))).is_some()
+}
+
+/// `dev`'s feed over the store: publisher and follower in one process.
+struct Dev {
+    store: Store,
+    publisher: Publisher,
+    follower: Follower,
+}
+
+impl Dev {
+    async fn start(path: &Path) -> Self {
+        let store = Store::open(path).await.unwrap();
+        let server = Arc::new(MemoryFeed::new(Arc::new(store.clone())));
+        let config = PublisherConfig { sweep_interval: Duration::from_millis(20), ..PublisherConfig::new("dev") };
+        let publisher = Publisher::spawn(Arc::clone(&server) as _, Arc::new(store.clone()), config);
+        let config = FollowerConfig { heartbeat: Duration::from_millis(20), ..FollowerConfig::new("dev") };
+        let follower = Follower::spawn(server, config).unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while !follower.state().view().fresh {
+            assert!(Instant::now() < deadline, "not fresh: {:?}", follower.state().stats());
+            tokio::task::yield_now().await;
+        }
+        Self { store, publisher, follower }
+    }
+
+    async fn publish(&self, ids: Vec<i64>) -> Position {
+        match self.publisher.publish(ids, PATIENCE).await {
+            Publication::Published(position) => position,
+            Publication::Pending => panic!("not published"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_file_is_its_owners_alone_and_keeps_what_it_was_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.db");
+    let store = Store::open(&path).await.unwrap();
+    for file in ["store.db", "store.db-wal"] {
+        let mode = std::fs::metadata(dir.path().join(file)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
+    store.set_meta("a", "1").await.unwrap();
+    store.set_meta("a", "2").await.unwrap();
+    assert_eq!(store.meta_or_insert("a", "3").await.unwrap(), "2");
+    assert_eq!(store.meta_or_insert("b", "3").await.unwrap(), "3");
+    assert_eq!(store.next_generation(&shop(), UnixMillis(5000)).await.unwrap(), 5000);
+    assert_eq!(store.next_generation(&shop(), UnixMillis(4000)).await.unwrap(), 5001, "a clock that goes back");
+    store.close().await;
+    let store = Store::open(&path).await.unwrap();
+    assert_eq!(store.meta("a").await.unwrap().as_deref(), Some("2"));
+    assert_eq!(store.generation(&shop()).await.unwrap(), 5001);
+}
+
+#[tokio::test]
+async fn a_ring_is_written_only_over_the_version_that_was_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store.db")).await.unwrap();
+    let ring = |version| Ring { version, ..Ring::default() };
+    let conflicts = |result| assert!(matches!(result, Err(StoreError::Conflict(_))), "{result:?}");
+    store.save_ring(&shop(), RingName::Access, &ring(1), None).await.unwrap();
+    conflicts(store.save_ring(&shop(), RingName::Access, &ring(1), None).await);
+    store.save_ring(&shop(), RingName::Access, &ring(2), Some(1)).await.unwrap();
+    conflicts(store.save_ring(&shop(), RingName::Access, &ring(2), Some(1)).await);
+    conflicts(store.save_ring(&shop(), RingName::ApiKey, &ring(2), Some(1)).await);
+    assert_eq!(store.ring(&shop(), RingName::Access).await.unwrap(), Some(ring(2)));
+    assert_eq!(store.ring(&shop(), RingName::ApiKey).await.unwrap(), None);
+    assert_eq!(store.rings().await.unwrap(), [(shop(), RingName::Access, ring(2))]);
+    store.delete_rings(&shop()).await.unwrap();
+    assert_eq!(store.rings().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_row_counts_as_published_only_in_the_epoch_that_its_mark_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store.db")).await.unwrap();
+    let ids = revoke(&store, &[session("s1"), session("s2")], 100).await.ids;
+    assert!(store.advance_epoch(0, 1).await.unwrap());
+    assert!(!store.advance_epoch(0, 2).await.unwrap(), "someone else was first");
+    let rows = store.unpublished(1, 10).await.unwrap();
+    assert_eq!(rows.iter().map(|row| row.id).collect::<Vec<_>>(), ids);
+    let mark = |n: usize, place| Mark {
+        id: rows[n].id,
+        revision: rows[n].revision,
+        position: Position::new(1, place).unwrap(),
+    };
+    store.mark(1, &[mark(0, 1)]).await.unwrap();
+    // The row became stricter between publishing and marking: it stays work.
+    let stricter = NewRevocation { entry: Entry { expires: UnixMillis::FOREVER, ..session("s2").entry }, ..session("s2") };
+    assert_eq!(revoke(&store, &[stricter], 100).await.ids, [ids[1]]);
+    store.mark(1, &[mark(1, 2)]).await.unwrap();
+    assert_eq!(store.pending(1).await.unwrap(), 1);
+    // The same again says nothing new.
+    assert_eq!(revoke(&store, &[session("s1")], 100).await.ids, [ids[0]]);
+    assert_eq!(store.pending(1).await.unwrap(), 1);
+    // The next epoch makes every row work, with the position of what stands; late marks of the old one are void.
+    assert!(store.advance_epoch(1, 2).await.unwrap());
+    store.mark(1, &[mark(0, 9)]).await.unwrap();
+    let rows = store.unpublished(2, 10).await.unwrap();
+    let recorded: Vec<_> = rows.iter().map(|row| (row.id, row.recorded)).collect();
+    assert!(recorded.contains(&(ids[0], Position::new(1, 1))) && recorded.contains(&(ids[1], None)), "{recorded:?}");
+    assert_eq!(Some(store.highest_position().await.unwrap()), Position::new(1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn revocations_survive_restarts_and_are_fresh_again_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.db");
+    let dev = Dev::start(&path).await;
+    let first = dev.publish(revoke(&dev.store, &[session("s1")], 100).await.ids).await;
+    assert!(dev.follower.state().wait_for(first, PATIENCE).await);
+    // Committed, and killed before it was published.
+    revoke(&dev.store, &[session("s2")], 100).await;
+    let Dev { store, publisher, follower } = dev;
+    drop((publisher, follower));
+    store.close().await;
+    let dev = Dev::start(&path).await;
+    assert!(dev.follower.state().holds(first), "a position of the run before is met");
+    assert!(is_revoked(dev.follower.state(), "s1", 0) && is_revoked(dev.follower.state(), "s2", 0));
+    let next = dev.publish(revoke(&dev.store, &[session("s3")], 100).await.ids).await;
+    assert!(next > first);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn past_the_bound_one_cut_off_of_the_access_ring_stands_for_all_that_is_said_of_access_tokens() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.db");
+    let dev = Dev::start(&path).await;
+    let kept = [
+        of_kind(Kind::ApiKey, "a"),
+        of_kind(Kind::Subject, "u"),
+        of_kind(Kind::Key, "k"),
+        of_kind(Kind::Token, "foreign"),
+        of_kind(Kind::Ip, "203.0.113.0/24"),
+    ];
+    let mut ids = revoke(&dev.store, &kept, 20).await.ids;
+    for n in 0..20 {
+        let appended = dev.store.revoke(&[session(&format!("s{n}"))], UnixMillis(2000 + n), |_| 20).await.unwrap();
+        assert_eq!(appended.merged, []);
+        ids.extend(appended.ids);
+    }
+    dev.publish(ids).await;
+    assert_eq!(dev.follower.state().stats().entries, 25);
+    // One more, and a clock that has gone back: the cut-off reaches the last of their times all the same.
+    let appended = dev.store.revoke(&[session("s20")], UnixMillis(1500), |_| 20).await.unwrap();
+    assert_eq!((appended.ids.len(), appended.merged), (1, vec![shop()]));
+    let position = dev.publish(appended.ids).await;
+    let state = dev.follower.state();
+    assert!(state.wait_for(position, PATIENCE).await);
+    assert_eq!(state.stats().entries, kept.len() + 1);
+    assert!(is_revoked(state, "s20", 2019) && is_revoked(state, "anyone", 2019) && !is_revoked(state, "s3", 2020));
+    assert_eq!(dev.store.unmergeable_entries(&shop()).await.unwrap(), 3);
+    let deadline = Instant::now() + PATIENCE;
+    while !dev.store.merged(1).await.unwrap().is_empty() {
+        assert!(Instant::now() < deadline);
+        tokio::task::yield_now().await;
+    }
+    drop(dev);
+    let dev = Dev::start(&path).await;
+    assert_eq!(dev.follower.state().stats().entries, kept.len() + 1, "they don't come back");
+    let history = dev.store.history(&shop(), &HistoryFilter { kind: Some(Kind::Policy), ..HistoryFilter::default() }).await;
+    assert_eq!(history.unwrap()[0].entry.id, ACCESS_RING_ONLY);
+}
+
+#[tokio::test]
+async fn history_is_asked_by_subject_and_kind_and_read_page_by_page() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store.db")).await.unwrap();
+    let bob = NewRevocation { subject: Some("bob".into()), ..session("b") };
+    revoke(&store, &[session("s1"), of_kind(Kind::Key, "k"), bob, session("s2")], 100).await;
+    let ask = |filter| {
+        let store = store.clone();
+        async move {
+            let found = store.history(&shop(), &filter).await.unwrap();
+            found.into_iter().map(|r| (r.id, r.entry.id)).collect::<Vec<_>>()
+        }
+    };
+    let alice = HistoryFilter { subject: Some("alice".into()), limit: Some(2), ..HistoryFilter::default() };
+    let page = ask(alice.clone()).await;
+    assert_eq!(page.iter().map(|(_, id)| id.as_str()).collect::<Vec<_>>(), ["s2", "k"]);
+    let rest = ask(HistoryFilter { before: Some(page[1].0), ..alice }).await;
+    assert_eq!(rest.iter().map(|(_, id)| id.as_str()).collect::<Vec<_>>(), ["s1"]);
+    assert_eq!(store.revoked_keys(&shop()).await.unwrap()[0].entry.id, "k");
+    assert_eq!(store.history(&"shop/other".parse().unwrap(), &HistoryFilter::default()).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn rows_leave_only_when_both_clocks_call_them_long_expired_and_keys_never() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store.db")).await.unwrap();
+    let expiring = |new: NewRevocation| NewRevocation { entry: Entry { expires: UnixMillis(1000), ..new.entry }, ..new };
+    revoke(&store, &[expiring(session("s")), expiring(of_kind(Kind::Key, "k"))], 100).await;
+    let past = UnixMillis(1000 + 3_600_001);
+    assert_eq!(store.purge(past, UnixMillis(2000)).await.unwrap(), 0);
+    assert_eq!(store.purge(UnixMillis(2000), past).await.unwrap(), 0);
+    assert_eq!(store.purge(past, past).await.unwrap(), 1);
+    assert_eq!(store.revoked_keys(&shop()).await.unwrap().len(), 1);
+}
+
+const CHILD_STORE: &str = "COUNTERSIGN_TEST_STORE";
+
+/// Not a test: the process that the next one kills.
+#[tokio::test]
+#[ignore = "run by killed_at_any_moment_nothing_that_was_answered_is_lost"]
+async fn commits_until_it_is_killed() {
+    let Ok(path) = std::env::var(CHILD_STORE) else { return };
+    let store = Store::open(Path::new(&path)).await.unwrap();
+    let start = Clock::boot_micros();
+    for n in 0.. {
+        let id = format!("{start}-{n}");
+        revoke(&store, &[session(&id)], 100_000).await;
+        println!("committed {id}");
+    }
+}
+
+#[tokio::test]
+async fn killed_at_any_moment_nothing_that_was_answered_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.db");
+    let mut answered = Vec::new();
+    for round in 1..=5 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "commits_until_it_is_killed", "--ignored", "--nocapture"])
+            .env(CHILD_STORE, &path)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let committed = |line: String| line.split_once("committed ").map(|(_, id)| id.to_owned());
+        answered.extend(lines.by_ref().map_while(Result::ok).filter_map(committed).take(7 * round));
+        child.kill().unwrap();
+        answered.extend(lines.map_while(Result::ok).filter_map(committed));
+        child.wait().unwrap();
+    }
+    let store = Store::open(&path).await.unwrap();
+    let mut held = std::collections::BTreeSet::new();
+    let mut filter = HistoryFilter::default();
+    loop {
+        let page = store.history(&shop(), &filter).await.unwrap();
+        let Some(last) = page.last() else { break };
+        filter.before = Some(last.id);
+        held.extend(page.into_iter().map(|r| r.entry.id));
+    }
+    assert!(answered.len() >= 7 + 14 + 21 + 28 + 35);
+    for id in &answered {
+        assert!(held.contains(id), "{id} was answered and is gone");
+    }
+}
