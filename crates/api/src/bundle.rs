@@ -4,6 +4,7 @@
 //! content) and opened: one that can't be parsed, is badly signed, of a lower generation or of a newer schema never replaces
 //! a good one.
 
+mod build;
 mod compile;
 mod envelope;
 mod secrets;
@@ -21,6 +22,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use build::{BuildInput, Resolved, build};
 pub use compile::{Compiled, CompileError, FetchedKeys, SkippedKey, compile};
 pub use envelope::{BundleRefusal, MAX_ENVELOPE_BYTES, Trust, file_name, is_bundle_file, open, seal, secrets_file_name};
 pub use secrets::{SecretsRefusal, VerifySecrets};
@@ -62,6 +64,9 @@ pub struct VerifySection {
     pub keys: Vec<BundleKey>,
     /// How long a key is published before a scheduled rotation, milliseconds: bounds the JWKS's max-age.
     pub prepublish_ms: i64,
+    /// How long a verifier may be absent before a rotation stops waiting for it, milliseconds: past half of that, one whose
+    /// state isn't confirmed answers 503 to keys that it doesn't know.
+    pub absent_after_ms: i64,
     /// Other issuers.
     pub trusted_issuers: Vec<BundleIssuer>,
     /// Whether the verify-secrets hold opaque keys.

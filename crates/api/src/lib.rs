@@ -5,3 +5,5 @@ pub mod policy;
 pub mod session;
 mod settings;
 pub mod values;
+pub mod references;
+pub mod yaml;

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{policy::{EffectiveSecretRef, SecretRef}, settings::settings, values::Duration};
+use crate::{policy::SecretRef, settings::settings, values::Duration};
 
 settings! {
     /// A declared session: a workload's or a person's grant, delivered and renewed as a Secret.

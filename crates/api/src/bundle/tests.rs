@@ -20,6 +20,7 @@ fn bundle() -> Bundle {
             clock_skew_ms: 30_000,
             keys: vec![BundleKey { ring: RingName::Access, state: KeyState::Active, jwk }],
             prepublish_ms: 600_000,
+            absent_after_ms: 600_000,
             trusted_issuers: Vec::new(),
             opaque_keys: false,
             secrets_sha256: None,

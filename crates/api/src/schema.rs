@@ -1,0 +1,349 @@
+//! The resources' schemas: made of the types, finished for Kubernetes, and checked here as the API server checks them.
+//!
+//! One schema decides in both places, so a file that `countersign dev` accepts is one that the API server accepts. What is
+//! wrong is told all at once, each with its field and the way to mend it.
+
+use std::sync::LazyLock;
+
+use countersign_core::rules::closest;
+use kube::CustomResourceExt;
+use regex::Regex;
+use serde_json::{Map, Value, json};
+
+use crate::{policy::AuthPolicy, session::Session, settings::Resolve, validation};
+
+/// A mistake in a resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Where: `spec.trustedIssuers[0].issuer`.
+    pub field: String,
+    /// What is wrong, and how to mend it.
+    pub message: String,
+}
+
+impl Problem {
+    /// A problem.
+    pub fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { field: field.into(), message: message.into() }
+    }
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.field, self.message)
+    }
+}
+
+/// The finished definition of `AuthPolicy`, as JSON.
+pub(crate) static AUTH_POLICY: LazyLock<Value> = LazyLock::new(|| {
+    let defaults = json!({"spec": validation::sample_policy().resolve()});
+    finished(&AuthPolicy::crd(), &defaults, validation::policy_rules())
+});
+
+/// The finished definition of `Session`, as JSON.
+pub(crate) static SESSION: LazyLock<Value> = LazyLock::new(|| {
+    let defaults = json!({"spec": validation::sample_session().resolve()});
+    finished(&Session::crd(), &defaults, validation::session_rules())
+});
+
+/// The schema of a definition's objects.
+pub(crate) fn schema_of(definition: &Value) -> &Value {
+    &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+}
+
+/// The schema of a policy's spec.
+pub(crate) fn policy_spec_schema() -> &'static Value {
+    &schema_of(&AUTH_POLICY)["properties"]["spec"]
+}
+
+/// The schema of a session's spec.
+pub(crate) fn session_spec_schema() -> &'static Value {
+    &schema_of(&SESSION)["properties"]["spec"]
+}
+
+fn finished<C: serde::Serialize>(crd: &C, defaults: &Value, rules: impl Iterator<Item = validation::CelRule>) -> Value {
+    let mut crd = serde_json::to_value(crd).expect("a definition always serialises");
+    let root = &mut crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    tidy(root);
+    if let Some(root) = root.as_object_mut() {
+        root.remove("title");
+    }
+    tell_defaults(&mut root["properties"]["spec"], &defaults["spec"]);
+    for rule in rules {
+        if let Some(place) = place_mut(root, rule.at) {
+            let rules = place.entry("x-kubernetes-validations").or_insert_with(|| json!([]));
+            if let Some(rules) = rules.as_array_mut() {
+                rules.push(json!({"rule": rule.cel, "message": rule.message}));
+            }
+        }
+    }
+    root["properties"]["status"]["default"] = json!({"conditions": [{
+        "type": "Ready",
+        "status": "Unknown",
+        "reason": "Pending",
+        "message": "Waiting for the operator",
+        "lastTransitionTime": "1970-01-01T00:00:00Z",
+    }]});
+    crd
+}
+
+/// No field gives null a meaning, formats that the API server doesn't know go, and descriptions are of one line.
+fn tidy(schema: &mut Value) {
+    match schema {
+        Value::Object(members) => {
+            if members.get("nullable") == Some(&Value::Bool(true)) {
+                members.remove("nullable");
+            }
+            if members.get("format").and_then(Value::as_str).is_some_and(|f| f.starts_with("uint")) {
+                members.remove("format");
+            }
+            if let Some(Value::Array(words)) = members.get_mut("enum") {
+                words.retain(|word| !word.is_null());
+            }
+            for bound in ["minimum", "maximum"] {
+                if let Some(whole) = members.get(bound).and_then(Value::as_f64) {
+                    #[expect(clippy::cast_possible_truncation, reason = "bounds are small whole numbers")]
+                    members.insert(bound.into(), json!(whole as i64));
+                }
+            }
+            if let Some(Value::String(text)) = members.get_mut("description") {
+                *text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+            }
+            members.values_mut().for_each(tidy);
+        }
+        Value::Array(items) => items.iter_mut().for_each(tidy),
+        _ => {}
+    }
+}
+
+/// Adds to each description what holds when the field is absent.
+fn tell_defaults(schema: &mut Value, defaults: &Value) {
+    let required = schema["required"].clone();
+    let is_required = |name: &str| required.as_array().is_some_and(|list| list.iter().any(|n| n == name));
+    let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) else { return };
+    for (name, property) in properties {
+        let Some(default) = defaults.get(name) else { continue };
+        let sample = default.get(0).unwrap_or(default);
+        let nested = if property.get("items").is_some_and(|i| i.get("properties").is_some()) { "items" } else { "" };
+        if nested.is_empty() {
+            tell_defaults(property, default);
+        } else {
+            tell_defaults(&mut property[nested], sample);
+        }
+        if let Some(text) = default_text(default).filter(|_| !is_required(name))
+            && let Some(Value::String(description)) = property.get_mut("description")
+        {
+            *description = format!("{description} Default: {text}.");
+        }
+    }
+}
+
+/// A default in words; none for groups, empty texts and lists of groups.
+pub(crate) fn default_text(default: &Value) -> Option<String> {
+    match default {
+        Value::String(text) if text.is_empty() => None,
+        Value::String(text) => Some(format!("`{text}`")),
+        Value::Bool(_) | Value::Number(_) => Some(format!("`{default}`")),
+        Value::Array(items) if items.iter().any(Value::is_object) => None,
+        Value::Array(items) if items.is_empty() => Some("none".into()),
+        Value::Array(_) => Some(format!("`{default}`")),
+        Value::Null | Value::Object(_) => None,
+    }
+}
+
+/// The schema at a path such as `spec.trustedIssuers[].jwks`.
+fn place_mut<'s>(root: &'s mut Value, path: &str) -> Option<&'s mut Map<String, Value>> {
+    path.split('.')
+        .filter(|name| !name.is_empty())
+        .try_fold(root, |schema, name| {
+            let (name, is_list) = name.strip_suffix("[]").map_or((name, false), |name| (name, true));
+            let property = schema.get_mut("properties")?.get_mut(name)?;
+            if is_list { property.get_mut("items") } else { Some(property) }
+        })?
+        .as_object_mut()
+}
+
+/// Checks a value as the API server does: types, unknown fields, bounds, patterns.
+pub(crate) fn check(schema: &Value, value: &Value, field: &str) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    check_value(schema, value, field, &mut problems);
+    problems
+}
+
+fn check_value(schema: &Value, value: &Value, field: &str, problems: &mut Vec<Problem>) {
+    let mut tell = |message: String| problems.push(Problem::new(field, message));
+    if value.is_null() {
+        return tell("null means nothing here; leave the field out".into());
+    }
+    let wanted = schema.get("type").and_then(Value::as_str);
+    if let Some(wanted) = wanted
+        && let Some(message) = wrong_type(wanted, value)
+    {
+        return tell(message);
+    }
+    match value {
+        Value::String(text) => check_text(schema, text, &mut tell),
+        Value::Number(number) => check_number(schema, number, &mut tell),
+        Value::Array(items) => {
+            check_length(schema, items.len(), ["minItems", "maxItems"], "entries", &mut tell);
+            for (index, item) in items.iter().enumerate() {
+                if let Some(item_schema) = schema.get("items") {
+                    check_value(item_schema, item, &format!("{field}[{index}]"), problems);
+                }
+            }
+            check_twins(schema, items, field, problems);
+        }
+        Value::Object(members) => check_object(schema, members, field, problems),
+        Value::Bool(_) | Value::Null => {}
+    }
+}
+
+/// What to say when a value is of another type than wanted.
+fn wrong_type(wanted: &str, value: &Value) -> Option<String> {
+    let fits = match (wanted, value) {
+        ("integer", Value::Number(n)) => n.is_i64() || n.is_u64() || n.as_f64().is_some_and(|f| f.fract() == 0.0),
+        ("string", Value::String(_))
+        | ("number", Value::Number(_))
+        | ("boolean", Value::Bool(_))
+        | ("array", Value::Array(_))
+        | ("object", Value::Object(_)) => true,
+        _ => false,
+    };
+    let is = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "a mapping",
+    };
+    let hint = match (wanted, value) {
+        ("string", Value::Number(_)) => format!("; quote it: \"{value}\""),
+        ("string", Value::Bool(_)) => "; quote it (unquoted yes, no, on, off, y and n are booleans in YAML)".to_owned(),
+        ("integer" | "boolean", Value::String(_)) => "; write it without quotes".to_owned(),
+        ("array", _) => "; write it as [a, b] or one `- ` a line".to_owned(),
+        _ => String::new(),
+    };
+    let wanted = match wanted {
+        "integer" => "a whole number",
+        "number" => "a number",
+        "boolean" => "true or false",
+        "array" => "a list",
+        "object" => "a mapping",
+        _ => "a text",
+    };
+    if fits { None } else { Some(format!("is {is}, but must be {wanted}{hint}")) }
+}
+
+fn check_text(schema: &Value, text: &str, tell: &mut impl FnMut(String)) {
+    if let Some(words) = schema.get("enum").and_then(Value::as_array) {
+        let words: Vec<&str> = words.iter().filter_map(Value::as_str).collect();
+        if !words.contains(&text) {
+            let close = closest(text, words.iter().copied()).map(|word| format!("; did you mean {word}?"));
+            tell(format!("{text:?} is not one of {}{}", words.join(", "), close.unwrap_or_default()));
+        }
+        return;
+    }
+    check_length(schema, text.chars().count(), ["minLength", "maxLength"], "characters", tell);
+    if let Some(pattern) = schema.get("pattern").and_then(Value::as_str)
+        && !Regex::new(pattern).is_ok_and(|regex| regex.is_match(text))
+    {
+        tell(format!("{:?} {}", shortened(text), pattern_in_words(pattern)));
+    }
+    if schema.get("format").and_then(Value::as_str) == Some("date-time")
+        && let Err(error) = text.parse::<crate::values::Time>()
+    {
+        tell(error.to_string());
+    }
+}
+
+/// What a pattern asks for, for those that people meet most.
+fn pattern_in_words(pattern: &str) -> String {
+    use crate::values::{Duration, Memory};
+    match pattern {
+        Duration::PATTERN => "is not a duration; write it as in 15m, 720h or 1h30m".into(),
+        Memory::PATTERN => "is not an amount of memory; write it as in 19Mi".into(),
+        p if p.starts_with("^https?://") => {
+            "is not an address of that kind; write it as in https://auth.shop.example".into()
+        }
+        p if p.starts_with("^[a-z0-9]([-a-z0-9") => {
+            "is not a name; use small letters, digits and dashes".into()
+        }
+        p => format!("does not match {p}"),
+    }
+}
+
+fn shortened(text: &str) -> String {
+    if text.chars().count() > 80 { text.chars().take(80).chain(['…']).collect() } else { text.to_owned() }
+}
+
+fn check_number(schema: &Value, number: &serde_json::Number, tell: &mut impl FnMut(String)) {
+    let bound = |name: &str| schema.get(name).and_then(Value::as_f64);
+    let value = number.as_f64().unwrap_or(f64::NAN);
+    match (bound("minimum"), bound("maximum")) {
+        (Some(min), _) if value < min => tell(format!("{number} is too small; the least is {min}")),
+        (_, Some(max)) if value > max => tell(format!("{number} is too large; the most is {max}")),
+        _ => {}
+    }
+}
+
+fn check_length(schema: &Value, length: usize, names: [&str; 2], what: &str, tell: &mut impl FnMut(String)) {
+    let bound = |name: &str| schema.get(name).and_then(Value::as_u64);
+    let length = length as u64;
+    match (bound(names[0]), bound(names[1])) {
+        (Some(1), _) if length == 0 => tell("must not be empty".into()),
+        (Some(min), _) if length < min => tell(format!("has {length} {what}; at least {min} are needed")),
+        (_, Some(max)) if length > max => tell(format!("has {length} {what}; at most {max} are allowed")),
+        _ => {}
+    }
+}
+
+/// Entries of a list that must differ: in their keys, or altogether.
+fn check_twins(schema: &Value, items: &[Value], field: &str, problems: &mut Vec<Problem>) {
+    let keys: Vec<&str> = schema
+        .get("x-kubernetes-list-map-keys")
+        .and_then(Value::as_array)
+        .map(|keys| keys.iter().filter_map(Value::as_str).collect())
+        .unwrap_or_default();
+    let is_set = schema.get("x-kubernetes-list-type").and_then(Value::as_str) == Some("set");
+    for (index, item) in items.iter().enumerate() {
+        if let Some(key) = keys.first()
+            && let Some(name) = item.get(key).filter(|name| items[..index].iter().any(|i| i.get(key) == Some(name)))
+        {
+            let message = format!("{name} stands twice in {field}; each {key} may stand once");
+            problems.push(Problem::new(format!("{field}[{index}].{key}"), message));
+        }
+        if is_set && items[..index].contains(item) {
+            problems.push(Problem::new(format!("{field}[{index}]"), format!("{item} stands twice")));
+        }
+    }
+}
+
+fn check_object(schema: &Value, members: &Map<String, Value>, field: &str, problems: &mut Vec<Problem>) {
+    check_length(schema, members.len(), ["minProperties", "maxProperties"], "members", &mut |message| {
+        problems.push(Problem::new(field, message));
+    });
+    let none = Map::new();
+    let properties = schema.get("properties").and_then(Value::as_object).unwrap_or(&none);
+    let more = schema.get("additionalProperties").filter(|more| more.is_object());
+    let is_free = schema.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true));
+    let path = |name: &str| if field.is_empty() { name.to_owned() } else { format!("{field}.{name}") };
+    for (name, value) in members {
+        match properties.get(name).or(more) {
+            Some(property) => check_value(property, value, &path(name), problems),
+            None if is_free => {}
+            None => {
+                let hint = match closest(name, properties.keys().map(String::as_str)) {
+                    Some(close) => format!("did you mean {close}?"),
+                    None => format!("there are {}", properties.keys().cloned().collect::<Vec<_>>().join(", ")),
+                };
+                problems.push(Problem::new(path(name), format!("there is no such field; {hint}")));
+            }
+        }
+    }
+    for name in schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
+        if !members.contains_key(name) {
+            problems.push(Problem::new(path(name), "is missing and has no default; add it"));
+        }
+    }
+}
