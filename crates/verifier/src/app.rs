@@ -29,7 +29,7 @@ use crate::{
     http::forwarded::TrustedProxies,
     metrics::{Metrics, sampled},
     net::Peer,
-    slot::{PolicySlot, Snapshot},
+    slot::{PolicySlot, RefusedBundle, Snapshot},
 };
 
 /// How long a verify waits for the position that it names.
@@ -69,6 +69,8 @@ pub(crate) struct App {
     /// When the source was last known to say what the snapshot says, by [`Clock::boot_millis`].
     confirmed_at: AtomicI64,
     loaded: AtomicBool,
+    /// What whoever writes the source couldn't put into it.
+    pub(crate) unwritten: ArcSwap<Vec<RefusedBundle>>,
     callers: RateLimiter,
     subjects: RateLimiter,
 }
@@ -103,6 +105,7 @@ impl App {
             unknown_keys,
             confirmed_at: AtomicI64::new(i64::MIN),
             loaded: AtomicBool::new(false),
+            unwritten: ArcSwap::default(),
             callers: RateLimiter::with_capacity(16_384),
             subjects: RateLimiter::new(),
         }

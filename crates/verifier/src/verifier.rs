@@ -17,6 +17,7 @@ use crate::{
     http::{health::Health, service::Api},
     metrics::Metrics,
     net::{Bound, BindError, Patience, Server, ServerLimits, ServingTls, Tls, TlsError, raise_open_files},
+    slot::RefusedBundle,
     source::keeper::{Keeper, SourceError},
 };
 
@@ -164,6 +165,23 @@ impl RunningVerifier {
     pub fn refused(&self) -> Vec<(String, &'static str, String)> {
         let snapshot = self.app.snapshot.load();
         snapshot.refused.iter().map(|r| (r.policy.clone(), r.reason, r.detail.clone())).collect()
+    }
+
+    /// For a program that writes the bundles itself: policies that it can't write anew, each with a word from a fixed set and
+    /// a sentence for people. Replaces what was said before.
+    pub fn set_unwritten(&self, problems: Vec<(String, &'static str, String)>) {
+        let snapshot = self.app.snapshot.load();
+        let generation = |policy: &str| snapshot.find(policy).map(|slot| slot.policy().generation);
+        let before = self.app.unwritten.load_full();
+        let mut unwritten = Vec::with_capacity(problems.len());
+        for (policy, reason, detail) in problems {
+            let refused = RefusedBundle { held: generation(&policy), policy, reason, detail };
+            if !before.contains(&refused) {
+                self.app.metrics.bundle_refused(reason);
+            }
+            unwritten.push(refused);
+        }
+        self.app.unwritten.store(Arc::new(unwritten));
     }
 
     /// Stops being ready, answers what has begun, saves, ends.

@@ -58,7 +58,7 @@ impl Health {
             "loaded": loaded,
             "draining": draining,
             "policies": snapshot.names().count(),
-            "refused": snapshot.refused,
+            "refused": snapshot.refused.iter().chain(app.unwritten.load().iter()).collect::<Vec<_>>(),
             "feed": {
                 "followed": app.feed.has_feed(),
                 "fresh": view.fresh,
