@@ -61,5 +61,15 @@ fn float(text: &str) -> Option<Number> {
         let digits = e.strip_prefix(['-', '+']).unwrap_or(e);
         !digits.is_empty() && all_digits(digits)
     });
-    if mantissa_fits && exponent_fits { text.parse().ok().and_then(Number::from_f64) } else { None }
+    if mantissa_fits && exponent_fits { text.parse().ok().and_then(whole_or_not) } else { None }
+}
+
+/// Go writes a whole float as JSON without a fraction, so that it fits integer fields too.
+fn whole_or_not(value: f64) -> Option<Number> {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    if value.fract() == 0.0 && value.abs() < EXACT {
+        #[expect(clippy::cast_possible_truncation, reason = "whole, and below 2^53")]
+        return Some(Number::from(value as i64));
+    }
+    Number::from_f64(value)
 }

@@ -10,10 +10,6 @@ use countersign_core::{jose::JwkSet, names::PolicyName};
 use super::{directory::BundleFile, jwks::Target};
 use crate::slot::{ListedKey, Loaded, RefusedBundle};
 
-/// How long a directory may stay unread before what it doesn't hold is doubted, milliseconds: half of the longest time that
-/// an operator waits for a verifier that is away.
-const UNCONFIRMED_AFTER_MS: i64 = 300_000;
-
 /// Policies in force, by the name of their file.
 #[derive(Debug, Default)]
 pub(crate) struct Held {
@@ -266,7 +262,8 @@ impl HeldBundle {
             keys: listed_keys(section),
             prepublish_ms: section.prepublish_ms,
             cookie_prefix: section.cookie_prefix.clone(),
-            unconfirmed_after_ms: UNCONFIRMED_AFTER_MS,
+            // What a rotation stops waiting for must have begun to fail safe long before.
+            unconfirmed_after_ms: section.absent_after_ms / 2,
             policy: compiled.policy,
         }))
     }
