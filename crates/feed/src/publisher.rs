@@ -185,11 +185,12 @@ impl Sweeper {
             let sweeping = Instant::now() >= sweep_at;
             let result = async {
                 self.publish_waiting().await?;
-                if sweeping { self.sweep().await } else { Ok(()) }
+                if sweeping { self.sweep().await } else { Ok(false) }
             }
             .await;
             if sweeping || result.is_err() {
-                sweep_at = Instant::now() + self.config.sweep_interval;
+                let more = matches!(result, Ok(true));
+                sweep_at = Instant::now() + if more { Duration::ZERO } else { self.config.sweep_interval };
             }
             self.report(result.as_ref().err());
             if result.is_err() {
@@ -234,17 +235,19 @@ impl Sweeper {
         Ok(())
     }
 
-    /// Everything that isn't published, whoever wrote it; then what else is due.
-    async fn sweep(&mut self) -> Result<(), SweepError> {
+    /// What isn't published, whoever wrote it, a batch at a time, so that callers who wait are served between; then what
+    /// else is due. True when there is more.
+    async fn sweep(&mut self) -> Result<bool, SweepError> {
         self.server.write_writer_lease(&self.config.name).await?;
         let (epoch, state) = self.settle().await?;
-        loop {
-            let rows = self.outbox.unpublished(epoch, BATCH).await?;
-            if rows.is_empty() {
-                break;
-            }
+        let rows = self.outbox.unpublished(epoch, BATCH).await?;
+        if !rows.is_empty() {
             let marks = self.publish(epoch, &rows).await?;
             self.outbox.mark(epoch, &marks).await?;
+            let pending = self.outbox.pending(epoch).await?;
+            let seeded = state.present().is_some_and(|record| record.seeded);
+            *self.status.lock() = PublisherStatus { pending, epoch, seeded, problem: None };
+            return Ok(true);
         }
         if !state.present().is_some_and(|record| record.seeded) {
             self.server.seal(epoch).await?;
@@ -263,9 +266,8 @@ impl Sweeper {
             self.purge_at = Instant::now() + PURGE_INTERVAL;
             self.purge(epoch, state.now()).await?;
         }
-        let pending = self.outbox.pending(epoch).await?;
-        *self.status.lock() = PublisherStatus { pending, epoch, seeded: true, problem: None };
-        Ok(())
+        *self.status.lock() = PublisherStatus { pending: 0, epoch, seeded: true, problem: None };
+        Ok(false)
     }
 
     async fn purge(&self, epoch: u64, server_now: UnixMillis) -> Result<(), SweepError> {

@@ -115,11 +115,17 @@ impl RedisFeed {
         })
     }
 
-    async fn connection(&self, slot: &Slot, answer_within: Duration) -> Result<MultiplexedConnection, FeedError> {
+    async fn connection(&self, slot: &Slot) -> Result<MultiplexedConnection, FeedError> {
         let mut held = slot.0.lock().await;
         if let Some(connection) = &*held {
             return Ok(connection.clone());
         }
+        let connection = self.connect(self.options.timeout).await?;
+        *held = Some(connection.clone());
+        Ok(connection)
+    }
+
+    async fn connect(&self, answer_within: Duration) -> Result<MultiplexedConnection, FeedError> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.options.timeout))
             .set_response_timeout(Some(answer_within));
@@ -128,12 +134,10 @@ impl RedisFeed {
             self.options.timeout * 2,
             self.client.get_multiplexed_async_connection_with_config(&config),
         );
-        let connection = match made.await {
-            Ok(made) => made.map_err(|error| self.failure(&error))?,
-            Err(_) => return Err(self.timed_out()),
-        };
-        *held = Some(connection.clone());
-        Ok(connection)
+        match made.await {
+            Ok(made) => made.map_err(|error| self.failure(&error)),
+            Err(_) => Err(self.timed_out()),
+        }
     }
 
     /// Forgets a connection after what may have been its failure.
@@ -151,7 +155,7 @@ impl RedisFeed {
     }
 
     async fn run(&self, script: &Script, lease: Option<&str>, args: &[Vec<u8>]) -> Result<Value, FeedError> {
-        let mut connection = self.connection(&self.commands, self.options.timeout).await?;
+        let mut connection = self.connection(&self.commands).await?;
         self.check_eviction(&mut connection).await?;
         let mut call = script.prepare_invoke();
         for key in KEYS {
@@ -179,14 +183,13 @@ impl RedisFeed {
             Err(error) if matches!(error.kind(), redis::ErrorKind::Server(_) | redis::ErrorKind::Extension) => None,
             Err(error) => return self.after(&self.commands, Err(error)).await,
         };
-        let policy = match configured {
-            Some(policy) => policy,
-            None => {
-                let info = redis::cmd("INFO").arg("memory").query_async::<String>(connection).await;
-                let info = self.after(&self.commands, info).await?;
-                let field = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"));
-                field.ok_or(HeldBack::NoEvictionPolicy)?.trim().to_owned()
-            }
+        let policy = if let Some(policy) = configured {
+            policy
+        } else {
+            let info = redis::cmd("INFO").arg("memory").query_async::<String>(connection).await;
+            let info = self.after(&self.commands, info).await?;
+            let field = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"));
+            field.ok_or(HeldBack::NoEvictionPolicy)?.trim().to_owned()
         };
         if policy.starts_with("allkeys-") {
             return Err(HeldBack::Evicts(policy).into());
@@ -230,6 +233,7 @@ impl RedisFeed {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "numbers are passed as they come")]
 fn bytes(n: impl ToString) -> Vec<u8> {
     n.to_string().into_bytes()
 }
@@ -258,7 +262,7 @@ impl FeedServer for RedisFeed {
 
     fn leases(&self) -> BoxFuture<'_, Result<Vec<Lease>, FeedError>> {
         Box::pin(async move {
-            let mut connection = self.connection(&self.commands, self.options.timeout).await?;
+            let mut connection = self.connection(&self.commands).await?;
             let names = redis::cmd("ZRANGE").arg("{cs}:leases").arg(0).arg(-1).query_async(&mut connection).await;
             let names: Vec<String> = self.after(&self.commands, names).await?;
             let mut leases = Vec::with_capacity(names.len());
@@ -307,7 +311,13 @@ impl FeedServer for RedisFeed {
 
     fn tail(&self, after: Position, wait: Duration) -> BoxFuture<'_, Result<Vec<TailItem>, FeedError>> {
         Box::pin(async move {
-            let mut connection = self.connection(&self.blocking, wait + self.options.timeout).await?;
+            // Taken out while it is read from: a read that nobody waits for any more must not hold up the next one.
+            let answer_within = wait + self.options.timeout;
+            let held = self.blocking.0.lock().await.take();
+            let mut connection = match held {
+                Some(connection) => connection,
+                None => self.connect(answer_within).await?,
+            };
             let answer = redis::cmd("XREAD")
                 .arg("COUNT")
                 .arg(TAIL_PAGE)
@@ -319,7 +329,15 @@ impl FeedServer for RedisFeed {
                 .query_async::<Option<StreamReadReply>>(&mut connection)
                 .await;
             let answer = self.after(&self.blocking, answer).await?.unwrap_or_default();
-            answer.keys.into_iter().flat_map(|key| key.ids).map(|item| tail_item(&item)).collect()
+            *self.blocking.0.lock().await = Some(connection);
+            let mut items = Vec::new();
+            for item in answer.keys.iter().flat_map(|key| &key.ids) {
+                wire::tail_items(item, &mut items)?;
+                if items.len() > 500 {
+                    tokio::task::yield_now().await;
+                }
+            }
+            Ok(items)
         })
     }
 
@@ -375,17 +393,4 @@ impl FeedServer for RedisFeed {
 struct StoredLease {
     position: Option<Position>,
     ack: Option<Ack>,
-}
-
-fn tail_item(item: &redis::streams::StreamId) -> Result<TailItem, FeedError> {
-    let wrong = || FeedError::Protocol("a tail entry that is none of ours".into());
-    let (epoch, place) = item.id.split_once('-').ok_or_else(wrong)?;
-    let position = match (epoch.parse(), place.parse()) {
-        (Ok(epoch), Ok(place)) => Position::new(epoch, place).ok_or_else(wrong)?,
-        _ => return Err(wrong()),
-    };
-    let number = |name: &str| item.get::<i64>(name).ok_or_else(wrong);
-    let value: Vec<u8> = item.get("e").ok_or_else(wrong)?;
-    let at_micros = number("t")?.saturating_mul(1_000_000).saturating_add(number("u")?);
-    Ok(TailItem { position, at_micros, entry: wire::decode(&value)? })
 }

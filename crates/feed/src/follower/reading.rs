@@ -133,13 +133,13 @@ impl Reading {
         }
     }
 
-    fn write_lease(&self) -> BoxFuture<'static, LeaseAnswer> {
+    fn write_lease(&mut self) -> BoxFuture<'static, LeaseAnswer> {
         let reached_at_send = self.state.position();
         let lease = LeaseWrite {
             name: self.config.name.clone(),
             ttl: self.config.lease_ttl,
             position: reached_at_send,
-            ack: self.acks.borrow().clone(),
+            ack: self.acks.borrow_and_update().clone(),
         };
         let server = Arc::clone(&self.server);
         Box::pin(async move {
@@ -169,7 +169,8 @@ impl Reading {
             Err(error) => return self.on_failure(&error),
         };
         self.failures = 0;
-        self.next_lease = Instant::now() + self.config.heartbeat;
+        let acks_changed = self.acks.has_changed().unwrap_or(false);
+        self.next_lease = Instant::now() + if acks_changed { Duration::ZERO } else { self.config.heartbeat };
         self.state.set_server_time(state.now_micros, i64::midpoint(lease.sent_at, lease.answered_at));
         self.state.set_writer_seen(state.writer_seen_ms);
         self.state.set_epoch(state.record.as_ref().map_or(0, |record| record.epoch));

@@ -10,7 +10,7 @@ if record.place + rows >= PLACES then return redis.error_reply('CSFULL no place 
 local ZERO = string.rep('0', 20)
 local function max(a, b) if a > b then return a else return b end end
 
-local positions, place = {}, record.place
+local positions, place, fresh = {}, record.place, {}
 for row = 0, rows - 1 do
   local at = 4 + row * 8
   local member, cutoff, expires, version = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
@@ -39,8 +39,7 @@ for row = 0, rows - 1 do
     else
       place = place + 1
       position = int(epoch * PLACES + place)
-      redis.call('XADD', TAIL, 'MAXLEN', '~', ARGV[3], int(epoch) .. '-' .. int(place),
-        't', time[1], 'u', time[2], 'e', value)
+      fresh[#fresh + 1] = #value .. ':' .. value
     end
     redis.call('ZADD', LIVE, position, member)
     redis.call('HSET', ENTRIES, member, value)
@@ -52,5 +51,11 @@ for row = 0, rows - 1 do
   end
   positions[row + 1] = position
 end
-if place > record.place then redis.call('HSET', EPOCH, 'place', int(place)) end
+if place > record.place then
+  redis.call('HSET', EPOCH, 'place', int(place))
+  -- One item of the tail for all that came together, named by the last place: many readers take it in one piece.
+  local oldest = int(epoch) .. '-' .. int(math.max(0, place - tonumber(ARGV[3])))
+  redis.call('XADD', TAIL, 'MINID', '~', oldest, int(epoch) .. '-' .. int(place),
+    't', time[1], 'u', time[2], 'f', int(record.place + 1), 'e', table.concat(fresh))
+end
 return positions

@@ -6,10 +6,10 @@ use countersign_core::{
     revocation::{Entry, EntryKey, Kind, Position},
     time::UnixMillis,
 };
-use redis::{FromRedisValue, Value, from_redis_value_ref};
+use redis::{FromRedisValue, Value, from_redis_value_ref, streams::StreamId};
 use serde::{Deserialize, Serialize};
 
-use crate::server::{EpochRecord, FeedError, ServerState};
+use crate::server::{EpochRecord, FeedError, ServerState, TailItem};
 
 const DIGITS: usize = 20;
 
@@ -34,7 +34,7 @@ pub(super) fn member(key: &EntryKey) -> Vec<u8> {
 
 /// A signed number as text that sorts as the number does.
 fn sortable(n: i64) -> String {
-    format!("{:020}", (n as u64) ^ (1 << 63))
+    format!("{:020}", n.cast_unsigned() ^ (1 << 63))
 }
 
 pub(super) struct EncodedEntry {
@@ -78,7 +78,7 @@ pub(super) fn decode(value: &[u8]) -> Result<Entry, FeedError> {
     let number = |at: usize| -> Result<u64, FeedError> {
         text.get(at * DIGITS..(at + 1) * DIGITS).and_then(|digits| digits.parse().ok()).ok_or_else(wrong)
     };
-    let signed = |n: u64| UnixMillis((n ^ (1 << 63)) as i64);
+    let signed = |n: u64| UnixMillis((n ^ (1 << 63)).cast_signed());
     let body: Body<'_> =
         text.get(3 * DIGITS..).and_then(|json| serde_json::from_str(json).ok()).ok_or_else(wrong)?;
     Ok(Entry {
@@ -116,6 +116,28 @@ pub(super) fn state(value: &Value) -> Result<ServerState, FeedError> {
         record,
         writer_seen_ms: field(3).parse().ok(),
     })
+}
+
+/// One item of the tail: all entries that were put in together, the last of them at the item's id.
+pub(super) fn tail_items(item: &StreamId, items: &mut Vec<TailItem>) -> Result<(), FeedError> {
+    let wrong = || FeedError::Protocol("a tail entry that is none of ours".into());
+    let (epoch, last) = item.id.split_once('-').ok_or_else(wrong)?;
+    let (epoch, last): (u64, u64) = (epoch.parse().map_err(|_| wrong())?, last.parse().map_err(|_| wrong())?);
+    let number = |name: &str| item.get::<i64>(name).ok_or_else(wrong);
+    let at_micros = number("t")?.saturating_mul(1_000_000).saturating_add(number("u")?);
+    let mut place = number("f")?.unsigned_abs();
+    let value: Vec<u8> = item.get("e").ok_or_else(wrong)?;
+    let mut rest = value.as_slice();
+    while !rest.is_empty() {
+        let colon = rest.iter().take(8).position(|b| *b == b':').ok_or_else(wrong)?;
+        let len = std::str::from_utf8(&rest[..colon]).ok().and_then(|digits| digits.parse::<usize>().ok());
+        let (value, after) = rest[colon + 1..].split_at_checked(len.ok_or_else(wrong)?).ok_or_else(wrong)?;
+        let position = Position::new(epoch, place).ok_or_else(wrong)?;
+        items.push(TailItem { position, at_micros, entry: decode(value)? });
+        rest = after;
+        place += 1;
+    }
+    if place == last + 1 { Ok(()) } else { Err(wrong()) }
 }
 
 pub(super) fn position(text: &str) -> Result<Position, FeedError> {

@@ -151,10 +151,10 @@ async fn a_new_epoch_keeps_recorded_positions_and_is_fresh_only_once_seeded(scen
         None
     } else {
         // Taken in before the epoch is seeded, though it moves no position yet.
-        let published = scene.server.publish(epoch, Position::ZERO, &rows).await.unwrap();
+        let taken = scene.server.publish(epoch, Position::ZERO, &rows).await.unwrap();
         until("taken in early", || async { is_revoked(follower.state(), "early") }).await;
         assert_eq!(follower.state().position(), Some(old));
-        Some(published[0].position)
+        Some(taken[0].position)
     };
     let publisher = scene.publisher();
     in_epoch(&follower, epoch).await;
