@@ -14,6 +14,7 @@ struct Part {
 
 const NEEDED: &[Part] = &[
     Part { program: "redis-server", package: "redis-server" },
+    Part { program: "faketime", package: "faketime" },
     Part { program: "python3", package: "python3" },
     Part { program: "node", package: "nodejs" },
     Part { program: "npm", package: "npm" },

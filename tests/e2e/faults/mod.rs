@@ -2,6 +2,7 @@
 //! verifier that can't know says so, and recovery is by itself.
 
 mod bundles;
+mod clocks;
 mod disks;
 mod processes;
 mod redis;

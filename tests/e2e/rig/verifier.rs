@@ -20,6 +20,8 @@ pub(crate) struct Options {
     pub(crate) arguments: Vec<String>,
     /// A program that starts it, with its own arguments (`prlimit …`).
     pub(crate) under: Vec<String>,
+    /// Further environment variables.
+    pub(crate) environment: Vec<(String, String)>,
     /// Where it keeps its state, when not in a directory of its own.
     pub(crate) data: Option<PathBuf>,
 }
@@ -153,6 +155,6 @@ fn launch(data: &TempDir, bundles: &Path, options: &Options) -> Process {
         Some(url) => command.arg("--redis").arg(url),
         None => command.arg("--without-feed"),
     };
-    command.args(&options.arguments).env_remove("REDIS_URL").env("NO_COLOR", "1");
+    command.args(&options.arguments).envs(options.environment.iter().cloned()).env_remove("REDIS_URL").env("NO_COLOR", "1");
     Process::start(&mut command, data.path().join("verifier.log"))
 }
