@@ -261,3 +261,6 @@ pub(crate) enum Absent {
     /// 503.
     NotReady,
 }
+
+#[cfg(test)]
+mod tests;

@@ -343,7 +343,7 @@ mod tests {
             (&["--health-listen", "localhost:1"], "--health-listen"),
             (&["--trusted-proxies", "10.0.0.0/33"], "--trusted-proxies"),
             (&["--uncached-budget", "0"], "--uncached-budget"),
-            (&["--uncached-budget", "-1"], "--uncached-budget"),
+            (&["--uncached-budget=-1"], "--uncached-budget"),
             (&["--tls-cert", "/c"], "--tls-key is missing"),
             (&["--tls-key", "/c"], "--tls-cert is missing"),
             (&["--tls-key", "/nonexistent/k", "--tls-cert", "/nonexistent/c"], "/nonexistent/c"),

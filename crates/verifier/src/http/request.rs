@@ -4,7 +4,7 @@
 //! know, wrong types, names or members in unusual shapes, errors) is read again by core's strict parser, which is the one
 //! that decides: no duplicate members, at most 64 levels.
 
-use std::{borrow::Cow, net::IpAddr};
+use std::{borrow::Cow, fmt, marker::PhantomData, net::IpAddr};
 
 use countersign_core::{
     check::{Ask, Require},
@@ -13,7 +13,10 @@ use countersign_core::{
     rules,
 };
 use memchr::memchr;
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor, value::MapAccessDeserializer},
+};
 use serde_json::{Map, Value};
 
 use super::problem::Problem;
@@ -47,8 +50,8 @@ impl<'a> VerifyRequest<'a> {
         if let Some(token) = only_token(body) {
             return Ok(Self { token: Cow::Borrowed(token), ..Self::default() });
         }
-        if let Ok(wire) = serde_json::from_slice::<Wire<'a>>(body)
-            && let Some(request) = wire.into_request()
+        if let Ok(wire) = serde_json::from_slice::<Object<Wire<'a>>>(body)
+            && let Some(request) = wire.0.into_request()
         {
             return Ok(request);
         }
@@ -146,11 +149,11 @@ struct Wire<'a> {
     #[serde(borrow)]
     token: Text<'a>,
     #[serde(borrow, default)]
-    require: Option<WireRequire<'a>>,
+    require: Option<Object<WireRequire<'a>>>,
     #[serde(borrow, default)]
-    request: Option<WireSource<'a>>,
+    request: Option<Object<WireSource<'a>>>,
     #[serde(borrow, default)]
-    client: Option<WireClient<'a>>,
+    client: Option<Object<WireClient<'a>>>,
     #[serde(borrow, default)]
     min_position: Option<Text<'a>>,
 }
@@ -192,6 +195,27 @@ struct WireClient<'a> {
     device_id: Option<Text<'a>>,
 }
 
+/// A JSON object and nothing else: the derive alone would take a list of the members' values too.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        deserializer.deserialize_map(Members(PhantomData))
+    }
+}
+
 /// A string that borrows where it can, also inside lists and options.
 #[derive(Deserialize)]
 #[serde(transparent)]
@@ -200,9 +224,9 @@ struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 impl<'a> Wire<'a> {
     /// `None` where something is wrong: the strict pass then says what.
     fn into_request(self) -> Option<VerifyRequest<'a>> {
-        let require = self.require.unwrap_or_default();
-        let request = self.request.unwrap_or_default();
-        let client = self.client.unwrap_or_default();
+        let require = self.require.map(|o| o.0).unwrap_or_default();
+        let request = self.request.map(|o| o.0).unwrap_or_default();
+        let client = self.client.map(|o| o.0).unwrap_or_default();
         let list = |items: Option<Vec<Text<'a>>>| items.unwrap_or_default().into_iter().map(|t| t.0).collect();
         let text = |item: Option<Text<'a>>| item.map(|t| t.0);
         Some(VerifyRequest {

@@ -1,0 +1,54 @@
+//! `verify-batch`.
+
+use serde_json::{Value, json};
+
+use crate::rig::{Rig, TestFeed, Bundles, section, token};
+
+const PATH: &str = "/v1/policies/shop/shop/verify-batch";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_item_has_its_own_result() {
+    let (_bundles, rig) = Rig::ordinary().await;
+    let items = json!({"items": [
+        {"token": token()}, {"token": "x"}, {"token": ""}, 5, {"token": token(), "require": {"roles": ["admin"]}},
+        {"token": token(), "client": {"ip": "nowhere"}}, {"token": token(), "x": [1]},
+    ]});
+    let answer = rig.post(PATH, &items).await;
+    assert_eq!(answer.status, 200);
+    let results = answer.json()["results"].as_array().unwrap().clone();
+    let told: Vec<(u64, &str)> = results
+        .iter()
+        .map(|r| (r["status"].as_u64().unwrap(), r.get("verdict").or_else(|| r.get("error")).and_then(Value::as_str).unwrap()))
+        .collect();
+    let wrong = (400, "invalid_request");
+    assert_eq!(told, [(200, "valid"), (401, "malformed"), wrong, wrong, (403, "denied"), wrong, (200, "valid")]);
+    assert_eq!(results[0]["subject"], "alice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_has_bounds() {
+    let (_bundles, rig) = Rig::ordinary().await;
+    let good = token();
+    let many = |n: usize| json!({"items": vec![json!({"token": good}); n]});
+    let answer = rig.post(PATH, &many(1000)).await;
+    assert_eq!(answer.status, 200);
+    assert!(answer.json()["results"].as_array().unwrap().iter().all(|r| r["status"] == 200));
+    assert_eq!(rig.post(PATH, &many(1001)).await.word(), (400, "invalid_request".into()));
+    let huge = json!({"items": [{"token": "x".repeat(5 << 20)}]});
+    assert_eq!(rig.post(PATH, &huge).await.word(), (413, "payload_too_large".into()));
+    assert_eq!(rig.post(PATH, &json!({"items": []})).await.json(), json!({"results": []}));
+    assert_eq!(rig.post(PATH, &json!({})).await.status, 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn items_of_a_batch_wait_together_for_their_positions() {
+    let bundles = Bundles::new();
+    bundles.put_policy("shop/shop", 1, section());
+    let feed = TestFeed::new().await;
+    let rig = Rig::with(&bundles, feed.follow(), |_| {}).await;
+    let begun = std::time::Instant::now();
+    let items = vec![json!({"token": token(), "min_position": "e1n5"}); 100];
+    let answer = rig.post(PATH, &json!({"items": items})).await;
+    assert!(answer.json()["results"].as_array().unwrap().iter().all(|r| r["status"] == 503 && r["verdict"] == "stale"));
+    assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
+}
