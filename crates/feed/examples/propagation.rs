@@ -12,9 +12,7 @@ use countersign_core::{
     revocation::{Entry, Kind, Position},
     time::UnixMillis,
 };
-use countersign_feed::{
-    FeedServer, FeedState, Follower, FollowerConfig, PublishRow, RedisFeed, RedisOptions,
-};
+use countersign_feed::{FeedServer, FeedState, Follower, FollowerConfig, PublishRow, RedisFeed, RedisOptions};
 
 struct Redis(Child);
 

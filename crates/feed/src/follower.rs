@@ -90,8 +90,8 @@ impl Follower {
     pub fn spawn(server: Arc<dyn FeedServer>, config: FollowerConfig) -> Result<Self, FollowerError> {
         let (files, state) = match &config.data_dir {
             Some(dir) => {
-                let (files, state) = SavedState::open(dir)
-                    .map_err(|source| FollowerError::DataDir { dir: dir.clone(), source })?;
+                let (files, state) =
+                    SavedState::open(dir).map_err(|source| FollowerError::DataDir { dir: dir.clone(), source })?;
                 (Some(files), state)
             }
             None => (None, FeedState::empty()),

@@ -15,11 +15,11 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     clock::Clock,
-    random::random_bytes,
     lease::Lease,
     outbox::OutboxError,
+    random::random_bytes,
     server::{
-        BoxFuture, EpochRecord, FeedError, FeedServer, LeaseWrite, Page, Published, PublishRow, ServerState, TailItem,
+        BoxFuture, EpochRecord, FeedError, FeedServer, LeaseWrite, Page, PublishRow, Published, ServerState, TailItem,
     },
 };
 

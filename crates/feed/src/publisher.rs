@@ -4,10 +4,7 @@
 //! each second; and after a server lost its data, opening the next epoch turns every live row into work for the same sweep.
 //! Whoever finds none left marks the epoch seeded.
 
-use std::{
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use countersign_core::{
     revocation::{EntryKey, Position},

@@ -15,8 +15,7 @@ use countersign_core::{
 };
 use parking_lot::Mutex;
 use redis::{
-    AsyncConnectionConfig, Client, RedisError, Script, ServerErrorKind, TlsCertificates, Value,
-    aio::MultiplexedConnection,
+    AsyncConnectionConfig, Client, RedisError, Script, ServerErrorKind, TlsCertificates, Value, aio::MultiplexedConnection,
     streams::StreamReadReply,
 };
 use tokio::time::Instant;
@@ -24,9 +23,7 @@ use tokio::time::Instant;
 pub use self::url::{InvalidRedisUrl, RedisUrl};
 use crate::{
     lease::{Ack, Lease, MAX_ACK_BYTES},
-    server::{
-        BoxFuture, FeedError, FeedServer, HeldBack, LeaseWrite, Page, Published, PublishRow, ServerState, TailItem,
-    },
+    server::{BoxFuture, FeedError, FeedServer, HeldBack, LeaseWrite, Page, PublishRow, Published, ServerState, TailItem},
 };
 
 const KEYS: [&str; 7] =
@@ -39,7 +36,9 @@ const RECHECK: Duration = Duration::from_secs(10);
 
 macro_rules! script {
     ($file:literal) => {
-        LazyLock::new(|| Script::new(concat!(include_str!("redis/prelude.lua"), "\n", include_str!(concat!("redis/", $file)))))
+        LazyLock::new(|| {
+            Script::new(concat!(include_str!("redis/prelude.lua"), "\n", include_str!(concat!("redis/", $file))))
+        })
     };
 }
 
@@ -105,14 +104,7 @@ impl RedisFeed {
             Client::open(url.connection().clone())
         };
         let client = client.map_err(|error| InvalidRedisUrl::unusable(&error))?;
-        Ok(Self {
-            url,
-            client,
-            options,
-            commands: Slot::default(),
-            blocking: Slot::default(),
-            checked: Mutex::new(None),
-        })
+        Ok(Self { url, client, options, commands: Slot::default(), blocking: Slot::default(), checked: Mutex::new(None) })
     }
 
     async fn connection(&self, slot: &Slot) -> Result<MultiplexedConnection, FeedError> {
@@ -145,7 +137,11 @@ impl RedisFeed {
         match result {
             Ok(value) => Ok(value),
             Err(error) => {
-                if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() || error.is_unrecoverable_error() {
+                if error.is_io_error()
+                    || error.is_timeout()
+                    || error.is_connection_dropped()
+                    || error.is_unrecoverable_error()
+                {
                     *slot.0.lock().await = None;
                     *self.checked.lock() = None;
                 }

@@ -82,7 +82,10 @@ pub struct FeedStats {
 
 impl fmt::Debug for FeedState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FeedState").field("view", &self.view()).field("revocations", &self.revocations).finish_non_exhaustive()
+        f.debug_struct("FeedState")
+            .field("view", &self.view())
+            .field("revocations", &self.revocations)
+            .finish_non_exhaustive()
     }
 }
 
@@ -310,4 +313,73 @@ impl Drop for Waiting<'_> {
 
 fn random_hasher() -> IdHasher {
     IdHasher::new(random_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(place: u64) -> Position {
+        Position::new(1, place).unwrap()
+    }
+
+    #[test]
+    fn without_a_feed_nothing_is_ever_fresh_and_nothing_waits() {
+        let state = FeedState::without_feed();
+        assert_eq!(state.view(), FeedView { position: None, age_ms: None, fresh: false });
+        assert!(!state.has_feed() && !state.holds(at(1)));
+        assert!(state.stats().problem.is_some());
+    }
+
+    #[test]
+    fn freshness_ends_with_any_doubt_or_with_age_and_age_goes_on() {
+        let state = FeedState::empty();
+        state.set_fresh_for(Duration::from_secs(5));
+        state.confirm(Clock::boot_micros() - 2_000_000);
+        let view = state.view();
+        assert!(view.fresh && view.age_ms.is_some_and(|ms| (2000..3000).contains(&ms)), "{view:?}");
+        assert!(state.doubt("why") && !state.doubt("why"), "said once");
+        assert!(!state.view().fresh && state.view().age_ms.is_some());
+        state.confirm(Clock::boot_micros());
+        assert_eq!((state.view().fresh, state.stats().problem), (true, None));
+        state.set_fresh_for(Duration::ZERO);
+        assert!(!state.view().fresh, "a follower that died confirms nothing");
+    }
+
+    #[test]
+    fn the_clock_is_our_own_but_never_behind_the_servers_last_known_time_less_the_skew() {
+        let state = FeedState::empty();
+        let near = |a: UnixMillis, b: UnixMillis| a.since(b).abs() < 1000;
+        assert!(near(state.now(0), Clock::wall()));
+        let ahead = Clock::wall().plus(3_600_000);
+        state.restore(None, Some(ahead));
+        assert!(near(state.now(30_000), ahead.minus(30_000)), "from disk, after our clock stepped back");
+        state.set_server_time(Clock::wall().minus(3_600_000).0 * 1000, Clock::boot_micros());
+        assert!(near(state.now(30_000), Clock::wall()), "a server that is behind doesn't hold us back");
+        state.set_server_time(Clock::wall().plus(60_000).0 * 1000, Clock::boot_micros());
+        assert!(near(state.now(30_000), Clock::wall().plus(30_000)));
+        assert!(state.stats().clock_difference_ms.is_some_and(|ms| (-61_000..=-59_000).contains(&ms)));
+    }
+
+    #[tokio::test]
+    async fn at_most_a_thousand_calls_wait_for_a_position() {
+        let state = Arc::new(FeedState::empty());
+        let wait = |timeout| {
+            let state = Arc::clone(&state);
+            tokio::spawn(async move { state.wait_for(at(1), timeout).await })
+        };
+        let waiting: Vec<_> = (0..MAX_WAITERS).map(|_| wait(Duration::from_mins(1))).collect();
+        while state.waiters.load(Ordering::Acquire) < MAX_WAITERS {
+            tokio::task::yield_now().await;
+        }
+        assert!(!wait(Duration::from_mins(1)).await.unwrap(), "one too many is turned away at once");
+        assert_eq!(state.waiters.load(Ordering::Acquire), MAX_WAITERS);
+        state.reach(at(1));
+        for waiting in waiting {
+            assert!(waiting.await.unwrap());
+        }
+        assert_eq!(state.waiters.load(Ordering::Acquire), 0);
+        assert!(state.wait_for(at(1), Duration::ZERO).await);
+        assert!(!state.wait_for(at(2), Duration::from_millis(1)).await);
+    }
 }

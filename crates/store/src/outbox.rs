@@ -145,9 +145,8 @@ impl Outbox for Store {
 
     fn pending(&self, epoch: u64) -> BoxFuture<'_, Result<u64, OutboxError>> {
         Box::pin(async move {
-            let count = sqlx::query_scalar::<_, i64>(
-                "SELECT count(*) FROM revocations WHERE mark < ?1 AND merged_into IS NULL",
-            );
+            let count =
+                sqlx::query_scalar::<_, i64>("SELECT count(*) FROM revocations WHERE mark < ?1 AND merged_into IS NULL");
             count.bind(number(epoch)).fetch_one(&self.readers).await.map(i64::unsigned_abs).map_err(failed)
         })
     }

@@ -84,7 +84,8 @@ impl Store {
         let mut merged = Vec::new();
         for (policy, bound) in bounds {
             if let Some(id) = merge_past(&mut tx, &policy, bound, created).await? {
-                let gone = sqlx::query_scalar::<_, i64>("SELECT id FROM revocations WHERE merged_into = ?1 AND removed = 0");
+                let gone =
+                    sqlx::query_scalar::<_, i64>("SELECT id FROM revocations WHERE merged_into = ?1 AND removed = 0");
                 for id in gone.bind(id).fetch_all(&mut *tx).await? {
                     ids.remove(&id);
                 }

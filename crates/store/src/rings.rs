@@ -19,7 +19,8 @@ impl Store {
 
     /// Every ring.
     pub async fn rings(&self) -> Result<Vec<(PolicyName, RingName, Ring)>, StoreError> {
-        let rows = sqlx::query("SELECT policy, ring, content FROM rings ORDER BY policy, ring").fetch_all(&self.readers).await?;
+        let rows =
+            sqlx::query("SELECT policy, ring, content FROM rings ORDER BY policy, ring").fetch_all(&self.readers).await?;
         rows.iter()
             .map(|row| {
                 let policy = row.try_get::<&str, _>(0)?.parse().map_err(|_| StoreError::Corrupt("a policy's name"))?;

@@ -147,11 +147,8 @@ async fn a_row_counts_as_published_only_in_the_epoch_that_its_mark_names() {
     assert!(!store.advance_epoch(0, 2).await.unwrap(), "someone else was first");
     let rows = store.unpublished(1, 10).await.unwrap();
     assert_eq!(rows.iter().map(|row| row.id).collect::<Vec<_>>(), ids);
-    let mark = |n: usize, place| Mark {
-        id: rows[n].id,
-        revision: rows[n].revision,
-        position: Position::new(1, place).unwrap(),
-    };
+    let mark =
+        |n: usize, place| Mark { id: rows[n].id, revision: rows[n].revision, position: Position::new(1, place).unwrap() };
     store.mark(1, &[mark(0, 1)]).await.unwrap();
     // The row became stricter between publishing and marking: it stays work.
     let stricter = NewRevocation { entry: Entry { expires: UnixMillis::FOREVER, ..session("s2").entry }, ..session("s2") };

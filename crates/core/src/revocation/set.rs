@@ -16,7 +16,11 @@ use std::{
 
 use parking_lot::RwLock;
 
-use self::{addresses::BlockedAddresses, policies::Policies, table::{Record, Table}};
+use self::{
+    addresses::BlockedAddresses,
+    policies::Policies,
+    table::{Record, Table},
+};
 use super::{ACCESS_RING_ONLY, Entry, IdHasher, Kind, RevocationIds};
 use crate::{names::PolicyName, time::UnixMillis, verdict::RevokedBy};
 
@@ -79,11 +83,7 @@ impl RevocationSet {
 
     /// Takes an entry in. True when that made the set stricter.
     pub fn apply(&self, entry: &Entry) -> bool {
-        let changed = if entry.kind == Kind::Ip {
-            self.addresses.apply(entry)
-        } else {
-            self.apply_record(entry)
-        };
+        let changed = if entry.kind == Kind::Ip { self.addresses.apply(entry) } else { self.apply_record(entry) };
         if changed {
             self.version.fetch_add(1, Ordering::AcqRel);
         }

@@ -80,7 +80,7 @@ impl Reading {
         config: FollowerConfig,
         state: Arc<FeedState>,
         acks: watch::Receiver<Option<Ack>>,
-        ) -> Self {
+    ) -> Self {
         let now = Instant::now();
         Self {
             server,
@@ -157,9 +157,7 @@ impl Reading {
                 let limit = self.config.page_size;
                 Some(Box::pin(async move { Step::Page(server.page(cursor.at, limit).await) }))
             }
-            Phase::Tailing(cursor) => {
-                Some(Box::pin(async move { Step::Tail(server.tail(cursor.at, TAIL_WAIT).await) }))
-            }
+            Phase::Tailing(cursor) => Some(Box::pin(async move { Step::Tail(server.tail(cursor.at, TAIL_WAIT).await) })),
         }
     }
 
@@ -319,7 +317,9 @@ fn standing(state: &ServerState, reached_at_send: Option<Position>) -> Standing 
         return Standing::Unusable("the feed server is empty: no writer has opened it, or it was wiped".into());
     };
     if record.run_id != state.run_id {
-        return Standing::Unusable("the feed server was restarted or replaced, and no writer has opened it again yet".into());
+        return Standing::Unusable(
+            "the feed server was restarted or replaced, and no writer has opened it again yet".into(),
+        );
     }
     if let Some(held) = reached_at_send.filter(|held| *held > record.tail()) {
         return Standing::Unusable(format!(

@@ -2,13 +2,8 @@ use super::*;
 use crate::server::EpochRecord;
 
 fn state(record: Option<(u64, &str, bool, u64)>) -> ServerState {
-    let record = record.map(|(epoch, run, seeded, place)| EpochRecord {
-        epoch,
-        run_id: run.into(),
-        seeded,
-        place,
-        ahead: None,
-    });
+    let record =
+        record.map(|(epoch, run, seeded, place)| EpochRecord { epoch, run_id: run.into(), seeded, place, ahead: None });
     ServerState { run_id: "here".into(), now_micros: 0, record, writer_seen_ms: None }
 }
 

@@ -79,8 +79,7 @@ pub(super) fn decode(value: &[u8]) -> Result<Entry, FeedError> {
         text.get(at * DIGITS..(at + 1) * DIGITS).and_then(|digits| digits.parse().ok()).ok_or_else(wrong)
     };
     let signed = |n: u64| UnixMillis((n ^ (1 << 63)).cast_signed());
-    let body: Body<'_> =
-        text.get(3 * DIGITS..).and_then(|json| serde_json::from_str(json).ok()).ok_or_else(wrong)?;
+    let body: Body<'_> = text.get(3 * DIGITS..).and_then(|json| serde_json::from_str(json).ok()).ok_or_else(wrong)?;
     Ok(Entry {
         policy: body.p,
         kind: body.k,

@@ -135,9 +135,11 @@ impl Outbox for Truth {
     fn merged(&self, limit: usize) -> BoxFuture<'_, Result<Vec<(i64, EntryKey)>, OutboxError>> {
         let inner = self.0.lock();
         let epoch = inner.epoch;
-        let gone = inner.rows.iter().enumerate().filter(|(_, row)| {
-            !row.removed && row.merged_into.is_some_and(|into| inner.rows[into].mark == epoch)
-        });
+        let gone = inner
+            .rows
+            .iter()
+            .enumerate()
+            .filter(|(_, row)| !row.removed && row.merged_into.is_some_and(|into| inner.rows[into].mark == epoch));
         ready(gone.take(limit).map(|(at, row)| (i64::try_from(at).unwrap(), row.entry.key())).collect())
     }
 

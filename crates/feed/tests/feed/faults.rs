@@ -1,7 +1,10 @@
 //! What can happen to a Redis. In each case no reader forgets what it held, none is fresh while it can't know, and all recover
 //! by themselves.
 
-use std::{sync::{Arc, atomic::Ordering}, time::{Duration, Instant}};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
 
 use countersign_core::revocation::Position;
 use countersign_feed::{FeedServer, Follower, Publication, Publisher, RedisFeed, RedisOptions};

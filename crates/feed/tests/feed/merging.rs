@@ -20,20 +20,14 @@ async fn a_published_cut_off_takes_the_place_of_entries_on_the_server_and_on_rea
             scene.revoke(&publisher, entry.clone()).await;
             ids.push(scene.truth.commit(entry));
         }
-        let cutoff = Entry {
-            kind: Kind::Policy,
-            cutoff: UnixMillis(109),
-            ..session(ACCESS_RING_ONLY)
-        };
+        let cutoff = Entry { kind: Kind::Policy, cutoff: UnixMillis(109), ..session(ACCESS_RING_ONLY) };
         let into = scene.truth.commit(cutoff.clone());
         scene.truth.merge(&ids, into);
         let position = scene.revoke(&publisher, cutoff).await;
         assert!(follower.state().wait_for(position, Duration::from_secs(5)).await);
         assert_eq!(follower.state().stats().entries, 1);
-        until("out of the server", || async {
-            scene.server.page(Position::ZERO, 100).await.unwrap().entries.len() == 1
-        })
-        .await;
+        until("out of the server", || async { scene.server.page(Position::ZERO, 100).await.unwrap().entries.len() == 1 })
+            .await;
         let late = scene.follower("late");
         fresh(&late).await;
         for state in [follower.state(), late.state()] {

@@ -1,6 +1,11 @@
 //! A writer, a server, readers; and waiting on what should come true.
 
-use std::{future::Future, path::Path, sync::{Arc, LazyLock}, time::{Duration, Instant}};
+use std::{
+    future::Future,
+    path::Path,
+    sync::{Arc, LazyLock},
+    time::{Duration, Instant},
+};
 
 use countersign_core::{
     revocation::{Entry, Kind, Position, Revocable},

@@ -1,6 +1,9 @@
 //! The policies that entries belong to: a small index for each, how many entries it has, its access ring's cut-off.
 
-use std::{collections::HashMap, sync::atomic::{AtomicI64, AtomicUsize, Ordering}};
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicI64, AtomicUsize, Ordering},
+};
 
 use parking_lot::RwLock;
 
@@ -32,11 +35,7 @@ impl Policies {
             return *index;
         }
         let index = u32::try_from(inner.slots.len()).unwrap_or(u32::MAX);
-        inner.slots.push(Slot {
-            name: name.clone(),
-            count: AtomicUsize::new(0),
-            access_cutoff: AtomicI64::new(i64::MIN),
-        });
+        inner.slots.push(Slot { name: name.clone(), count: AtomicUsize::new(0), access_cutoff: AtomicI64::new(i64::MIN) });
         inner.by_name.insert(name.clone(), index);
         index
     }

@@ -3,7 +3,10 @@
 use std::io::{self, Read, Write};
 
 use super::{RevocationSet, table::Record};
-use crate::{names::PolicyName, revocation::{Entry, IdHasher}};
+use crate::{
+    names::PolicyName,
+    revocation::{Entry, IdHasher},
+};
 
 const MAGIC: &[u8; 8] = b"CSREVS01";
 const RECORD_BYTES: usize = 32;

@@ -3,7 +3,10 @@
 
 use std::mem::size_of;
 
-use crate::{revocation::{Entry, Kind}, time::UnixMillis};
+use crate::{
+    revocation::{Entry, Kind},
+    time::UnixMillis,
+};
 
 /// What is kept of an entry: 16 bytes beside its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

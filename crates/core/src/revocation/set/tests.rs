@@ -111,7 +111,11 @@ fn an_entry_is_purged_only_when_both_clocks_say_it_expired_over_an_hour_ago() {
 #[test]
 fn a_cutoff_of_the_access_ring_takes_the_place_of_what_it_says_and_of_nothing_else() {
     let set = set();
-    let until = |expires: i64| Entry { cutoff: UnixMillis(100), expires: UnixMillis(expires), ..entry(Kind::Policy, ACCESS_RING_ONLY) };
+    let until = |expires: i64| Entry {
+        cutoff: UnixMillis(100),
+        expires: UnixMillis(expires),
+        ..entry(Kind::Policy, ACCESS_RING_ONLY)
+    };
     let merged = [entry(Kind::Token, "t1"), entry(Kind::Session, "s1")].map(|e| Entry { version: 100, ..e });
     let kept = [
         Entry { version: 101, ..entry(Kind::Token, "later") },
