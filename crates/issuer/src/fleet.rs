@@ -10,6 +10,10 @@ use tokio::time::Instant;
 /// How often leases are looked at while a position is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// How long a caller waits for the verifier in this process, whatever else it waits for: so that who is told "revoked" by the
+/// one is never told "valid" by the other.
+const OWN_WITHIN: Duration = Duration::from_millis(500);
+
 /// How many names an answer lists.
 const MAX_LAGGING: usize = 100;
 
@@ -94,7 +98,7 @@ impl Fleet {
     pub async fn enforcement(&self, position: Position, wait: Duration) -> Result<Enforcement, FeedError> {
         let until = Instant::now() + wait;
         if let Some((_, state)) = &self.own {
-            state.wait_for(position, wait).await;
+            state.wait_for(position, wait.max(OWN_WITHIN)).await;
         }
         loop {
             let verifiers = self.verifiers().await?;

@@ -56,6 +56,12 @@ impl Problem {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the request failed here; the log says why")
     }
 
+    /// The same as 400.
+    #[must_use]
+    pub(crate) fn as_invalid_request(self) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, error: "invalid_request", ..self }
+    }
+
     #[must_use]
     pub(crate) fn fix(mut self, fix: impl Into<String>) -> Self {
         self.fix = Some(fix.into());

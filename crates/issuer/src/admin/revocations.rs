@@ -21,12 +21,11 @@ use super::{OfPolicy, body_of};
 use crate::{
     RevocationRequest, RevokeError, Revoker,
     problem::Problem,
-    revoker::InvalidRevocation,
     serving::Issuer,
 };
 
 /// The longest wait for verifiers.
-pub(super) const MAX_WAIT: Duration = Duration::from_secs(600);
+pub(super) const MAX_WAIT: Duration = Duration::from_mins(10);
 
 #[derive(Deserialize)]
 pub(super) struct Wait {
@@ -39,7 +38,7 @@ pub(super) async fn revoke(
     Query(wait): Query<Wait>,
     bytes: Bytes,
 ) -> Result<Response, Problem> {
-    let request: RevocationRequest = body_of(&bytes)?;
+    let request: RevocationRequest = body_of(&bytes).map_err(Problem::as_invalid_request)?;
     let wait = Duration::from_millis(wait.wait_ms.unwrap_or(0)).min(MAX_WAIT);
     let revoked = issuer.parts.revoker.revoke(&policy.0, &request, "admin", wait).await.map_err(|error| problem(&error))?;
     let mut body = json!({
@@ -59,10 +58,7 @@ pub(super) async fn revoke(
 
 fn problem(error: &RevokeError) -> Problem {
     match error {
-        RevokeError::Invalid(
-            InvalidRevocation::BeforeInFuture | InvalidRevocation::BeforeNoTime | InvalidRevocation::BeforeNotHere,
-        ) => Problem::invalid_request(error.to_string()),
-        RevokeError::Invalid(_) => Problem::validation(error.to_string()),
+        RevokeError::Invalid(_) => Problem::invalid_request(error.to_string()),
         RevokeError::Ledger(_) => Problem::internal(error),
     }
 }

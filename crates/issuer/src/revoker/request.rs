@@ -270,3 +270,41 @@ fn network(text: &str) -> Result<String, InvalidRevocation> {
     };
     if own { Err(InvalidRevocation::OwnAddress(text.to_owned())) } else { Ok(network.to_string()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_a_network_in_one_spelling() {
+        for (text, network_text) in [
+            ("203.0.113.7", "203.0.113.7/32"),
+            ("203.0.113.7/24", "203.0.113.0/24"),
+            ("::ffff:203.0.113.7", "203.0.113.7/32"),
+            ("2001:db8::1", "2001:db8::1/128"),
+        ] {
+            assert_eq!(network(text), Ok(network_text.to_owned()));
+        }
+        for own in ["127.0.0.1", "10.0.0.0/8", "::1", "fe80::1", "fd00::/8", "0.0.0.0/0"] {
+            assert_eq!(network(own), Err(InvalidRevocation::OwnAddress(own.to_owned())));
+        }
+        assert_eq!(network("nonsense"), Err(InvalidRevocation::NoAddress("nonsense".to_owned())));
+    }
+
+    #[test]
+    fn a_cut_off_is_now_unless_it_is_earlier_and_never_later() {
+        let now = UnixMillis(1_800_000_000_123);
+        let with = |before| RevocationRequest { before, ..RevocationRequest::default() };
+        for (kind, before, cutoff) in [
+            (Kind::Subject, None, Ok(now)),
+            (Kind::Policy, Some(1_700_000_000.5), Ok(UnixMillis(1_700_000_000_500))),
+            (Kind::Token, None, Ok(UnixMillis::FOREVER)),
+            (Kind::Token, Some(1.0), Err(InvalidRevocation::BeforeNotHere)),
+            (Kind::Subject, Some(1_800_000_001.0), Err(InvalidRevocation::BeforeInFuture)),
+            (Kind::Subject, Some(f64::NAN), Err(InvalidRevocation::BeforeNoTime)),
+            (Kind::Subject, Some(1e300), Err(InvalidRevocation::BeforeNoTime)),
+        ] {
+            assert_eq!(with(before).cutoff(kind, now), cutoff, "{kind:?} {before:?}");
+        }
+    }
+}

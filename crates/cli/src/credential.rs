@@ -1,0 +1,61 @@
+//! Tokens as commands take them, and what they say of themselves.
+
+use std::io::Read as _;
+
+use countersign_core::{
+    claims::Claims,
+    jose::{Compact, MAX_TOKEN_BYTES, compact},
+    mint::API_KEY_PREFIX,
+};
+
+use crate::{Session, failure::Failure};
+
+/// The token of a command line: the argument (with a warning: other users see arguments), `-` for standard input, or
+/// COUNTERSIGN_TOKEN.
+pub(crate) fn read(session: &Session, argument: Option<&str>) -> Result<String, Failure> {
+    let text = match argument {
+        Some("-") => read_stdin()?,
+        Some(token) => {
+            session.printer.remark("note: a token on the command line shows in the process list; `-` reads standard input");
+            token.to_owned()
+        }
+        None => std::env::var("COUNTERSIGN_TOKEN").map_err(|_| {
+            Failure::usage("no token given").fix("give it as TOKEN, `-` for standard input, or in COUNTERSIGN_TOKEN")
+        })?,
+    };
+    let token = text.trim();
+    if token.is_empty() { Err(Failure::usage("the token is empty")) } else { Ok(token.to_owned()) }
+}
+
+fn read_stdin() -> Result<String, Failure> {
+    let mut text = String::new();
+    // A byte more than any token has, with room for a line's end: too long is the verifier's to say.
+    std::io::stdin()
+        .take(MAX_TOKEN_BYTES as u64 * 4)
+        .read_to_string(&mut text)
+        .map_err(|e| Failure::usage(format!("can't read the token from standard input: {e}")))?;
+    Ok(text)
+}
+
+/// A token taken apart. Nothing in it is verified.
+pub(crate) struct Unverified<'a> {
+    pub(crate) jws: Compact<'a>,
+    pub(crate) claims: Claims,
+    pub(crate) is_api_key: bool,
+}
+
+/// Takes a token apart; `None` for opaque keys and for what is no token.
+pub(crate) fn take_apart(token: &str) -> Option<Unverified<'_>> {
+    let (text, is_api_key) = match token.strip_prefix(API_KEY_PREFIX) {
+        Some(rest) => (rest, true),
+        None => (token, false),
+    };
+    let jws = compact::parse(text).ok()?;
+    let claims = Claims::new(jws.payload.clone());
+    Some(Unverified { jws, claims, is_api_key })
+}
+
+/// Whether a text is a credential rather than an id.
+pub(crate) fn looks_like_one(text: &str) -> bool {
+    text.starts_with(API_KEY_PREFIX) || take_apart(text).is_some()
+}

@@ -1,0 +1,88 @@
+//! `dev`: verifier and issuer in one process, which plays the operator too.
+//!
+//! ```text
+//!  policy files ─▶ watch ─▶ Declaration ─▶ operator ─▶ bundles/ ─▶ verifier ─▶ apps
+//!                                             │ rings                 ▲
+//!                                             ▼                       │ feed (in-process, or Redis)
+//!                                  SQLite ◀─ issuer ──────────────────┘
+//! ```
+//! Everything is parsed before anything binds; everything that must survive `kill -9` is in SQLite before it is used.
+
+mod banner;
+mod builtin;
+mod bundles;
+mod data_dir;
+mod declared;
+mod legacy;
+mod lives;
+mod operator;
+mod policies;
+mod running;
+mod settings;
+mod status;
+mod watching;
+
+use std::io::IsTerminal as _;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+pub(crate) use self::{
+    running::Running,
+    settings::Settings,
+};
+use crate::{
+    Session,
+    args::Dev,
+    commands::now,
+    failure::{Exit, Failure},
+};
+
+/// `countersign dev`
+pub(crate) async fn run(session: &Session, args: &Dev) -> Result<Exit, Failure> {
+    let lookup = |name: &str| std::env::var(name).ok();
+    let settings = Settings::new(args, &lookup, now())?;
+    log_to_stderr(&settings.log_level)?;
+    // Before anything else: an early signal must not kill a process that is about to clean up.
+    let mut stop = Stop::new()?;
+    for warning in &settings.warnings {
+        session.printer.warn(warning);
+    }
+    let running = tokio::select! {
+        running = Running::start(settings) => running?,
+        () = stop.asked() => return Ok(Exit::Done),
+    };
+    banner::print(session, &running)?;
+    stop.asked().await;
+    session.printer.remark("stopping");
+    running.shutdown().await;
+    Ok(Exit::Done)
+}
+
+fn log_to_stderr(level: &str) -> Result<(), Failure> {
+    let filter = level
+        .parse::<tracing_subscriber::EnvFilter>()
+        .map_err(|e| Failure::usage(format!("LOG_LEVEL: {e}")))?;
+    let ansi = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).init();
+    Ok(())
+}
+
+/// SIGTERM or SIGINT.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn new() -> Result<Self, Failure> {
+        let listen = |kind| signal(kind).map_err(|e| Failure::unable(format!("can't listen for signals: {e}")));
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! What is printed when everything is up: addresses, and calls to paste.
+
+use serde_json::json;
+
+use super::Running;
+use crate::{
+    Session,
+    failure::Failure,
+    output::{Block, Report, Table},
+};
+
+/// Prints it.
+pub(super) fn print(session: &Session, running: &Running) -> Result<(), Failure> {
+    let addresses = running.addresses();
+    let declaration = running.declaration();
+    for problem in &declaration.problems {
+        session.printer.warn(&format!("{} is wrong; the last good version serves\n{}", problem.file.display(), problem.lines.join("\n")));
+    }
+    if let Some(why) = running.unsettled() {
+        session.printer.warn(&format!("not everything is ready: {why}"));
+    }
+    let mut table = Table::new(&["", ""]);
+    let mut line = |what: &str, value: String| table.row(vec![what.into(), value.into()]);
+    line("verifier", format!("http://{}", addresses.verifier));
+    line("", format!("unix:{}", addresses.socket.display()));
+    line("health", format!("http://{}  (issuer: http://{})", addresses.verifier_health, addresses.issuer_health));
+    line("issuer", format!("http://{}", addresses.issuer));
+    line("admin", format!("unix:{}", addresses.admin_socket.display()));
+    line("", format!("http://{}", addresses.admin));
+    line("feed", running.feed_server().to_owned());
+    line("data", running.data_dir().display().to_string());
+    let names: Vec<String> = declaration.policies.keys().map(ToString::to_string).collect();
+    line("policies", if names.is_empty() { "none yet".into() } else { names.join(", ") });
+    let human = vec![Block::Table(table), Block::Text(calls(running, declaration.default.as_ref().map_or("default/dev", |d| d.as_str())))];
+    let document = json!({"addresses": addresses, "policies": names, "default_policy": declaration.default});
+    session.printer.report(&Report { document, human, names })
+}
+
+fn calls(running: &Running, policy: &str) -> String {
+    let addresses = running.addresses();
+    let socket = shell(&addresses.socket.display().to_string());
+    format!(
+        "\nTry it:\n  export COUNTERSIGN_SERVER={}\n  \
+         TOKEN=$(countersign token mint -q --policy {policy} --subject alice --role user)\n  \
+         curl --unix-socket {socket} --json '{{\"token\":\"'$TOKEN'\"}}' http://localhost/v1/policies/{policy}/verify\n  \
+         countersign revoke subject alice --policy {policy}\n  \
+         countersign verify --policy {policy} --explain $TOKEN\n",
+        shell(&format!("unix:{}", addresses.admin_socket.display()))
+    )
+}
+
+/// Quoted where a shell would read it otherwise.
+fn shell(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-:=".contains(&b);
+    if text.bytes().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}

@@ -1,0 +1,95 @@
+//! The built-in policy, and what the environment adds to the default one.
+
+use std::net::SocketAddr;
+
+use countersign_api::policy::{AuthPolicy, SecretKeyRef, TokenAlgorithm, Tokens, TrustedIssuer};
+use countersign_api::values::{Duration, Time};
+use countersign_core::{jose::Algorithm, names::PolicyName, time::UnixMillis};
+use countersign_feed::Clock;
+use countersign_store::{Store, StoreError};
+
+use super::legacy::{LegacyEnv, LegacyJwt, SECRET_KEY, SECRET_NAME};
+
+/// Values of the store.
+const ISSUER: &str = "builtin-issuer";
+const FIRST_START: &str = "legacy-first-start";
+
+/// How long tokens from before are good unless `LEGACY_TOKENS_NOT_AFTER` says otherwise, from the first start on.
+const LEGACY_DAYS: i64 = 30;
+const DAY_MS: i64 = 86_400_000;
+
+/// What is built in.
+#[derive(Clone, Debug)]
+pub(crate) struct Builtin {
+    /// The address at the first start: an issuer can't be changed.
+    issuer: String,
+    legacy_until: Option<UnixMillis>,
+}
+
+/// `default/dev`.
+pub(crate) fn name() -> PolicyName {
+    PolicyName::try_new("default", "dev").expect("both are DNS labels")
+}
+
+impl Builtin {
+    /// With what the first start fixed.
+    pub(crate) async fn open(store: &Store, issuer: SocketAddr, legacy: &LegacyEnv) -> Result<Self, StoreError> {
+        let port = if issuer.port() == 0 { 7490 } else { issuer.port() };
+        let issuer = store.meta_or_insert(ISSUER, &format!("http://127.0.0.1:{port}")).await?;
+        let legacy_until = match &legacy.jwt {
+            None => None,
+            Some(LegacyJwt { not_after: Some(at), .. }) => Some(*at),
+            Some(_) => {
+                let first = store.meta_or_insert(FIRST_START, &Clock::wall().0.to_string()).await?;
+                Some(UnixMillis(first.parse().unwrap_or(0)).plus(LEGACY_DAYS * DAY_MS))
+            }
+        };
+        if let Some(until) = legacy_until {
+            tracing::warn!(%until, "tokens signed with JWT_SECRET_KEY are accepted until then");
+        }
+        Ok(Self { issuer, legacy_until })
+    }
+
+    /// The policy that there is when no directory is named.
+    pub(crate) fn policy(&self) -> Result<AuthPolicy, String> {
+        countersign_api::dev_policy(&self.issuer)
+            .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+    }
+
+    /// Defaults from the environment; the policy's own fields override them.
+    pub(crate) fn apply_environment(&self, policy: &mut AuthPolicy, legacy: &LegacyEnv) {
+        if legacy.is_empty() {
+            return;
+        }
+        let spec = &mut policy.spec;
+        let seconds = |s: u64| Duration::secs(i64::try_from(s).unwrap_or(i64::MAX / 1000));
+        if legacy.access_ttl_s.is_some() || legacy.refresh_ttl_s.is_some() {
+            let tokens = spec.tokens.get_or_insert_with(Tokens::default);
+            tokens.access_ttl = tokens.access_ttl.or(legacy.access_ttl_s.map(seconds));
+            tokens.refresh_ttl = tokens.refresh_ttl.or(legacy.refresh_ttl_s.map(seconds));
+        }
+        let (Some(jwt), Some(until)) = (&legacy.jwt, self.legacy_until) else { return };
+        let trusted = spec.trusted_issuers.get_or_insert_with(Vec::new);
+        if trusted.iter().any(|t| t.issuer.is_none()) {
+            tracing::warn!("JWT_SECRET_KEY is not used: the default policy has an entry for tokens without iss");
+            return;
+        }
+        trusted.push(TrustedIssuer {
+            name: "environment".into(),
+            audiences: Some(vec!["*".into()]),
+            algorithms: Some(vec![token_algorithm(jwt.algorithm)]),
+            secret_key_ref: Some(SecretKeyRef { name: SECRET_NAME.into(), key: SECRET_KEY.into() }),
+            not_after: Some(Time(until)),
+            max_ttl: Some(Duration::hours(24 * LEGACY_DAYS)),
+            ..TrustedIssuer::default()
+        });
+    }
+}
+
+fn token_algorithm(algorithm: Algorithm) -> TokenAlgorithm {
+    match algorithm {
+        Algorithm::HS384 => TokenAlgorithm::HS384,
+        Algorithm::HS512 => TokenAlgorithm::HS512,
+        _ => TokenAlgorithm::HS256,
+    }
+}

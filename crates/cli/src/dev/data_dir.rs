@@ -1,0 +1,166 @@
+//! Where `dev` keeps everything: one directory, for its owner alone, used by one process at a time.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read as _, Seek as _, Write as _},
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    },
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    failure::Failure,
+    target::{ADMIN_SOCKET, VERIFIER_SOCKET},
+};
+
+/// The longest path of a Unix socket (`sun_path` less its NUL).
+const MAX_SOCKET_PATH: usize = 107;
+
+/// The data directory, locked for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct DataDir {
+    path: PathBuf,
+    /// Held open: the lock is the file's, and goes with the process however it ends.
+    _lock: File,
+}
+
+impl DataDir {
+    /// Makes the directory if it isn't there, and takes its lock.
+    pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
+        let failed = |what: &str, e: &io::Error| {
+            Failure::unable(format!("--data-dir {}: {what}: {e}", path.display())).fix("name a directory that you may write to")
+        };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| failed("can't be made", &e))?;
+        let path = path.canonicalize().map_err(|e| failed("can't be found", &e))?;
+        let longest = [ADMIN_SOCKET, VERIFIER_SOCKET, "verifier.sock.0123456789"].map(|s| path.join(s).as_os_str().as_bytes().len());
+        if longest.into_iter().max().unwrap_or(0) > MAX_SOCKET_PATH {
+            return Err(Failure::usage(format!("--data-dir {}: the path is too long for a Unix socket in it", path.display()))
+                .fix(format!("the socket's whole path may have {MAX_SOCKET_PATH} bytes: name a shorter directory")));
+        }
+        let lock = lock(&path)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).map_err(|e| failed("can't be made private", &e))?;
+        let data_dir = Self { path, _lock: lock };
+        data_dir.keep_out_of_git().map_err(|e| failed("can't be written", &e))?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(data_dir.bundles())
+            .map_err(|e| failed("can't be written", &e))?;
+        Ok(data_dir)
+    }
+
+    /// The directory.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The database.
+    pub(crate) fn database(&self) -> PathBuf {
+        self.path.join("countersign.db")
+    }
+
+    /// Bundles, for this process's verifier and separate ones.
+    pub(crate) fn bundles(&self) -> PathBuf {
+        self.path.join("bundles")
+    }
+
+    /// What the verifier saves.
+    pub(crate) fn verifier(&self) -> PathBuf {
+        self.path.join("verifier")
+    }
+
+    /// The verifier's socket.
+    pub(crate) fn verifier_socket(&self) -> PathBuf {
+        self.path.join(VERIFIER_SOCKET)
+    }
+
+    /// The admin API's socket.
+    pub(crate) fn admin_socket(&self) -> PathBuf {
+        self.path.join(ADMIN_SOCKET)
+    }
+
+    /// Where the addresses are written that were bound.
+    pub(crate) fn addresses(&self) -> PathBuf {
+        self.path.join("addresses.json")
+    }
+
+    fn keep_out_of_git(&self) -> io::Result<()> {
+        let file = self.path.join(".gitignore");
+        match OpenOptions::new().write(true).create_new(true).open(file) {
+            Ok(mut file) => file.write_all(b"*\n"),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+fn lock(path: &Path) -> Result<File, Failure> {
+    use rustix::fs::{FlockOperation, flock};
+
+    let name = path.join("dev.lock");
+    let failed = |e: &dyn std::fmt::Display| Failure::unable(format!("--data-dir {}: can't be locked: {e}", path.display()));
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(name)
+        .map_err(|e| failed(&e))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(e) if e == rustix::io::Errno::WOULDBLOCK => {
+            let mut holder = String::new();
+            let _ = file.read_to_string(&mut holder);
+            let by = holder.trim().parse::<u32>().map_or_else(|_| String::new(), |pid| format!(" (process {pid})"));
+            return Err(Failure::unable(format!("--data-dir {}: another `countersign dev` uses it{by}", path.display()))
+                .fix("stop that one, or name another directory with --data-dir"));
+        }
+        Err(e) => return Err(failed(&e)),
+    }
+    let written = file
+        .set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| file.write_all(format!("{}\n", std::process::id()).as_bytes()));
+    written.map_err(|e| failed(&e))?;
+    Ok(file)
+}
+
+/// Writes a file so that a reader sees the old content or the new, whenever the power fails.
+pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
+    let parent = path.parent().unwrap_or(Path::new("."));
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = parent.join(format!(".{name}.new"));
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    File::open(parent)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_dir_is_private_and_used_by_one_process_at_a_time() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("data");
+        let held = DataDir::open(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(fs::read_to_string(path.join(".gitignore")).unwrap(), "*\n");
+        let refused = DataDir::open(&path).unwrap_err();
+        assert!(refused.message.contains("another `countersign dev` uses it"), "{refused}");
+        drop(held);
+        DataDir::open(&path).unwrap();
+    }
+
+    #[test]
+    fn a_path_too_long_for_a_socket_is_refused_before_anything_is_made_of_it() {
+        let parent = tempfile::tempdir().unwrap();
+        let refused = DataDir::open(&parent.path().join("d".repeat(120))).unwrap_err();
+        assert!(refused.message.contains("too long for a Unix socket"), "{refused}");
+    }
+}

@@ -1,0 +1,130 @@
+//! What is in force: the policies that were accepted, and what is wrong with those that were not.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use countersign_api::{
+    bundle::{BuildInput, Bundle, BundleKey, Resolved, RingName, VerifySecrets, build},
+    policy::{EffectivePolicy, Switch},
+};
+use countersign_core::{
+    jose::Jwk,
+    names::PolicyName,
+    opaque,
+    revocation::Entry,
+    ring::PublicRingKey,
+    time::UnixMillis,
+};
+
+/// A policy that was accepted.
+#[derive(Debug)]
+pub(crate) struct Declared {
+    /// Kept from its first acceptance on.
+    pub(crate) uid: String,
+    /// With every default filled in.
+    pub(crate) effective: EffectivePolicy,
+    /// What its references gave.
+    pub(crate) resolved: Resolved,
+    /// The annotation that rotates the access ring.
+    pub(crate) rotate_access: Option<String>,
+    /// The annotation that rotates the api-key ring.
+    pub(crate) rotate_api_key: Option<String>,
+    /// When its opaque keys end.
+    pub(crate) opaque_end: OpaqueEnd,
+}
+
+/// When a policy's opaque keys end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OpaqueEnd {
+    /// At least one has no end.
+    Never,
+    /// All of them, by then; the beginning of time when there are none.
+    At(UnixMillis),
+}
+
+/// Everything that is declared at one moment.
+#[derive(Debug, Default)]
+pub(crate) struct Declaration {
+    /// By name.
+    pub(crate) policies: BTreeMap<PolicyName, std::sync::Arc<Declared>>,
+    /// Policies that were there and are no more, until they are erased.
+    pub(crate) withdrawn: BTreeMap<PolicyName, Withdrawn>,
+    /// The policy that answers where none is named.
+    pub(crate) default: Option<PolicyName>,
+    /// Files that are wrong.
+    pub(crate) problems: Vec<FileProblem>,
+}
+
+/// A policy that was there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Withdrawn {
+    pub(crate) uid: String,
+    /// Its keys are kept until then.
+    pub(crate) erase_after: UnixMillis,
+}
+
+/// A file that is wrong, and what serves in its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FileProblem {
+    /// Which.
+    pub(crate) file: PathBuf,
+    /// The policies of which the last good version stays.
+    pub(crate) policies: Vec<PolicyName>,
+    /// Each mistake in a line: file, line, field, what is wrong.
+    pub(crate) lines: Vec<String>,
+}
+
+impl Declared {
+    /// The longest life of what the access ring signs: break-glass tokens too. Milliseconds.
+    pub(crate) fn access_life_ms(&self) -> i64 {
+        let emergency = &self.effective.emergency;
+        let break_glass = match emergency.mode {
+            Switch::Enabled => emergency.max_ttl.as_millis(),
+            Switch::Disabled => 0,
+        };
+        self.effective.tokens.access_ttl.as_millis().max(break_glass)
+    }
+
+    /// Its bundle, under no generation yet.
+    pub(crate) fn bundle(
+        &self,
+        name: &PolicyName,
+        access: &[PublicRingKey],
+        api_key: &[PublicRingKey],
+        revoked: Vec<Entry>,
+    ) -> (Bundle, Option<VerifySecrets>) {
+        let of = |ring: RingName, keys: &[PublicRingKey]| -> Vec<BundleKey> {
+            let one = |key: &PublicRingKey| {
+                let mut jwk: Jwk = key.jwk.clone();
+                jwk.kid = Some(key.kid.clone());
+                jwk.alg = Some(key.alg.to_string());
+                BundleKey { ring, state: key.state, jwk }
+            };
+            keys.iter().map(one).collect()
+        };
+        build(BuildInput {
+            name,
+            uid: &self.uid,
+            generation: 0,
+            policy: &self.effective,
+            keys: [of(RingName::Access, access), of(RingName::ApiKey, api_key)].concat(),
+            resolved: &self.resolved,
+            revoked,
+        })
+    }
+}
+
+impl OpaqueEnd {
+    /// Of the keys in these files. What doesn't parse was refused before.
+    pub(crate) fn of(resolved: &Resolved) -> Self {
+        let mut end = UnixMillis(0);
+        for file in &resolved.opaque {
+            for key in opaque::parse_keys(file.as_bytes()).unwrap_or_default() {
+                match key.not_after {
+                    None => return Self::Never,
+                    Some(at) => end = end.max(at),
+                }
+            }
+        }
+        Self::At(end)
+    }
+}

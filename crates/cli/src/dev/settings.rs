@@ -1,0 +1,186 @@
+//! Flags and environment of `dev`, read once, before anything binds.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use countersign_core::{names::PolicyName, time::UnixMillis};
+use countersign_feed::RedisUrl;
+
+use super::legacy::LegacyEnv;
+use crate::{args::Dev, failure::Failure};
+
+/// The issuer's port unless told otherwise.
+const ISSUER_PORT: u16 = 7490;
+
+/// What `dev` runs with.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    /// The directory of policies; none: the built-in one.
+    pub(crate) policies: Option<PathBuf>,
+    /// The data directory.
+    pub(crate) data_dir: PathBuf,
+    /// The database, where it isn't the data directory's.
+    pub(crate) database: Option<PathBuf>,
+    /// The default policy.
+    pub(crate) default_policy: Option<PolicyName>,
+    /// The Redis to publish to.
+    pub(crate) redis: Option<RedisUrl>,
+    /// Addresses to bind.
+    pub(crate) listen: Listen,
+    /// Let policies name private addresses for others' keys.
+    pub(crate) allow_private_issuers: bool,
+    /// Names of the environment that existing deployments use.
+    pub(crate) legacy: LegacyEnv,
+    /// Least severe messages to log.
+    pub(crate) log_level: String,
+    /// What is odd about the settings.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Addresses to bind.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Listen {
+    pub(crate) verifier: SocketAddr,
+    pub(crate) verifier_health: SocketAddr,
+    pub(crate) issuer: SocketAddr,
+    pub(crate) issuer_health: SocketAddr,
+    pub(crate) admin: SocketAddr,
+}
+
+/// How a variable is looked up.
+pub(crate) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+impl Settings {
+    /// Everything parsed; a mistake names the flag or variable and the fix.
+    pub(crate) fn new(args: &Dev, env: Lookup<'_>, now: UnixMillis) -> Result<Self, Failure> {
+        let mut warnings = Vec::new();
+        let set = |name: &str| env(name).filter(|value| !value.is_empty());
+        let redis = args.redis.clone().map(|url| ("--redis", url)).or_else(|| Some(("REDIS_URL", set("REDIS_URL")?)));
+        let redis = redis
+            .map(|(name, url)| url.parse::<RedisUrl>().map_err(|e| Failure::usage(format!("{name}: {e}"))))
+            .transpose()?;
+        let default_policy = args
+            .default_policy
+            .as_deref()
+            .map(|name| name.parse::<PolicyName>().map_err(|e| Failure::usage(format!("--default-policy: {e}"))))
+            .transpose()?;
+        if !args.admin_listen.ip().is_loopback() {
+            return Err(Failure::usage(format!("--admin-listen {}: the admin API listens on loopback only", args.admin_listen))
+                .fix("use 127.0.0.1, or the admin socket in the data directory"));
+        }
+        let issuer = match args.issuer_listen {
+            Some(address) => address,
+            None => SocketAddr::from(([127, 0, 0, 1], issuer_port(set("PORT"))?)),
+        };
+        let legacy = LegacyEnv::read(&set, args.legacy_env, now, &mut warnings)?;
+        Ok(Self {
+            policies: args.policies.clone(),
+            data_dir: args.data_dir.clone(),
+            database: database(set("DATABASE_URL"), &mut warnings)?,
+            default_policy,
+            redis,
+            listen: Listen {
+                verifier: args.verifier_listen,
+                verifier_health: args.verifier_health_listen,
+                issuer,
+                issuer_health: args.issuer_health_listen,
+                admin: args.admin_listen,
+            },
+            allow_private_issuers: args.allow_private_issuers,
+            legacy,
+            log_level: log_level(set("LOG_LEVEL"))?,
+            warnings,
+        })
+    }
+}
+
+fn issuer_port(port: Option<String>) -> Result<u16, Failure> {
+    match port {
+        None => Ok(ISSUER_PORT),
+        Some(text) => text.parse().map_err(|_| Failure::usage(format!("PORT: {text:?} is no port")).fix("a number up to 65535")),
+    }
+}
+
+/// `sqlite:PATH`, `sqlite:///PATH`, with a driver part or without.
+fn database(url: Option<String>, warnings: &mut Vec<String>) -> Result<Option<PathBuf>, Failure> {
+    let Some(url) = url else { return Ok(None) };
+    let (scheme, rest) = url.split_once(':').unwrap_or((&url, ""));
+    match scheme.split('+').next().unwrap_or_default() {
+        "sqlite" => {
+            // SQLAlchemy writes three slashes before a relative path and four before an absolute one.
+            let path = rest.strip_prefix("///").unwrap_or(rest);
+            let path = path.split('?').next().unwrap_or_default();
+            if path.is_empty() || path == ":memory:" {
+                Err(Failure::usage("DATABASE_URL: dev keeps its state in a file").fix("name one, as sqlite:PATH, or unset DATABASE_URL"))
+            } else {
+                Ok(Some(path.into()))
+            }
+        }
+        "postgres" | "postgresql" => {
+            warnings.push("DATABASE_URL names a PostgreSQL; dev keeps its state on SQLite in the data directory".into());
+            Ok(None)
+        }
+        _ => Err(Failure::usage(format!("DATABASE_URL: {scheme:?} is not a database that dev knows"))
+            .fix("use sqlite:PATH, or unset it for the one in the data directory")),
+    }
+}
+
+/// The names that other languages' loggers use mean the same here.
+fn log_level(level: Option<String>) -> Result<String, Failure> {
+    let Some(level) = level else { return Ok("warn,countersign=info".into()) };
+    let lower = level.to_ascii_lowercase();
+    let filter = match lower.as_str() {
+        "warning" => "warn".into(),
+        "critical" | "fatal" => "error".into(),
+        "notset" => "trace".into(),
+        _ => lower,
+    };
+    match filter.parse::<tracing_subscriber::EnvFilter>() {
+        Ok(_) => Ok(filter),
+        Err(_) => Err(Failure::usage(format!("LOG_LEVEL: {level:?} is no level")).fix("error, warn, info, debug or trace")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    fn settings(arguments: &[&str], env: &[(&str, &str)]) -> Result<Settings, Failure> {
+        let cli = Cli::try_parse_from(["countersign", "dev"].iter().chain(arguments)).unwrap();
+        let Command::Dev(dev) = cli.command else { panic!("dev") };
+        let lookup = |name: &str| env.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned());
+        Settings::new(&dev, &lookup, UnixMillis(1_800_000_000_000))
+    }
+
+    #[test]
+    fn each_mistake_names_its_flag_or_variable() {
+        for (arguments, env, named) in [
+            (&["--redis", "nonsense"][..], &[][..], "--redis"),
+            (&[], &[("REDIS_URL", "http://x")], "REDIS_URL"),
+            (&["--default-policy", "shop"], &[], "--default-policy"),
+            (&["--admin-listen", "0.0.0.0:7492"], &[], "--admin-listen"),
+            (&[], &[("PORT", "high")], "PORT"),
+            (&[], &[("DATABASE_URL", "mysql://x")], "DATABASE_URL"),
+            (&[], &[("DATABASE_URL", "sqlite:///:memory:")], "DATABASE_URL"),
+            (&[], &[("LOG_LEVEL", "=loud=")], "LOG_LEVEL"),
+            (&[], &[("JWT_SECRET_KEY", "short")], "JWT_SECRET_KEY"),
+            (&[], &[("ACCESS_TOKEN_EXPIRE_MINUTES", "soon")], "ACCESS_TOKEN_EXPIRE_MINUTES"),
+        ] {
+            let refused = settings(arguments, env).unwrap_err();
+            assert!(refused.message.contains(named), "{named}: {refused}");
+        }
+    }
+
+    #[test]
+    fn variables_that_deployments_have_are_understood() {
+        let found = settings(&[], &[("PORT", "8000"), ("DATABASE_URL", "sqlite+aiosqlite:///./app.db"), ("LOG_LEVEL", "WARNING")]);
+        let found = found.unwrap();
+        assert_eq!(found.listen.issuer.port(), 8000);
+        assert_eq!(found.database, Some("./app.db".into()));
+        assert_eq!(found.log_level, "warn");
+        let found = settings(&[], &[("DATABASE_URL", "postgresql+asyncpg://u:p@h/db")]).unwrap();
+        assert_eq!((found.database, found.warnings.len()), (None, 1));
+    }
+}

@@ -1,0 +1,50 @@
+//! The reference of the command line, made from what `--help` says.
+
+use clap::CommandFactory as _;
+
+use crate::args::Cli;
+
+/// `docs/cli.md`: every command's long help, in the order of `--help`.
+pub fn reference() -> String {
+    let mut text = String::from(
+        "# The command line\n\nGenerated from `countersign --help`; a test compares. Common options stand with the first command and \
+         hold for all.\n",
+    );
+    let mut root = quiet_about_this_environment(Cli::command().term_width(100));
+    root.build();
+    section(&mut text, &mut root, true);
+    text
+}
+
+fn section(text: &mut String, command: &mut clap::Command, root: bool) {
+    let name = command.get_bin_name().unwrap_or("countersign").to_owned();
+    let mut shown = command.clone();
+    if !root {
+        shown = shown.mut_args(|arg| if arg.is_global_set() { arg.hide(true) } else { arg });
+    }
+    let help = shown.render_long_help().to_string();
+    let lines: Vec<&str> = help.trim_end().lines().map(str::trim_end).collect();
+    text.push_str(&format!("\n## `{name}`\n\n```text\n{}\n```\n", lines.join("\n")));
+    for sub in command.get_subcommands_mut() {
+        section(text, sub, false);
+    }
+}
+
+/// The values that variables have where this runs are nobody's business.
+fn quiet_about_this_environment(command: clap::Command) -> clap::Command {
+    command.mut_args(|arg| arg.hide_env_values(true)).mut_subcommands(quiet_about_this_environment)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_holds_together() {
+        Cli::command().debug_assert();
+        assert!(Cli::try_parse_from(["countersign", "revoke", "all", "--wait=5s", "-n", "shop", "--policy", "shop"]).is_ok());
+        assert!(Cli::try_parse_from(["countersign", "revoke", "all", "--wait=5s", "--no-wait"]).is_err());
+    }
+}
