@@ -1,9 +1,28 @@
 //! What people declare and what the operator hands on: `AuthPolicy`, `Session`, and the bundle.
+//!
+//! A policy's way: text ([`load`]) to the object as it was written ([`policy`]), to the policy that holds ([`effective`]), with
+//! what it refers to ([`resolve()`]), to the bundle that verifiers enforce ([`bundle`]). This crate reads files that it is told
+//! to and nothing else; it knows no network and no clock.
 
 pub mod bundle;
+pub mod check;
+pub mod crds;
+pub mod dev;
+pub mod effective;
+pub mod load;
 pub mod policy;
-pub mod session;
-mod settings;
-pub mod values;
 pub mod references;
+pub mod session;
+pub mod values;
 pub mod yaml;
+
+mod resolve;
+mod schema;
+mod settings;
+mod validation;
+
+pub use crds::crds;
+pub use dev::dev_policy;
+pub use resolve::resolve;
+pub use schema::Problem;
+pub use settings::Resolve;

@@ -10,7 +10,13 @@ use kube::CustomResourceExt;
 use regex::Regex;
 use serde_json::{Map, Value, json};
 
-use crate::{policy::AuthPolicy, session::Session, settings::Resolve, validation};
+use crate::{
+    policy::AuthPolicy,
+    session::Session,
+    settings::Resolve,
+    validation,
+    values::{Duration, Memory, Network, Time},
+};
 
 /// A mistake in a resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -249,9 +255,19 @@ fn check_text(schema: &Value, text: &str, tell: &mut impl FnMut(String)) {
         && !Regex::new(pattern).is_ok_and(|regex| regex.is_match(text))
     {
         tell(format!("{:?} {}", shortened(text), pattern_in_words(pattern)));
+        return;
+    }
+    // What a pattern can't tell.
+    let parsed = match schema.get("pattern").and_then(Value::as_str) {
+        Some(Duration::PATTERN) => text.parse::<Duration>().err().map(|e| e.to_string()),
+        Some(Network::PATTERN) => text.parse::<Network>().err().map(|e| e.to_string()),
+        _ => None,
+    };
+    if let Some(message) = parsed {
+        tell(message);
     }
     if schema.get("format").and_then(Value::as_str) == Some("date-time")
-        && let Err(error) = text.parse::<crate::values::Time>()
+        && let Err(error) = text.parse::<Time>()
     {
         tell(error.to_string());
     }
@@ -259,9 +275,9 @@ fn check_text(schema: &Value, text: &str, tell: &mut impl FnMut(String)) {
 
 /// What a pattern asks for, for those that people meet most.
 fn pattern_in_words(pattern: &str) -> String {
-    use crate::values::{Duration, Memory};
     match pattern {
         Duration::PATTERN => "is not a duration; write it as in 15m, 720h or 1h30m".into(),
+        Network::PATTERN => "is not a network; write it as in 10.0.0.0/8 or 2001:db8::/32".into(),
         Memory::PATTERN => "is not an amount of memory; write it as in 19Mi".into(),
         p if p.starts_with("^https?://") => {
             "is not an address of that kind; write it as in https://auth.shop.example".into()
@@ -345,5 +361,61 @@ fn check_object(schema: &Value, members: &Map<String, Value>, field: &str, probl
         if !members.contains_key(name) {
             problems.push(Problem::new(path(name), "is missing and has no default; add it"));
         }
+    }
+}
+
+/// The value without what makes no sense in it: fields that don't fit are left out, or, where there must be one, replaced by
+/// something that fits. Only for checks that go on after a mistake was told.
+pub(crate) fn repaired(schema: &Value, value: &Value) -> Value {
+    let wanted = schema.get("type").and_then(Value::as_str);
+    match (wanted, value) {
+        (Some("object"), Value::Object(members)) => {
+            let Some(properties) = schema.get("properties").and_then(Value::as_object) else { return value.clone() };
+            let mut kept = Map::new();
+            for (name, property) in properties {
+                let given = members.get(name).filter(|value| fits(property, value));
+                let is_required = schema["required"].as_array().is_some_and(|list| list.iter().any(|n| n == name));
+                match given {
+                    Some(given) => drop(kept.insert(name.clone(), repaired(property, given))),
+                    None if is_required => drop(kept.insert(name.clone(), stand_in(property))),
+                    None => {}
+                }
+            }
+            Value::Object(kept)
+        }
+        (Some("array"), Value::Array(items)) => {
+            let item_schema = &schema["items"];
+            let repair = |item: &Value| if fits(item_schema, item) { repaired(item_schema, item) } else { stand_in(item_schema) };
+            items.iter().map(repair).collect()
+        }
+        _ => value.clone(),
+    }
+}
+
+/// Whether a value can be read, bounds of lists and texts aside.
+fn fits(schema: &Value, value: &Value) -> bool {
+    match value {
+        Value::Array(_) | Value::Object(_) => {
+            let wanted = schema.get("type").and_then(Value::as_str);
+            wanted.is_none_or(|wanted| wrong_type(wanted, value).is_none())
+        }
+        _ => check(schema, value, "").is_empty(),
+    }
+}
+
+fn stand_in(schema: &Value) -> Value {
+    if let Some(word) = schema.get("enum").and_then(|words| words.get(0)) {
+        return word.clone();
+    }
+    let pattern = schema.get("pattern").and_then(Value::as_str);
+    match (schema.get("type").and_then(Value::as_str), pattern) {
+        (Some("string"), Some(Duration::PATTERN)) => json!("1m"),
+        (Some("string"), Some(Memory::PATTERN)) => json!("19Mi"),
+        (Some("string"), Some(Network::PATTERN)) => json!("127.0.0.1"),
+        (Some("integer" | "number"), _) => schema.get("minimum").cloned().unwrap_or_else(|| json!(0)),
+        (Some("boolean"), _) => json!(false),
+        (Some("array"), _) => json!([]),
+        (Some("object"), _) => repaired(schema, &json!({})),
+        _ => json!(""),
     }
 }

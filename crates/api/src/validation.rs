@@ -8,7 +8,6 @@ use crate::{
     },
     schema::Problem,
     session::{EffectiveSession, SessionSpec},
-    settings::Resolve as _,
     values::Duration,
 };
 
@@ -197,22 +196,34 @@ pub(crate) fn session_rules() -> impl Iterator<Item = CelRule> {
     SESSION.iter().map(|v| v.rule)
 }
 
-/// The rules between fields that a policy breaks.
-pub(crate) fn check_policy(policy: &EffectivePolicy) -> Vec<Problem> {
-    broken(POLICY, policy)
+/// The rules between fields that a policy breaks. A rule over a part in which something is wrong already is left out: what
+/// it would say may be wrong too.
+pub(crate) fn check_policy(policy: &EffectivePolicy, already: &[Problem]) -> Vec<Problem> {
+    broken(POLICY, policy, already)
 }
 
 /// The rules between fields that a session breaks.
-pub(crate) fn check_session(session: &EffectiveSession) -> Vec<Problem> {
-    broken(SESSION, session)
+pub(crate) fn check_session(session: &EffectiveSession, already: &[Problem]) -> Vec<Problem> {
+    broken(SESSION, session, already)
 }
 
-fn broken<E>(validations: &[Validation<E>], value: &E) -> Vec<Problem> {
+fn broken<E>(validations: &[Validation<E>], value: &E, already: &[Problem]) -> Vec<Problem> {
+    let flawed: Vec<String> = already.iter().map(|p| without_places(&p.field)).collect();
+    let is_sound = |v: &&Validation<E>| !flawed.iter().any(|field| lies_in(field, &v.rule.at.replace("[]", "")));
     let problems = |v: &Validation<E>| {
         let message = v.rule.message;
         (v.broken)(value).into_iter().map(move |field| Problem::new(field, message))
     };
-    validations.iter().flat_map(problems).collect()
+    validations.iter().filter(is_sound).flat_map(problems).collect()
+}
+
+/// `spec.roles[3].name` as `spec.roles.name`.
+fn without_places(field: &str) -> String {
+    field.split('[').map(|part| part.split_once(']').map_or(part, |(_, rest)| rest)).collect()
+}
+
+fn lies_in(field: &str, part: &str) -> bool {
+    field.strip_prefix(part).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 fn when(is_broken: bool, field: &str) -> Vec<String> {
@@ -290,7 +301,9 @@ pub(crate) fn sample_session() -> SessionSpec {
     SessionSpec::default()
 }
 
-/// A policy's spec with every default filled in, whatever is wrong with it.
-pub(crate) fn resolve_policy(spec: &AuthPolicySpec) -> EffectivePolicy {
-    spec.resolve()
+/// The rules about changes of a policy that an edit breaks.
+pub(crate) fn check_policy_change(before: &EffectivePolicy, after: &EffectivePolicy) -> Vec<Problem> {
+    // The one rule with `oldSelf` in [`POLICY`].
+    let rule = POLICY.iter().find(|v| v.rule.cel.contains("oldSelf.issuer")).filter(|_| before.issuer != after.issuer);
+    rule.map(|v| Problem::new("spec.issuer", v.rule.message)).into_iter().collect()
 }

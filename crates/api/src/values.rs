@@ -141,6 +141,11 @@ impl fmt::Display for Memory {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network(pub ipnet::IpNet);
 
+impl Network {
+    /// What a text of it looks like.
+    pub const PATTERN: &str = "^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$";
+}
+
 /// Not a network.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a network; write it as in 10.0.0.0/8 or 2001:db8::/32")]
@@ -233,7 +238,7 @@ macro_rules! as_text {
 as_text!(
     Duration: {"type": "string", "maxLength": 24, "pattern": (Duration::PATTERN)},
     Memory: {"type": "string", "maxLength": 9, "pattern": (Memory::PATTERN)},
-    Network: {"type": "string", "maxLength": 43, "pattern": "^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$"},
+    Network: {"type": "string", "maxLength": 43, "pattern": (Network::PATTERN)},
     Time: {"type": "string", "maxLength": 40, "format": "date-time"}
 );
 

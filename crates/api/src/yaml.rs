@@ -73,6 +73,11 @@ pub fn parse(text: &str) -> Result<Vec<Document>, SyntaxError> {
     }
 }
 
+/// Whether a text that stands unquoted in YAML is read as that text.
+pub(crate) fn plain_means_text(text: &str) -> bool {
+    scalar::resolve(text).is_some_and(|value| value.is_string())
+}
+
 /// A value with the lines of all that is in it, relative to itself.
 #[derive(Clone)]
 struct Node {
@@ -165,6 +170,13 @@ impl<'t> Reader<'t> {
                 break;
             }
             let key_line = line_at(&event.1);
+            // kubectl reads an unquoted `y` as true in keys too. In one it can only be meant as text: the `y` of an EC key.
+            let bare = match &event.0 {
+                Event::Scalar(text, ScalarStyle::Plain, _, None) if matches!(&**text, "y" | "Y" | "n" | "N") => {
+                    Some(text.to_string())
+                }
+                _ => None,
+            };
             let is_merge = matches!(&event.0, Event::Scalar(text, ScalarStyle::Plain, _, None) if *text == "<<");
             let key = self.node(event, depth + 1, anchors)?;
             let value_event = self.next()?;
@@ -174,7 +186,7 @@ impl<'t> Reader<'t> {
                 merged.push((key_line, node.value));
                 continue;
             }
-            let key = key_text(&key.value).ok_or_else(|| error(key_line, "a key must be a single value"))?;
+            let key = bare.or_else(|| key_text(&key.value)).ok_or_else(|| error(key_line, "a key must be a single value"))?;
             if members.contains_key(&key) {
                 return Err(error(key_line, &format!("{key:?} is given twice; keep one")));
             }
@@ -217,8 +229,7 @@ fn key_text(key: &Value) -> Option<String> {
     match key {
         Value::String(text) => Some(text.clone()),
         Value::Bool(_) | Value::Number(_) => Some(key.to_string()),
-        Value::Null => Some("null".to_owned()),
-        Value::Array(_) | Value::Object(_) => None,
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
     }
 }
 
@@ -242,7 +253,8 @@ fn scalar_value(text: &str, style: ScalarStyle, tag: Option<&Tag>, line: u32) ->
             };
             if fits { Ok(plain) } else { Err(error(line, &format!("the value is no !!{}", tag.suffix))) }
         }
-        Some(_) => Err(error(line, "tags of one's own have no meaning here; remove it")),
+        // A tag of one's own makes a text of it, as it does for kubectl.
+        Some(_) => Ok(Value::String(text.to_owned())),
         None if style == ScalarStyle::Plain => {
             scalar::resolve(text).ok_or_else(|| error(line, "the number is not one that JSON has; quote it if it is text"))
         }
@@ -284,6 +296,7 @@ mod tests {
             ("tRUE", json!("tRUE")),
             ("'yes'", json!("yes")),
             ("!!str yes", json!("yes")),
+            ("!mine yes", json!("yes")),
             ("~", json!(null)),
             ("null", json!(null)),
             ("12", json!(12)),
@@ -292,13 +305,14 @@ mod tests {
             ("0777", json!(511)),
             ("0o17", json!(15)),
             ("0b101", json!(5)),
-            ("1.5e3", json!(1500.0)),
+            ("1.5e3", json!(1500)),
+            ("50.0", json!(50)),
             (".5", json!(0.5)),
             ("15m", json!("15m")),
             ("1.2.3", json!("1.2.3")),
             ("2027-03-01T00:00:00Z", json!("2027-03-01T00:00:00Z")),
             ("2001-01-01", json!("2001-01-01")),
-            ("08", json!(8.0)),
+            ("08", json!(8)),
             ("-", json!([null])),
         ] {
             assert_eq!(one(&format!("a: {text}\n").replace("a: -\n", "a:\n-\n"))["a"], value, "{text}");
@@ -335,10 +349,9 @@ mod tests {
             ("a: 1\nb: 2\na: 3\n", 3, "given twice"),
             ("a: 1\n  b: 2\n", 2, ""),
             ("a: [1, 2\n", 2, ""),
-            ("a: !mine x\n", 1, "tags"),
+            ("~: x\n", 1, "key"),
             ("{[1]: 2}\n", 1, "key"),
             ("a: &x [*x]\n", 1, ""),
-            ("\ta: 1\n", 1, ""),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.line.abs_diff(line) <= 1 && error.message.contains(word), "{text:?}: {error}");

@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use serde_json::{Map, Value};
 
 pub use expression::{Expression, ExpressionError, MAX_EXPRESSION_BYTES};
-pub use vocabulary::Vocabulary;
+pub use vocabulary::{Vocabulary, closest};
 
 pub(crate) use scope::{ClaimScope, Texts};
 
@@ -54,6 +54,8 @@ pub struct Rules {
 pub struct RuleDenial {
     /// The rule's name.
     pub rule: String,
+    /// Whether it denies because it could not be evaluated, not because it is true.
+    pub failed: bool,
     /// What it refers to and the caller didn't send; only where the rule could not be evaluated.
     pub missing: Vec<&'static str>,
 }
@@ -144,8 +146,10 @@ impl Rules {
         let scope = scope::RuleScope::new(input, client_ip.as_deref());
         self.rules.iter().find_map(|(name, expression)| match expression.holds(&scope) {
             Some(false) => None,
-            Some(true) => Some(RuleDenial { rule: name.clone(), missing: Vec::new() }),
-            None => Some(RuleDenial { rule: name.clone(), missing: scope.missing_of(expression.needs()) }),
+            Some(true) => Some(RuleDenial { rule: name.clone(), failed: false, missing: Vec::new() }),
+            None => {
+                Some(RuleDenial { rule: name.clone(), failed: true, missing: scope.missing_of(expression.needs()) })
+            }
         })
     }
 }

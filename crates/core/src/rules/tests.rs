@@ -76,8 +76,13 @@ fn refused(expression: &str) -> ExpressionError {
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "compared with what `evaluate` returns")]
-fn denied(missing: &[&'static str]) -> Option<RuleDenial> {
-    Some(RuleDenial { rule: "r".into(), missing: missing.to_vec() })
+fn denied() -> Option<RuleDenial> {
+    Some(RuleDenial { rule: "r".into(), failed: false, missing: Vec::new() })
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "compared with what `evaluate` returns")]
+fn failed(missing: &[&'static str]) -> Option<RuleDenial> {
+    Some(RuleDenial { rule: "r".into(), failed: true, missing: missing.to_vec() })
 }
 
 #[test]
@@ -120,7 +125,7 @@ fn a_rule_that_is_true_denies_and_one_that_is_false_does_not() {
         ("request.?method.orValue('') == 'POST'", true),
         ("type(claims.level) == int", true),
     ] {
-        let expected = if denies { denied(&[]) } else { None };
+        let expected = if denies { denied() } else { None };
         assert_eq!(world.judge(expression), expected, "{expression}");
     }
 }
@@ -129,25 +134,25 @@ fn a_rule_that_is_true_denies_and_one_that_is_false_does_not() {
 fn what_a_rule_needs_and_the_caller_does_not_send_denies_and_is_named() {
     let bare = World::bare();
     for (expression, expected) in [
-        ("request.method != 'GET'", denied(&["request.method"])),
-        ("request['method'] != 'GET'", denied(&["request.method"])),
-        ("client.ip == '1.2.3.4' || request.path == '/'", denied(&["request.path", "client.ip"])),
+        ("request.method != 'GET'", failed(&["request.method"])),
+        ("request['method'] != 'GET'", failed(&["request.method"])),
+        ("client.ip == '1.2.3.4' || request.path == '/'", failed(&["request.path", "client.ip"])),
         ("'nobody' in roles && request.method != 'GET'", None),
         ("request.method != 'GET' && 'nobody' in roles", None),
-        ("request.method == 'GET' || 'temp' in roles", denied(&[])),
+        ("request.method == 'GET' || 'temp' in roles", denied()),
         ("has(request.method) && request.method != 'GET'", None),
-        ("!has(request.method)", denied(&[])),
+        ("!has(request.method)", denied()),
         ("request.?method.orValue('GET') != 'GET'", None),
-        ("claims.absent == 'x'", denied(&[])),
+        ("claims.absent == 'x'", failed(&[])),
         ("claims.level == 'three' && claims.level > 'two'", None),
-        ("claims.level > 'two'", denied(&[])),
-        ("claims.level / 0 == 1", denied(&[])),
-        ("claims.tenant", denied(&[])),
+        ("claims.level > 'two'", failed(&[])),
+        ("claims.level / 0 == 1", failed(&[])),
+        ("claims.tenant", failed(&[])),
     ] {
         assert_eq!(bare.judge(expression), expected, "{expression}");
     }
     let partly = World { request: Request { method: Some("GET"), ..Request::default() }, ..World::bare() };
-    assert_eq!(partly.judge("request.method == request.path"), denied(&["request.path"]));
+    assert_eq!(partly.judge("request.method == request.path"), failed(&["request.path"]));
 }
 
 #[test]
@@ -257,7 +262,7 @@ fn loops_over_large_claims_end_and_deny_when_they_would_cost_too_much() {
     // A loop of ordinary size is far from the budget.
     world.claims.insert("list".into(), json!((0..300).map(|i| format!("group-{i}")).collect::<Vec<_>>()));
     assert_eq!(world.judge("claims.list.exists(g, g == 'admins')"), None);
-    assert_eq!(world.judge("claims.list.exists(g, g in ['group-299'])"), denied(&[]));
+    assert_eq!(world.judge("claims.list.exists(g, g in ['group-299'])"), denied());
 }
 
 /// Fragments that make expressions that are often valid, and often nearly so.

@@ -73,7 +73,7 @@ pub(super) fn knows_function(name: &str) -> bool {
 }
 
 /// The known name that is closest to an unknown one, if any is close.
-pub(super) fn closest<'n>(wrong: &str, known: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
+pub fn closest<'n>(wrong: &str, known: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
     known
         .into_iter()
         .map(|name| (distance(wrong, name), name))
