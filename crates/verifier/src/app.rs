@@ -82,6 +82,16 @@ pub(crate) struct Moment {
     pub(crate) feed: FeedView,
 }
 
+/// What a caller wants to know.
+#[derive(Debug)]
+pub(crate) struct Question<'a> {
+    pub(crate) token: &'a str,
+    pub(crate) ask: Ask<'a>,
+    pub(crate) caller: Peer,
+    /// A position that the caller named isn't reached.
+    pub(crate) behind: bool,
+}
+
 /// An accepted credential and what its answer is made of.
 pub(crate) struct Granted<'a> {
     pub(crate) allowed: Allowed<'a>,
@@ -116,19 +126,16 @@ impl App {
         Moment { now: self.feed.now(slot.policy().clock_skew_ms), feed: self.feed.view() }
     }
 
-    /// Judges `token` and hands the outcome to `answer`. `behind`: a position that the caller asked for isn't reached.
+    /// Judges a token and hands the outcome to `answer`.
     pub(crate) fn judge<R>(
         &self,
         slot: &PolicySlot,
-        token: &str,
-        ask: &Ask<'_>,
-        caller: Peer,
+        question: &Question<'_>,
         moment: Moment,
-        behind: bool,
         answer: impl FnOnce(Result<Granted<'_>, Refusal>) -> R,
     ) -> R {
         let mut started = sampled().then(Instant::now);
-        let (proven, hit) = match self.find_or_prove(slot, token, caller, moment.now, &mut started) {
+        let (proven, hit) = match self.find_or_prove(slot, question, moment.now, &mut started) {
             Ok(found) => found,
             Err(refusal) => {
                 slot.counters.verdict(Some(&refusal), false);
@@ -140,10 +147,10 @@ impl App {
             now: moment.now,
             revocations: self.feed.revocations(),
             feed_age_ms: moment.feed.age_ms,
-            behind,
+            behind: question.behind,
             rate_limiter: &self.subjects,
         };
-        let outcome = check::judge(slot.policy(), &proven.credential, ask, &world);
+        let outcome = check::judge(slot.policy(), &proven.credential, &question.ask, &world);
         slot.counters.verdict(outcome.as_ref().err(), hit);
         self.time(started, hit);
         answer(outcome.map(|allowed| Granted { allowed, prefix: &proven.prefix, position: moment.feed.position }))
@@ -152,17 +159,17 @@ impl App {
     fn find_or_prove(
         &self,
         slot: &PolicySlot,
-        token: &str,
-        caller: Peer,
+        question: &Question<'_>,
         now: UnixMillis,
         started: &mut Option<Instant>,
     ) -> Result<(Arc<Proven>, bool), Refusal> {
+        let token = question.token;
         let hash = (slot.cache.is_on() && token.len() <= MAX_TOKEN_BYTES).then(|| TokenHash::of(token));
         if let Some(proven) = hash.as_ref().and_then(|hash| slot.cache.find(hash)) {
             return Ok((proven, true));
         }
         started.get_or_insert_with(Instant::now);
-        self.spend(caller, now)?;
+        self.spend(question.caller, now)?;
         let credential = check::authenticate(slot.policy(), token, now, self.feed.revocations().hasher())
             .map_err(|refusal| self.reconsider(slot, token, refusal))?;
         let cacheable = credential.cacheable();

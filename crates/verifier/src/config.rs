@@ -130,7 +130,7 @@ pub enum FeedConfig {
     /// A Redis.
     Redis {
         /// Where.
-        url: RedisUrl,
+        url: Box<RedisUrl>,
         /// Authorities for its certificate (PEM).
         ca_pem: Option<Vec<u8>>,
     },
@@ -204,7 +204,7 @@ impl Flags {
             (None, false) => redis_url.filter(|url| !url.is_empty()).ok_or(ConfigError::NoFeed)?,
         };
         let ca_pem = self.redis_ca_file.as_deref().map(|path| read("--redis-ca-file", path)).transpose()?;
-        Ok(FeedConfig::Redis { url: url.parse()?, ca_pem })
+        Ok(FeedConfig::Redis { url: Box::new(url.parse()?), ca_pem })
     }
 }
 

@@ -63,7 +63,7 @@ async fn serve(flags: &Flags, config: Config, feed: FeedConfig) -> anyhow::Resul
     let feed = match feed {
         FeedConfig::Without => Feed::Without,
         FeedConfig::Redis { url, ca_pem } => {
-            let server = RedisFeed::new(url, RedisOptions { ca_pem, ..RedisOptions::default() })?;
+            let server = RedisFeed::new(*url, RedisOptions { ca_pem, ..RedisOptions::default() })?;
             let name = name(flags.name.as_deref(), config.data_dir.as_deref())?;
             let mut following = FollowerConfig::new(name);
             if let Some(data_dir) = &config.data_dir {

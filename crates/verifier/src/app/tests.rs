@@ -22,7 +22,7 @@ use proptest::prelude::*;
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use super::{App, Moment, Settings};
+use super::{App, Moment, Question, Settings};
 use crate::{
     http::{
         forwarded::TrustedProxies,
@@ -199,7 +199,7 @@ impl World {
                 });
             }
             Step::Ring { policy, states } => {
-                self.sections[*policy].keys = ring(*policy, states);
+                self.sections[*policy].keys = ring(*policy, *states);
                 self.publish(*policy);
             }
             Step::Foreign { policy, issuer, keys: chosen } => {
@@ -241,7 +241,8 @@ impl World {
             request: rules::Request { method: (ask == 4).then_some("GET"), ..rules::Request::default() },
             client: rules::Client { ip: (ask >= 5).then(|| "203.0.113.5".parse().unwrap()), ..rules::Client::default() },
         };
-        app.judge(slot, token, &question, CALLER, moment, ask == 7, |outcome| {
+        let question = Question { token, ask: question, caller: CALLER, behind: ask == 7 };
+        app.judge(slot, &question, moment, |outcome| {
             let body = match outcome {
                 Ok(granted) => valid_body(granted.prefix, &granted.allowed, granted.position),
                 Err(refusal) => refused_body(&refusal),
@@ -251,7 +252,7 @@ impl World {
     }
 }
 
-fn ring(policy: usize, states: &[Option<KeyState>; 3]) -> Vec<BundleKey> {
+fn ring(policy: usize, states: [Option<KeyState>; 3]) -> Vec<BundleKey> {
     let mine = &keys()[policy * 3..];
     states
         .iter()
@@ -279,7 +280,7 @@ fn first_section(policy: usize) -> VerifySection {
         issuer: Some(ISSUERS[policy].into()),
         audiences: vec!["aud0".into()],
         clock_skew_ms: 5_000,
-        keys: ring(policy, &[Some(KeyState::Active), Some(KeyState::Pending), None]),
+        keys: ring(policy, [Some(KeyState::Active), Some(KeyState::Pending), None]),
         prepublish_ms: 0,
         trusted_issuers: vec![
             trusted("x", ISSUERS[2], BundleIssuerKeys::Fetch { url: None }),

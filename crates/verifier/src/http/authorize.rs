@@ -16,7 +16,7 @@ use super::{
     verdict::{add_refusal_headers, status_of},
 };
 use crate::{
-    app::{Absent, App, Granted},
+    app::{Absent, App, Granted, Question},
     net::{Answer, Peer},
     slot::PolicySlot,
 };
@@ -36,7 +36,7 @@ const ERROR: HeaderName = HeaderName::from_static("x-auth-error");
 const MAX_AUTH_HEADERS: usize = 4096;
 
 /// Answers `…/authorize` and, with `rest`, `…/authorize/{rest}`.
-pub(crate) async fn authorize(app: &App, name: &str, rest: Option<&str>, head: &Parts, peer: Peer) -> Answer {
+pub(crate) fn authorize(app: &App, name: &str, rest: Option<&str>, head: &Parts, peer: Peer) -> Answer {
     let mut options = Options::default();
     match judged(app, name, rest, head, peer, &mut options) {
         Ok(answer) => answer,
@@ -117,7 +117,8 @@ fn judge(
     };
     let moment = app.moment(slot);
     let needs_csrf = credential.from_cookie && !csrf::is_safe(original.method.as_deref());
-    app.judge(slot, &credential.token, &ask, peer, moment, false, |outcome| match outcome {
+    let question = Question { token: &credential.token, ask, caller: peer, behind: false };
+    app.judge(slot, &question, moment, |outcome| match outcome {
         Ok(granted) if needs_csrf && !csrf::holds(slot.policy(), granted.allowed.credential(), headers, moment.now) => {
             refused(&Refusal::Denied(Denial::of(DenialReason::Csrf)), options)
         }
@@ -263,16 +264,13 @@ impl Room {
             value.push(',');
         }
         encode(value, item);
-        match self.left.checked_sub(value.len() - before) {
-            Some(left) => {
-                self.left = left;
-                true
-            }
-            None => {
-                value.truncate(before);
-                self.cut = true;
-                false
-            }
+        if let Some(left) = self.left.checked_sub(value.len() - before) {
+            self.left = left;
+            true
+        } else {
+            value.truncate(before);
+            self.cut = true;
+            false
         }
     }
 }

@@ -14,7 +14,11 @@ use super::{
     request::VerifyRequest,
     verdict::{batch_item, refused_body, valid_body},
 };
-use crate::{app::App, net::Peer, slot::PolicySlot};
+use crate::{
+    app::{App, MIN_POSITION_WAIT, Question},
+    net::Peer,
+    slot::PolicySlot,
+};
 
 /// The most questions in one batch.
 const MAX_ITEMS: usize = 1000;
@@ -44,7 +48,7 @@ pub(crate) fn parse(body: &[u8]) -> Result<Vec<&RawValue>, Problem> {
 pub(crate) async fn answer(app: &App, slot: Option<&PolicySlot>, items: &[&RawValue], caller: Peer) -> Vec<u8> {
     let mut out = Vec::with_capacity(64 + items.len() * 512);
     out.extend_from_slice(b"{\"results\":[");
-    let mut waiting = Some(tokio::time::Instant::now() + crate::app::MIN_POSITION_WAIT);
+    let mut waiting = Some(tokio::time::Instant::now() + MIN_POSITION_WAIT);
     let mut moment = slot.map(|slot| app.moment(slot));
     for (i, item) in items.iter().enumerate() {
         if i > 0 {
@@ -71,7 +75,7 @@ pub(crate) async fn answer(app: &App, slot: Option<&PolicySlot>, items: &[&RawVa
             behind = !app.feed.holds(position);
             // All items together wait no longer than one would.
             if let Some(deadline) = waiting.filter(|_| behind) {
-                behind = !tokio::time::timeout_at(deadline, app.feed.wait_for(position, crate::app::MIN_POSITION_WAIT))
+                behind = !tokio::time::timeout_at(deadline, app.feed.wait_for(position, MIN_POSITION_WAIT))
                     .await
                     .unwrap_or(false);
                 if behind {
@@ -81,8 +85,8 @@ pub(crate) async fn answer(app: &App, slot: Option<&PolicySlot>, items: &[&RawVa
             now = app.moment(slot);
             moment = Some(now);
         }
-        let ask = request.ask();
-        app.judge(slot, &request.token, &ask, caller, now, behind, |outcome| match outcome {
+        let question = Question { token: &request.token, ask: request.ask(), caller, behind };
+        app.judge(slot, &question, now, |outcome| match outcome {
             Ok(granted) => batch_item(&mut out, 200, &valid_body(granted.prefix, &granted.allowed, granted.position)),
             Err(refusal) => batch_item(&mut out, refusal.status(), &refused_body(&refusal)),
         });

@@ -2,13 +2,14 @@
 
 use countersign_core::{
     check::{Ask, Authenticated},
+    time::UnixMillis,
     verdict::Refusal,
 };
 use serde_json::json;
 
 use super::{problem::Problem, target::form_pairs, verdict};
 use crate::{
-    app::App,
+    app::{App, Question},
     net::{Answer, Peer},
     slot::PolicySlot,
 };
@@ -26,7 +27,8 @@ pub(crate) fn token(body: &[u8]) -> Result<String, Problem> {
 
 /// Whether the token is active. What can't be said now is an error, never "inactive" (RFC 7662 section 2.3 leaves only that).
 pub(crate) fn answer(app: &App, slot: &PolicySlot, token: &str, caller: Peer) -> Answer {
-    app.judge(slot, token, &Ask::default(), caller, app.moment(slot), false, |outcome| match outcome {
+    let question = Question { token, ask: Ask::default(), caller, behind: false };
+    app.judge(slot, &question, app.moment(slot), |outcome| match outcome {
         Ok(granted) => verdict::json(active(granted.allowed.credential()).to_string().into_bytes()),
         Err(refusal @ (Refusal::Stale | Refusal::NotReady | Refusal::RateLimited { .. })) => verdict::refused(&refusal),
         Err(_) => verdict::json(br#"{"active":false}"#.to_vec()),
@@ -42,8 +44,8 @@ fn active(credential: &Authenticated) -> serde_json::Value {
         ("iss", json!(credential.issuer())),
         ("jti", json!(credential.token_id())),
         ("sid", json!(credential.session_id())),
-        ("iat", json!(credential.issued_at().map(|t| t.as_secs()))),
-        ("exp", json!(credential.expires_at().map(|t| t.as_secs()))),
+        ("iat", json!(credential.issued_at().map(UnixMillis::as_secs))),
+        ("exp", json!(credential.expires_at().map(UnixMillis::as_secs))),
         ("nbf", credential.claims().get("nbf").cloned().unwrap_or_default()),
         ("client_id", credential.claims().get("client_id").cloned().unwrap_or_default()),
         ("aud", audience),

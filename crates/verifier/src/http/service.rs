@@ -13,7 +13,7 @@ use super::{
     verdict,
 };
 use crate::{
-    app::{Absent, App},
+    app::{Absent, App, Question},
     net::{Answer, Connected, Service},
     slot::{PolicySlot, Snapshot},
 };
@@ -113,7 +113,7 @@ impl Service for Api {
             }
             Route::Policy { name, call: Call::Authorize(rest) } => {
                 body::drain(body);
-                return authorize::authorize(&self.0, name, rest, &head, connected.peer).await;
+                return authorize::authorize(&self.0, name, rest, &head, connected.peer);
             }
             Route::Policy { name, call: Call::Batch } => self.batch(name, &head, body, connected).await,
             Route::Policy { name, call: Call::Introspect } => self.introspect(name, &head, body, connected).await,
@@ -183,8 +183,8 @@ impl Api {
             position => self.0.is_behind(position).await,
         };
         let app = &self.0;
-        let ask = request.ask();
-        Ok(app.judge(&slot, &request.token, &ask, connected.peer, app.moment(&slot), behind, |outcome| match outcome {
+        let question = Question { token: &request.token, ask: request.ask(), caller: connected.peer, behind };
+        Ok(app.judge(&slot, &question, app.moment(&slot), |outcome| match outcome {
             Ok(granted) => verdict::json(verdict::valid_body(granted.prefix, &granted.allowed, granted.position)),
             Err(refusal) => verdict::refused(&refusal),
         }))

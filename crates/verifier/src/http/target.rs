@@ -20,7 +20,7 @@ impl<'a> Target<'a> {
     /// slash, a backslash, a NUL) is refused.
     pub(crate) fn parse(target: &'a str) -> Result<Self, Problem> {
         let (host, rest) = match target.split_once("://") {
-            Some((scheme, rest)) if matches!(scheme, "http" | "https") => {
+            Some(("http" | "https", rest)) => {
                 let end = rest.find(['/', '?']).unwrap_or(rest.len());
                 (Some(&rest[..end]), if end == rest.len() { "/" } else { &rest[end..] })
             }
@@ -61,7 +61,7 @@ fn decode(path: &str) -> Result<Cow<'_, str>, Problem> {
     }
     let decoded = percent_decoded(path.as_bytes(), false)
         .ok_or_else(|| Problem::invalid("the original request's path is badly percent-encoded"))?;
-    let slashes = |bytes: &[u8]| bytes.iter().filter(|b| **b == b'/').count();
+    let slashes = |bytes: &[u8]| memchr::memchr_iter(b'/', bytes).count();
     if slashes(&decoded) != slashes(path.as_bytes()) || decoded.iter().any(|b| matches!(b, b'\\' | 0)) {
         return Err(Problem::invalid(AMBIGUOUS));
     }

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use countersign_core::{
     check::{Allowed, Authenticated},
     revocation::Position,
+    time::UnixMillis,
     verdict::{DenialReason, Refusal, VALID},
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
@@ -43,8 +44,8 @@ pub(crate) fn valid_prefix(credential: &Authenticated) -> Vec<u8> {
         audience: credential.audience(),
         session_id: credential.session_id(),
         token_id: credential.token_id(),
-        issued_at: credential.issued_at().map(|t| t.as_secs()),
-        expires_at: credential.expires_at().map(|t| t.as_secs()),
+        issued_at: credential.issued_at().map(UnixMillis::as_secs),
+        expires_at: credential.expires_at().map(UnixMillis::as_secs),
         roles: credential.roles(),
         permissions: credential.permissions(),
         scopes: credential.scopes(),

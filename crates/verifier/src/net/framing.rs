@@ -87,7 +87,7 @@ mod tests {
 
     fn found_in(text: &str, cut: usize) -> bool {
         let mut scanner = FramingScanner::default();
-        text.as_bytes().chunks(cut).fold(false, |found, part| scanner.scan(part) || found)
+        text.as_bytes().chunks(cut).any(|part| scanner.scan(part))
     }
 
     #[test]

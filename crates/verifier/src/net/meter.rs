@@ -31,7 +31,7 @@ impl Default for Patience {
         Self {
             head: Duration::from_secs(10),
             body: Duration::from_secs(10),
-            idle: Duration::from_secs(180),
+            idle: Duration::from_mins(3),
             write: Duration::from_secs(10),
             handshake: Duration::from_secs(5),
         }

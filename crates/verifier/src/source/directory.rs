@@ -57,7 +57,7 @@ fn text_or_number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<S
 /// One bundle's files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BundleFile {
-    pub(crate) content: Result<Arc<[u8]>, Unreadable>,
+    pub(crate) content: FileContent,
     pub(crate) secrets: Option<Arc<[u8]>>,
 }
 
@@ -68,11 +68,14 @@ pub(crate) struct Unreadable(pub(crate) String);
 /// What tells one content of a file from another without reading it.
 type Stamp = (u64, u64, i64, i64, u64);
 
+/// What a file holds.
+type FileContent = Result<Arc<[u8]>, Unreadable>;
+
 /// Reads a directory again and again, and only what changed.
 #[derive(Debug)]
 pub(crate) struct Directory {
     path: PathBuf,
-    files: BTreeMap<String, (Stamp, Result<Arc<[u8]>, Unreadable>)>,
+    files: BTreeMap<String, (Stamp, FileContent)>,
 }
 
 impl Directory {
@@ -114,19 +117,16 @@ impl Directory {
     }
 
     fn file(&self, name: &str) -> Option<Arc<[u8]>> {
-        match read_bounded(&self.path.join(name)) {
-            Ok(bytes) => Some(bytes),
-            Err(_) => None,
-        }
+        read_bounded(&self.path.join(name)).ok()
     }
 
     /// Says whenever something changed, as far as the system tells; [`LOOK_EVERY`] finds the rest.
     pub(crate) fn watch(&self) -> (Option<notify::RecommendedWatcher>, mpsc::Receiver<()>) {
-        let (changed, changes) = mpsc::channel(1);
+        let (tell, changes) = mpsc::channel(1);
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             if event.is_ok_and(|e| !e.kind.is_access()) {
                 // Full: somebody will look anyway.
-                let _ = changed.try_send(());
+                let _ = tell.try_send(());
             }
         });
         let watching = watcher.and_then(|mut watcher| {
@@ -154,7 +154,7 @@ fn stamp(path: &Path) -> Option<Stamp> {
     Some((m.ino(), m.len(), m.mtime(), m.mtime_nsec(), m.dev()))
 }
 
-pub(crate) fn read_bounded(path: &Path) -> Result<Arc<[u8]>, Unreadable> {
+pub(crate) fn read_bounded(path: &Path) -> FileContent {
     use io::Read as _;
     let read = || {
         let mut bytes = Vec::new();

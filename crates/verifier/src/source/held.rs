@@ -54,7 +54,7 @@ impl Held {
     pub(crate) fn restore(
         &mut self,
         name: &str,
-        envelope: Arc<[u8]>,
+        envelope: &Arc<[u8]>,
         secrets: Option<Arc<[u8]>>,
         keys: &dyn KeySets,
     ) -> Option<Loaded> {
@@ -65,7 +65,7 @@ impl Held {
                 loaded
             }
             Err((reason, detail)) => {
-                if let Ok(bundle) = bundle::open(&envelope, &Trust::FileSystem, None) {
+                if let Ok(bundle) = bundle::open(envelope, &Trust::FileSystem, None) {
                     self.floors.insert(name.to_owned(), bundle.generation);
                 }
                 tracing::warn!(file = name, reason, detail, "a saved bundle can't be used by itself");
@@ -136,8 +136,8 @@ impl Held {
         let secrets = match wanted {
             None => None,
             Some(expected) => {
-                let bytes = file.secrets.as_ref().ok_or(CompileError::SecretsMissing).map_err(of_compile)?;
-                Some(VerifySecrets::parse(bytes, expected).map_err(|e| of_compile(e.into()))?)
+                let bytes = file.secrets.as_ref().ok_or_else(|| of_compile(&CompileError::SecretsMissing))?;
+                Some(VerifySecrets::parse(bytes, expected).map_err(|e| of_compile(&e.into()))?)
             }
         };
         let held = HeldBundle {
@@ -148,7 +148,7 @@ impl Held {
             vanished: false,
         };
         // Only what compiles is good.
-        let loaded = held.compile(keys).map_err(of_compile)?;
+        let loaded = held.compile(keys).map_err(|e| of_compile(&e))?;
         Ok((held, loaded))
     }
 
@@ -283,6 +283,6 @@ fn listed_keys(section: &VerifySection) -> Vec<ListedKey> {
         .collect()
 }
 
-fn of_compile(error: CompileError) -> (&'static str, String) {
+fn of_compile(error: &CompileError) -> (&'static str, String) {
     (error.reason(), error.to_string())
 }

@@ -294,7 +294,7 @@ impl Keeper {
 impl Core {
     fn restore(&mut self) {
         for saved in self.saved.iter().flat_map(Saved::bundles).collect::<Vec<_>>() {
-            let loaded = self.held.restore(&saved.name, saved.envelope, saved.secrets, &self.sets);
+            let loaded = self.held.restore(&saved.name, &saved.envelope, saved.secrets, &self.sets);
             self.take(&saved.name, loaded);
         }
     }
@@ -303,13 +303,13 @@ impl Core {
     fn reload(&mut self) -> io::Result<bool> {
         let Listing { revision, trust, trusted_keys, bundles, trust_digest } = self.directory.read()?;
         let before = self.held.refused();
-        let changes = self.held.update(&bundles, &trust, trust_digest, &self.sets);
-        for refused in &changes.refused {
+        let update = self.held.update(&bundles, &trust, trust_digest, &self.sets);
+        for refused in &update.refused {
             self.app.metrics.bundle_refused(refused.reason);
             tracing::error!(policy = refused.policy, held = refused.held, reason = refused.reason, detail = refused.detail, "a bundle was refused");
         }
-        let mut changed = !changes.changed.is_empty() || before != self.held.refused();
-        for (name, loaded) in changes.changed {
+        let mut changed = !update.changed.is_empty() || before != self.held.refused();
+        for (name, loaded) in update.changed {
             self.take(&name, loaded);
             self.save(&name);
         }
@@ -335,10 +335,8 @@ impl Core {
             for entry in &bundle.revoked {
                 app.feed.revocations().apply(entry);
             }
-            match &loaded {
-                Some(loaded) => tracing::info!(policy = %bundle.policy, generation = loaded.policy.generation, "policy in force"),
-                None => tracing::info!(policy = %bundle.policy, generation = bundle.generation, "policy withdrawn"),
-            }
+            let what = if loaded.is_some() { "policy in force" } else { "policy withdrawn" };
+            tracing::info!(policy = %bundle.policy, generation = bundle.generation, "{what}");
         }
         match loaded {
             Some(loaded) => {

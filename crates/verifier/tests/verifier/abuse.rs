@@ -1,6 +1,6 @@
 //! Requests made to be misread, and peers made to be waited for.
 
-use std::time::Duration;
+use std::{fmt::Write as _, time::Duration};
 
 use serde_json::json;
 
@@ -19,7 +19,7 @@ fn chunked(headers: &str, body: &str) -> String {
 async fn a_length_declared_twice_is_refused_and_the_connection_closed() {
     let (_bundles, rig) = Rig::ordinary().await;
     let body = json!({"token": token()}).to_string();
-    let smuggled = format!("0\r\n\r\nGET /v1/feed HTTP/1.1\r\nHost: x\r\n\r\n");
+    let smuggled = "0\r\n\r\nGET /v1/feed HTTP/1.1\r\nHost: x\r\n\r\n";
     for headers in [
         format!("Content-Length: {}\r\nTransfer-Encoding: chunked\r\n", body.len()),
         format!("Transfer-Encoding: chunked\r\nContent-Length: {}\r\n", body.len()),
@@ -44,7 +44,7 @@ async fn a_length_declared_twice_is_refused_and_the_connection_closed() {
     ] {
         for bytewise in [false, true] {
             let mut connection = if bytewise { rig.tcp().await } else { rig.unix().await };
-            let whole = chunked(&headers, &body) + &smuggled;
+            let whole = chunked(&headers, &body) + smuggled;
             if bytewise {
                 // Cut into many reads, as far as the kernel lets that be.
                 for part in whole.as_bytes().chunks(7) {
@@ -78,7 +78,10 @@ async fn an_honest_chunked_body_is_taken_and_the_connection_kept() {
         connection.send(request("POST", VERIFY, &[], body.as_bytes())).await;
         assert_eq!(connection.answer().await.unwrap().status, 200);
     }
-    let pieces: String = body.as_bytes().chunks(10).map(|c| format!("{:x}\r\n{}\r\n", c.len(), std::str::from_utf8(c).unwrap())).collect();
+    let mut pieces = String::new();
+    for piece in body.as_bytes().chunks(10) {
+        write!(pieces, "{:x}\r\n{}\r\n", piece.len(), std::str::from_utf8(piece).unwrap()).unwrap();
+    }
     connection.send(format!("POST {VERIFY} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: Chunked\r\n\r\n{pieces}0\r\n\r\n")).await;
     assert_eq!(connection.answer().await.unwrap().status, 200);
     let big = "x".repeat(70 << 10);

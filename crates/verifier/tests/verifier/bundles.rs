@@ -177,7 +177,7 @@ async fn a_rotation_through_bundles_fails_no_token() {
     let (bundles, rig) = Rig::ordinary().await;
     let (old, new) = (token(), token_with(&keys().next, &json!({"jti": "t2"})));
     assert_eq!(rig.word(&old).await.0, 200);
-    let ring = |states: &[(KeyState, &countersign_core::keys::SigningKey)]| {
+    let rotated = |states: &[(KeyState, &countersign_core::keys::SigningKey)]| {
         let mut verify = section();
         verify.keys = states
             .iter()
@@ -185,13 +185,13 @@ async fn a_rotation_through_bundles_fails_no_token() {
             .collect();
         verify
     };
-    bundles.put_policy("shop/shop", 2, ring(&[(KeyState::Active, &keys().access), (KeyState::Pending, &keys().next)]));
+    bundles.put_policy("shop/shop", 2, rotated(&[(KeyState::Active, &keys().access), (KeyState::Pending, &keys().next)]));
     rig.eventually_word(&new, 200, "valid").await;
-    bundles.put_policy("shop/shop", 3, ring(&[(KeyState::Retiring, &keys().access), (KeyState::Active, &keys().next)]));
+    bundles.put_policy("shop/shop", 3, rotated(&[(KeyState::Retiring, &keys().access), (KeyState::Active, &keys().next)]));
     assert_eq!(rig.word(&old).await.0, 200);
-    bundles.put_policy("shop/shop", 4, ring(&[(KeyState::Revoked, &keys().access), (KeyState::Active, &keys().next)]));
+    bundles.put_policy("shop/shop", 4, rotated(&[(KeyState::Revoked, &keys().access), (KeyState::Active, &keys().next)]));
     rig.eventually_word(&old, 401, "revoked").await;
-    bundles.put_policy("shop/shop", 5, ring(&[(KeyState::Active, &keys().next)]));
+    bundles.put_policy("shop/shop", 5, rotated(&[(KeyState::Active, &keys().next)]));
     rig.eventually_word(&old, 401, "unknown_key").await;
     assert_eq!(rig.word(&new).await.0, 200);
 }

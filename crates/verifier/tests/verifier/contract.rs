@@ -5,7 +5,7 @@ use countersign_core::revocation::Kind;
 use serde_json::{Value, json};
 
 use crate::rig::{
-    AUDIENCE, Bundles, ISSUER, Rig, TestFeed, api_key, entry, eventually, fat_token, keys, policy, rule, section, token,
+    AUDIENCE, Bundles, ISSUER, Rig, TestFeed, api_key, entry, eventually, keys, policy, rule, section, token,
     token_with,
 };
 
@@ -314,12 +314,11 @@ async fn a_head_request_gets_no_body() {
     connection.send("HEAD /v1/policies/shop/shop/jwks.json HTTP/1.1\r\nHost: x\r\n\r\nGET /v1/feed HTTP/1.1\r\nHost: x\r\n\r\n").await;
     let mut text = String::new();
     eventually("both answers", async || {
-        let mut part = [0; 4096];
+        let mut part = vec![0; 4096];
         let n = tokio::io::AsyncReadExt::read(&mut connection.stream, &mut part).await.unwrap();
         text.push_str(&String::from_utf8_lossy(&part[..n]));
         text.contains("resyncs")
     })
     .await;
     assert!(!text.contains("\"keys\""), "{text}");
-    assert!(fat_token(1).len() > 100);
 }

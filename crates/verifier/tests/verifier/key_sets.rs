@@ -50,7 +50,7 @@ impl Provider {
         provider
     }
 
-    fn put(&self, path: &str, status: u16, body: impl ToString) {
+    fn put(&self, path: &str, status: u16, body: impl std::fmt::Display) {
         let mut pages = self.pages.lock();
         pages.retain(|(p, ..)| p != path);
         pages.push((path.into(), status, body.to_string()));

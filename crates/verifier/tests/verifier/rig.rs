@@ -27,34 +27,34 @@ use tempfile::TempDir;
 
 use crate::wire::{Answer, Connection};
 
-pub const ISSUER: &str = "https://auth.shop.example";
-pub const AUDIENCE: &str = "shop-api";
+pub(crate) const ISSUER: &str = "https://auth.shop.example";
+pub(crate) const AUDIENCE: &str = "shop-api";
 
 /// Keys that all tests share: what they sign differs.
-pub struct Keys {
-    pub access: SigningKey,
-    pub next: SigningKey,
-    pub api_key: SigningKey,
-    pub foreign: SigningKey,
-    pub bundles: SigningKey,
+pub(crate) struct Keys {
+    pub(crate) access: SigningKey,
+    pub(crate) next: SigningKey,
+    pub(crate) api_key: SigningKey,
+    pub(crate) foreign: SigningKey,
+    pub(crate) bundles: SigningKey,
 }
 
-pub fn keys() -> &'static Keys {
+pub(crate) fn keys() -> &'static Keys {
     static KEYS: OnceLock<Keys> = OnceLock::new();
     let new = || SigningKey::generate(Algorithm::EdDSA).unwrap();
     KEYS.get_or_init(|| Keys { access: new(), next: new(), api_key: new(), foreign: new(), bundles: new() })
 }
 
-pub fn now() -> UnixMillis {
+pub(crate) fn now() -> UnixMillis {
     UnixMillis(i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap())
 }
 
-pub fn policy(name: &str) -> PolicyName {
+pub(crate) fn policy(name: &str) -> PolicyName {
     name.parse().unwrap()
 }
 
 /// The verify section of an ordinary policy, which answers without a feed and says so.
-pub fn section() -> VerifySection {
+pub(crate) fn section() -> VerifySection {
     let key = |ring, state, key: &SigningKey| BundleKey { ring, state, jwk: key.public_jwk().clone() };
     let role = |name: &str, permissions: &[&str]| BundleRole {
         name: name.into(),
@@ -85,51 +85,52 @@ pub fn section() -> VerifySection {
     }
 }
 
-pub fn rule(expression: &str) -> BundleRule {
+pub(crate) fn rule(expression: &str) -> BundleRule {
     BundleRule { name: "the-rule".into(), expression: expression.into() }
 }
 
-pub fn bundle_of(name: &str, generation: u64, verify: Option<VerifySection>) -> Bundle {
+pub(crate) fn bundle_of(name: &str, generation: u64, verify: Option<VerifySection>) -> Bundle {
     Bundle { schema: bundle::SCHEMA, policy: policy(name), uid: "u1".into(), generation, verify, revoked: Vec::new() }
 }
 
 /// A directory of bundles.
-pub struct Bundles(pub TempDir);
+pub(crate) struct Bundles(pub(crate) TempDir);
 
 impl Bundles {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.0.path()
     }
 
-    pub fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.path().join(bundle::file_name(&policy(name)))
     }
 
-    pub fn put(&self, bundle: &Bundle) {
+    pub(crate) fn put(&self, bundle: &Bundle) {
         self.write(&self.file(bundle.policy.as_str()), bundle::seal(bundle, &keys().bundles).unwrap().as_bytes());
     }
 
-    pub fn put_policy(&self, name: &str, generation: u64, verify: VerifySection) {
+    pub(crate) fn put_policy(&self, name: &str, generation: u64, verify: VerifySection) {
         self.put(&bundle_of(name, generation, Some(verify)));
     }
 
-    pub fn put_secrets(&self, secrets: &VerifySecrets) {
+    pub(crate) fn put_secrets(&self, secrets: &VerifySecrets) {
         let path = self.path().join(bundle::secrets_file_name(&secrets.policy));
         self.write(&path, secrets.to_json().as_bytes());
     }
 
-    /// As writers do: under another name, then renamed.
-    pub fn write(&self, path: &Path, bytes: &[u8]) {
+    pub(crate) fn write(&self, path: &Path, bytes: &[u8]) {
+        assert!(path.starts_with(self.path()));
+        // As writers do: under another name, then renamed.
         let temporary = path.with_extension("tmp");
         std::fs::write(&temporary, bytes).unwrap();
         std::fs::rename(&temporary, path).unwrap();
     }
 
-    pub fn trust(&self, keys: &[&SigningKey]) {
+    pub(crate) fn trust(&self, keys: &[&SigningKey]) {
         let set = json!({"keys": keys.iter().map(|k| k.public_jwk()).collect::<Vec<_>>()});
         self.write(&self.path().join("bundle-trust.json"), set.to_string().as_bytes());
     }
@@ -137,7 +138,7 @@ impl Bundles {
 
 /// A feed in this process, seeded and empty.
 #[derive(Debug, Default)]
-pub struct Live(Mutex<BTreeMap<Position, Entry>>);
+pub(crate) struct Live(Mutex<BTreeMap<Position, Entry>>);
 
 impl LiveStore for Live {
     fn live_after(&self, after: Position, limit: usize) -> BoxFuture<'_, Result<Vec<(Position, Entry)>, OutboxError>> {
@@ -152,27 +153,27 @@ impl LiveStore for Live {
     }
 }
 
-pub struct TestFeed(pub Arc<MemoryFeed>);
+pub(crate) struct TestFeed(pub(crate) Arc<MemoryFeed>);
 
 impl TestFeed {
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let feed = Arc::new(MemoryFeed::new(Arc::new(Live::default())));
         feed.open_epoch(1).await.unwrap();
         feed.seal(1).await.unwrap();
         Self(feed)
     }
 
-    pub fn follow(&self) -> Feed {
+    pub(crate) fn follow(&self) -> Feed {
         Feed::Followed(Follower::spawn(self.0.clone(), FollowerConfig::new("test")).unwrap())
     }
 
-    pub async fn revoke(&self, entry: Entry) -> Position {
+    pub(crate) async fn revoke(&self, entry: Entry) -> Position {
         let rows = [PublishRow { entry, recorded: None }];
         self.0.publish(1, Position::ZERO, &rows).await.unwrap()[0].position
     }
 }
 
-pub fn entry(name: &str, kind: Kind, id: &str) -> Entry {
+pub(crate) fn entry(name: &str, kind: Kind, id: &str) -> Entry {
     Entry {
         policy: policy(name),
         kind,
@@ -187,30 +188,30 @@ pub fn entry(name: &str, kind: Kind, id: &str) -> Entry {
 }
 
 /// A running verifier on its own sockets.
-pub struct Rig {
-    pub verifier: RunningVerifier,
-    pub socket: PathBuf,
+pub(crate) struct Rig {
+    pub(crate) verifier: RunningVerifier,
+    pub(crate) socket: PathBuf,
     _sockets: TempDir,
 }
 
 impl Rig {
     /// On `shop/shop` alone, as [`section`] has it.
-    pub async fn ordinary() -> (Bundles, Self) {
+    pub(crate) async fn ordinary() -> (Bundles, Self) {
         let bundles = Bundles::new();
         bundles.put_policy("shop/shop", 1, section());
         let rig = Self::on(&bundles).await;
         (bundles, rig)
     }
 
-    pub async fn on(bundles: &Bundles) -> Self {
+    pub(crate) async fn on(bundles: &Bundles) -> Self {
         Self::with(bundles, Feed::Without, |_| {}).await
     }
 
-    pub async fn with(bundles: &Bundles, feed: Feed, change: impl FnOnce(&mut Config)) -> Self {
+    pub(crate) async fn with(bundles: &Bundles, feed: Feed, change: impl FnOnce(&mut Config)) -> Self {
         Self::try_with(bundles, feed, change).await.unwrap()
     }
 
-    pub async fn try_with(bundles: &Bundles, feed: Feed, change: impl FnOnce(&mut Config)) -> Result<Self, StartError> {
+    pub(crate) async fn try_with(bundles: &Bundles, feed: Feed, change: impl FnOnce(&mut Config)) -> Result<Self, StartError> {
         let sockets = tempfile::tempdir().unwrap();
         let socket = sockets.path().join("v.sock");
         let mut config = Config::embedded(bundles.path().to_owned());
@@ -222,43 +223,43 @@ impl Rig {
         Ok(Self { verifier: Verifier::start(config, feed).await?, socket, _sockets: sockets })
     }
 
-    pub async fn unix(&self) -> Connection {
+    pub(crate) async fn unix(&self) -> Connection {
         Connection::unix(&self.socket).await
     }
 
-    pub async fn tcp(&self) -> Connection {
+    pub(crate) async fn tcp(&self) -> Connection {
         Connection::tcp(self.verifier.addresses().verifier.unwrap()).await
     }
 
-    pub async fn health(&self, path: &str) -> Answer {
+    pub(crate) async fn health(&self, path: &str) -> Answer {
         let mut connection = Connection::tcp(self.verifier.addresses().verifier_health.unwrap()).await;
         connection.ask("GET", path, &[], "").await
     }
 
-    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
         self.unix().await.ask("POST", path, &[("Content-Type", "application/json")], body.to_string()).await
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.unix().await.ask("GET", path, &[], "").await
     }
 
-    pub async fn verify(&self, name: &str, body: Value) -> Answer {
+    pub(crate) async fn verify(&self, name: &str, body: Value) -> Answer {
         self.post(&format!("/v1/policies/{name}/verify"), &body).await
     }
 
     /// Status and word on a token of `shop/shop`.
-    pub async fn word(&self, token: &str) -> (u16, String) {
+    pub(crate) async fn word(&self, token: &str) -> (u16, String) {
         self.verify("shop/shop", json!({"token": token})).await.word()
     }
 
-    pub async fn eventually_word(&self, token: &str, status: u16, word: &str) {
+    pub(crate) async fn eventually_word(&self, token: &str, status: u16, word: &str) {
         eventually(&format!("{status} {word}"), async || self.word(token).await == (status, word.to_owned())).await;
     }
 }
 
 /// Waits for a condition; the time between two looks is not what the test is about.
-pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(15);
     while !holds().await {
         assert!(tokio::time::Instant::now() < deadline, "never: {what}");
@@ -267,7 +268,7 @@ pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 }
 
 /// An access token with these members over the usual ones; null takes one away.
-pub fn token_with(key: &SigningKey, changes: &Value) -> String {
+pub(crate) fn token_with(key: &SigningKey, changes: &Value) -> String {
     let at = now();
     let mut claims = json!({
         "iss": ISSUER, "sub": "alice", "aud": AUDIENCE, "iat": at.as_secs(), "iat_ms": at.0, "exp": at.as_secs() + 900,
@@ -284,11 +285,11 @@ pub fn token_with(key: &SigningKey, changes: &Value) -> String {
     mint::sign(key, mint::ACCESS_TOKEN_TYPE, members).unwrap()
 }
 
-pub fn token() -> String {
+pub(crate) fn token() -> String {
     token_with(&keys().access, &json!({}))
 }
 
-pub fn api_key(scopes: &[&str]) -> String {
+pub(crate) fn api_key(scopes: &[&str]) -> String {
     let spec = ApiKeySpec {
         issuer: ISSUER.into(),
         subject: "alice".into(),
@@ -303,7 +304,7 @@ pub fn api_key(scopes: &[&str]) -> String {
 }
 
 /// A token with many roles and long names.
-pub fn fat_token(roles: usize) -> String {
+pub(crate) fn fat_token(roles: usize) -> String {
     let spec = AccessTokenSpec {
         issuer: ISSUER.into(),
         subject: "alice, the ünique".into(),

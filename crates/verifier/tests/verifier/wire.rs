@@ -1,6 +1,6 @@
 //! HTTP as bytes: what a test sends is what arrives.
 
-use std::{path::Path, time::Duration};
+use std::{fmt::Write as _, path::Path, time::Duration};
 
 use serde_json::Value;
 use tokio::{
@@ -8,40 +8,40 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
-pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-pub struct Connection {
-    pub stream: Box<dyn Stream>,
+pub(crate) struct Connection {
+    pub(crate) stream: Box<dyn Stream>,
     unread: Vec<u8>,
 }
 
 #[derive(Clone, Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub headers: Vec<(String, String)>,
-    pub body: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Connection {
-    pub async fn unix(path: &Path) -> Self {
+    pub(crate) async fn unix(path: &Path) -> Self {
         Self::over(UnixStream::connect(path).await.unwrap())
     }
 
-    pub async fn tcp(address: std::net::SocketAddr) -> Self {
+    pub(crate) async fn tcp(address: std::net::SocketAddr) -> Self {
         Self::over(TcpStream::connect(address).await.unwrap())
     }
 
-    pub fn over(stream: impl Stream + 'static) -> Self {
+    pub(crate) fn over(stream: impl Stream + 'static) -> Self {
         Self { stream: Box::new(stream), unread: Vec::new() }
     }
 
-    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+    pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).await.unwrap();
     }
 
     /// The next answer; `None` when the peer closed instead.
-    pub async fn answer(&mut self) -> Option<Answer> {
+    pub(crate) async fn answer(&mut self) -> Option<Answer> {
         tokio::time::timeout(Duration::from_secs(20), self.read_answer()).await.expect("no answer within 20 s")
     }
 
@@ -74,7 +74,7 @@ impl Connection {
     }
 
     async fn read_more(&mut self) -> bool {
-        let mut buffer = [0; 16 * 1024];
+        let mut buffer = vec![0; 16 * 1024];
         match self.stream.read(&mut buffer).await {
             Ok(n) if n > 0 => {
                 self.unread.extend_from_slice(&buffer[..n]);
@@ -85,42 +85,42 @@ impl Connection {
     }
 
     /// Whether the peer closes, having said nothing more.
-    pub async fn is_closed(&mut self) -> bool {
+    pub(crate) async fn is_closed(&mut self) -> bool {
         self.unread.is_empty() && !tokio::time::timeout(Duration::from_secs(20), self.read_more()).await.unwrap_or(true)
     }
 
-    pub async fn ask(&mut self, method: &str, target: &str, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> Answer {
+    pub(crate) async fn ask(&mut self, method: &str, target: &str, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> Answer {
         self.send(request(method, target, headers, body.as_ref())).await;
         self.answer().await.expect("closed without an answer")
     }
 }
 
-pub fn request(method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
+pub(crate) fn request(method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
     let mut head = format!("{method} {target} HTTP/1.1\r\nHost: verifier\r\n");
     for (name, value) in headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
+        write!(head, "{name}: {value}\r\n").unwrap();
     }
     if !body.is_empty() || method == "POST" {
-        head.push_str(&format!("Content-Length: {}\r\n", body.len()));
+        write!(head, "Content-Length: {}\r\n", body.len()).unwrap();
     }
     head.push_str("\r\n");
     [head.as_bytes(), body].concat()
 }
 
 impl Answer {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut found = self.headers.iter().filter(|(n, _)| n == name);
         let value = found.next().map(|(_, v)| v.as_str());
         assert!(found.next().is_none(), "{name} is there twice");
         value
     }
 
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&self.body)))
     }
 
     /// Status and verdict, or the problem's error.
-    pub fn word(&self) -> (u16, String) {
+    pub(crate) fn word(&self) -> (u16, String) {
         let body = self.json();
         let word = body.get("verdict").or_else(|| body.get("error")).and_then(Value::as_str);
         (self.status, word.unwrap_or_default().to_owned())

@@ -15,13 +15,13 @@ use tokio::{
 use super::{Client, FetchError, Target};
 
 /// The usual time between two fetches, give or take a tenth.
-const EVERY: Duration = Duration::from_secs(300);
+const EVERY: Duration = Duration::from_mins(5);
 
 /// The shortest time between two fetches, whoever asks.
 const AT_LEAST: Duration = Duration::from_secs(5);
 
 /// The longest time between two tries while there is nothing to go by.
-const RETRY_WITHIN: Duration = Duration::from_secs(60);
+const RETRY_WITHIN: Duration = Duration::from_mins(1);
 
 /// What a fetch brought.
 pub(crate) struct Fetched {
