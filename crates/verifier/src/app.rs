@@ -247,9 +247,14 @@ impl App {
         self.loaded.store(true, Relaxed);
     }
 
-    fn is_confirmed(&self, within_ms: i64) -> bool {
+    /// How long ago the snapshot was last known to say what the source says, milliseconds; `None`: never.
+    pub(crate) fn confirmed_ms(&self) -> Option<i64> {
         let at = self.confirmed_at.load(Relaxed);
-        at != i64::MIN && Clock::boot_millis().saturating_sub(at) <= within_ms
+        (at != i64::MIN).then(|| Clock::boot_millis().saturating_sub(at))
+    }
+
+    fn is_confirmed(&self, within_ms: i64) -> bool {
+        self.confirmed_ms().is_some_and(|ago| ago <= within_ms)
     }
 
     /// Why there is no such policy: it doesn't exist, or that can't be said.

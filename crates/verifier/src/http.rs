@@ -8,6 +8,7 @@ pub(crate) mod forwarded;
 pub(crate) mod health;
 mod introspect;
 mod listing;
+pub(crate) mod memory;
 mod problem;
 mod request;
 pub(crate) mod service;

@@ -136,7 +136,7 @@ impl Verifier {
         }
         let patience = Patience::default();
         let connections = config.max_connections.min(files.saturating_sub(OTHER_FILES).max(1));
-        let api = Server::start(listeners, Arc::new(Api(app.clone())), ServerLimits { connections, patience });
+        let api = Server::start(listeners, Arc::new(Api::new(app.clone())), ServerLimits { connections, patience });
         let health = health.map(|listener| {
             let service = Health { app: app.clone(), connections: api.connections() };
             Server::start(vec![listener], Arc::new(service), ServerLimits { connections: 64, patience })

@@ -58,6 +58,7 @@ impl Health {
             "loaded": loaded,
             "draining": draining,
             "policies": snapshot.names().count(),
+            "confirmed_ms": app.confirmed_ms(),
             "refused": snapshot.refused.iter().chain(app.unwritten.load().iter()).collect::<Vec<_>>(),
             "feed": {
                 "followed": app.feed.has_feed(),

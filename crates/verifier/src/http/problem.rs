@@ -76,6 +76,12 @@ impl Problem {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", wanted)
     }
 
+    /// 503: no room for large requests now.
+    pub(crate) fn overloaded() -> Self {
+        let detail = "too many large requests at once; try again later";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail)
+    }
+
     /// 431.
     pub(crate) fn headers_too_large() -> Self {
         let detail = "the header fields are over 16 KiB";
@@ -103,6 +109,9 @@ impl Problem {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(allow) = self.allow {
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         if self.close {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use arc_swap::Guard;
+use bytes::Bytes;
 use http::{HeaderMap, Method, Request, header};
 use hyper::body::{Body as _, Incoming};
 
 use super::{
     authorize, batch, body, introspect, listing,
+    memory::{BodyMemory, HeldBody, Taken},
     problem::Problem,
     request::VerifyRequest,
     verdict,
@@ -31,7 +33,10 @@ const MAX_HEADERS: usize = 16 << 10;
 const POLICIES: &str = "/v1/policies/";
 
 /// The verification API.
-pub(crate) struct Api(pub(crate) Arc<App>);
+pub(crate) struct Api {
+    app: Arc<App>,
+    memory: BodyMemory,
+}
 
 /// What a path leads to, within a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +109,7 @@ impl Service for Api {
             Route::Policies | Route::Feed => {
                 body::drain(body);
                 expect_get(&head.method).and_then(|()| {
-                    if route == Route::Feed { Ok(listing::feed(&self.0)) } else { listing::policies(&self.0) }
+                    if route == Route::Feed { Ok(listing::feed(&self.app)) } else { listing::policies(&self.app) }
                 })
             }
             Route::Policy { name, call: Call::Jwks } => {
@@ -113,7 +118,7 @@ impl Service for Api {
             }
             Route::Policy { name, call: Call::Authorize(rest) } => {
                 body::drain(body);
-                return authorize::authorize(&self.0, name, rest, &head, connected.peer);
+                return authorize::authorize(&self.app, name, rest, &head, connected.peer);
             }
             Route::Policy { name, call: Call::Batch } => self.batch(name, &head, body, connected).await,
             Route::Policy { name, call: Call::Introspect } => self.introspect(name, &head, body, connected).await,
@@ -141,20 +146,24 @@ enum Found {
 }
 
 impl Api {
+    pub(crate) fn new(app: Arc<App>) -> Self {
+        Self { app, memory: BodyMemory::default() }
+    }
+
     fn problem(&self, problem: &Problem, method: &Method) -> Answer {
-        self.0.metrics.bad_requests.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.app.metrics.bad_requests.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         problem.answer(method)
     }
 
     fn snapshot(&self) -> Guard<Arc<Snapshot>> {
-        self.0.snapshot.load()
+        self.app.snapshot.load()
     }
 
     fn find(&self, name: &str) -> Result<Found, Problem> {
         let snapshot = self.snapshot();
         match snapshot.find(name) {
             Some(slot) => Ok(Found::Slot(slot.clone())),
-            None => match self.0.absent(&snapshot, name) {
+            None => match self.app.absent(&snapshot, name) {
                 Absent::Unknown => Err(Problem::unknown_policy()),
                 Absent::NotReady => Ok(Found::NotReady),
             },
@@ -180,9 +189,9 @@ impl Api {
         let Found::Slot(slot) = found else { return Ok(verdict::refused(&Refusal::NotReady)) };
         let behind = match request.min_position {
             None => false,
-            position => self.0.is_behind(position).await,
+            position => self.app.is_behind(position).await,
         };
-        let app = &self.0;
+        let app = &self.app;
         let question = Question { token: &request.token, ask: request.ask(), caller: connected.peer, behind };
         Ok(app.judge(&slot, &question, app.moment(&slot), |outcome| match outcome {
             Ok(granted) => verdict::json(verdict::valid_body(granted.prefix, &granted.allowed, granted.position)),
@@ -197,13 +206,26 @@ impl Api {
         body: Incoming,
         connected: &Connected,
     ) -> Result<Answer, Problem> {
-        let (found, body) = self.posted(name, head, body, body::expect_json, MAX_BATCH).await?;
+        let mut taken: Option<Taken> = None;
+        let room = |size: usize| match (size > MAX_BODY).then(|| self.memory.take(connected.peer, size)) {
+            Some(None) => Err(Problem::overloaded()),
+            Some(some) => {
+                taken = some;
+                Ok(())
+            }
+            None => Ok(()),
+        };
+        let (found, body) = self.posted(name, head, body, body::expect_json, MAX_BATCH, room).await?;
         let items = batch::parse(&body)?;
         let slot = match found {
             Found::Slot(slot) => Some(slot),
             Found::NotReady => None,
         };
-        Ok(verdict::json(batch::answer(&self.0, slot.as_deref(), &items, connected.peer).await))
+        let results = batch::answer(&self.app, slot.as_deref(), &items, connected.peer).await;
+        Ok(match taken {
+            None => verdict::json(results),
+            Some(taken) => verdict::json(Bytes::from_owner(HeldBody { bytes: results, taken })),
+        })
     }
 
     async fn introspect(
@@ -213,10 +235,10 @@ impl Api {
         body: Incoming,
         connected: &Connected,
     ) -> Result<Answer, Problem> {
-        let (found, body) = self.posted(name, head, body, body::expect_form, MAX_BODY).await?;
+        let (found, body) = self.posted(name, head, body, body::expect_form, MAX_BODY, |_| Ok(())).await?;
         let token = introspect::token(&body)?;
         let Found::Slot(slot) = found else { return Ok(verdict::refused(&Refusal::NotReady)) };
-        Ok(introspect::answer(&self.0, &slot, &token, connected.peer))
+        Ok(introspect::answer(&self.app, &slot, &token, connected.peer))
     }
 
     /// What every POST goes through, in the order in which its errors win: 405, 404, 415, 413.
@@ -227,13 +249,18 @@ impl Api {
         body: Incoming,
         expect: fn(&HeaderMap) -> Result<(), Problem>,
         limit: usize,
-    ) -> Result<(Found, bytes::Bytes), Problem> {
+        room: impl FnOnce(usize) -> Result<(), Problem>,
+    ) -> Result<(Found, Bytes), Problem> {
+        let size = body.size_hint().exact().and_then(|n| usize::try_from(n).ok()).unwrap_or(limit);
         let checked = || {
             if head.method != Method::POST {
                 return Err(Problem::method("POST"));
             }
             let found = self.find(name)?;
             expect(&head.headers)?;
+            if size <= limit {
+                room(size)?;
+            }
             Ok(found)
         };
         match checked() {
@@ -248,7 +275,7 @@ impl Api {
     fn jwks(&self, name: &str, method: &Method, headers: &HeaderMap) -> Result<Answer, Problem> {
         expect_get(method)?;
         match self.find(name)? {
-            Found::Slot(slot) => Ok(listing::jwks(&self.0, &slot, headers)),
+            Found::Slot(slot) => Ok(listing::jwks(&self.app, &slot, headers)),
             Found::NotReady => Ok(verdict::refused(&Refusal::NotReady)),
         }
     }

@@ -131,8 +131,8 @@ pub(crate) fn add_refusal_headers(headers: &mut HeaderMap, refusal: &Refusal) {
 }
 
 /// 200 with a JSON body.
-pub(crate) fn json(body: Vec<u8>) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
+pub(crate) fn json(body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
     answer.headers_mut().insert(header::CONTENT_TYPE, JSON);
     answer
 }

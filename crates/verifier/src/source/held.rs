@@ -61,7 +61,7 @@ impl Held {
         let file = BundleFile { content: Ok(envelope.clone()), secrets };
         match self.judge(name, &file, &Trust::FileSystem, keys) {
             Ok((held, loaded)) => {
-                self.policies.insert(name.to_owned(), HeldBundle { vanished: true, ..held });
+                self.policies.insert(name.to_owned(), held);
                 loaded
             }
             Err((reason, detail)) => {
