@@ -61,7 +61,7 @@ impl Ring {
                     key.created = key.created.min(now);
                     key.activated = key.activated.map(|at| at.min(now));
                     key.retiring_since = key.retiring_since.map(|at| at.min(now));
-                    key.remove_after = key.remove_after.map(|at| at.min(*remove_by));
+                    key.remove_after = key.remove_after.map(|at| remove_by.map_or(at, |by| at.min(by)));
                 }
             }
         }

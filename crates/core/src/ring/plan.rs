@@ -54,8 +54,9 @@ pub struct Acks {
     pub held_by_all: BTreeSet<String>,
     /// The newest version of the ring up to which every issuer that may still sign has acknowledged it.
     pub issuers_hold: u64,
-    /// The feed server's clock; `None` while it is out of reach. Keys are removed only when it agrees with the planner's own,
-    /// so that no step of one clock takes a key away from living tokens.
+    /// The feed server's clock; `None` while it is out of reach, and then no key is removed. When a key's last token dies is
+    /// reckoned from the later of it and the planner's own, and has passed only when both say so: no step of one clock takes
+    /// a key away from living tokens.
     pub server_now: Option<UnixMillis>,
 }
 
@@ -66,7 +67,7 @@ impl Acks {
 }
 
 /// One change of a ring. [`Ring::apply`] takes them in the order in which [`plan()`] gave them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Revoke a key for good, and erase its private half. Pending keys go with the Active one: whoever took the one from
     /// where they lie together took the others too.
@@ -123,12 +124,12 @@ pub enum Action {
         /// Which.
         kid: String,
         /// No removal later than this.
-        remove_by: UnixMillis,
+        remove_by: Option<UnixMillis>,
     },
 }
 
 /// Why a key is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cause {
     /// The ring never had one that signed.
     First,
@@ -153,7 +154,7 @@ pub fn plan(ring: &Ring, spec: &RotationSpec, acks: &Acks, now: UnixMillis) -> V
     }
     let mut actions = Vec::new();
     for key in &ring.keys {
-        actions.extend(restamp(key, spec, now));
+        actions.extend(restamp(key, spec, acks, now));
         actions.extend(note_lifetime(key, spec));
         actions.extend(retire(key, spec, acks, now));
         if key.unacknowledged && key.state == KeyState::Active && acks.all_hold(&key.kid) {
@@ -289,29 +290,29 @@ fn retire(key: &RingKey, spec: &RotationSpec, acks: &Acks, now: UnixMillis) -> O
         return None;
     }
     let kid = key.kid.clone();
+    let server_now = acks.server_now?;
     match key.remove_after {
         // Counted from now, not from when the issuers stopped: they may have signed up to this moment.
         None => (acks.issuers_hold >= key.retired_in?)
-            .then(|| Action::ScheduleRemoval { kid, at: last_token_dead(key, spec, now) }),
-        Some(at) => {
-            let server_now = acks.server_now?;
-            (now >= at && server_now >= at).then_some(Action::Remove { kid })
-        }
+            .then(|| Action::ScheduleRemoval { kid, at: last_token_dead(key, spec, now.max(server_now)) }),
+        Some(at) => (now >= at && server_now >= at).then_some(Action::Remove { kid }),
     }
 }
 
+/// When the last token of a key is dead that was signed before `now`.
 fn last_token_dead(key: &RingKey, spec: &RotationSpec, now: UnixMillis) -> UnixMillis {
     now.plus(key.longest_ttl_ms.max(spec.max_ttl_ms)).plus(spec.clock_skew_ms)
 }
 
-fn restamp(key: &RingKey, spec: &RotationSpec, now: UnixMillis) -> Option<Action> {
+/// What a clock that went back, or one that was ahead for a while, left in the future.
+fn restamp(key: &RingKey, spec: &RotationSpec, acks: &Acks, now: UnixMillis) -> Option<Action> {
     // Clocks of two planners differ a little; that is no step.
     let latest = now.plus(spec.clock_skew_ms);
-    let remove_by = last_token_dead(key, spec, latest);
+    let remove_by = acks.server_now.map(|server_now| last_token_dead(key, spec, latest.max(server_now)));
     let waits_for_the_future = match key.state {
         KeyState::Pending => key.created > latest,
         KeyState::Active => key.activated.is_some_and(|at| at > latest),
-        KeyState::Retiring => key.remove_after.is_some_and(|at| at > remove_by),
+        KeyState::Retiring => key.remove_after.is_some_and(|at| remove_by.is_some_and(|by| at > by)),
         KeyState::Revoked => false,
     };
     waits_for_the_future.then(|| Action::Restamp { kid: key.kid.clone(), remove_by })

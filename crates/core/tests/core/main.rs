@@ -4,6 +4,7 @@ mod interop;
 mod json_web_keys;
 mod json_web_signatures;
 mod primitives;
+mod ring_model;
 mod strangers;
 
 /// A file of `testdata`, as JSON.
