@@ -8,6 +8,7 @@ use std::{
         fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     },
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -109,7 +110,17 @@ fn lock(path: &Path) -> Result<File, Failure> {
         .mode(0o600)
         .open(name)
         .map_err(|e| failed(&e))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+    // A process that was just killed holds its lock until the kernel has taken it apart.
+    let patience = Instant::now() + Duration::from_secs(2);
+    let taken = loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(e) if e == rustix::io::Errno::WOULDBLOCK && Instant::now() < patience => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            other => break other,
+        }
+    };
+    match taken {
         Ok(()) => {}
         Err(e) if e == rustix::io::Errno::WOULDBLOCK => {
             let mut holder = String::new();
