@@ -11,6 +11,7 @@ pub mod dev;
 pub mod effective;
 pub mod load;
 pub mod policy;
+pub mod reference;
 pub mod references;
 pub mod session;
 pub mod values;

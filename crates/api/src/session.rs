@@ -25,7 +25,7 @@ settings! {
         printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
         printcolumn(name = "Policy", type_ = "string", json_path = ".spec.policyRef.name"),
         printcolumn(name = "Subject", type_ = "string", json_path = ".spec.subject"),
-        printcolumn(name = "Expires", type_ = "date", json_path = ".status.expirationTime"),
+        printcolumn(name = "Expires", type_ = "string", json_path = ".status.expirationTime"),
         printcolumn(name = "Renewed", type_ = "date", json_path = ".status.renewalTime"),
         printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
         printcolumn(name = "Secret", type_ = "string", json_path = ".spec.secret.name", priority = 1),

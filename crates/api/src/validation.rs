@@ -44,7 +44,7 @@ const POLICY: &[Validation<EffectivePolicy>] = validations! {
         |p| when(p.issuer.is_none() && p.trusted_issuers.is_empty(), "spec.trustedIssuers");
     "spec": "has(self.issuer) || !has(self.login)",
         "login needs issuer", |p| when(p.issuer.is_none() && p.login.is_some(), "spec.login");
-    "spec": "!has(self.issuer) || !self.issuer.startsWith('http:') || self.issuer.matches('^http://(localhost|127[.][0-9.]+|[[]::1[]])(:[0-9]+)?(/|$)')",
+    "spec": "!has(self.issuer) || !self.issuer.startsWith('http:') || self.issuer.matches(r'^http://(localhost|127([.][0-9]{1,3}){3}|\\[::1\\])(:[0-9]+)?(/|$)')",
         "issuer must be https (http only for loopback)",
         |p| when(p.issuer.as_deref().is_some_and(|i| !is_https_or_loopback(i)), "spec.issuer");
     "spec": "!has(self.trustedIssuers) || self.trustedIssuers.all(a, !has(a.issuer) || ((!has(self.issuer) || self.issuer != a.issuer) && self.trustedIssuers.exists_one(b, has(b.issuer) && b.issuer == a.issuer)))",
@@ -100,7 +100,7 @@ const POLICY: &[Validation<EffectivePolicy>] = validations! {
     "spec.trustedIssuers[]": "has(self.issuer) || has(self.secretKeyRef)",
         "issuer is needed (only symmetric keys can be for tokens without iss)",
         |p| each(p, ".issuer", |t| t.issuer.is_none() && t.secret_key_ref.is_none());
-    "spec.trustedIssuers[]": "has(self.secretKeyRef) || has(self.jwks) || !has(self.issuer) || self.issuer.matches('^(https://|http://(localhost|127[.][0-9.]+|[[]::1[]])(:[0-9]+)?(/|$))')",
+    "spec.trustedIssuers[]": "has(self.secretKeyRef) || has(self.jwks) || !has(self.issuer) || self.issuer.matches(r'^(https://|http://(localhost|127([.][0-9]{1,3}){3}|\\[::1\\])(:[0-9]+)?(/|$))')",
         "without jwks the keys are found through issuer, which must then be an https address",
         |p| each(p, ".issuer", |t| {
             t.secret_key_ref.is_none() && t.jwks.is_none() && t.issuer.as_deref().is_some_and(|i| !is_https_or_loopback(i))
@@ -112,7 +112,7 @@ const POLICY: &[Validation<EffectivePolicy>] = validations! {
         |p| each(p, ".jwks", |t| t.jwks.as_ref().is_some_and(|j| {
             usize::from(j.url.is_some()) + usize::from(j.config_map_key_ref.is_some()) + usize::from(j.inline.is_some()) != 1
         }));
-    "spec.trustedIssuers[].jwks": "!has(self.url) || !self.url.startsWith('http:') || self.url.matches('^http://(localhost|127[.][0-9.]+|[[]::1[]])(:[0-9]+)?([/?]|$)')",
+    "spec.trustedIssuers[].jwks": "!has(self.url) || !self.url.startsWith('http:') || self.url.matches(r'^http://(localhost|127([.][0-9]{1,3}){3}|\\[::1\\])(:[0-9]+)?([/?]|$)')",
         "url must be https (http only for loopback)",
         |p| each(p, ".jwks.url", |t| t.jwks.as_ref().and_then(|j| j.url.as_deref()).is_some_and(|u| !is_https_or_loopback(u)));
     "spec.trustedIssuers[].claimMappings.subject": "has(self.claim) != has(self.expression)",
@@ -307,3 +307,6 @@ pub(crate) fn check_policy_change(before: &EffectivePolicy, after: &EffectivePol
     let rule = POLICY.iter().find(|v| v.rule.cel.contains("oldSelf.issuer")).filter(|_| before.issuer != after.issuer);
     rule.map(|v| Problem::new("spec.issuer", v.rule.message)).into_iter().collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,236 @@
+//! The API server's rules against ours.
+
+use std::collections::BTreeSet;
+
+use cel::{Context, Program, Value as CelValue};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::schema;
+
+/// The values at a rule's place.
+fn places<'v>(root: &'v Value, at: &str) -> Vec<&'v Value> {
+    at.split('.').skip(1).fold(vec![root], |places, name| {
+        let (name, is_list) = name.strip_suffix("[]").map_or((name, false), |name| (name, true));
+        let found = places.into_iter().filter_map(|place| place.get(name));
+        if is_list { found.filter_map(Value::as_array).flatten().collect() } else { found.collect() }
+    })
+}
+
+/// Whether the API server would find a rule broken anywhere in a spec.
+fn is_broken_for_api_server(rule: CelRule, spec: &Value) -> bool {
+    let program = Program::compile(rule.cel).unwrap_or_else(|e| panic!("{}: {e}", rule.cel));
+    places(spec, rule.at).into_iter().any(|place| {
+        let mut context = Context::default();
+        context.add_variable("self", place).unwrap();
+        match program.execute(&context) {
+            Ok(CelValue::Bool(holds)) => !holds,
+            other => panic!("{} on {place}: {other:?}", rule.cel),
+        }
+    })
+}
+
+fn assert_agreement(spec: &Value) {
+    let typed: AuthPolicySpec = serde_json::from_value(spec.clone()).unwrap();
+    let effective = crate::settings::Resolve::resolve(&typed);
+    for validation in POLICY.iter().filter(|v| !v.rule.cel.contains("oldSelf")) {
+        let ours = !(validation.broken)(&effective).is_empty();
+        let theirs = is_broken_for_api_server(validation.rule, spec);
+        assert_eq!(ours, theirs, "{} at {}\n{spec:#}", validation.rule.message, validation.rule.at);
+    }
+}
+
+#[test]
+fn each_rule_is_broken_by_something_here_and_there() {
+    let secret = json!({"name": "s", "key": "k"});
+    let issuer = |entry: Value| json!({"audiences": ["a"], "issuer": "https://i", "trustedIssuers": [entry]});
+    let login = |login: Value| json!({"audiences": ["a"], "issuer": "https://i", "login": login});
+    let spec = |name: &str, value: Value| json!({"audiences": ["a"], "issuer": "https://i", name: value});
+    let bad = [
+        json!({"audiences": ["a"]}),
+        json!({"audiences": ["a"], "trustedIssuers": [{"name": "x", "issuer": "https://x"}], "login": {}}),
+        json!({"audiences": ["a"], "issuer": "http://auth.example"}),
+        json!({"audiences": ["a"], "issuer": "http://127.evil.example"}),
+        issuer(json!({"name": "x", "issuer": "https://i"})),
+        json!({"audiences": ["a"], "trustedIssuers": [{"name": "x", "issuer": "https://x"}, {"name": "y", "issuer": "https://x"}]}),
+        json!({"audiences": ["a"], "trustedIssuers": [
+            {"name": "x", "algorithms": ["HS256"], "secretKeyRef": secret, "notAfter": "2030-01-01T00:00:00Z"},
+            {"name": "y", "algorithms": ["HS256"], "secretKeyRef": secret, "notAfter": "2030-01-01T00:00:00Z"},
+        ]}),
+        login(json!({"sessions": {"idleTimeout": "10m"}})),
+        spec("tokens", json!({"accessTTL": "0s"})),
+        spec("tokens", json!({"accessTTL": "25h"})),
+        spec("tokens", json!({"clockSkew": "6m"})),
+        spec("tokens", json!({"refreshTTL": "10m"})),
+        spec("tokens", json!({"refreshGrace": "1h"})),
+        spec("tokens", json!({"apiKeyMaxTTL": "1ms"})),
+        spec("keys", json!({"ackTimeout": "4m"})),
+        spec("keys", json!({"absentAfter": "10ms"})),
+        spec("keys", json!({"rotation": {"interval": "10m"}})),
+        spec("keys", json!({"rotation": {"apiKeyInterval": "1m", "prepublish": "2m"}})),
+        spec("revocation", json!({"maxStaleness": "99ms"})),
+        spec("verificationRateLimit", json!({"limit": 1, "window": "10ms"})),
+        issuer(json!({"name": "x", "issuer": "https://x", "algorithms": ["HS256", "RS256"]})),
+        issuer(json!({"name": "x", "issuer": "https://x", "algorithms": ["HS256"]})),
+        issuer(json!({"name": "x", "issuer": "https://x", "algorithms": ["HS256"], "secretKeyRef": secret})),
+        issuer(json!({"name": "x", "issuer": "https://x", "secretKeyRef": secret, "jwks": {"url": "https://x"}})),
+        issuer(json!({"name": "x"})),
+        issuer(json!({"name": "x", "issuer": "urn:x"})),
+        issuer(json!({"name": "x", "issuer": "https://x", "maxTTL": "0s"})),
+        issuer(json!({"name": "x", "issuer": "https://x", "jwks": {}})),
+        issuer(json!({"name": "x", "issuer": "https://x", "jwks": {"url": "http://x"}})),
+        issuer(json!({"name": "x", "issuer": "https://x", "claimMappings": {"subject": {}}})),
+        issuer(json!({"name": "x", "issuer": "https://x", "claimMappings": {"roles": {"claim": "a", "expression": "b"}}})),
+        issuer(json!({"name": "x", "issuer": "https://x", "claimMappings": {"scopes": {}}})),
+        spec("emergency", json!({"mode": "Enabled"})),
+        spec("emergency", json!({"maxTTL": "25h"})),
+        login(json!({"sessions": {"absoluteTimeout": "1h"}})),
+        login(json!({"sessions": {"rememberMe": {"absoluteTimeout": "1h"}}})),
+        login(json!({"lockout": {"maxDuration": "1m"}})),
+        login(json!({"passwords": {"minLength": 20, "maxLength": 16}})),
+        login(json!({"passwords": {"breachedPasswords": {"mode": "Custom"}}})),
+        login(json!({"cookies": {"domain": "shop.example"}})),
+        login(json!({"mail": {"verifyURL": "https://x"}})),
+        login(json!({"mail": {"resetURL": "https://x"}})),
+        login(json!({"cors": {"allowedOrigins": ["*"], "allowCredentials": true}})),
+    ];
+    let mut broken: BTreeSet<&str> = BTreeSet::new();
+    for spec in &bad {
+        assert_agreement(spec);
+        for validation in POLICY.iter().filter(|v| !v.rule.cel.contains("oldSelf")) {
+            if is_broken_for_api_server(validation.rule, spec) {
+                broken.insert(validation.rule.cel);
+            }
+        }
+    }
+    for rule in policy_rules().filter(|r| !r.cel.contains("oldSelf")) {
+        assert!(broken.contains(rule.cel), "nothing breaks: {}", rule.cel);
+    }
+}
+
+#[test]
+fn a_session_s_rules_agree_too() {
+    for (spec, is_good) in [
+        (json!({}), true),
+        (json!({"tokenTTL": "59s", "renewBefore": "1s"}), false),
+        (json!({"tokenTTL": "5m"}), false),
+        (json!({"tokenTTL": "6m"}), true),
+        (json!({"renewBefore": "15m"}), false),
+    ] {
+        let mut whole = json!({"policyRef": {"name": "p"}, "subject": "svc-x", "secret": {"name": "s"}});
+        whole.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        let typed: SessionSpec = serde_json::from_value(whole.clone()).unwrap();
+        let ours = check_session(&crate::settings::Resolve::resolve(&typed), &[]).is_empty();
+        let rules = session_rules().filter(|rule| !rule.cel.contains("oldSelf"));
+        let theirs = rules.map(|rule| !is_broken_for_api_server(rule, &whole)).all(|holds| holds);
+        assert_eq!((ours, theirs), (is_good, is_good), "{spec}");
+    }
+}
+
+#[test]
+fn what_must_not_change_is_held_by_the_api_server() {
+    let holds = |rule: CelRule, old: &Value, new: &Value| {
+        let mut context = Context::default();
+        context.add_variable("self", new).unwrap();
+        context.add_variable("oldSelf", old).unwrap();
+        Program::compile(rule.cel).unwrap().execute(&context) == Ok(CelValue::Bool(true))
+    };
+    let issuer = policy_rules().find(|rule| rule.cel.contains("oldSelf")).unwrap();
+    let (with, without, other) = (json!({"issuer": "https://a"}), json!({}), json!({"issuer": "https://b"}));
+    for (old, new, expected) in
+        [(&with, &with, true), (&without, &without, true), (&with, &without, false), (&without, &with, false), (&with, &other, false)]
+    {
+        assert_eq!(holds(issuer, old, new), expected, "{old} {new}");
+    }
+    let session = |subject: &str, policy: &str| json!({"subject": subject, "policyRef": {"name": policy}});
+    let held = |new: &Value| session_rules().filter(|r| r.cel.contains("oldSelf")).all(|r| holds(r, &session("a", "p"), new));
+    assert!(held(&session("a", "p")) && !held(&session("b", "p")) && !held(&session("a", "q")));
+}
+
+#[test]
+fn each_rule_has_its_place_in_the_schema_and_a_bounded_cost() {
+    for (rules, root) in [
+        (policy_rules().collect::<Vec<_>>(), schema::policy_spec_schema()),
+        (session_rules().collect(), schema::session_spec_schema()),
+    ] {
+        for rule in rules {
+            let place = rule.at.split('.').skip(1).try_fold(root, |schema, name| {
+                let (name, is_list) = name.strip_suffix("[]").map_or((name, false), |name| (name, true));
+                let property = schema["properties"].get(name)?;
+                if is_list { property.get("items") } else { Some(property) }
+            });
+            let attached = place.and_then(|place| place["x-kubernetes-validations"].as_array()).cloned().unwrap_or_default();
+            assert!(attached.iter().any(|r| r["rule"] == rule.cel), "{} at {}", rule.cel, rule.at);
+            // The API server estimates a rule's cost by the bounds of what it loops over; two loops over 16 entries are far
+            // within its limit, a third would not be.
+            let loops = ["all(", "exists(", "exists_one(", "filter(", "map("].map(|l| rule.cel.matches(l).count()).iter().sum::<usize>();
+            assert!(loops <= 2, "{}", rule.cel);
+        }
+    }
+}
+
+/// Specs that are read, with and without what rules look at.
+fn any_spec() -> impl Strategy<Value = Value> {
+    let duration = || prop::option::of(prop::sample::select(vec!["0s", "1ms", "100ms", "1s", "1m", "5m", "10m", "15m", "24h", "25h", "720h", "99999h"]));
+    let url = || prop::option::of(prop::sample::select(vec![
+        "https://a", "https://b/x", "http://localhost:1", "http://localhost.evil", "http://127.0.0.1", "http://127.0.0.1:80/x",
+        "http://[::1]:8/x", "http://evil/http://localhost", "http://a", "urn:a", "http://10.0.0.1",
+    ]));
+    let object = |members: Vec<(&'static str, Option<Value>)>| {
+        Value::Object(members.into_iter().filter_map(|(k, v)| Some((k.to_owned(), v?))).collect())
+    };
+    let text = |t: Option<&'static str>| t.map(Value::from);
+    let algorithms = || prop::option::of(prop::sample::subsequence(vec!["RS256", "EdDSA", "HS256"], 1..3));
+    let flag = || any::<bool>();
+    let entry = (url(), algorithms(), flag(), flag(), prop::option::of((url(), flag())), duration(), prop::option::of((flag(), flag())))
+        .prop_map(move |(issuer, algorithms, secret, end, jwks, ttl, roles)| {
+            object(vec![
+                ("name", Some(json!("n"))),
+                ("issuer", text(issuer)),
+                ("algorithms", algorithms.map(|a| json!(a))),
+                ("secretKeyRef", secret.then(|| json!({"name": "s", "key": "k"}))),
+                ("notAfter", end.then(|| json!("2030-01-01T00:00:00Z"))),
+                ("jwks", jwks.map(|(url, inline)| object(vec![("url", text(url)), ("inline", inline.then(|| json!({"keys": []})))]))),
+                ("maxTTL", text(ttl)),
+                ("claimMappings", roles.map(|(c, e)| json!({"roles": object(vec![
+                    ("claim", c.then(|| json!("c"))), ("expression", e.then(|| json!("claims.c"))),
+                ])}))),
+            ])
+        });
+    let tokens = (duration(), duration(), duration(), duration())
+        .prop_map(move |(a, r, s, g)| object(vec![("accessTTL", text(a)), ("refreshTTL", text(r)), ("clockSkew", text(s)), ("refreshGrace", text(g))]));
+    let keys = (duration(), duration(), duration(), duration(), duration()).prop_map(move |(a, b, i, j, p)| {
+        let rotation = object(vec![("interval", text(i)), ("apiKeyInterval", text(j)), ("prepublish", text(p))]);
+        object(vec![("ackTimeout", text(a)), ("absentAfter", text(b)), ("rotation", Some(rotation))])
+    });
+    let login = (duration(), duration(), duration(), duration(), flag()).prop_map(move |(i, a, d, m, c)| {
+        object(vec![
+            ("sessions", Some(object(vec![("idleTimeout", text(i)), ("absoluteTimeout", text(a))]))),
+            ("lockout", Some(object(vec![("duration", text(d)), ("maxDuration", text(m))]))),
+            ("cookies", c.then(|| json!({"domain": "a.example", "prefix": "__Secure-x"}))),
+        ])
+    });
+    let issuer = prop::option::of(prop::sample::select(vec!["https://a", "http://localhost", "http://127.0.0.1:1/x", "http://a", "http://localhost.evil"]));
+    (issuer, prop::option::of(prop::collection::vec(entry, 0..4)), prop::option::of(tokens), prop::option::of(keys), prop::option::of(login), duration())
+        .prop_map(move |(issuer, trusted, tokens, keys, login, window)| {
+            object(vec![
+                ("audiences", Some(json!(["a"]))),
+                ("issuer", text(issuer)),
+                ("trustedIssuers", trusted.map(|t| json!(t))),
+                ("tokens", tokens),
+                ("keys", keys),
+                ("login", login),
+                ("verificationRateLimit", window.map(|w| json!({"limit": 1, "window": w}))),
+            ])
+        })
+}
+
+proptest! {
+    #[test]
+    fn the_api_server_and_we_agree_on_any_spec(spec in any_spec()) {
+        // Where the schema refuses, rules aren't asked.
+        prop_assume!(schema::check(schema::policy_spec_schema(), &spec, "spec").is_empty());
+        assert_agreement(&spec);
+    }
+}
