@@ -301,3 +301,6 @@ pub fn effective_yaml(policy: &crate::load::LoadedPolicy) -> String {
     });
     crate::crds::to_yaml(&value)
 }
+
+#[cfg(test)]
+mod tests;
