@@ -17,6 +17,7 @@ use std::{
 use countersign_api::{
     Problem,
     bundle::Resolved,
+    check,
     load::{Diagnostic, Place, Severity, load_directory},
     policy::{AuthPolicy, EffectivePolicy, ROTATE_ANNOTATION, ROTATE_API_KEY_ANNOTATION},
     references::References,
@@ -257,7 +258,8 @@ impl PolicySource {
             self.builtin.apply_environment(&mut policy, &self.legacy);
         }
         let effective = EffectivePolicy::try_from(&policy)?;
-        let (resolved, warnings) = resolve(&effective, references)?;
+        let (resolved, mut warnings) = resolve(&effective, references)?;
+        warnings.extend(check::warnings(&effective, Clock::wall()));
         for warning in warnings {
             tracing::warn!(policy = policy.metadata.name, field = warning.field, "{}", warning.message);
         }

@@ -1,0 +1,55 @@
+//! Names of the environment that deployments already use.
+
+use crate::rig::{Dev, alone, countersign, run_with};
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+/// A token as a service of before made it.
+fn legacy_token(dev: &Dev, claims: &str) -> String {
+    let script = format!(
+        "import base64,hashlib,hmac,json,time\n\
+         enc=lambda b: base64.urlsafe_b64encode(b).rstrip(b'=').decode()\n\
+         claims=dict(exp=int(time.time())+600, iat=int(time.time()), **{claims})\n\
+         head=enc(b'{{\"alg\":\"HS256\",\"typ\":\"JWT\"}}')+'.'+enc(json.dumps(claims).encode())\n\
+         print(head+'.'+enc(hmac.new(b'{SECRET}', head.encode(), hashlib.sha256).digest()))"
+    );
+    let mut python = std::process::Command::new("python3");
+    python.args(["-c", &script]).current_dir(dev.path());
+    run_with(python, "").line().to_owned()
+}
+
+#[test]
+fn tokens_from_before_are_accepted_by_the_secret_in_the_environment() {
+    let dev = Dev::with(&[], &[("JWT_SECRET_KEY", SECRET), ("JWT_EXPIRATION_SECONDS", "90")]);
+    let token = legacy_token(&dev, "{'sub': 'alice'}");
+    assert_eq!(dev.verdict(&token, &[]), (0, "valid".into()));
+    let refresh = legacy_token(&dev, "{'sub': 'alice', 'type': 'refresh'}");
+    assert_eq!(dev.verdict(&refresh, &[]), (1, "invalid_claims".into()));
+    assert!(dev.said().contains("JWT_SECRET_KEY are accepted until"), "{}", dev.said());
+    let shown = dev.run(&["policy", "show", "--effective", "-o", "json"]).json();
+    assert_eq!(shown["spec"]["tokens"]["accessTTL"], "1m30s");
+    assert!(!shown.to_string().contains(SECRET) && !dev.said().contains(SECRET));
+}
+
+#[test]
+fn a_secret_that_can_be_guessed_is_refused_at_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = countersign();
+    command.args(["dev", "--data-dir", "d"]).current_dir(directory.path()).env("JWT_SECRET_KEY", "secret");
+    let said = run_with(command, "");
+    assert_eq!(said.status, 2, "{said:?}");
+    assert!(said.err.contains("JWT_SECRET_KEY has 6 bytes"), "{said:?}");
+}
+
+#[test]
+fn every_flag_has_its_variable() {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, value) in [("COUNTERSIGN_OUTPUT", "xml"), ("COUNTERSIGN_TIMEOUT", "soon"), ("COUNTERSIGN_COLOR", "maybe")] {
+        let mut command = countersign();
+        command.arg("version").current_dir(directory.path()).env(name, value);
+        let said = run_with(command, "");
+        assert_eq!(said.status, 2, "{name}: {said:?}");
+    }
+    let said = alone(&["version", "-o", "json"]);
+    assert!(said.json()["version"].is_string());
+}
