@@ -51,29 +51,36 @@ impl Answer {
 pub(crate) struct Connection {
     stream: Box<dyn Stream>,
     buffer: Vec<u8>,
+    /// Nothing came for as long as one waits.
+    hung: bool,
 }
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Connection {
     /// Connects, or says why not.
     pub(crate) fn open(target: &Target) -> std::io::Result<Self> {
+        Self::open_for(target, PATIENCE)
+    }
+
+    /// Connects to wait no longer than that for anything.
+    pub(crate) fn open_for(target: &Target, patience: Duration) -> std::io::Result<Self> {
         let stream: Box<dyn Stream> = match target {
             Target::Unix(path) => {
                 let stream = UnixStream::connect(path)?;
-                stream.set_read_timeout(Some(PATIENCE))?;
-                stream.set_write_timeout(Some(PATIENCE))?;
+                stream.set_read_timeout(Some(patience))?;
+                stream.set_write_timeout(Some(patience))?;
                 Box::new(stream)
             }
             Target::Tcp(address) => {
                 let stream = TcpStream::connect(address)?;
-                stream.set_read_timeout(Some(PATIENCE))?;
-                stream.set_write_timeout(Some(PATIENCE))?;
+                stream.set_read_timeout(Some(patience))?;
+                stream.set_write_timeout(Some(patience))?;
                 stream.set_nodelay(true)?;
                 Box::new(stream)
             }
         };
-        Ok(Self { stream, buffer: Vec::new() })
+        Ok(Self { stream, buffer: Vec::new(), hung: false })
     }
 
     /// Sends bytes. A server that has already refused may have closed: what it said can still be read.
@@ -96,7 +103,12 @@ impl Connection {
 
     /// Whether the server closes now, having sent nothing more.
     pub(crate) fn is_closed(&mut self) -> bool {
-        self.buffer.is_empty() && !self.read_more() && self.buffer.is_empty()
+        self.buffer.is_empty() && !self.read_more() && self.buffer.is_empty() && !self.hung
+    }
+
+    /// Whether the server neither answered nor closed in time.
+    pub(crate) fn hung(&self) -> bool {
+        self.hung
     }
 
     fn read_more(&mut self) -> bool {
@@ -109,7 +121,8 @@ impl Connection {
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => true,
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                panic!("the server neither answered nor closed within {PATIENCE:?}")
+                self.hung = true;
+                false
             }
             Err(_) => false,
         }

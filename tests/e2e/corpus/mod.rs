@@ -9,6 +9,8 @@ mod keys;
 mod proxies;
 mod signatures;
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::{
@@ -156,8 +158,11 @@ fn challenge_flaw(answer: &Answer) -> Option<String> {
     }
 }
 
+/// How soon any of these must be answered.
+const PROMPT: Duration = Duration::from_secs(3);
+
 fn check_request(place: &str, target: &Target, case: &RequestCase, wrong: &mut Vec<String>) {
-    let mut connection = http::Connection::open(target).unwrap();
+    let mut connection = http::Connection::open_for(target, PROMPT).unwrap();
     // The server may refuse before it has read everything.
     let _ = connection.send(&case.bytes);
     let answer = connection.answer();
@@ -166,6 +171,8 @@ fn check_request(place: &str, target: &Target, case: &RequestCase, wrong: &mut V
     if !case.expected.statuses.contains(&status) || case.expected.word.is_some_and(|wanted| wanted != word) {
         let body = answer.map(|answer| String::from_utf8_lossy(&answer.body).into_owned()).unwrap_or_default();
         wrong.push(format!("{place}: {}: {status} {word:?}, not {:?}; {body}", case.name, case.expected));
+    } else if connection.hung() {
+        wrong.push(format!("{place}: {}: neither answered nor closed", case.name));
     } else if case.expected.closes && !connection.is_closed() {
         wrong.push(format!("{place}: {}: the connection stays open, or more was answered", case.name));
     }

@@ -55,7 +55,11 @@ impl Held {
 fn copy(from: &std::path::Path, to: &std::path::Path) {
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
-        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        // A file that was being written is renamed in between: the next copy takes it.
+        let Ok(content) = fs::read(entry.path()) else { continue };
+        let temporary = to.join(".copy");
+        fs::write(&temporary, content).unwrap();
+        fs::rename(temporary, to.join(entry.file_name())).unwrap();
     }
 }
 

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::World;
 use crate::rig::{PATIENCE, Verifier, VerifierOptions, eventually};
 
-/// A directory on a file system of half a mebibyte.
+/// A directory on a file system of two mebibytes.
 struct SmallDisk {
     directory: tempfile::TempDir,
 }
@@ -22,7 +22,7 @@ impl SmallDisk {
     fn mount() -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=512k,mode=0700", "tmpfs"]).arg(directory.path());
+        mount.args(["-t", "tmpfs", "-o", "size=2m,mode=0700", "tmpfs"]).arg(directory.path());
         mount.output().is_ok_and(|output| output.status.success()).then_some(Self { directory })
     }
 

@@ -130,11 +130,7 @@ fn a_second_verifier_takes_the_socket_over_without_a_failed_call() {
     let crate::http::Target::Unix(path) = &socket else { panic!("a socket") };
     let mut second = Verifier::with(
         &world.dev.bundles(),
-        crate::rig::VerifierOptions {
-            redis: Some(world.redis.url()),
-            arguments: vec!["--socket".into(), path.display().to_string()],
-            ..Default::default()
-        },
+        crate::rig::VerifierOptions { redis: Some(world.redis.url()), socket: Some(path.clone()), ..Default::default() },
     );
     second.process().assert_running();
     world.verifier.process().signal(rustix::process::Signal::TERM);

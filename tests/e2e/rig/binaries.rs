@@ -8,8 +8,11 @@ pub(crate) fn path(name: &str) -> PathBuf {
     BUILT.get_or_init(build).join(name)
 }
 
-/// Builds in the profile of this test and returns the directory.
+/// The directory in `COUNTERSIGN_TEST_BINARIES`, else what this builds, in the profile of this test.
 fn build() -> PathBuf {
+    if let Some(directory) = std::env::var_os("COUNTERSIGN_TEST_BINARIES") {
+        return directory.into();
+    }
     let test = std::env::current_exe().unwrap();
     // target/PROFILE/deps/e2e-HASH
     let directory = test.parent().and_then(|deps| deps.parent()).expect("tests lie in target/PROFILE/deps").to_owned();

@@ -22,6 +22,8 @@ pub(crate) struct Options {
     pub(crate) under: Vec<String>,
     /// Further environment variables.
     pub(crate) environment: Vec<(String, String)>,
+    /// Its socket, when not in a directory of its own.
+    pub(crate) socket: Option<PathBuf>,
     /// Where it keeps its state, when not in a directory of its own.
     pub(crate) data: Option<PathBuf>,
 }
@@ -96,7 +98,7 @@ impl Verifier {
 
     /// Its Unix socket.
     pub(crate) fn socket(&self) -> Target {
-        Target::Unix(self.data.path().join("verifier.sock"))
+        Target::Unix(socket(&self.data, &self.options))
     }
 
     /// Its health port's socket: `/healthz`, `/readyz`, `/metrics`. `None` while it doesn't answer.
@@ -149,7 +151,7 @@ fn launch(data: &TempDir, bundles: &Path, options: &Options) -> Process {
     // The addresses of an earlier process would be taken for this one's.
     let _ = std::fs::remove_file(state.join("addresses.json"));
     command.arg("--bundles").arg(bundles).arg("--data-dir").arg(&state);
-    command.arg("--socket").arg(data.path().join("verifier.sock"));
+    command.arg("--socket").arg(socket(data, options));
     command.args(["--listen", "127.0.0.1:0", "--health-listen", "127.0.0.1:0"]);
     match &options.redis {
         Some(url) => command.arg("--redis").arg(url),
@@ -157,4 +159,8 @@ fn launch(data: &TempDir, bundles: &Path, options: &Options) -> Process {
     };
     command.args(&options.arguments).envs(options.environment.iter().cloned()).env_remove("REDIS_URL").env("NO_COLOR", "1");
     Process::start(&mut command, data.path().join("verifier.log"))
+}
+
+fn socket(data: &TempDir, options: &Options) -> PathBuf {
+    options.socket.clone().unwrap_or_else(|| data.path().join("verifier.sock"))
 }
