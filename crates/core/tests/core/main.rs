@@ -5,6 +5,7 @@ mod json_web_keys;
 mod json_web_signatures;
 mod primitives;
 mod ring_model;
+mod ring_properties;
 mod strangers;
 
 /// A file of `testdata`, as JSON.

@@ -422,7 +422,7 @@ fn a_verifier_that_is_cut_off_and_goes_on_answering_refuses_no_token() {
 #[test]
 fn emergencies_one_after_another_refuse_no_token_of_other_keys() {
     check(Fleet { verifiers: 1, planners: 2, horizon: 2, revocations: 1, ..Fleet::default() });
-    check(Fleet { verifiers: 2, planners: 1, horizon: 3, revocations: 2, ..Fleet::default() });
+    check(Fleet { verifiers: 1, planners: 1, horizon: 4, revocations: 2, ..Fleet::default() });
 }
 
 #[test]
