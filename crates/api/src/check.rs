@@ -239,8 +239,8 @@ pub fn try_token(
         client,
         now,
     };
-    let rules = try_each(policy, &input);
-    Ok(Trial { kind, subject, roles, permissions, scopes, rules })
+    let trials = try_each(policy, &input);
+    Ok(Trial { kind, subject, roles, permissions, scopes, rules: trials })
 }
 
 /// Each rule by itself: in a verdict the first that denies hides those after it.

@@ -6,6 +6,7 @@
 use std::{fmt, fs, io, path::Path};
 
 use countersign_core::names::PolicyName;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Map, Value};
 
 use crate::{
@@ -312,7 +313,7 @@ fn check_envelope(value: &Value, problems: &mut Vec<Problem>) {
 fn metadata_of(
     metadata: Value,
     problems: &mut Vec<Problem>,
-) -> k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta {
+) -> ObjectMeta {
     let known = [
         "annotations", "creationTimestamp", "deletionGracePeriodSeconds", "deletionTimestamp", "finalizers", "generateName",
         "generation", "labels", "managedFields", "name", "namespace", "ownerReferences", "resourceVersion", "selfLink", "uid",
@@ -326,7 +327,7 @@ fn metadata_of(
     }
     serde_json::from_value(metadata).unwrap_or_else(|error| {
         problems.push(Problem::new("metadata", format!("is not that of an object: {error}; quote values that look like numbers")));
-        Default::default()
+        ObjectMeta::default()
     })
 }
 

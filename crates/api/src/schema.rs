@@ -149,10 +149,9 @@ pub(crate) fn default_text(default: &Value) -> Option<String> {
     match default {
         Value::String(text) if text.is_empty() => None,
         Value::String(text) => Some(format!("`{text}`")),
-        Value::Bool(_) | Value::Number(_) => Some(format!("`{default}`")),
         Value::Array(items) if items.iter().any(Value::is_object) => None,
         Value::Array(items) if items.is_empty() => Some("none".into()),
-        Value::Array(_) => Some(format!("`{default}`")),
+        Value::Bool(_) | Value::Number(_) | Value::Array(_) => Some(format!("`{default}`")),
         Value::Null | Value::Object(_) => None,
     }
 }

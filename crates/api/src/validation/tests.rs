@@ -122,8 +122,8 @@ fn a_session_s_rules_agree_too() {
         whole.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
         let typed: SessionSpec = serde_json::from_value(whole.clone()).unwrap();
         let ours = check_session(&crate::settings::Resolve::resolve(&typed), &[]).is_empty();
-        let rules = session_rules().filter(|rule| !rule.cel.contains("oldSelf"));
-        let theirs = rules.map(|rule| !is_broken_for_api_server(rule, &whole)).all(|holds| holds);
+        let mut rules = session_rules().filter(|rule| !rule.cel.contains("oldSelf"));
+        let theirs = rules.all(|rule| !is_broken_for_api_server(rule, &whole));
         assert_eq!((ours, theirs), (is_good, is_good), "{spec}");
     }
 }
