@@ -51,7 +51,9 @@ pub enum Algorithm {
 
 /// A text that names no algorithm which Countersign supports.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a supported algorithm: expected one of EdDSA, ES256, ES384, ES512, RS256, RS384, RS512, PS256, PS384, PS512, HS256, HS384, HS512")]
+#[error(
+    "{0:?} is not a supported algorithm: expected one of EdDSA, ES256, ES384, ES512, RS256, RS384, RS512, PS256, PS384, PS512, HS256, HS384, HS512"
+)]
 pub struct UnknownAlgorithm(pub String);
 
 impl Algorithm {

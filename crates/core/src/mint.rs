@@ -70,7 +70,14 @@ pub struct ApiKeySpec {
 /// A signed access token.
 pub fn mint_access(key: &SigningKey, spec: &AccessTokenSpec) -> Result<String, SigningKeyError> {
     let mut claims = spec.extra.clone();
-    claims.extend(common_claims(&spec.issuer, &spec.subject, &spec.audiences, spec.issued_at, spec.expires, &spec.token_id));
+    claims.extend(common_claims(
+        &spec.issuer,
+        &spec.subject,
+        &spec.audiences,
+        spec.issued_at,
+        spec.expires,
+        &spec.token_id,
+    ));
     if let Some(session_id) = &spec.session_id {
         claims.insert("sid".to_owned(), json!(session_id));
     }

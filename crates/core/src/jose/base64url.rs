@@ -40,7 +40,8 @@ mod tests {
             assert_eq!(decode(encode(bytes)).unwrap(), bytes);
         }
         assert_eq!(encode(b"\xfb\xff"), "-_8");
-        let refused = ["Zg==", "Zg=", "Zh", "Zm9", "Z", "Zm9vY", "Zm 9", "Zm9v\n", "+_8", "-/8", "Zm9v.", "Zm\u{e9}v", "=", "Zm9\0"];
+        let refused =
+            ["Zg==", "Zg=", "Zh", "Zm9", "Z", "Zm9vY", "Zm 9", "Zm9v\n", "+_8", "-/8", "Zm9v.", "Zm\u{e9}v", "=", "Zm9\0"];
         for text in refused {
             assert_eq!(decode(text), Err(NotBase64Url), "{text:?}");
         }

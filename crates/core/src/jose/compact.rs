@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn every_malformed_header_is_told_by_its_fault() {
         let cases = [
-            (r#"{}"#, "the header has no alg"),
+            ("{}", "the header has no alg"),
             (r#"{"alg":null}"#, "the header has no alg"),
             (r#"{"alg":7}"#, "alg is not a string"),
             (r#"{"alg":["HS256"]}"#, "alg is not a string"),
@@ -263,8 +263,10 @@ mod tests {
             (format!("{header}.e31.{signature}"), "the payload is not base64url without padding"),
             (format!("{header}.{payload}.ab+/"), "the signature is not base64url without padding"),
             (format!("{header}.{payload}.\u{e9}"), "the signature is not base64url without padding"),
-            (r#"{"payload":"e30","signatures":[{"protected":"e30","signature":"aa.bb.cc"}]}"#.into(),
-                "the header is not base64url without padding"),
+            (
+                r#"{"payload":"e30","signatures":[{"protected":"e30","signature":"aa.bb.cc"}]}"#.into(),
+                "the header is not base64url without padding",
+            ),
         ];
         for (text, fault) in cases {
             assert_eq!(parse(&text).unwrap_err(), Malformed(fault), "{text:?}");

@@ -106,12 +106,9 @@ impl Jwk {
         // RFC 7638 section 3.3: the required members and no others, in lexicographic order.
         let members: &[(&str, Option<&str>)] = match self.kty.as_str() {
             "OKP" => &[("crv", self.crv.as_deref()), ("kty", Some("OKP")), ("x", self.x.as_deref())],
-            "EC" => &[
-                ("crv", self.crv.as_deref()),
-                ("kty", Some("EC")),
-                ("x", self.x.as_deref()),
-                ("y", self.y.as_deref()),
-            ],
+            "EC" => {
+                &[("crv", self.crv.as_deref()), ("kty", Some("EC")), ("x", self.x.as_deref()), ("y", self.y.as_deref())]
+            }
             "RSA" => &[("e", self.e.as_deref()), ("kty", Some("RSA")), ("n", self.n.as_deref())],
             _ => return None,
         };

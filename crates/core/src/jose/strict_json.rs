@@ -7,7 +7,7 @@
 use std::fmt;
 
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, map::Entry};
 
 /// Why a text is refused. Which of several faults is named is the one met first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -118,11 +118,10 @@ impl<'de> Visitor<'de> for Strict<'_> {
         let mut inner = self.one_level_down()?;
         let mut members = Map::new();
         while let Some(name) = map.next_key::<String>()? {
-            if members.contains_key(&name) {
+            let Entry::Vacant(member) = members.entry(name) else {
                 return Err(inner.refuse(StrictJsonError::DuplicateMember));
-            }
-            let value = map.next_value_seed(inner.again())?;
-            members.insert(name, value);
+            };
+            member.insert(map.next_value_seed(inner.again())?);
         }
         Ok(Value::Object(members))
     }
@@ -141,7 +140,10 @@ mod tests {
         assert_eq!(parse(text, 64), Ok(expected));
         assert_eq!(parse(b"1e300", 0), Ok(json!(1e300)));
         assert_eq!(parse(br#"{"$serde_json::private::Number": "1"}"#, 1), Ok(json!({"$serde_json::private::Number": "1"})));
-        assert_eq!(parse(br#"{"$serde_json::private::RawValue": "{"}"#, 1), Ok(json!({"$serde_json::private::RawValue": "{"})));
+        assert_eq!(
+            parse(br#"{"$serde_json::private::RawValue": "{"}"#, 1),
+            Ok(json!({"$serde_json::private::RawValue": "{"}))
+        );
     }
 
     #[test]

@@ -50,7 +50,7 @@ fn rsa(jwk: &Jwk) -> Result<Material, KeyError> {
         return Err(KeyError::WeakExponent);
     }
     let exponent = e.iter().fold(0_u64, |value, byte| value << 8 | u64::from(*byte));
-    if exponent.is_multiple_of(2) || exponent < 65537 || exponent >= 1 << 33 {
+    if exponent.is_multiple_of(2) || !(65537..1 << 33).contains(&exponent) {
         return Err(KeyError::WeakExponent);
     }
 
@@ -60,12 +60,8 @@ fn rsa(jwk: &Jwk) -> Result<Material, KeyError> {
 
     let when_rejected = KeyError::Malformed("has an RSA modulus that is none");
     let encoded = PublicKeyComponents { n, e }.as_der().map_err(|_| when_rejected.clone())?.as_ref().to_vec();
-    let canonical = Jwk {
-        kty: "RSA".to_owned(),
-        n: Some(base64url::encode(n)),
-        e: Some(base64url::encode(e)),
-        ..Jwk::default()
-    };
+    let canonical =
+        Jwk { kty: "RSA".to_owned(), n: Some(base64url::encode(n)), e: Some(base64url::encode(e)), ..Jwk::default() };
     Ok(Material { encoded, canonical, when_rejected })
 }
 

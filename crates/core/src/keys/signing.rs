@@ -55,9 +55,7 @@ impl SigningKey {
         let pair = match scheme(algorithm)? {
             Scheme::Ed25519 => Pair::Ed25519(Box::new(Ed25519KeyPair::generate().map_err(failed)?)),
             Scheme::Ecdsa(curve) => Pair::Ecdsa(Box::new(EcdsaKeyPair::generate(curve).map_err(failed)?)),
-            Scheme::Rsa(encoding) => {
-                Pair::Rsa(Box::new(RsaKeyPair::generate(KeySize::Rsa2048).map_err(failed)?), encoding)
-            }
+            Scheme::Rsa(encoding) => Pair::Rsa(Box::new(RsaKeyPair::generate(KeySize::Rsa2048).map_err(failed)?), encoding),
         };
         Self::named(pair, algorithm, None)
     }
@@ -67,9 +65,9 @@ impl SigningKey {
         let rejected = |_| SigningKeyError::Rejected(algorithm);
         let pair = match scheme(algorithm)? {
             // The second door takes what OpenSSL writes, which lacks the public half.
-            Scheme::Ed25519 => Pair::Ed25519(Box::new(
-                Ed25519KeyPair::from_pkcs8_maybe_unchecked(pkcs8).map_err(rejected)?,
-            )),
+            Scheme::Ed25519 => {
+                Pair::Ed25519(Box::new(Ed25519KeyPair::from_pkcs8_maybe_unchecked(pkcs8).map_err(rejected)?))
+            }
             Scheme::Ecdsa(curve) => Pair::Ecdsa(Box::new(EcdsaKeyPair::from_pkcs8(curve, pkcs8).map_err(rejected)?)),
             Scheme::Rsa(encoding) => Pair::Rsa(Box::new(RsaKeyPair::from_pkcs8(pkcs8).map_err(rejected)?), encoding),
         };
@@ -154,11 +152,8 @@ fn scheme(algorithm: Algorithm) -> Result<Scheme, SigningKeyError> {
 
 impl Pair {
     fn public_jwk(&self, algorithm: Algorithm) -> Option<Jwk> {
-        let public = Jwk {
-            public_key_use: Some("sig".to_owned()),
-            alg: Some(algorithm.as_str().to_owned()),
-            ..Jwk::default()
-        };
+        let public =
+            Jwk { public_key_use: Some("sig".to_owned()), alg: Some(algorithm.as_str().to_owned()), ..Jwk::default() };
         Some(match self {
             Self::Ed25519(pair) => Jwk {
                 kty: "OKP".to_owned(),

@@ -82,7 +82,7 @@ struct Inner {
 
 enum Verifier {
     Public(ParsedPublicKey),
-    Hmac(hmac::Key),
+    Hmac(Box<hmac::Key>),
 }
 
 impl VerifyingKey {
@@ -135,7 +135,7 @@ impl VerifyingKey {
                     Algorithm::HS512 => hmac::HMAC_SHA512,
                     _ => return None,
                 };
-                Some((algorithm, Verifier::Hmac(hmac::Key::new(hash, secret))))
+                Some((algorithm, Verifier::Hmac(Box::new(hmac::Key::new(hash, secret)))))
             })
             .collect();
         if verifiers.is_empty() {
@@ -195,11 +195,8 @@ fn algorithms_of(jwk: &Jwk, allowed: &[Algorithm]) -> Result<Vec<Algorithm>, Key
         _ => return Err(KeyError::UnsupportedType),
     };
     let own = jwk.alg.as_deref();
-    let served: Vec<Algorithm> = family
-        .iter()
-        .copied()
-        .filter(|a| allowed.contains(a) && own.is_none_or(|own| own == a.as_str()))
-        .collect();
+    let served: Vec<Algorithm> =
+        family.iter().copied().filter(|a| allowed.contains(a) && own.is_none_or(|own| own == a.as_str())).collect();
     if served.is_empty() { Err(KeyError::AlgorithmNotAllowed) } else { Ok(served) }
 }
 

@@ -233,9 +233,7 @@ pub(super) fn due(active: &RingKey, spec: &RotationSpec) -> UnixMillis {
 pub(super) fn signs_from(ring: &Ring, pending: &RingKey, cause: Option<Cause>, spec: &RotationSpec) -> UnixMillis {
     match (cause, ring.active()) {
         // Readers of the key set who keep a copy have `prepublish` to fetch a new one, even when we come late.
-        (Some(Cause::Scheduled) | None, Some(active)) => {
-            due(active, spec).max(pending.created.plus(spec.prepublish_ms))
-        }
+        (Some(Cause::Scheduled) | None, Some(active)) => due(active, spec).max(pending.created.plus(spec.prepublish_ms)),
         _ => pending.created,
     }
 }

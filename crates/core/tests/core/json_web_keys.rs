@@ -22,7 +22,9 @@ fn thumbprints_are_those_of_the_rfcs() {
     assert_eq!(rsa.thumbprint().unwrap(), "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs", "RFC 7638 section 3.1");
     let okp = Jwk::from(json!({"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}));
     assert_eq!(okp.thumbprint().unwrap(), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k", "RFC 8037 appendix A.3");
-    for lacking in [json!({"kty": "RSA", "n": RSA_7638}), json!({"kty": "EC", "crv": "P-256", "x": "AA"}), json!({"kty": "oct"})] {
+    for lacking in
+        [json!({"kty": "RSA", "n": RSA_7638}), json!({"kty": "EC", "crv": "P-256", "x": "AA"}), json!({"kty": "oct"})]
+    {
         assert_eq!(Jwk::from(lacking).thumbprint(), None);
     }
 }
@@ -69,7 +71,8 @@ fn a_key_of_each_algorithm_signs_is_stored_and_verifies() {
 #[test]
 fn a_key_without_alg_serves_what_its_issuer_may_use_and_no_more() {
     let rsa = Jwk::from(json!({"kty": "RSA", "n": RSA_7638, "e": "AQAB"}));
-    let key = VerifyingKey::from_jwk(&rsa, &[Algorithm::PS256, Algorithm::RS256, Algorithm::ES256, Algorithm::HS256]).unwrap();
+    let key =
+        VerifyingKey::from_jwk(&rsa, &[Algorithm::PS256, Algorithm::RS256, Algorithm::ES256, Algorithm::HS256]).unwrap();
     assert_eq!(key.algorithms().collect::<Vec<_>>(), [Algorithm::RS256, Algorithm::PS256]);
     assert_eq!(key.to_jwk().unwrap().alg, None);
     assert!(!key.fits(Algorithm::RS384) && !key.fits(Algorithm::HS256));
@@ -77,7 +80,8 @@ fn a_key_without_alg_serves_what_its_issuer_may_use_and_no_more() {
 
 /// A point of P-256 that is none of P-384's, with its coordinates.
 fn p256() -> (String, String) {
-    let pair = aws_lc_rs::signature::EcdsaKeyPair::generate(&aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+    let pair =
+        aws_lc_rs::signature::EcdsaKeyPair::generate(&aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
     let point = pair.public_key().as_ref().to_vec();
     (base64url::encode(&point[1..33]), base64url::encode(&point[33..]))
 }
@@ -99,7 +103,10 @@ fn each_unusable_key_is_refused_for_its_own_reason() {
         (json!({"kty": 1}), KeyError::Malformed("has a kty that is not a string")),
         (json!({"kty": "RSA", "e": "AQAB"}), KeyError::Malformed("has no n")),
         (json!({"kty": "RSA", "n": RSA_7638}), KeyError::Malformed("has no e")),
-        (json!({"kty": "RSA", "n": format!("{RSA_7638}="), "e": "AQAB"}), KeyError::Malformed("has an n that is not base64url")),
+        (
+            json!({"kty": "RSA", "n": format!("{RSA_7638}="), "e": "AQAB"}),
+            KeyError::Malformed("has an n that is not base64url"),
+        ),
         (json!({"kty": "RSA", "n": RSA_7638, "e": "AQAB", "use": "enc"}), KeyError::NotForSignatures),
         (json!({"kty": "RSA", "n": RSA_7638, "e": "AQAB", "key_ops": ["sign"]}), KeyError::NotForSignatures),
         (json!({"kty": "RSA", "n": RSA_7638, "e": "AQAB", "key_ops": []}), KeyError::NotForSignatures),

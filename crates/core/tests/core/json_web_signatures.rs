@@ -83,7 +83,8 @@ fn the_rfcs_claims_are_read() {
 fn the_unsecured_and_json_forms_of_rfc_7515_are_malformed() {
     let unsecured = "eyJhbGciOiJub25lIn0.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.";
     assert_eq!(compact::parse_jws(unsecured).unwrap_err().0, "a part of the token is empty", "appendix A.5");
-    let flattened = r#"{"payload":"eyJpc3MiOiJqb2UifQ","protected":"eyJhbGciOiJFUzI1NiJ9","header":{"kid":"e"},"signature":"DtEh"}"#;
+    let flattened =
+        r#"{"payload":"eyJpc3MiOiJqb2UifQ","protected":"eyJhbGciOiJFUzI1NiJ9","header":{"kid":"e"},"signature":"DtEh"}"#;
     assert_eq!(compact::parse_jws(flattened).unwrap_err().0, "the token is not three parts joined by dots", "appendix A.7");
 }
 

@@ -1,5 +1,7 @@
 //! Tests of the core against the standards it implements, and against others' implementations of them.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test says that it failed by panicking")]
+
 mod interop;
 mod json_web_keys;
 mod json_web_signatures;

@@ -38,9 +38,7 @@ fn number(hex_digits: &Value, length: Option<usize>) -> String {
 }
 
 fn jwk(algorithm: Algorithm, key: &Value) -> Jwk {
-    let ec = |curve: &str, length| {
-        json!({"kty": "EC", "crv": curve, "x": number(&key["x"], Some(length)), "y": number(&key["y"], Some(length))})
-    };
+    let ec = |curve: &str, length| json!({"kty": "EC", "crv": curve, "x": number(&key["x"], Some(length)), "y": number(&key["y"], Some(length))});
     Jwk::from(match algorithm {
         Algorithm::EdDSA => json!({"kty": "OKP", "crv": "Ed25519", "x": number(&key["x"], None)}),
         Algorithm::ES256 => ec("P-256", 32),
@@ -120,7 +118,8 @@ fn hmacs_are_verified_as_wycheproof_demands() {
             let secret = hex::decode(case[1].as_str().unwrap()).unwrap();
             // Wycheproof also has secrets that are too short for us: lengthened by zeros, HMAC takes them for the same.
             let block = if algorithm == Algorithm::HS256 { 64 } else { 128 };
-            let padded = if secret.len() < block { [secret.clone(), vec![0; block - secret.len()]].concat() } else { secret };
+            let padded =
+                if secret.len() < block { [secret.clone(), vec![0; block - secret.len()]].concat() } else { secret };
             VerifyingKey::hmac(&padded, &[algorithm]).ok()
         };
         assert!(judge(file, key) >= 20, "{file}");

@@ -146,7 +146,8 @@ impl World {
         let absent = |v: &Verifier| v.cut_off_since.is_some_and(|since| self.time >= since + ABSENT_AFTER);
         let required: Vec<&Verifier> = self.verifiers.iter().filter(|v| !absent(v)).collect();
         let held = |v: &&Verifier| v.acknowledged.clone().unwrap_or_default();
-        let held_by_all = required.iter().map(held).reduce(|a, b| a.intersection(&b).cloned().collect()).unwrap_or_default();
+        let held_by_all =
+            required.iter().map(held).reduce(|a, b| a.intersection(&b).cloned().collect()).unwrap_or_default();
         Acks {
             known: self.verifiers.len(),
             required: required.len(),
@@ -325,7 +326,7 @@ impl Model for Fleet {
             Step::Write(at) => world.write(at),
             Step::Publish => world.bundle = world.to_publish(),
             Step::Fetch(at) => {
-                world.verifiers[at].bundle = world.bundle.clone();
+                world.verifiers[at].bundle.clone_from(&world.bundle);
                 world.verifiers[at].confirmed = true;
             }
             Step::Acknowledge(at) => {

@@ -140,7 +140,10 @@ use KeyState::{Active, Pending, Retiring, Revoked};
 fn a_first_key_signs_at_once_where_nobody_verifies() {
     let mut bench = Bench::new(0);
     let actions = bench.settle();
-    assert!(matches!(actions[..], [Action::Create { cause: Cause::First, .. }, Action::Activate { unacknowledged: false, .. }]));
+    assert!(matches!(
+        actions[..],
+        [Action::Create { cause: Cause::First, .. }, Action::Activate { unacknowledged: false, .. }]
+    ));
     assert_eq!(bench.phase(), Phase::Ready);
     assert_eq!(bench.ring.signing_key().unwrap().unwrap().kid(), "k1");
 }
@@ -224,7 +227,8 @@ fn an_owner_who_chose_so_goes_on_without_acknowledgements_after_the_timeout() {
 #[test]
 fn a_request_rotates_once_and_as_soon_as_everyone_has_the_key() {
     type Ask = fn(&mut RotationSpec, &str);
-    let asks: [Ask; 2] = [|spec, value| spec.revision = Some(value.into()), |spec, value| spec.rotation = Some(value.into())];
+    let asks: [Ask; 2] =
+        [|spec, value| spec.revision = Some(value.into()), |spec, value| spec.rotation = Some(value.into())];
     for ask in asks {
         let mut bench = Bench::running();
         ask(&mut bench.spec, "now");
@@ -294,7 +298,9 @@ fn revoking_the_key_that_signs_makes_a_fresh_one_in_the_same_write() {
     bench.spec.revoked.insert("k1".into());
 
     let actions = bench.step();
-    assert!(matches!(&actions[..], [Action::Revoke { kid }, Action::Create { cause: Cause::Emergency, .. }] if kid == "k1"));
+    assert!(
+        matches!(&actions[..], [Action::Revoke { kid }, Action::Create { cause: Cause::Emergency, .. }] if kid == "k1")
+    );
     // The successor lay beside the stolen key: it goes too.
     assert_eq!(bench.states(), [("k1", Revoked), ("k3", Pending)]);
     assert_eq!(bench.phase(), Phase::NoSigningKey);
