@@ -101,9 +101,12 @@ fn rules_that_deny_everyone(policy: &EffectivePolicy, now: UnixMillis) -> Vec<Pr
     let problem = |(i, trial): (usize, RuleTrial)| {
         let message = match trial.outcome {
             Outcome::Passes => return None,
-            Outcome::Denies => "denies even a token without roles whose bearer does nothing: nobody may get past it".to_owned(),
+            Outcome::Denies => {
+                "denies even a token without roles whose bearer does nothing: nobody may get past it".to_owned()
+            }
             Outcome::Fails { missing } if missing.is_empty() => {
-                "can't be evaluated on a token without roles, and so denies it; ask has(claims.…) before using a claim".to_owned()
+                "can't be evaluated on a token without roles, and so denies it; ask has(claims.…) before using a claim"
+                    .to_owned()
             }
             Outcome::Fails { missing } => {
                 let missing = missing.join(", ");
@@ -289,17 +292,6 @@ fn source(claim: Option<&str>, expression: Option<&str>) -> Result<Source, Strin
         }
         (None, None) => Err("a mapping names neither claim nor expression".to_owned()),
     }
-}
-
-/// A policy with every default filled in, as YAML.
-pub fn effective_yaml(policy: &crate::load::LoadedPolicy) -> String {
-    let value = json!({
-        "apiVersion": format!("{}/{}", crate::policy::GROUP, crate::policy::VERSION),
-        "kind": "AuthPolicy",
-        "metadata": {"namespace": policy.name.namespace(), "name": policy.name.name()},
-        "spec": policy.effective,
-    });
-    crate::crds::to_yaml(&value)
 }
 
 #[cfg(test)]

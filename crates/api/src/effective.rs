@@ -135,9 +135,11 @@ fn check_roles(policy: &EffectivePolicy) -> Vec<Problem> {
 }
 
 fn check_expressions(policy: &EffectivePolicy) -> Vec<Problem> {
-    let rules = policy.rules.iter().enumerate().map(|(i, rule)| {
-        (format!("spec.rules[{i}].expression"), rule.expression.as_str(), Vocabulary::Rule)
-    });
+    let rules = policy
+        .rules
+        .iter()
+        .enumerate()
+        .map(|(i, rule)| (format!("spec.rules[{i}].expression"), rule.expression.as_str(), Vocabulary::Rule));
     let mappings = policy.trusted_issuers.iter().enumerate().flat_map(|(i, trusted)| {
         let mappings = &trusted.claim_mappings;
         let texts = [
@@ -201,7 +203,8 @@ pub(crate) fn check_jwks(value: &Value, algorithms: &[Algorithm], field: &str) -
     for (index, jwk) in set.keys.iter().enumerate() {
         let place = format!("{field}.keys[{index}]");
         if value["keys"][index].get("d").is_some() {
-            let message = "is a private key: whoever reads it can forge tokens. Make a new key and give its public half only";
+            let message =
+                "is a private key: whoever reads it can forge tokens. Make a new key and give its public half only";
             problems.push(Problem::new(&place, message));
             continue;
         }

@@ -15,7 +15,6 @@ use crate::{
     schema::Problem,
     session::{EffectiveSession, Session},
     settings::Resolve as _,
-    validation,
     yaml::{self, Document},
 };
 
@@ -310,30 +309,39 @@ fn check_envelope(value: &Value, problems: &mut Vec<Problem>) {
     }
 }
 
-fn metadata_of(
-    metadata: Value,
-    problems: &mut Vec<Problem>,
-) -> ObjectMeta {
+fn metadata_of(metadata: Value, problems: &mut Vec<Problem>) -> ObjectMeta {
     let known = [
-        "annotations", "creationTimestamp", "deletionGracePeriodSeconds", "deletionTimestamp", "finalizers", "generateName",
-        "generation", "labels", "managedFields", "name", "namespace", "ownerReferences", "resourceVersion", "selfLink", "uid",
+        "annotations",
+        "creationTimestamp",
+        "deletionGracePeriodSeconds",
+        "deletionTimestamp",
+        "finalizers",
+        "generateName",
+        "generation",
+        "labels",
+        "managedFields",
+        "name",
+        "namespace",
+        "ownerReferences",
+        "resourceVersion",
+        "selfLink",
+        "uid",
     ];
     for name in metadata.as_object().into_iter().flat_map(Map::keys).filter(|name| !known.contains(&name.as_str())) {
         let hint = countersign_core::rules::closest(name, known).map(|close| format!("; did you mean {close}?"));
-        problems.push(Problem::new(format!("metadata.{name}"), format!("there is no such field{}", hint.unwrap_or_default())));
+        problems
+            .push(Problem::new(format!("metadata.{name}"), format!("there is no such field{}", hint.unwrap_or_default())));
     }
     if metadata.get("name").is_none_or(Value::is_null) {
         problems.push(Problem::new("metadata.name", "is missing; add it"));
     }
     serde_json::from_value(metadata).unwrap_or_else(|error| {
-        problems.push(Problem::new("metadata", format!("is not that of an object: {error}; quote values that look like numbers")));
+        problems.push(Problem::new(
+            "metadata",
+            format!("is not that of an object: {error}; quote values that look like numbers"),
+        ));
         ObjectMeta::default()
     })
-}
-
-/// What changed between two versions of a policy that must not change.
-pub fn check_change(before: &EffectivePolicy, after: &EffectivePolicy) -> Vec<Problem> {
-    validation::check_policy_change(before, after)
 }
 
 #[cfg(test)]

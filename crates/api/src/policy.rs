@@ -21,9 +21,7 @@ pub use keys::{
     RevokedKey, Rotation, SigningAlgorithm, Tokens,
 };
 pub use login::*;
-pub use status::{
-    AuthPolicyStatus, Enforcement, IssuerEnforcement, KeyRingStatus, KeyStatus, RingKeyState, StatusRing,
-};
+pub use status::{AuthPolicyStatus, Enforcement, IssuerEnforcement, KeyRingStatus, KeyStatus, RingKeyState, StatusRing};
 
 use crate::{
     settings::{settings, words},

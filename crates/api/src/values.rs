@@ -262,7 +262,9 @@ mod tests {
             let duration: Duration = text.parse().unwrap();
             assert_eq!((duration.as_millis(), duration.to_string().as_str()), (millis, canonical), "{text}");
         }
-        for bad in ["", "15", "m", "1d", "1.5h", "-1h", "+1h", " 1h", "1h ", "1 h", "123456s", "1h1h1h1h1h", "1H", "1hms", "1µs"] {
+        for bad in
+            ["", "15", "m", "1d", "1.5h", "-1h", "+1h", " 1h", "1h ", "1 h", "123456s", "1h1h1h1h1h", "1H", "1hms", "1µs"]
+        {
             assert_eq!(bad.parse::<Duration>(), Err(InvalidDuration(bad.into())), "{bad}");
         }
     }

@@ -200,7 +200,10 @@ mod tests {
         let found = keys.lookup("old-key-1").unwrap();
         assert_eq!((found.subject.as_str(), found.id()), ("svc-a", hash("old-key-1")));
         assert_eq!(found.not_after, Some(UnixMillis(1_803_859_200_000)));
-        assert_eq!((found.scopes.as_slice(), found.roles.as_slice()), (&["orders:read".to_owned()][..], &["user".to_owned()][..]));
+        assert_eq!(
+            (found.scopes.as_slice(), found.roles.as_slice()),
+            (&["orders:read".to_owned()][..], &["user".to_owned()][..])
+        );
         assert_eq!(keys.lookup("old-key-2").unwrap().not_after, None);
         for wrong in ["", "old-key-", "old-key-1 ", "OLD-KEY-1", &hash("old-key-1")] {
             assert_eq!(keys.lookup(wrong), None, "{wrong:?}");
@@ -227,7 +230,12 @@ mod tests {
             assert_eq!(file(&json), Err(expected), "{json}");
         }
         for json in [
-            "", "{}", "null", "[null]", "[{}]", "[]x",
+            "",
+            "{}",
+            "null",
+            "[null]",
+            "[{}]",
+            "[]x",
             &format!(r#"[{{"sha256": "{good}", "subject": "s", "subject": "t"}}]"#),
             &format!(r#"[{{"sha256": "{good}", "subject": "s", "expires": 1}}]"#),
             &format!(r#"[{{"sha256": "{good}", "subject": "s", "notAfter": null}}]"#),

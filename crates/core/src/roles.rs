@@ -75,10 +75,9 @@ fn closure<'d>(start: &'d RoleDef, by_name: &'d BTreeMap<String, RoleDef>) -> Re
             if *parent == start.name {
                 return Err(RolesError::Cycle(start.name.clone()));
             }
-            let parent = by_name.get(parent).ok_or_else(|| RolesError::UnknownParent {
-                role: role.name.clone(),
-                inherits: parent.clone(),
-            })?;
+            let parent = by_name
+                .get(parent)
+                .ok_or_else(|| RolesError::UnknownParent { role: role.name.clone(), inherits: parent.clone() })?;
             if seen.insert(parent.name.as_str()) {
                 to_visit.push(parent);
             }

@@ -4,6 +4,7 @@
 //! rule needs and the caller doesn't send is no way around it. `&&` and `||` absorb errors as the CEL specification says, so
 //! `'temp' in roles && request.method != 'GET'` asks for the method only of those whom it concerns.
 
+mod checker;
 mod cost;
 mod expression;
 mod pattern;
@@ -147,9 +148,7 @@ impl Rules {
         self.rules.iter().find_map(|(name, expression)| match expression.holds(&scope) {
             Some(false) => None,
             Some(true) => Some(RuleDenial { rule: name.clone(), failed: false, missing: Vec::new() }),
-            None => {
-                Some(RuleDenial { rule: name.clone(), failed: true, missing: scope.missing_of(expression.needs()) })
-            }
+            None => Some(RuleDenial { rule: name.clone(), failed: true, missing: scope.missing_of(expression.needs()) }),
         })
     }
 }

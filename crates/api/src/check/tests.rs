@@ -59,13 +59,31 @@ fn token(claims: &Value) -> String {
 #[test]
 fn what_is_likely_not_meant_is_warned_about() {
     for (lines, expected) in [
-        ("  trustedIssuers: [{name: a, issuer: 'https://a', audiences: ['*']}]\n", "f.yaml:7: warning: spec.trustedIssuers[0].audiences: the audience is not checked"),
-        ("  trustedIssuers: [{name: a, issuer: 'https://a', notAfter: 2020-01-01T00:00:00Z}]\n", "f.yaml:7: warning: spec.trustedIssuers[0].notAfter: has passed"),
-        ("  declaredSessions: {roles: [ghost]}\n", "spec.declaredSessions.roles: not defined in spec.roles, so without any permission: ghost"),
+        (
+            "  trustedIssuers: [{name: a, issuer: 'https://a', audiences: ['*']}]\n",
+            "f.yaml:7: warning: spec.trustedIssuers[0].audiences: the audience is not checked",
+        ),
+        (
+            "  trustedIssuers: [{name: a, issuer: 'https://a', notAfter: 2020-01-01T00:00:00Z}]\n",
+            "f.yaml:7: warning: spec.trustedIssuers[0].notAfter: has passed",
+        ),
+        (
+            "  declaredSessions: {roles: [ghost]}\n",
+            "spec.declaredSessions.roles: not defined in spec.roles, so without any permission: ghost",
+        ),
         ("  login: {registration: {defaultRoles: [ghost]}}\n", "spec.login.registration.defaultRoles: not defined"),
-        ("  rules: [{name: r, expression: request.method != 'GET'}]\n", "spec.rules[0].expression: denies every call that doesn't send request.method"),
-        ("  rules: [{name: r, expression: claims.tenant == 'x'}]\n", "spec.rules[0].expression: can't be evaluated on a token without roles"),
-        ("  rules: [{name: r, expression: \"!('admin' in roles)\"}]\n", "spec.rules[0].expression: denies even a token without roles"),
+        (
+            "  rules: [{name: r, expression: request.method != 'GET'}]\n",
+            "spec.rules[0].expression: denies every call that doesn't send request.method",
+        ),
+        (
+            "  rules: [{name: r, expression: claims.tenant == 'x'}]\n",
+            "spec.rules[0].expression: can't be evaluated on a token without roles",
+        ),
+        (
+            "  rules: [{name: r, expression: \"!('admin' in roles)\"}]\n",
+            "spec.rules[0].expression: denies even a token without roles",
+        ),
     ] {
         let told = told(&policy(lines), &Held::default());
         assert!(told.len() == 1 && told[0].contains(expected), "{lines}: {told:?}");
@@ -77,7 +95,9 @@ fn what_is_likely_not_meant_is_warned_about() {
 #[test]
 fn two_policies_of_one_issuer_are_warned_about() {
     let one = |name: &str| {
-        format!("apiVersion: countersign.dev/v1alpha1\nkind: AuthPolicy\nmetadata: {{name: {name}}}\nspec: {{issuer: https://i, audiences: [a]}}\n---\n")
+        format!(
+            "apiVersion: countersign.dev/v1alpha1\nkind: AuthPolicy\nmetadata: {{name: {name}}}\nspec: {{issuer: https://i, audiences: [a]}}\n---\n"
+        )
     };
     let loaded = load_text("f.yaml", &(one("a") + &one("b")));
     assert_eq!(told(&loaded, &Held::default()), ["f.yaml:9: warning: spec.issuer: policy default/a has the same issuer"]);
@@ -95,11 +115,19 @@ fn what_a_policy_refers_to_must_be_there_and_strong() {
     for (lines, held, expected) in [
         (LEGACY, Held::default(), "f.yaml:7: spec.trustedIssuers[0].secretKeyRef: there is no secrets/s/k"),
         (LEGACY, secret("short"), "spec.trustedIssuers[0].secretKeyRef: the secret has 5 bytes: at least 32 are needed"),
-        (LEGACY, secret("0123456789abcdef0123456789abcdef\n"), "warning: spec.trustedIssuers[0].secretKeyRef: the secret ends with a line feed"),
+        (
+            LEGACY,
+            secret("0123456789abcdef0123456789abcdef\n"),
+            "warning: spec.trustedIssuers[0].secretKeyRef: the secret ends with a line feed",
+        ),
         (MIRRORED, Held::default(), "spec.trustedIssuers[0].jwks.configMapKeyRef: there is no configmaps/c/jwks.json"),
         (MIRRORED, set("{}"), "the key set is not a JSON object with a list named keys"),
         (MIRRORED, set(r#"{"keys": [], "keys": []}"#), "the key set is refused"),
-        (MIRRORED, set(r#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}]}"#), "the key is a point of small order"),
+        (
+            MIRRORED,
+            set(r#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}]}"#),
+            "the key is a point of small order",
+        ),
         (OPAQUE, Held::default(), "spec.opaqueKeys.secretKeyRefs[0]: there is no secrets/o/keys.json"),
         (OPAQUE, keys("[{}]"), "spec.opaqueKeys.secretKeyRefs[0]: is not a JSON list of keys"),
     ] {
@@ -118,10 +146,16 @@ fn a_policy_with_its_references_becomes_a_bundle_that_compiles() {
         .with("secrets/s/k", "0123456789abcdef0123456789abcdef")
         .with("configmaps/c/jwks.json", set)
         .with("secrets/o/keys.json", opaque);
-    let inline = format!(", {{name: i, issuer: 'https://in', algorithms: [EdDSA], jwks: {{inline: {{keys: [{}]}}}}}}", json!(key.public_jwk()));
+    let inline = format!(
+        ", {{name: i, issuer: 'https://in', algorithms: [EdDSA], jwks: {{inline: {{keys: [{}]}}}}}}",
+        json!(key.public_jwk())
+    );
     let discovered = ", {name: d, issuer: 'https://d', audiences: ['*'], maxTTL: 1h, claimMappings: {roles: {expression: claims.r, prefix: 'd:'}}}]\n";
-    let (legacy, mirrored) = (LEGACY.replace("}]\n", "}"), MIRRORED.replace("  trustedIssuers: [", ", ").replace("}]\n", "}"));
-    let lines = format!("{legacy}{mirrored}{inline}{discovered}{OPAQUE}  roles: [{{name: admin, permissions: ['*']}}]\n  keys: {{revoked: [{{kid: lost}}]}}\n");
+    let (legacy, mirrored) =
+        (LEGACY.replace("}]\n", "}"), MIRRORED.replace("  trustedIssuers: [", ", ").replace("}]\n", "}"));
+    let lines = format!(
+        "{legacy}{mirrored}{inline}{discovered}{OPAQUE}  roles: [{{name: admin, permissions: ['*']}}]\n  keys: {{revoked: [{{kid: lost}}]}}\n"
+    );
     let loaded = policy(&lines);
     let policy = &loaded.policies[0];
     let (resolved, odd) = resolve(&policy.effective, &held).unwrap();
@@ -142,7 +176,10 @@ fn a_policy_with_its_references_becomes_a_bundle_that_compiles() {
     assert!(matches!(section.trusted_issuers[1].keys, BundleIssuerKeys::Jwks(_)));
     assert!(matches!(section.trusted_issuers[2].keys, BundleIssuerKeys::Jwks(_)));
     assert!(matches!(section.trusted_issuers[3].keys, BundleIssuerKeys::Fetch { url: None }));
-    assert_eq!((&section.trusted_issuers[2].audiences, &section.trusted_issuers[3].audiences), (&Some(vec!["a".to_owned()]), &None));
+    assert_eq!(
+        (&section.trusted_issuers[2].audiences, &section.trusted_issuers[3].audiences),
+        (&Some(vec!["a".to_owned()]), &None)
+    );
     assert_eq!(section.trusted_issuers[3].max_ttl_ms, Some(3_600_000));
     assert_eq!((bundle.revoked.len(), bundle.revoked[0].id.as_str()), (1, "lost"));
 
@@ -199,10 +236,12 @@ fn rules_are_tried_on_a_token_one_by_one() {
 fn the_effective_policy_reads_back_as_the_same_policy() {
     for text in [include_str!("../../assets/every-field.yaml"), crate::dev::DEV_POLICY] {
         let loaded = load_text("f.yaml", text);
-        let shown = effective_yaml(&loaded.policies[0]);
+        let mut shown = json!({"apiVersion": "countersign.dev/v1alpha1", "kind": "AuthPolicy", "metadata": {"name": "p"}});
+        shown["spec"] = json!(loaded.policies[0].effective);
+        let shown = crate::crds::to_yaml(&shown);
         let again = load_text("shown.yaml", &shown);
         assert_eq!(again.diagnostics, [], "{shown}");
         assert_eq!(again.policies[0].effective, loaded.policies[0].effective);
-        assert!(shown.contains("accessTTL: \"15m\"") || shown.contains("accessTTL: 15m"), "{shown}");
+        assert!(shown.contains("accessTTL: \"15m\""), "{shown}");
     }
 }

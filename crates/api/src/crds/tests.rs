@@ -88,13 +88,20 @@ fn kubectl_shows_what_the_design_says() {
         let columns = crd["spec"]["versions"][0]["additionalPrinterColumns"].as_array().unwrap().clone();
         columns.iter().map(|c| c["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>().join(" ")
     };
-    let names = |crd: &Value| (crd["spec"]["names"]["shortNames"][0].clone(), crd["spec"]["names"]["categories"][0].clone());
-    assert_eq!(columns(&schema::AUTH_POLICY), "Ready Enforced Verifiers Key-Age Age Issuer Algorithm Next-Rotation Generation Reason");
+    let names =
+        |crd: &Value| (crd["spec"]["names"]["shortNames"][0].clone(), crd["spec"]["names"]["categories"][0].clone());
+    assert_eq!(
+        columns(&schema::AUTH_POLICY),
+        "Ready Enforced Verifiers Key-Age Age Issuer Algorithm Next-Rotation Generation Reason"
+    );
     assert_eq!(columns(&schema::SESSION), "Ready Policy Subject Expires Renewed Age Secret Session-ID Reason");
     assert_eq!(names(&schema::AUTH_POLICY), (json!("authp"), json!("countersign")));
     assert_eq!(names(&schema::SESSION), (json!("authsess"), json!("countersign")));
     for crd in [&*schema::AUTH_POLICY, &*schema::SESSION] {
         let status = &schema::schema_of(crd)["properties"]["status"]["default"]["conditions"][0];
-        assert_eq!((&status["type"], &status["status"], &status["reason"]), (&json!("Ready"), &json!("Unknown"), &json!("Pending")));
+        assert_eq!(
+            (&status["type"], &status["status"], &status["reason"]),
+            (&json!("Ready"), &json!("Unknown"), &json!("Pending"))
+        );
     }
 }

@@ -138,13 +138,18 @@ fn what_must_not_change_is_held_by_the_api_server() {
     };
     let issuer = policy_rules().find(|rule| rule.cel.contains("oldSelf")).unwrap();
     let (with, without, other) = (json!({"issuer": "https://a"}), json!({}), json!({"issuer": "https://b"}));
-    for (old, new, expected) in
-        [(&with, &with, true), (&without, &without, true), (&with, &without, false), (&without, &with, false), (&with, &other, false)]
-    {
+    for (old, new, expected) in [
+        (&with, &with, true),
+        (&without, &without, true),
+        (&with, &without, false),
+        (&without, &with, false),
+        (&with, &other, false),
+    ] {
         assert_eq!(holds(issuer, old, new), expected, "{old} {new}");
     }
     let session = |subject: &str, policy: &str| json!({"subject": subject, "policyRef": {"name": policy}});
-    let held = |new: &Value| session_rules().filter(|r| r.cel.contains("oldSelf")).all(|r| holds(r, &session("a", "p"), new));
+    let held =
+        |new: &Value| session_rules().filter(|r| r.cel.contains("oldSelf")).all(|r| holds(r, &session("a", "p"), new));
     assert!(held(&session("a", "p")) && !held(&session("b", "p")) && !held(&session("a", "q")));
 }
 
@@ -160,11 +165,15 @@ fn each_rule_has_its_place_in_the_schema_and_a_bounded_cost() {
                 let property = schema["properties"].get(name)?;
                 if is_list { property.get("items") } else { Some(property) }
             });
-            let attached = place.and_then(|place| place["x-kubernetes-validations"].as_array()).cloned().unwrap_or_default();
+            let attached =
+                place.and_then(|place| place["x-kubernetes-validations"].as_array()).cloned().unwrap_or_default();
             assert!(attached.iter().any(|r| r["rule"] == rule.cel), "{} at {}", rule.cel, rule.at);
             // The API server estimates a rule's cost by the bounds of what it loops over; two loops over 16 entries are far
             // within its limit, a third would not be.
-            let loops = ["all(", "exists(", "exists_one(", "filter(", "map("].map(|l| rule.cel.matches(l).count()).iter().sum::<usize>();
+            let loops = ["all(", "exists(", "exists_one(", "filter(", "map("]
+                .map(|l| rule.cel.matches(l).count())
+                .iter()
+                .sum::<usize>();
             assert!(loops <= 2, "{}", rule.cel);
         }
     }
@@ -172,18 +181,41 @@ fn each_rule_has_its_place_in_the_schema_and_a_bounded_cost() {
 
 /// Specs that are read, with and without what rules look at.
 fn any_spec() -> impl Strategy<Value = Value> {
-    let duration = || prop::option::of(prop::sample::select(vec!["0s", "1ms", "100ms", "1s", "1m", "5m", "10m", "15m", "24h", "25h", "720h", "99999h"]));
-    let url = || prop::option::of(prop::sample::select(vec![
-        "https://a", "https://b/x", "http://localhost:1", "http://localhost.evil", "http://127.0.0.1", "http://127.0.0.1:80/x",
-        "http://[::1]:8/x", "http://evil/http://localhost", "http://a", "urn:a", "http://10.0.0.1",
-    ]));
+    let duration = || {
+        prop::option::of(prop::sample::select(vec![
+            "0s", "1ms", "100ms", "1s", "1m", "5m", "10m", "15m", "24h", "25h", "720h", "99999h",
+        ]))
+    };
+    let url = || {
+        prop::option::of(prop::sample::select(vec![
+            "https://a",
+            "https://b/x",
+            "http://localhost:1",
+            "http://localhost.evil",
+            "http://127.0.0.1",
+            "http://127.0.0.1:80/x",
+            "http://[::1]:8/x",
+            "http://evil/http://localhost",
+            "http://a",
+            "urn:a",
+            "http://10.0.0.1",
+        ]))
+    };
     let object = |members: Vec<(&'static str, Option<Value>)>| {
         Value::Object(members.into_iter().filter_map(|(k, v)| Some((k.to_owned(), v?))).collect())
     };
     let text = |t: Option<&'static str>| t.map(Value::from);
     let algorithms = || prop::option::of(prop::sample::subsequence(vec!["RS256", "EdDSA", "HS256"], 1..3));
     let flag = || any::<bool>();
-    let entry = (url(), algorithms(), flag(), flag(), prop::option::of((url(), flag())), duration(), prop::option::of((flag(), flag())))
+    let entry = (
+        url(),
+        algorithms(),
+        flag(),
+        flag(),
+        prop::option::of((url(), flag())),
+        duration(),
+        prop::option::of((flag(), flag())),
+    )
         .prop_map(move |(issuer, algorithms, secret, end, jwks, ttl, roles)| {
             object(vec![
                 ("name", Some(json!("n"))),
@@ -191,15 +223,26 @@ fn any_spec() -> impl Strategy<Value = Value> {
                 ("algorithms", algorithms.map(|a| json!(a))),
                 ("secretKeyRef", secret.then(|| json!({"name": "s", "key": "k"}))),
                 ("notAfter", end.then(|| json!("2030-01-01T00:00:00Z"))),
-                ("jwks", jwks.map(|(url, inline)| object(vec![("url", text(url)), ("inline", inline.then(|| json!({"keys": []})))]))),
+                (
+                    "jwks",
+                    jwks.map(|(url, inline)| {
+                        object(vec![("url", text(url)), ("inline", inline.then(|| json!({"keys": []})))])
+                    }),
+                ),
                 ("maxTTL", text(ttl)),
-                ("claimMappings", roles.map(|(c, e)| json!({"roles": object(vec![
-                    ("claim", c.then(|| json!("c"))), ("expression", e.then(|| json!("claims.c"))),
-                ])}))),
+                (
+                    "claimMappings",
+                    roles.map(|(c, e)| {
+                        json!({"roles": object(vec![
+                            ("claim", c.then(|| json!("c"))), ("expression", e.then(|| json!("claims.c"))),
+                        ])})
+                    }),
+                ),
             ])
         });
-    let tokens = (duration(), duration(), duration(), duration())
-        .prop_map(move |(a, r, s, g)| object(vec![("accessTTL", text(a)), ("refreshTTL", text(r)), ("clockSkew", text(s)), ("refreshGrace", text(g))]));
+    let tokens = (duration(), duration(), duration(), duration()).prop_map(move |(a, r, s, g)| {
+        object(vec![("accessTTL", text(a)), ("refreshTTL", text(r)), ("clockSkew", text(s)), ("refreshGrace", text(g))])
+    });
     let keys = (duration(), duration(), duration(), duration(), duration()).prop_map(move |(a, b, i, j, p)| {
         let rotation = object(vec![("interval", text(i)), ("apiKeyInterval", text(j)), ("prepublish", text(p))]);
         object(vec![("ackTimeout", text(a)), ("absentAfter", text(b)), ("rotation", Some(rotation))])
@@ -211,8 +254,21 @@ fn any_spec() -> impl Strategy<Value = Value> {
             ("cookies", c.then(|| json!({"domain": "a.example", "prefix": "__Secure-x"}))),
         ])
     });
-    let issuer = prop::option::of(prop::sample::select(vec!["https://a", "http://localhost", "http://127.0.0.1:1/x", "http://a", "http://localhost.evil"]));
-    (issuer, prop::option::of(prop::collection::vec(entry, 0..4)), prop::option::of(tokens), prop::option::of(keys), prop::option::of(login), duration())
+    let issuer = prop::option::of(prop::sample::select(vec![
+        "https://a",
+        "http://localhost",
+        "http://127.0.0.1:1/x",
+        "http://a",
+        "http://localhost.evil",
+    ]));
+    (
+        issuer,
+        prop::option::of(prop::collection::vec(entry, 0..4)),
+        prop::option::of(tokens),
+        prop::option::of(keys),
+        prop::option::of(login),
+        duration(),
+    )
         .prop_map(move |(issuer, trusted, tokens, keys, login, window)| {
             object(vec![
                 ("audiences", Some(json!(["a"]))),

@@ -41,10 +41,7 @@ pub(super) struct Budget {
 impl Budget {
     /// A full budget, for an expression that sees `input_bytes` and can make values at most `growth` times as large.
     pub(super) fn new(input_bytes: u64, growth: u64) -> Self {
-        Self {
-            left: AtomicU64::new(UNITS),
-            largest_value: input_bytes.saturating_mul(growth) / BYTES_PER_UNIT + 1,
-        }
+        Self { left: AtomicU64::new(UNITS), largest_value: input_bytes.saturating_mul(growth) / BYTES_PER_UNIT + 1 }
     }
 
     /// Whether something was refused for its cost.

@@ -80,14 +80,13 @@ pub(super) fn compile_in(call: &mut CallExpr, patterns: &mut Vec<Pattern>) -> Re
         .size_limit(MAX_PATTERN_BYTES)
         .dfa_size_limit(MAX_PATTERN_BYTES)
         .build()
-        .map_err(|error| ExpressionError::Unsupported(format!("the pattern of matches is refused: {}", first_line(&error))))?;
+        .map_err(|error| {
+            ExpressionError::Unsupported(format!("the pattern of matches is refused: {}", first_line(&error)))
+        })?;
     let name = format!("{PREFIX}{}", patterns.len());
     patterns.push(Pattern(regex));
-    *call = CallExpr {
-        func_name: MATCHES.into(),
-        target: None,
-        args: vec![text, IdedExpr { id: 0, expr: Expr::Ident(name) }],
-    };
+    *call =
+        CallExpr { func_name: MATCHES.into(), target: None, args: vec![text, IdedExpr { id: 0, expr: Expr::Ident(name) }] };
     Ok(())
 }
 

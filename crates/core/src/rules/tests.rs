@@ -25,7 +25,12 @@ impl World {
             roles: vec!["user".into(), "temp".into()],
             scopes: vec!["orders:read".into()],
             claims,
-            request: Request { method: Some("POST"), path: Some("/orders/17"), host: Some("shop.example"), query: Some("a=1") },
+            request: Request {
+                method: Some("POST"),
+                path: Some("/orders/17"),
+                host: Some("shop.example"),
+                query: Some("a=1"),
+            },
             client: Client {
                 ip: Some("::ffff:203.0.113.7".parse().unwrap()),
                 user_agent: Some("curl/8"),
@@ -268,22 +273,73 @@ fn loops_over_large_claims_end_and_deny_when_they_would_cost_too_much() {
 /// Fragments that make expressions that are often valid, and often nearly so.
 fn fragment() -> impl Strategy<Value = String> {
     let leaf = prop::sample::select(vec![
-        "true", "false", "null", "0", "1", "-1", "9223372036854775807", "1u", "0.5", "1e308", "'a'", "b'a'", "''", "[]", "{}",
-        "subject", "roles", "scopes", "claims", "claims.level", "claims.groups", "claims.absent", "claims.realm.roles",
-        "request", "request.method", "request.path", "client.ip", "now", "timestamp('9999-12-31T23:59:59Z')",
-        "duration('9223372036s')", "timestamp(0)", "int", "x", "optional.none()", "claims.?a",
+        "true",
+        "false",
+        "null",
+        "0",
+        "1",
+        "-1",
+        "9223372036854775807",
+        "1u",
+        "0.5",
+        "1e308",
+        "'a'",
+        "b'a'",
+        "''",
+        "[]",
+        "{}",
+        "subject",
+        "roles",
+        "scopes",
+        "claims",
+        "claims.level",
+        "claims.groups",
+        "claims.absent",
+        "claims.realm.roles",
+        "request",
+        "request.method",
+        "request.path",
+        "client.ip",
+        "now",
+        "timestamp('9999-12-31T23:59:59Z')",
+        "duration('9223372036s')",
+        "timestamp(0)",
+        "int",
+        "x",
+        "optional.none()",
+        "claims.?a",
     ])
     .prop_map(str::to_owned);
     leaf.prop_recursive(5, 24, 3, |inner| {
-        let op = prop::sample::select(vec![
-            "&&", "||", "==", "!=", "<", "<=", ">", ">=", "+", "-", "*", "/", "%", "in",
-        ]);
+        let op = prop::sample::select(vec!["&&", "||", "==", "!=", "<", "<=", ">", ">=", "+", "-", "*", "/", "%", "in"]);
         let call = prop::sample::select(vec![
-            "size", "string", "int", "uint", "double", "bool", "bytes", "timestamp", "duration", "type", "dyn", "has", "!", "-",
+            "size",
+            "string",
+            "int",
+            "uint",
+            "double",
+            "bool",
+            "bytes",
+            "timestamp",
+            "duration",
+            "type",
+            "dyn",
+            "has",
+            "!",
+            "-",
         ]);
         let method = prop::sample::select(vec![
-            "contains", "startsWith", "endsWith", "matches", "getHours", "getFullYear", "getMilliseconds", "size", "orValue",
-            "hasValue", "value",
+            "contains",
+            "startsWith",
+            "endsWith",
+            "matches",
+            "getHours",
+            "getFullYear",
+            "getMilliseconds",
+            "size",
+            "orValue",
+            "hasValue",
+            "value",
         ]);
         let looping = prop::sample::select(vec!["all", "exists", "exists_one", "map", "filter"]);
         prop_oneof![
