@@ -6,8 +6,10 @@ mod interop;
 mod json_web_keys;
 mod json_web_signatures;
 mod primitives;
+mod ring_bench;
 mod ring_model;
 mod ring_properties;
+mod ring_rules;
 mod strangers;
 
 /// A file of `testdata`, as JSON.
