@@ -45,7 +45,7 @@ pub(crate) fn debian_packages() -> Result<()> {
 }
 
 fn is_root() -> bool {
-    run::output(Command::new("id").arg("-u")).is_ok_and(|id| id.trim_ascii() == b"0")
+    Command::new("id").arg("-u").output().is_ok_and(|id| id.stdout.trim_ascii() == b"0")
 }
 
 const PYTHON_PACKAGES: &[&str] = &["PyJWT==2.10.1", "cryptography"];

@@ -69,16 +69,6 @@ pub(crate) fn succeeds(command: &mut Command) -> bool {
     command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
-/// Its standard output, or an error.
-pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>> {
-    let shown = show(command);
-    let output = command.stderr(Stdio::inherit()).output().with_context(|| format!("could not start: {shown}"))?;
-    if !output.status.success() {
-        bail!("{shown}: {}", output.status);
-    }
-    Ok(output.stdout)
-}
-
 /// Whether a program of that name is on the path.
 pub(crate) fn on_path(program: &str) -> bool {
     std::env::var_os("PATH")
