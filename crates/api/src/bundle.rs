@@ -134,6 +134,9 @@ pub struct BundleIssuer {
     pub name: String,
     /// Its `iss`; absent for symmetric keys of tokens without one.
     pub issuer: Option<String>,
+    /// Whether tokens of any other `iss` are its, too (`JWT_SECRET_KEY` of `countersign dev`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub any_issuer: bool,
     /// Of these a token must name one; absent: not checked.
     pub audiences: Option<Vec<String>>,
     /// What its keys may be used with.

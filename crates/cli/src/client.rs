@@ -21,7 +21,9 @@ pub(crate) enum Address {
 
 /// Why a text names no server.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} names no server: write unix:PATH, for example unix:.countersign/admin.sock, or a URL such as http://127.0.0.1:7492")]
+#[error(
+    "{0:?} names no server: write unix:PATH, for example unix:.countersign/admin.sock, or a URL such as http://127.0.0.1:7492"
+)]
 pub(crate) struct InvalidAddress(String);
 
 impl FromStr for Address {
@@ -123,11 +125,14 @@ impl Client {
 
     fn unreachable(&self, error: &reqwest::Error) -> Failure {
         if error.is_timeout() {
-            return Failure::unable(format!("{} did not answer in time", self.address)).fix("give it longer with --timeout");
+            return Failure::unable(format!("{} did not answer in time", self.address))
+                .fix("give it longer with --timeout");
         }
         let failure = Failure::unable(format!("can't reach {}: {}", self.address, root_cause(error)));
         match &self.address {
-            Address::Socket(path) if !path.exists() => failure.fix("start it with `countersign dev`, or name another with --server"),
+            Address::Socket(path) if !path.exists() => {
+                failure.fix("start it with `countersign dev`, or name another with --server")
+            }
             _ => failure.fix("is it running there? --server names another"),
         }
     }
@@ -167,7 +172,9 @@ impl Answer {
         };
         match (text("fix"), self.status) {
             (Some(fix), _) => failure.fix(fix),
-            (None, 401) => failure.fix("name a file with a token of permission countersign:admin by --bearer-token-file, or use the admin socket"),
+            (None, 401) => failure.fix(
+                "name a file with a token of permission countersign:admin by --bearer-token-file, or use the admin socket",
+            ),
             (None, _) => failure,
         }
     }

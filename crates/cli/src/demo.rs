@@ -18,7 +18,7 @@ use crate::{
     commands::{now, text},
     dev::{Running, Settings},
     failure::{Exit, Failure},
-    output::{Block, Report, Tone},
+    output::{Block, Report, Tone, write_out},
 };
 
 /// The built-in policy.
@@ -75,7 +75,8 @@ impl Stage {
 
     async fn mint(&self, subject: &str) -> Result<String, Failure> {
         let body = json!({"subject": subject, "roles": ["user"]});
-        let minted = self.admin.post(&format!("/admin/v1/policies/{POLICY}/tokens"), &body, Duration::ZERO).await?.success()?;
+        let minted =
+            self.admin.post(&format!("/admin/v1/policies/{POLICY}/tokens"), &body, Duration::ZERO).await?.success()?;
         Ok(text(&minted, "token").to_owned())
     }
 
@@ -99,7 +100,8 @@ async fn verdict(verifier: &Client, token: &str) -> Result<String, Failure> {
 fn settings(data_dir: &std::path::Path) -> Result<Settings, Failure> {
     use clap::Parser as _;
 
-    let mut arguments: Vec<std::ffi::OsString> = vec!["countersign".into(), "dev".into(), "--data-dir".into(), data_dir.into()];
+    let mut arguments: Vec<std::ffi::OsString> =
+        vec!["countersign".into(), "dev".into(), "--data-dir".into(), data_dir.into()];
     for listener in ["verifier", "verifier-health", "issuer", "issuer-health", "admin"] {
         arguments.push(format!("--{listener}-listen=127.0.0.1:0").into());
     }
@@ -118,7 +120,11 @@ impl Story<'_> {
     async fn tell(&mut self, data_dir: &std::path::Path) -> Result<(), Failure> {
         let started = Instant::now();
         let stage = Stage::set(data_dir).await?;
-        self.step("start", "verifier, issuer and operator in one process", vec![("ready_ms", json!(ms(started.elapsed())))]);
+        self.step(
+            "start",
+            "verifier, issuer and operator in one process",
+            vec![("ready_ms", json!(ms(started.elapsed())))],
+        );
         let token = self.mint(&stage).await?;
         self.verify(&stage, &token).await?;
         self.rotate(&stage, &token).await?;
@@ -134,7 +140,11 @@ impl Story<'_> {
             stage.mint(&format!("user-{n}")).await?;
             took.push(at.elapsed());
         }
-        self.step("mint", "a signed token for alice over the admin socket", vec![("p50_ms", json!(ms(percentile(&mut took, 50))))]);
+        self.step(
+            "mint",
+            "a signed token for alice over the admin socket",
+            vec![("p50_ms", json!(ms(percentile(&mut took, 50))))],
+        );
         Ok(token)
     }
 
@@ -164,9 +174,13 @@ impl Story<'_> {
 
     async fn rotate(&mut self, stage: &Stage, token: &str) -> Result<(), Failure> {
         let before = stage.active_kid().await?;
-        let load = Load::start(stage.verifier.clone(), token);
+        let load = Load::start(&stage.verifier, token);
         let at = Instant::now();
-        stage.admin.post(&format!("/admin/v1/policies/{POLICY}/keys/rotate"), &json!({"ring": "access"}), Duration::ZERO).await?.success()?;
+        stage
+            .admin
+            .post(&format!("/admin/v1/policies/{POLICY}/keys/rotate"), &json!({"ring": "access"}), Duration::ZERO)
+            .await?
+            .success()?;
         let turned = async {
             // Tokens minted throughout, by whichever key signs, must be good at once.
             loop {
@@ -182,9 +196,16 @@ impl Story<'_> {
         tokio::time::sleep(Duration::from_millis(500)).await;
         let (calls, errors) = load.stop().await;
         if let Some(error) = errors.first() {
-            return Err(Failure::no(format!("{} of {calls} calls failed while the key was rotated: {error}", errors.len())));
+            return Err(Failure::no(format!(
+                "{} of {calls} calls failed while the key was rotated: {error}",
+                errors.len()
+            )));
         }
-        self.step("rotate", "the signing key, under load: published, acknowledged, then it signs", vec![("calls", json!(calls)), ("errors", json!(0)), ("signs_after_ms", json!(ms(took)))]);
+        self.step(
+            "rotate",
+            "the signing key, under load: published, acknowledged, then it signs",
+            vec![("calls", json!(calls)), ("errors", json!(0)), ("signs_after_ms", json!(ms(took)))],
+        );
         Ok(())
     }
 
@@ -231,7 +252,8 @@ impl Story<'_> {
 
     /// Says at once what a step showed.
     fn step(&mut self, name: &'static str, what: &str, figures: Vec<(&'static str, Value)>) {
-        let texts: Vec<String> = figures.iter().map(|(name, value)| format!("{} {}", name.replace('_', " "), plain(value))).collect();
+        let texts: Vec<String> =
+            figures.iter().map(|(name, value)| format!("{} {}", name.replace('_', " "), plain(value))).collect();
         self.line("ok", Tone::Good, name, what, &texts.join(", "));
         let figures: serde_json::Map<_, _> = figures.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         self.steps.push(json!({"step": name, "ok": true, "figures": figures}));
@@ -248,13 +270,17 @@ impl Story<'_> {
             let mark = printer.paint(mark, tone);
             let figures = if figures.is_empty() { String::new() } else { format!("\n            {figures}") };
             // A closed pipe ends the story's telling, not the story.
-            let _ = printer.raw(&format!("{mark}  {name:<8}{what}{figures}\n"));
+            let _ = write_out(&format!("{mark}  {name:<8}{what}{figures}\n"));
         }
     }
 
     fn finish(self, exit: Exit) -> Result<(), Failure> {
         let took = self.started.elapsed();
-        let human = vec![Block::Text(format!("{} in {:.1} s", if exit == Exit::Done { "Done" } else { "Failed" }, took.as_secs_f64()))];
+        let human = vec![Block::Text(format!(
+            "{} in {:.1} s",
+            if exit == Exit::Done { "Done" } else { "Failed" },
+            took.as_secs_f64()
+        ))];
         let document = json!({"ok": exit == Exit::Done, "took_ms": ms(took), "steps": self.steps});
         let names = self.steps.iter().map(|s| text(s, "step").to_owned()).collect();
         self.session.printer.report(&Report { document, human, names })

@@ -26,10 +26,7 @@ use std::io::IsTerminal as _;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-pub(crate) use self::{
-    running::Running,
-    settings::Settings,
-};
+pub(crate) use self::{running::Running, settings::Settings};
 use crate::{
     Session,
     args::Dev,
@@ -59,9 +56,7 @@ pub(crate) async fn run(session: &Session, args: &Dev) -> Result<Exit, Failure> 
 }
 
 fn log_to_stderr(level: &str) -> Result<(), Failure> {
-    let filter = level
-        .parse::<tracing_subscriber::EnvFilter>()
-        .map_err(|e| Failure::usage(format!("LOG_LEVEL: {e}")))?;
+    let filter = level.parse::<tracing_subscriber::EnvFilter>().map_err(|e| Failure::usage(format!("LOG_LEVEL: {e}")))?;
     let ansi = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).init();
     Ok(())

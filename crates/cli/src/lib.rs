@@ -63,7 +63,9 @@ async fn run(session: &Session, command: Command) -> Result<Exit, Failure> {
         Command::Demo(args) => demo::run(session, &args).await,
         Command::Token(TokenCommand::Mint(args)) => commands::token::mint(session, &args).await,
         Command::Token(TokenCommand::Inspect(args)) => commands::token::inspect(session, &args),
-        Command::Verify(args) => commands::verify::verify(session, args.token.as_deref(), &args.demands, args.explain).await,
+        Command::Verify(args) => {
+            commands::verify::verify(session, args.token.as_deref(), &args.demands, args.explain).await
+        }
         Command::ValidateToken(args) => commands::verify::verify(session, args.token.as_deref(), &args.demands, true).await,
         Command::Revoke(args) => commands::revoke::revoke(session, &args).await,
         Command::Keys(Keys::List) => commands::keys::list(session).await,
@@ -74,8 +76,8 @@ async fn run(session: &Session, command: Command) -> Result<Exit, Failure> {
         Command::Policy(PolicyCommand::Check(args)) => commands::policy::check(session, &args),
         Command::Policy(PolicyCommand::Show(args)) => commands::policy::show(session, &args).await,
         Command::Policy(PolicyCommand::Test(args)) => commands::policy::test(session, &args),
-        Command::Crds => commands::plain::crds(session),
-        Command::Completions { shell } => commands::plain::completions(session, shell),
+        Command::Crds => commands::plain::crds(),
+        Command::Completions { shell } => commands::plain::completions(shell),
         Command::Version => commands::plain::version(session),
     }
 }

@@ -60,17 +60,17 @@ impl Printer {
     }
 
     /// The form that was asked for.
-    pub(crate) fn format(&self) -> Format {
+    pub(crate) fn format(self) -> Format {
         self.format
     }
 
     /// Whether a program reads the result.
-    pub(crate) fn structured(&self) -> bool {
+    pub(crate) fn structured(self) -> bool {
         matches!(self.format, Format::Json | Format::Yaml)
     }
 
     /// Writes a report to standard output.
-    pub(crate) fn report(&self, report: &Report) -> Result<(), Failure> {
+    pub(crate) fn report(self, report: &Report) -> Result<(), Failure> {
         let mut text = String::new();
         match self.format {
             Format::Json => {
@@ -99,40 +99,35 @@ impl Printer {
         write_out(&text)
     }
 
-    /// Writes a text to standard output as it is.
-    pub(crate) fn raw(&self, text: &str) -> Result<(), Failure> {
-        write_out(text)
-    }
-
     /// A remark on standard error, left out with `-q`.
-    pub(crate) fn remark(&self, text: &str) {
+    pub(crate) fn remark(self, text: &str) {
         if !self.quiet {
             complain(text);
         }
     }
 
     /// A warning on standard error, never left out.
-    pub(crate) fn warn(&self, text: &str) {
+    pub(crate) fn warn(self, text: &str) {
         complain(&format!("{} {text}", self.paint_err("warning:", Tone::Warn)));
     }
 
     /// An error on standard error.
-    pub(crate) fn error(&self, failure: &Failure) {
+    pub(crate) fn error(self, failure: &Failure) {
         complain(&format!("{} {failure}", self.paint_err("error:", Tone::Bad)));
     }
 
     /// A word in a tone, for standard output.
-    pub(crate) fn paint(&self, text: &str, tone: Tone) -> String {
+    pub(crate) fn paint(self, text: &str, tone: Tone) -> String {
         tone.paint(text, self.color_out)
     }
 
-    fn paint_err(&self, text: &str, tone: Tone) -> String {
+    fn paint_err(self, text: &str, tone: Tone) -> String {
         tone.paint(text, self.color_err)
     }
 }
 
-/// A closed pipe is a reader that has seen enough, not an error.
-fn write_out(text: &str) -> Result<(), Failure> {
+/// Writes a text to standard output as it is. A closed pipe is a reader that has seen enough, not an error.
+pub(crate) fn write_out(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Failure::unable(format!("can't write the result: {e}"))),

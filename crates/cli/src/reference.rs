@@ -24,7 +24,7 @@ fn section(text: &mut String, command: &mut clap::Command, root: bool) {
     }
     let help = shown.render_long_help().to_string();
     let lines: Vec<&str> = help.trim_end().lines().map(str::trim_end).collect();
-    text.push_str(&format!("\n## `{name}`\n\n```text\n{}\n```\n", lines.join("\n")));
+    text.extend(["\n## `", &name, "`\n\n```text\n", &lines.join("\n"), "\n```\n"]);
     for sub in command.get_subcommands_mut() {
         section(text, sub, false);
     }
@@ -44,7 +44,9 @@ mod tests {
     #[test]
     fn the_command_line_holds_together() {
         Cli::command().debug_assert();
-        assert!(Cli::try_parse_from(["countersign", "revoke", "all", "--wait=5s", "-n", "shop", "--policy", "shop"]).is_ok());
+        assert!(
+            Cli::try_parse_from(["countersign", "revoke", "all", "--wait=5s", "-n", "shop", "--policy", "shop"]).is_ok()
+        );
         assert!(Cli::try_parse_from(["countersign", "revoke", "all", "--wait=5s", "--no-wait"]).is_err());
     }
 }

@@ -53,7 +53,7 @@ pub(crate) fn exact(ms: i64) -> String {
     let mut text = String::new();
     for (unit, length) in [("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)] {
         if left >= length {
-            text.push_str(&format!("{}{unit}", left / length));
+            text.extend([(left / length).to_string().as_str(), unit]);
             left %= length;
         }
     }
@@ -133,7 +133,9 @@ mod tests {
 
     #[test]
     fn rough_lengths_are_short() {
-        for (ms, text) in [(5, "5ms"), (90_000, "90s"), (900_000, "15m"), (10_800_000, "3h"), (259_200_000, "3d"), (-3_000, "3s")] {
+        for (ms, text) in
+            [(5, "5ms"), (90_000, "90s"), (900_000, "15m"), (10_800_000, "3h"), (259_200_000, "3d"), (-3_000, "3s")]
+        {
             assert_eq!(rough(ms), text);
         }
     }

@@ -66,7 +66,12 @@ fn read_bearer(file: &Path) -> Result<String, Failure> {
 }
 
 fn named(common: &Common) -> Result<Option<Address>, Failure> {
-    common.server.as_deref().map(str::parse).transpose().map_err(|e: crate::client::InvalidAddress| Failure::usage(e.to_string()))
+    common
+        .server
+        .as_deref()
+        .map(str::parse)
+        .transpose()
+        .map_err(|e: crate::client::InvalidAddress| Failure::usage(e.to_string()))
 }
 
 fn here(socket: &str) -> Result<PathBuf, Failure> {

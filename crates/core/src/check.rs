@@ -303,7 +303,9 @@ fn source_of<'p>(policy: &'p Policy, claims: &Claims, is_api_key: bool, now: Uni
         return Ok(if is_api_key { Source::ApiKey(own) } else { Source::Access(own) });
     }
     // The prefix is the policy's own: nobody else's tokens carry it.
-    let trusted = (!is_api_key).then(|| policy.trusted.iter().find(|t| t.issuer.as_deref() == issuer)).flatten();
+    let named = || policy.trusted.iter().find(|t| t.issuer.as_deref() == issuer);
+    let any = || policy.trusted.iter().find(|t| t.any_issuer);
+    let trusted = (!is_api_key).then(|| named().or_else(any)).flatten();
     match trusted {
         Some(trusted) if trusted.not_after.is_none_or(|end| now < end) => Ok(Source::Trusted(trusted)),
         _ => Err(Refusal::UntrustedIssuer),

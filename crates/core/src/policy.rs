@@ -65,6 +65,9 @@ pub struct TrustedIssuer {
     pub name: String,
     /// The `iss` it answers for. Absent (symmetric keys only): tokens without `iss`.
     pub issuer: Option<Arc<str>>,
+    /// Whether it answers for tokens of every `iss` that nobody else answers for, too: keys from before a migration, whose
+    /// services wrote what they liked. Symmetric keys only.
+    pub any_issuer: bool,
     /// The audiences of which a token must name one; `None`: not checked.
     pub audiences: Option<Vec<String>>,
     /// The algorithms that it may use.

@@ -134,7 +134,8 @@ impl FromRequestParts<Issuer> for OfPolicy {
 
 /// A body: 400 when it isn't JSON that means one thing, 422 when a field is wrong or missing.
 fn body_of<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Problem> {
-    let value = strict_json::parse(bytes, MAX_DEPTH).map_err(|e| Problem::invalid_request(format!("the body is not JSON: {e}")))?;
+    let value =
+        strict_json::parse(bytes, MAX_DEPTH).map_err(|e| Problem::invalid_request(format!("the body is not JSON: {e}")))?;
     if !value.is_object() {
         return Err(Problem::invalid_request("the body is not a JSON object"));
     }

@@ -76,7 +76,11 @@ async fn metrics(State(issuer): State<Issuer>) -> Response {
     text.sample("countersign_outbox_pending", &[], count(parts.publisher.status().pending));
     let policies = parts.policies.load();
     let rings = || policies.by_name.values().flat_map(|policy| rings(policy));
-    text.family("countersign_key_rotation_waiting", "gauge", "1 while a published key waits for verifiers longer than planned");
+    text.family(
+        "countersign_key_rotation_waiting",
+        "gauge",
+        "1 while a published key waits for verifiers longer than planned",
+    );
     for (policy, ring, view) in rings() {
         let waits = view.status.phase != Phase::Ready;
         let labels = [("policy", policy.name.as_str()), ("ring", ring)];

@@ -180,7 +180,9 @@ fn checked(policy: &IssuerPolicy, request: &MintRequest) -> Result<i64, MintErro
         }
     }
     if let Some(scope) = request.scopes.iter().find(|s| s.contains(' ')) {
-        return Err(MintError::Invalid(format!("scopes: {scope:?} holds a space, which separates scopes (RFC 6749 section 3.3)")));
+        return Err(MintError::Invalid(format!(
+            "scopes: {scope:?} holds a space, which separates scopes (RFC 6749 section 3.3)"
+        )));
     }
     let access_ttl_s = policy.lives.access_ttl_ms / 1000;
     match request.ttl_s {
@@ -197,7 +199,11 @@ fn oddities(policy: &IssuerPolicy, request: &MintRequest) -> Vec<String> {
     let unknown: Vec<&str> = request.roles.iter().filter(|r| !policy.roles.contains(r)).map(String::as_str).collect();
     if !unknown.is_empty() && !policy.roles.is_empty() {
         let known = policy.roles.join(", ");
-        warnings.push(format!("{} defines no role {}: it grants nothing (there are {known})", policy.name, unknown.join(", ")));
+        warnings.push(format!(
+            "{} defines no role {}: it grants nothing (there are {known})",
+            policy.name,
+            unknown.join(", ")
+        ));
     }
     if !request.audiences.is_empty() && !request.audiences.iter().any(|a| policy.audiences.contains(a)) {
         let known = policy.audiences.join(", ");

@@ -105,6 +105,8 @@ pub struct TrustedIssuerName {
     pub name: String,
     /// Its `iss`; absent: tokens without one.
     pub issuer: Option<String>,
+    /// Whether tokens of any other `iss` are its, too.
+    pub any_issuer: bool,
 }
 
 impl IssuerPolicy {

@@ -58,7 +58,7 @@ impl Problem {
 
     /// The same as 400.
     #[must_use]
-    pub(crate) fn as_invalid_request(self) -> Self {
+    pub(crate) fn into_invalid_request(self) -> Self {
         Self { status: StatusCode::BAD_REQUEST, error: "invalid_request", ..self }
     }
 

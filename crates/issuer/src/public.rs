@@ -14,12 +14,7 @@ use axum::{
 use countersign_core::names::PolicyName;
 use serde_json::json;
 
-use crate::{
-    IssuerPolicy,
-    policies::Held,
-    problem::Problem,
-    serving::Issuer,
-};
+use crate::{IssuerPolicy, policies::Held, problem::Problem, serving::Issuer};
 
 const JWKS: &str = "/.well-known/jwks.json";
 const OAUTH: &str = "/.well-known/oauth-authorization-server";
@@ -55,7 +50,7 @@ fn host<'a>(headers: &'a HeaderMap, uri: &'a Uri) -> &'a str {
 
 /// The policy that a request is for, and the path within it.
 fn route(held: &Held, host: &str, path: &str) -> Option<(Arc<IssuerPolicy>, String)> {
-    by_issuer(held, host, path).or_else(|| by_name(held, path)).or_else(|| by_default(held, host, path))
+    by_name(held, path).or_else(|| by_issuer(held, host, path)).or_else(|| by_default(held, host, path))
 }
 
 fn by_issuer(held: &Held, host: &str, path: &str) -> Option<(Arc<IssuerPolicy>, String)> {
@@ -112,7 +107,10 @@ fn jwks(policy: &IssuerPolicy, headers: &HeaderMap) -> Response {
         Ok(body) => body,
         Err(error) => return Problem::internal(&error).into_response(),
     };
-    let etag = format!("\"{}\"", hex::encode(&aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, body.as_bytes()).as_ref()[..16]));
+    let etag = format!(
+        "\"{}\"",
+        hex::encode(&aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, body.as_bytes()).as_ref()[..16])
+    );
     // Half of prepublish: whoever keeps a copy has the next key before it signs. Never longer than five minutes, so that a
     // revoked key leaves copies soon.
     let max_age = (policy.prepublish_ms / 2000).clamp(0, 300);

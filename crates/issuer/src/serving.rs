@@ -21,12 +21,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    Fleet, Health, Minter, Policies, Revoker, admin, health,
-    minter::Locks,
-    public,
-    revoker::Ledger,
-};
+use crate::{Fleet, Health, Minter, Policies, Revoker, admin, health, minter::Locks, public, revoker::Ledger};
 
 /// Which ring is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -128,6 +128,7 @@ fn trusted_issuer(entry: &EffectiveTrustedIssuer, policy: &EffectivePolicy, reso
     BundleIssuer {
         name: entry.name.clone(),
         issuer: entry.issuer.clone(),
+        any_issuer: false,
         audiences,
         algorithms: entry.algorithms.iter().map(|a| (*a).into()).collect(),
         keys,

@@ -194,6 +194,7 @@ fn trusted_issuer(
     Ok(TrustedIssuer {
         name: entry.name.clone(),
         issuer: entry.issuer.as_deref().map(Into::into),
+        any_issuer: entry.any_issuer,
         audiences: entry.audiences.clone(),
         algorithms: entry.algorithms.clone(),
         keys: KeySet::new(keys.into_iter().map(|key| KeyEntry { key, revoked: false }).collect()),

@@ -8,13 +8,19 @@ use crate::span::Span;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Keys {
     /// List the rings: states, ages, acknowledgements, next rotation
-    #[command(after_long_help = "Examples:\n  countersign keys list --policy shop/shop\n  countersign keys list -o json | jq '.rings.access'")]
+    #[command(
+        after_long_help = "Examples:\n  countersign keys list --policy shop/shop\n  countersign keys list -o json | jq '.rings.access'"
+    )]
     List,
     /// Rotate now: a new key is published, and signs as soon as every verifier has acknowledged it
-    #[command(after_long_help = "Examples:\n  countersign keys rotate --policy shop/shop\n  countersign keys rotate --ring api-key --no-wait")]
+    #[command(
+        after_long_help = "Examples:\n  countersign keys rotate --policy shop/shop\n  countersign keys rotate --ring api-key --no-wait"
+    )]
     Rotate(Rotate),
     /// Revoke a signing key: everything that it ever signed is refused, for ever
-    #[command(after_long_help = "Examples:\n  countersign keys revoke 9hK… --policy shop/shop --reason \"leaked in a backup\"")]
+    #[command(
+        after_long_help = "Examples:\n  countersign keys revoke 9hK… --policy shop/shop --reason \"leaked in a backup\""
+    )]
     Revoke(KeyRevoke),
 }
 

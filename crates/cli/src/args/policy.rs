@@ -8,13 +8,19 @@ use clap::{Args, Subcommand};
 #[derive(Debug, Subcommand)]
 pub(crate) enum PolicyCommand {
     /// Check files: every error with file, line and field
-    #[command(after_long_help = "Examples:\n  countersign policy check policies/*.yaml\n  countersign policy check policies/ -o json")]
+    #[command(
+        after_long_help = "Examples:\n  countersign policy check policies/*.yaml\n  countersign policy check policies/ -o json"
+    )]
     Check(PolicyCheck),
     /// Show a policy, from files or from the server
-    #[command(after_long_help = "Examples:\n  countersign policy show --effective shop.yaml\n  countersign policy show --effective --policy shop/shop")]
+    #[command(
+        after_long_help = "Examples:\n  countersign policy show --effective shop.yaml\n  countersign policy show --effective --policy shop/shop"
+    )]
     Show(PolicyShow),
     /// Try a policy's rules on a token and a request. The signature isn't checked
-    #[command(after_long_help = "Examples:\n  countersign policy test shop.yaml --token \"$TOKEN\" --method POST --path /orders")]
+    #[command(
+        after_long_help = "Examples:\n  countersign policy test shop.yaml --token \"$TOKEN\" --method POST --path /orders"
+    )]
     Test(PolicyTest),
 }
 

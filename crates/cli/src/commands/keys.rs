@@ -24,7 +24,11 @@ pub(crate) async fn list(session: &Session) -> Result<Exit, Failure> {
     let client = target::admin(session)?;
     let policy = target::policy(session, &client, target::ADMIN_POLICIES).await?;
     let body = fetch(&client, &policy).await?;
-    let mut table = Table::new(&["RING", "KID", "STATE", "ALG", "AGE", "ACKNOWLEDGED", "NEXT"]).wide(&["CREATED", "ACTIVE-SINCE", "LAGGING"]);
+    let mut table = Table::new(&["RING", "KID", "STATE", "ALG", "AGE", "ACKNOWLEDGED", "NEXT"]).wide(&[
+        "CREATED",
+        "ACTIVE-SINCE",
+        "LAGGING",
+    ]);
     let mut names = Vec::new();
     for ring in ["access", "api_key"] {
         for key in body["rings"][ring].as_array().into_iter().flatten() {
@@ -55,7 +59,8 @@ fn row(ring: &str, key: &Value, body: &Value) -> Vec<Cell> {
     let next = match state {
         "Active" => instant(&body["status"][ring], "next_rotation_at").map(|at| format!("rotates {}", relative(at, now))),
         "Retiring" => instant(key, "removed_at").map(|at| format!("goes {}", relative(at, now))),
-        "Pending" => instant(key, "signs_at").map(|at| if at <= now { "signs when acknowledged".into() } else { format!("signs {}", relative(at, now)) }),
+        "Pending" => instant(key, "signs_at")
+            .map(|at| if at <= now { "signs when acknowledged".into() } else { format!("signs {}", relative(at, now)) }),
         _ => None,
     };
     let acks = &key["verifiers"];

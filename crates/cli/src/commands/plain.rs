@@ -7,20 +7,20 @@ use crate::{
     Session,
     args::Cli,
     failure::{Exit, Failure},
-    output::{Block, Report},
+    output::{Block, Report, write_out},
 };
 
 /// `countersign crds`
-pub(crate) fn crds(session: &Session) -> Result<Exit, Failure> {
-    session.printer.raw(&countersign_api::crds())?;
+pub(crate) fn crds() -> Result<Exit, Failure> {
+    write_out(&countersign_api::crds())?;
     Ok(Exit::Done)
 }
 
 /// `countersign completions`
-pub(crate) fn completions(session: &Session, shell: clap_complete::Shell) -> Result<Exit, Failure> {
+pub(crate) fn completions(shell: clap_complete::Shell) -> Result<Exit, Failure> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "countersign", &mut script);
-    session.printer.raw(&String::from_utf8_lossy(&script))?;
+    write_out(&String::from_utf8_lossy(&script))?;
     Ok(Exit::Done)
 }
 

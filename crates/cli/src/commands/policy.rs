@@ -52,7 +52,11 @@ pub(crate) fn check(session: &Session, args: &PolicyCheck) -> Result<Exit, Failu
     let shown: Vec<Value> = found.iter().map(diagnostic).collect();
     let mut human: Vec<Block> = found.iter().map(|d| Block::Text(printable(&d.to_string()))).collect();
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-    let verdict = if errors == 0 { session.printer.paint("in order", Tone::Good) } else { session.printer.paint("refused", Tone::Bad) };
+    let verdict = if errors == 0 {
+        session.printer.paint("in order", Tone::Good)
+    } else {
+        session.printer.paint("refused", Tone::Bad)
+    };
     human.push(Block::Text(format!("{verdict}: {}, {}", count(errors, "error"), count(warnings, "warning"))));
     let document = json!({"ok": errors == 0, "policies": policies, "diagnostics": shown});
     session.printer.report(&Report { document, human, names: policies })?;
@@ -124,22 +128,29 @@ fn good_policies(files: &[PathBuf], named: Option<&PolicyName>) -> Result<Vec<Lo
 pub(crate) async fn show(session: &Session, args: &PolicyShow) -> Result<Exit, Failure> {
     let documents: Vec<Value> = if args.files.is_empty() {
         if !args.effective {
-            return Err(Failure::usage("the server tells policies with every default filled in").fix("add --effective, or name a file"));
+            return Err(Failure::usage("the server tells policies with every default filled in")
+                .fix("add --effective, or name a file"));
         }
         let client = target::admin(session)?;
         let policy = target::policy(session, &client, target::ADMIN_POLICIES).await?;
         let spec = client.get(&format!("/admin/v1/policies/{policy}/effective")).await?.success()?;
-        vec![object(&policy, spec)]
+        vec![object(&policy, &spec)]
     } else {
         let named = target::named_policy(&session.common)?;
         let policies = good_policies(&args.files, named.as_ref())?;
         let shown = |policy: &LoadedPolicy| {
-            let spec = if args.effective { serde_json::to_value(&policy.effective) } else { serde_json::to_value(&policy.object.spec) };
-            spec.map(|spec| object(&policy.name, spec)).map_err(|e| Failure::unable(e.to_string()))
+            let spec = if args.effective {
+                serde_json::to_value(&policy.effective)
+            } else {
+                serde_json::to_value(&policy.object.spec)
+            };
+            spec.map(|spec| object(&policy.name, &spec)).map_err(|e| Failure::unable(e.to_string()))
         };
         policies.iter().map(shown).collect::<Result<_, _>>()?
     };
-    let names = documents.iter().map(|d| format!("{}/{}", super::text(&d["metadata"], "namespace"), super::text(&d["metadata"], "name")));
+    let names = documents
+        .iter()
+        .map(|d| format!("{}/{}", super::text(&d["metadata"], "namespace"), super::text(&d["metadata"], "name")));
     let names: Vec<String> = names.collect();
     let yaml: Vec<String> = documents.iter().map(to_yaml).collect();
     let human = vec![Block::Text(yaml.join("---\n").trim_end().to_owned())];
@@ -151,7 +162,7 @@ pub(crate) async fn show(session: &Session, args: &PolicyShow) -> Result<Exit, F
     Ok(Exit::Done)
 }
 
-fn object(policy: &PolicyName, spec: Value) -> Value {
+fn object(policy: &PolicyName, spec: &Value) -> Value {
     json!({
         "apiVersion": format!("{GROUP}/{VERSION}"),
         "kind": "AuthPolicy",
@@ -163,16 +174,21 @@ fn object(policy: &PolicyName, spec: Value) -> Value {
 /// `countersign policy test`
 pub(crate) fn test(session: &Session, args: &PolicyTest) -> Result<Exit, Failure> {
     let named = target::named_policy(&session.common)?;
-    let policies = good_policies(std::slice::from_ref(&args.file), named.as_ref())?;
-    let [policy] = policies.as_slice() else {
-        let names: Vec<String> = policies.iter().map(|p| p.name.to_string()).collect();
-        return Err(Failure::usage("which policy?").fix(format!("name it with --policy: {}", names.join(", "))));
+    let found = good_policies(std::slice::from_ref(&args.file), named.as_ref())?;
+    let [policy] = found.as_slice() else {
+        let choice: Vec<String> = found.iter().map(|p| p.name.to_string()).collect();
+        return Err(Failure::usage("which policy?").fix(format!("name it with --policy: {}", choice.join(", "))));
     };
     let token = credential::read(session, args.token.as_deref())?;
-    let request =
-        Request { method: args.method.as_deref(), path: args.path.as_deref(), host: args.host.as_deref(), query: args.query.as_deref() };
+    let request = Request {
+        method: args.method.as_deref(),
+        path: args.path.as_deref(),
+        host: args.host.as_deref(),
+        query: args.query.as_deref(),
+    };
     let client = Client { ip: args.ip, user_agent: args.user_agent.as_deref(), device_id: args.device_id.as_deref() };
-    let trial = check::try_token(&policy.effective, &token, request, client, now()).map_err(|e| Failure::no(e.to_string()))?;
+    let trial =
+        check::try_token(&policy.effective, &token, request, client, now()).map_err(|e| Failure::no(e.to_string()))?;
     let passes = trial.rules.iter().all(|rule| rule.outcome == Outcome::Passes);
     session.printer.report(&trial_report(session, policy, &trial, passes))?;
     Ok(if passes { Exit::Done } else { Exit::No })
@@ -199,7 +215,11 @@ fn trial_report(session: &Session, policy: &LoadedPolicy, trial: &Trial, passes:
     } else {
         human.push(Block::Table(rules));
     }
-    let verdict = if passes { session.printer.paint("no rule denies", Tone::Good) } else { session.printer.paint("denied", Tone::Bad) };
+    let verdict = if passes {
+        session.printer.paint("no rule denies", Tone::Good)
+    } else {
+        session.printer.paint("denied", Tone::Bad)
+    };
     human.push(Block::Text(format!("{verdict} (the signature, times and addresses were not looked at)")));
     let shown: Vec<Value> = trial
         .rules

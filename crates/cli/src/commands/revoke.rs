@@ -42,7 +42,8 @@ pub(crate) async fn revoke(session: &Session, args: &RevokeArgs) -> Result<Exit,
         None => None,
     };
     if before.is_some_and(|at| at > now()) {
-        return Err(Failure::usage("--before is in the future").fix("only what is already issued can be cut off; leave it out for now"));
+        return Err(Failure::usage("--before is in the future")
+            .fix("only what is already issued can be cut off; leave it out for now"));
     }
     let ids = ids(args)?;
     let order = Order {
@@ -115,7 +116,13 @@ async fn carry_out(session: &Session, order: &Order, ids: &[String]) -> Result<E
         return Ok(Exit::Done);
     }
     if order.kind == RevokeKind::All {
-        confirm(session, &format!("End every token of {policy}{}?", if order.before_s.is_some() { " issued before that time" } else { "" }))?;
+        confirm(
+            session,
+            &format!(
+                "End every token of {policy}{}?",
+                if order.before_s.is_some() { " issued before that time" } else { "" }
+            ),
+        )?;
     }
     // All but the last don't wait: once the last is in force, so is what was published before it.
     let (last, earlier) = orders.split_last().ok_or_else(|| Failure::usage("no ID given"))?;
@@ -138,7 +145,12 @@ async fn carry_out(session: &Session, order: &Order, ids: &[String]) -> Result<E
 }
 
 /// Waits for the latest of all positions: a row that was there before keeps its old one, so the last call's may be early.
-async fn settle(client: &Client, answers: &[Value], orders: &[(PolicyName, &String)], order: &Order) -> Result<Value, Failure> {
+async fn settle(
+    client: &Client,
+    answers: &[Value],
+    orders: &[(PolicyName, &String)],
+    order: &Order,
+) -> Result<Value, Failure> {
     let position = |a: &&Value| text(a, "position").parse::<countersign_core::revocation::Position>().ok();
     let latest = answers.iter().zip(orders).filter_map(|(a, (p, _))| Some((position(&a)?, p))).max_by_key(|(at, _)| *at);
     let (Some((position, policy)), Some(wait)) = (latest, order.wait) else { return Ok(Value::Null) };
@@ -152,7 +164,9 @@ async fn policy_of(session: &Session, client: &Client, kind: RevokeKind, id: &st
     if let (None, true) = (&named, is_credential(kind, id)) {
         let answer = client.post("/admin/v1/policy-of", &json!({"credential": id}), Duration::ZERO).await?;
         let body = answer.success()?;
-        return text(&body, "policy").parse().map_err(|_| Failure::unable("the server named no policy for this credential"));
+        return text(&body, "policy")
+            .parse()
+            .map_err(|_| Failure::unable("the server named no policy for this credential"));
     }
     match named {
         Some(policy) => Ok(policy),
@@ -200,7 +214,9 @@ fn check_kind(kind: RevokeKind, id: &str) -> Result<(), Failure> {
     let is_api_key = typ.as_deref() == Some(API_KEY_TYPE);
     match (kind, is_api_key) {
         (RevokeKind::Token, true) => Err(Failure::usage("that is an API key").fix("countersign revoke api-key …")),
-        (RevokeKind::ApiKey, false) => Err(Failure::usage("that is a token, not an API key").fix("countersign revoke token …")),
+        (RevokeKind::ApiKey, false) => {
+            Err(Failure::usage("that is a token, not an API key").fix("countersign revoke token …"))
+        }
         _ => Ok(()),
     }
 }
@@ -216,7 +232,8 @@ async fn say_what_ends(session: &Session, client: &Client, policy: &PolicyName, 
             Some((_, "Revoked")) => "is revoked already".to_owned(),
             Some((ring, state)) => {
                 let things = if ring == "access" { "access token" } else { "API key" };
-                let then = if state == "Active" { "; a new key takes its place, and until it signs none is minted" } else { "" };
+                let then =
+                    if state == "Active" { "; a new key takes its place, and until it signs none is minted" } else { "" };
                 format!("({state}): every {things} that it signed is refused, for ever{then}")
             }
             None => "is in none of the policy's rings: tokens of a trusted issuer signed by it need --issuer".to_owned(),
@@ -269,7 +286,10 @@ fn report(session: &Session, order: &Order, ids: &[String], answers: &[Value], e
     } else if order.wait.is_none() {
         (Exit::Done, "in the feed; not waited for verifiers".to_owned())
     } else if confirmed < total {
-        (Exit::Unable, format!("enforced on {confirmed} of {total} verifiers; not yet on {}", printable(&lagging.join(", "))))
+        (
+            Exit::Unable,
+            format!("enforced on {confirmed} of {total} verifiers; not yet on {}", printable(&lagging.join(", "))),
+        )
     } else {
         (Exit::Done, format!("enforced on {confirmed} of {total} verifiers"))
     };

@@ -24,18 +24,23 @@ pub(crate) async fn status(session: &Session) -> Result<Exit, Failure> {
     human.push(Block::Text(format!("countersign {} at {}", text(&body, "version"), client.address())));
     let mut feed_line = format!("feed     {}, {}", paint(fresh, "fresh", "NOT FRESH"), printable(text(feed, "server")));
     if !text(feed, "position").is_empty() {
-        feed_line.push_str(&format!(", position {}", text(feed, "position")));
+        feed_line.extend([", position ", text(feed, "position")]);
     }
     if let Some(pending) = feed["outbox_pending"].as_u64().filter(|n| *n > 0) {
-        feed_line.push_str(&format!(", {pending} revocations not yet published"));
+        feed_line.extend([", ", &pending.to_string(), " revocations not yet published"]);
     }
     if !text(feed, "problem").is_empty() {
-        feed_line.push_str(&format!("\n         {}", printable(text(feed, "problem"))));
+        feed_line.extend(["\n         ", &printable(text(feed, "problem"))]);
     }
     human.push(Block::Text(feed_line));
     let verifiers = body["verifiers"].as_array().cloned().unwrap_or_default();
-    human.push(Block::Text(format!("fleet    {} verifier{}", verifiers.len(), if verifiers.len() == 1 { "" } else { "s" })));
-    let mut table = Table::new(&["POLICY", "READY", "ENFORCED", "ACCESS-KEY", "API-KEY", "REVOCATIONS", "NOTE"]).wide(&["GENERATION", "ISSUER"]);
+    human.push(Block::Text(format!(
+        "fleet    {} verifier{}",
+        verifiers.len(),
+        if verifiers.len() == 1 { "" } else { "s" }
+    )));
+    let mut table = Table::new(&["POLICY", "READY", "ENFORCED", "ACCESS-KEY", "API-KEY", "REVOCATIONS", "NOTE"])
+        .wide(&["GENERATION", "ISSUER"]);
     let mut names = Vec::new();
     for policy in body["policies"].as_array().into_iter().flatten() {
         names.push(text(policy, "policy").to_owned());
@@ -45,7 +50,11 @@ pub(crate) async fn status(session: &Session) -> Result<Exit, Failure> {
     human.push(Block::Table(table));
     let problems = texts(&body, "problems");
     for problem in &problems {
-        human.push(Block::Text(format!("{} {}", session.printer.paint("!", Tone::Warn), printable(problem).replace("\\u{a}", "\n  "))));
+        human.push(Block::Text(format!(
+            "{} {}",
+            session.printer.paint("!", Tone::Warn),
+            printable(problem).replace("\\u{a}", "\n  ")
+        )));
     }
     let healthy = body["healthy"] == Value::Bool(true);
     session.printer.report(&Report { document: body, human, names })?;

@@ -64,15 +64,15 @@ fn whole_seconds(ttl: Duration) -> Result<u64, Failure> {
 /// `countersign token inspect`
 pub(crate) fn inspect(session: &Session, args: &TokenInspect) -> Result<Exit, Failure> {
     let token = credential::read(session, args.token.as_deref())?;
-    let Some(taken) = credential::take_apart(&token) else {
+    let Some(parts) = credential::take_apart(&token) else {
         return Err(Failure::no("not a signed token: expected three base64url parts, JSON within the first two")
             .fix("an opaque key says nothing of itself; ask a verifier with `countersign verify`"));
     };
     session.printer.warn("nothing here is verified; `countersign verify` says whether the token is good");
-    let header = json!({"alg": taken.jws.header.alg, "kid": taken.jws.header.kid, "typ": taken.jws.header.typ});
-    let document = json!({"verified": false, "header": header, "claims": taken.claims.all});
-    let names = vec![taken.claims.token_id.clone().ok().flatten().unwrap_or_default()];
-    session.printer.report(&Report { document, human: vec![Block::Table(in_words(&taken, now()))], names })?;
+    let header = json!({"alg": parts.jws.header.alg, "kid": parts.jws.header.kid, "typ": parts.jws.header.typ});
+    let document = json!({"verified": false, "header": header, "claims": parts.claims.all});
+    let names = vec![parts.claims.token_id.clone().ok().flatten().unwrap_or_default()];
+    session.printer.report(&Report { document, human: vec![Block::Table(in_words(&parts, now()))], names })?;
     Ok(Exit::Done)
 }
 
@@ -101,7 +101,9 @@ fn in_words(taken: &Unverified<'_>, now: UnixMillis) -> Table {
         line(name, said(value), gloss.into());
     }
     line("aud", said(&c.audience.clone().map(|a| a.map(|a| a.join(", ")))), "for".into());
-    for (name, value, gloss) in [("iat", &c.issued_at, "issued"), ("nbf", &c.not_before, "not before"), ("exp", &c.expires, "expires")] {
+    for (name, value, gloss) in
+        [("iat", &c.issued_at, "issued"), ("nbf", &c.not_before, "not before"), ("exp", &c.expires, "expires")]
+    {
         match value {
             Ok(Some(at)) => line(name, at.to_string(), format!("{gloss} {}", relative(*at, now))),
             Ok(None) if name == "nbf" => {}
@@ -128,4 +130,3 @@ fn said(claim: &claims::Claim<String>) -> String {
         Err(wrong) => format!("? ({})", wrong.0),
     }
 }
-

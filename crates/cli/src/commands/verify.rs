@@ -13,7 +13,7 @@ use crate::{
     client::{Answer, Client},
     credential,
     failure::{Exit, Failure},
-    output::{Block, Report, Tone},
+    output::{Block, Report, Tone, printable},
     target,
 };
 
@@ -93,27 +93,28 @@ fn sentence(session: &Session, answer: &Answer) -> String {
     let paint = |word: &str, tone| session.printer.paint(word, tone);
     if answer.status != 200 {
         let tone = if answer.status == 403 { Tone::Warn } else { Tone::Bad };
-        let mut line = format!("{}: {}", paint(verdict, tone), crate::output::printable(text(body, "detail")));
+        let mut line = format!("{}: {}", paint(verdict, tone), printable(text(body, "detail")));
         for name in ["reason", "rule"] {
             if !text(body, name).is_empty() {
-                line.push_str(&format!(" ({name} {})", crate::output::printable(text(body, name))));
+                line.extend([" (", name, " ", &printable(text(body, name)), ")"]);
             }
         }
         return line;
     }
     let mut line = format!("{}: ", paint(verdict, Tone::Good));
-    line.push_str(&format!("{} for {}", text(body, "kind"), crate::output::printable(text(body, "subject"))));
+    line.extend([text(body, "kind"), " for ", &printable(text(body, "subject"))]);
     if let Some(expires) = instant(body, "expires_at") {
-        line.push_str(&format!(", expires {}", relative(expires, now())));
+        line.extend([", expires ", &relative(expires, now())]);
     }
     for (name, label) in [("roles", "roles"), ("permissions", "permissions"), ("scopes", "scopes")] {
         let held = texts(body, name);
         if !held.is_empty() {
-            line.push_str(&format!("\n  {label}: {}", crate::output::printable(&held.join(" "))));
+            line.extend(["\n  ", label, ": ", &printable(&held.join(" "))]);
         }
     }
     if body.get("stale") == Some(&Value::Bool(true)) {
-        line.push_str(&format!("\n  {}", paint("revocations are older than the policy's bound; it allows that", Tone::Warn)));
+        let remark = paint("revocations are older than the policy's bound; it allows that", Tone::Warn);
+        line.extend(["\n  ", &remark]);
     }
     line
 }

@@ -1,9 +1,6 @@
 //! Calls from several tasks at once, with every answer looked at.
 
-use std::{
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -22,7 +19,7 @@ pub(super) struct Load {
 
 impl Load {
     /// Begins to verify `token`, which must stay valid.
-    pub(super) fn start(verifier: Arc<Client>, token: &str) -> Self {
+    pub(super) fn start(verifier: &Arc<Client>, token: &str) -> Self {
         let stop = CancellationToken::new();
         let callers = (0..CALLERS).map(|_| tokio::spawn(call(verifier.clone(), token.to_owned(), stop.clone()))).collect();
         Self { stop, callers }

@@ -14,7 +14,11 @@ pub(super) fn print(session: &Session, running: &Running) -> Result<(), Failure>
     let addresses = running.addresses();
     let declaration = running.declaration();
     for problem in &declaration.problems {
-        session.printer.warn(&format!("{} is wrong; the last good version serves\n{}", problem.file.display(), problem.lines.join("\n")));
+        session.printer.warn(&format!(
+            "{} is wrong; the last good version serves\n{}",
+            problem.file.display(),
+            problem.lines.join("\n")
+        ));
     }
     if let Some(why) = running.unsettled() {
         session.printer.warn(&format!("not everything is ready: {why}"));
@@ -31,7 +35,10 @@ pub(super) fn print(session: &Session, running: &Running) -> Result<(), Failure>
     line("data", running.data_dir().display().to_string());
     let names: Vec<String> = declaration.policies.keys().map(ToString::to_string).collect();
     line("policies", if names.is_empty() { "none yet".into() } else { names.join(", ") });
-    let human = vec![Block::Table(table), Block::Text(calls(running, declaration.default.as_ref().map_or("default/dev", |d| d.as_str())))];
+    let human = vec![
+        Block::Table(table),
+        Block::Text(calls(running, declaration.default.as_ref().map_or("default/dev", |d| d.as_str()))),
+    ];
     let document = json!({"addresses": addresses, "policies": names, "default_policy": declaration.default});
     session.printer.report(&Report { document, human, names })
 }

@@ -14,6 +14,9 @@ use super::legacy::{LegacyEnv, LegacyJwt, SECRET_KEY, SECRET_NAME};
 const ISSUER: &str = "builtin-issuer";
 const FIRST_START: &str = "legacy-first-start";
 
+/// The trusted issuer that stands for `JWT_SECRET_KEY`.
+const ENVIRONMENT_ENTRY: &str = "environment";
+
 /// How long tokens from before are good unless `LEGACY_TOKENS_NOT_AFTER` says otherwise, from the first start on.
 const LEGACY_DAYS: i64 = 30;
 const DAY_MS: i64 = 86_400_000;
@@ -56,11 +59,9 @@ impl Builtin {
             .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
     }
 
-    /// Defaults from the environment; the policy's own fields override them.
-    pub(crate) fn apply_environment(&self, policy: &mut AuthPolicy, legacy: &LegacyEnv) {
-        if legacy.is_empty() {
-            return;
-        }
+    /// Defaults from the environment; the policy's own fields override them. Says which trusted issuer answers for tokens of
+    /// any `iss`.
+    pub(crate) fn apply_environment(&self, policy: &mut AuthPolicy, legacy: &LegacyEnv) -> Option<String> {
         let spec = &mut policy.spec;
         let seconds = |s: u64| Duration::secs(i64::try_from(s).unwrap_or(i64::MAX / 1000));
         if legacy.access_ttl_s.is_some() || legacy.refresh_ttl_s.is_some() {
@@ -68,14 +69,14 @@ impl Builtin {
             tokens.access_ttl = tokens.access_ttl.or(legacy.access_ttl_s.map(seconds));
             tokens.refresh_ttl = tokens.refresh_ttl.or(legacy.refresh_ttl_s.map(seconds));
         }
-        let (Some(jwt), Some(until)) = (&legacy.jwt, self.legacy_until) else { return };
+        let (jwt, until) = (legacy.jwt.as_ref()?, self.legacy_until?);
         let trusted = spec.trusted_issuers.get_or_insert_with(Vec::new);
         if trusted.iter().any(|t| t.issuer.is_none()) {
             tracing::warn!("JWT_SECRET_KEY is not used: the default policy has an entry for tokens without iss");
-            return;
+            return None;
         }
         trusted.push(TrustedIssuer {
-            name: "environment".into(),
+            name: ENVIRONMENT_ENTRY.into(),
             audiences: Some(vec!["*".into()]),
             algorithms: Some(vec![token_algorithm(jwt.algorithm)]),
             secret_key_ref: Some(SecretKeyRef { name: SECRET_NAME.into(), key: SECRET_KEY.into() }),
@@ -83,6 +84,7 @@ impl Builtin {
             max_ttl: Some(Duration::hours(24 * LEGACY_DAYS)),
             ..TrustedIssuer::default()
         });
+        Some(ENVIRONMENT_ENTRY.into())
     }
 }
 

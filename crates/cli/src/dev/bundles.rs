@@ -8,7 +8,11 @@ use std::{
 };
 
 use countersign_api::bundle::{self, Bundle, Trust, VerifySecrets};
-use countersign_core::{jose::{Algorithm, JwkSet}, keys::{SigningKey, SigningKeyError}, names::PolicyName};
+use countersign_core::{
+    jose::{Algorithm, JwkSet},
+    keys::{SigningKey, SigningKeyError},
+    names::PolicyName,
+};
 use countersign_store::{Store, StoreError};
 use serde_json::json;
 
@@ -66,10 +70,11 @@ impl Bundles {
         let key = signing_key(&store).await?;
         let history = store.meta_or_insert(HISTORY, &fresh_id()).await?;
         let revision = store.meta(REVISION).await?.and_then(|r| r.parse().ok()).unwrap_or(0);
-        let mut bundles = Self { dir: dir.to_owned(), store, key, history, revision, changed: false, written: BTreeMap::new() };
+        let mut bundles =
+            Self { dir: dir.to_owned(), store, key, history, revision, changed: false, written: BTreeMap::new() };
         let trust = JwkSet { keys: vec![bundles.key.public_jwk().clone()] };
         let trust_json = serde_json::to_vec(&trust).map_err(|_| BundlesError::Corrupt)?;
-        bundles.write(&dir.join(TRUST_FILE), &trust_json)?;
+        write(&dir.join(TRUST_FILE), &trust_json)?;
         bundles.read_back(&Trust::from_jwks(&trust))?;
         Ok(bundles)
     }
@@ -86,7 +91,9 @@ impl Bundles {
                 Some(bundle) => {
                     self.written.insert(bundle.policy.clone(), bundle);
                 }
-                None => tracing::warn!(file = %entry.path().display(), "not one of our bundles; it is written anew if its policy is still there"),
+                None => {
+                    tracing::warn!(file = %entry.path().display(), "not one of our bundles; it is written anew if its policy is still there");
+                }
             }
         }
         Ok(())
@@ -114,10 +121,10 @@ impl Bundles {
         bundle.generation = self.store.next_generation(&bundle.policy, countersign_feed::Clock::wall()).await?;
         // The secrets first: the bundle names their digest, and waits for them where it is read in between.
         if let Some(secrets) = secrets {
-            self.write(&secrets_file, secrets.to_json().as_bytes())?;
+            write(&secrets_file, secrets.to_json().as_bytes())?;
         }
         let sealed = bundle::seal(&bundle, &self.key)?;
-        self.write(&self.dir.join(bundle::file_name(&bundle.policy)), sealed.as_bytes())?;
+        write(&self.dir.join(bundle::file_name(&bundle.policy)), sealed.as_bytes())?;
         if secrets.is_none() {
             remove(&secrets_file)?;
         }
@@ -144,14 +151,14 @@ impl Bundles {
         self.revision += 1;
         self.store.set_meta(REVISION, &self.revision.to_string()).await?;
         let revision = json!({"history": self.history, "revision": self.revision.to_string()});
-        self.write(&self.dir.join(REVISION_FILE), revision.to_string().as_bytes())?;
+        write(&self.dir.join(REVISION_FILE), revision.to_string().as_bytes())?;
         self.changed = false;
         Ok(())
     }
+}
 
-    fn write(&self, path: &Path, content: &[u8]) -> Result<(), BundlesError> {
-        write_atomically(path, content).map_err(|source| BundlesError::File { path: path.to_owned(), source })
-    }
+fn write(path: &Path, content: &[u8]) -> Result<(), BundlesError> {
+    write_atomically(path, content).map_err(|source| BundlesError::File { path: path.to_owned(), source })
 }
 
 fn is_same(path: &Path, secrets: &VerifySecrets) -> bool {
@@ -160,7 +167,9 @@ fn is_same(path: &Path, secrets: &VerifySecrets) -> bool {
 
 fn remove(path: &Path) -> Result<(), BundlesError> {
     match fs::remove_file(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(BundlesError::File { path: path.to_owned(), source }),
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(BundlesError::File { path: path.to_owned(), source })
+        }
         _ => Ok(()),
     }
 }
@@ -169,12 +178,11 @@ fn remove(path: &Path) -> Result<(), BundlesError> {
 async fn signing_key(store: &Store) -> Result<SigningKey, BundlesError> {
     use countersign_core::jose::base64url;
 
-    let kept = match store.meta(SIGNING_KEY).await? {
-        Some(kept) => kept,
-        None => {
-            let fresh = SigningKey::generate(Algorithm::EdDSA)?;
-            store.meta_or_insert(SIGNING_KEY, &base64url::encode(fresh.to_pkcs8()?.as_slice())).await?
-        }
+    let kept = if let Some(kept) = store.meta(SIGNING_KEY).await? {
+        kept
+    } else {
+        let fresh = SigningKey::generate(Algorithm::EdDSA)?;
+        store.meta_or_insert(SIGNING_KEY, &base64url::encode(fresh.to_pkcs8()?.as_slice())).await?
     };
     let pkcs8 = base64url::decode(kept.as_bytes()).map_err(|_| BundlesError::Corrupt)?;
     Ok(SigningKey::from_pkcs8(Algorithm::EdDSA, None, &pkcs8)?)

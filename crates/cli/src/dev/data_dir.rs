@@ -31,14 +31,19 @@ impl DataDir {
     /// Makes the directory if it isn't there, and takes its lock.
     pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
         let failed = |what: &str, e: &io::Error| {
-            Failure::unable(format!("--data-dir {}: {what}: {e}", path.display())).fix("name a directory that you may write to")
+            Failure::unable(format!("--data-dir {}: {what}: {e}", path.display()))
+                .fix("name a directory that you may write to")
         };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| failed("can't be made", &e))?;
         let path = path.canonicalize().map_err(|e| failed("can't be found", &e))?;
-        let longest = [ADMIN_SOCKET, VERIFIER_SOCKET, "verifier.sock.0123456789"].map(|s| path.join(s).as_os_str().as_bytes().len());
+        let longest =
+            [ADMIN_SOCKET, VERIFIER_SOCKET, "verifier.sock.0123456789"].map(|s| path.join(s).as_os_str().as_bytes().len());
         if longest.into_iter().max().unwrap_or(0) > MAX_SOCKET_PATH {
-            return Err(Failure::usage(format!("--data-dir {}: the path is too long for a Unix socket in it", path.display()))
-                .fix(format!("the socket's whole path may have {MAX_SOCKET_PATH} bytes: name a shorter directory")));
+            return Err(Failure::usage(format!(
+                "--data-dir {}: the path is too long for a Unix socket in it",
+                path.display()
+            ))
+            .fix(format!("the socket's whole path may have {MAX_SOCKET_PATH} bytes: name a shorter directory")));
         }
         let lock = lock(&path)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).map_err(|e| failed("can't be made private", &e))?;
@@ -101,7 +106,8 @@ fn lock(path: &Path) -> Result<File, Failure> {
     use rustix::fs::{FlockOperation, flock};
 
     let name = path.join("dev.lock");
-    let failed = |e: &dyn std::fmt::Display| Failure::unable(format!("--data-dir {}: can't be locked: {e}", path.display()));
+    let failed =
+        |e: &dyn std::fmt::Display| Failure::unable(format!("--data-dir {}: can't be locked: {e}", path.display()));
     let mut file = OpenOptions::new()
         .read(true)
         .write(true)

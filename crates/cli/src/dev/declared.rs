@@ -6,14 +6,7 @@ use countersign_api::{
     bundle::{BuildInput, Bundle, BundleKey, Resolved, RingName, VerifySecrets, build},
     policy::{EffectivePolicy, Switch},
 };
-use countersign_core::{
-    jose::Jwk,
-    names::PolicyName,
-    opaque,
-    revocation::Entry,
-    ring::PublicRingKey,
-    time::UnixMillis,
-};
+use countersign_core::{jose::Jwk, names::PolicyName, opaque, revocation::Entry, ring::PublicRingKey, time::UnixMillis};
 
 /// A policy that was accepted.
 #[derive(Debug)]
@@ -30,6 +23,8 @@ pub(crate) struct Declared {
     pub(crate) rotate_api_key: Option<String>,
     /// When its opaque keys end.
     pub(crate) opaque_end: OpaqueEnd,
+    /// The trusted issuer whose tokens may carry any `iss`, by its entry's name.
+    pub(crate) any_issuer: Option<String>,
 }
 
 /// When a policy's opaque keys end.
@@ -101,7 +96,7 @@ impl Declared {
             };
             keys.iter().map(one).collect()
         };
-        build(BuildInput {
+        let (mut bundle, secrets) = build(BuildInput {
             name,
             uid: &self.uid,
             generation: 0,
@@ -109,7 +104,12 @@ impl Declared {
             keys: [of(RingName::Access, access), of(RingName::ApiKey, api_key)].concat(),
             resolved: &self.resolved,
             revoked,
-        })
+        });
+        let entries = bundle.verify.iter_mut().flat_map(|section| &mut section.trusted_issuers);
+        for entry in entries.filter(|entry| Some(&entry.name) == self.any_issuer.as_ref()) {
+            entry.any_issuer = true;
+        }
+        (bundle, secrets)
     }
 }
 

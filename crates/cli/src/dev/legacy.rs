@@ -68,11 +68,6 @@ impl LegacyEnv {
             refresh_ttl_s: seconds(set, REFRESH, warnings)?,
         })
     }
-
-    /// Whether it says nothing.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.jwt.is_none() && self.access_ttl_s.is_none() && self.refresh_ttl_s.is_none()
-    }
 }
 
 fn first(set: &dyn Fn(&str) -> Option<String>, names: &[&str], warnings: &mut Vec<String>) -> Option<(String, String)> {
@@ -105,8 +100,11 @@ fn jwt(
     let names: &[&str] = if legacy_env { &["JWT_SECRET_KEY", "SECRET_KEY"] } else { &["JWT_SECRET_KEY"] };
     let Some((name, secret)) = first(set, names, warnings) else { return Ok(None) };
     if secret.len() < MIN_SECRET {
-        return Err(Failure::usage(format!("{name} has {} bytes: tokens signed with under {MIN_SECRET} can be forged", secret.len()))
-            .fix(format!("unset {name}, and let those who hold such tokens log in again")));
+        return Err(Failure::usage(format!(
+            "{name} has {} bytes: tokens signed with under {MIN_SECRET} can be forged",
+            secret.len()
+        ))
+        .fix(format!("unset {name}, and let those who hold such tokens log in again")));
     }
     if secret.ends_with('\n') {
         warnings.push(format!("{name} ends with a line feed, which is taken as part of the secret"));
@@ -152,7 +150,10 @@ mod tests {
     fn of_two_names_for_one_thing_the_first_wins_and_the_other_is_named() {
         let (found, warnings) = read(&[("JWT_EXPIRATION_SECONDS", "90"), ("ACCESS_TOKEN_EXPIRE_MINUTES", "30")], false);
         assert_eq!(found.access_ttl_s, Some(1800));
-        assert_eq!(warnings, ["ACCESS_TOKEN_EXPIRE_MINUTES counts; JWT_EXPIRATION_SECONDS, which means the same, is ignored"]);
+        assert_eq!(
+            warnings,
+            ["ACCESS_TOKEN_EXPIRE_MINUTES counts; JWT_EXPIRATION_SECONDS, which means the same, is ignored"]
+        );
         assert_eq!(read(&[("JWT_EXPIRATION_SECONDS", "90")], false).0.access_ttl_s, Some(90));
     }
 

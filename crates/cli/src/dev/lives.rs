@@ -22,7 +22,8 @@ pub(super) async fn lives(
     now: UnixMillis,
 ) -> Result<Lives, StoreError> {
     let effective = &declared.effective;
-    let own = effective.issuer.is_some().then(|| declared.access_life_ms().max(effective.tokens.api_key_max_ttl.as_millis()));
+    let own =
+        effective.issuer.is_some().then(|| declared.access_life_ms().max(effective.tokens.api_key_max_ttl.as_millis()));
     let trusted = effective.trusted_issuers.iter().map(|t| t.max_ttl.as_millis());
     let longest = own.into_iter().chain(trusted).max().unwrap_or(0);
     let place = format!("lives {name}");

@@ -87,7 +87,7 @@ impl Operator {
         Self { bundles, publisher, feed, fleet, policies, shared, store, managed: BTreeMap::new() }
     }
 
-    /// Works until `stop`. `settled` turns true when every policy could be given what it needs, or can't be for now.
+    /// Works until `stop`. `settled` turns true when every policy that has an issuer can sign.
     pub(crate) async fn run(
         mut self,
         mut declarations: watch::Receiver<Arc<Declaration>>,
@@ -98,13 +98,14 @@ impl Operator {
             let declaration = declarations.borrow_and_update().clone();
             self.adopt(&declaration).await;
             let wait = self.step(&declaration).await;
-            if wait > WHILE_WAITING {
+            if self.managed.len() == declaration.policies.len() && self.managed.values().all(Managed::signs) {
                 settled.send_if_modified(|is| !std::mem::replace(is, true));
             }
             tokio::select! {
                 () = stop.cancelled() => return,
                 changed = declarations.changed() => if changed.is_err() { return },
-                () = self.shared.woken() => {}
+                // Keys may have been revoked.
+                () = self.shared.woken() => self.managed.values_mut().for_each(|managed| managed.revoked = None),
                 () = tokio::time::sleep(wait) => {}
             }
         }
@@ -121,10 +122,13 @@ impl Operator {
                 Ok(managed) => {
                     self.managed.insert(name.clone(), managed);
                 }
-                Err(error) => tracing::error!(policy = %name, %error, "the policy can't be taken over now; it is tried again"),
+                Err(error) => {
+                    tracing::error!(policy = %name, %error, "the policy can't be taken over now; it is tried again");
+                }
             }
         }
-        let gone: Vec<PolicyName> = self.managed.keys().filter(|n| !declaration.policies.contains_key(*n)).cloned().collect();
+        let gone: Vec<PolicyName> =
+            self.managed.keys().filter(|n| !declaration.policies.contains_key(*n)).cloned().collect();
         for name in gone {
             self.managed.remove(&name);
             tracing::info!(policy = %name, "the policy is withdrawn");
@@ -160,14 +164,15 @@ impl Operator {
                 rings.insert(ring, HeldRing::new(stored));
             }
         }
-        let present = self.bundles.present(name);
-        let since = match self.managed.get(name) {
-            Some(before) => before.since.clone(),
-            None => present.map(managed::kids_of).unwrap_or_default(),
+        // Until the new version is in force, the issuer goes on with the one before.
+        let (since, compiled, view) = match self.managed.get(name) {
+            Some(before) => (before.since.clone(), before.compiled.clone(), before.view.clone()),
+            None => (self.bundles.present(name).map(managed::kids_of).unwrap_or_default(), None, None),
         };
         let lives = lives(&self.store, name, declared, Clock::wall()).await?;
         self.publish_declared_revocations(name, declared).await?;
-        Ok(Managed { declared: declared.clone(), rings, since, lives, dirty: true, compiled: None, view: None })
+        self.shared.heed_annotations(name, declared).await?;
+        Ok(Managed { declared: declared.clone(), rings, since, lives, revoked: None, dirty: true, compiled, view })
     }
 
     /// Keys that the policy calls revoked become rows like any revocation: final, and in the feed.
@@ -219,7 +224,11 @@ impl Operator {
         managed: &mut Managed,
         verifiers: Option<&[Verifier]>,
     ) -> Result<Duration, OperatorError> {
-        let revoked = self.revoked_kids(name, managed).await?;
+        let revoked = match &managed.revoked {
+            Some(revoked) => revoked.clone(),
+            None => self.revoked_kids(name, managed).await?,
+        };
+        managed.revoked = Some(revoked.clone());
         let server_now = self.feed.server_now();
         let known = Known { name, verifiers: verifiers.unwrap_or_default(), revoked: &revoked, server_now };
         for ring in RingName::ALL {
@@ -231,13 +240,17 @@ impl Operator {
         managed.look(&known, |ring| self.shared.requested(name, ring), Clock::wall())
     }
 
-    async fn revoked_kids(&self, name: &PolicyName, managed: &Managed) -> Result<BTreeSet<String>, OperatorError> {
+    async fn revoked_kids(&self, name: &PolicyName, managed: &Managed) -> Result<Arc<BTreeSet<String>>, OperatorError> {
         if managed.rings.is_empty() {
-            return Ok(BTreeSet::new());
+            return Ok(Arc::default());
         }
         let own = managed.declared.effective.issuer.as_deref();
         let entries = self.store.revoked_keys(name).await?.into_iter().map(|r| r.entry);
-        Ok(entries.filter(|e| e.issuer.is_none() || e.issuer.as_deref() == own).map(|e| e.id).collect())
+        Ok(entries
+            .filter(|e| e.issuer.is_none() || e.issuer.as_deref() == own)
+            .map(|e| e.id)
+            .collect::<BTreeSet<_>>()
+            .into())
     }
 
     /// Plans and carries out until there is nothing more to do about a ring now.
@@ -245,7 +258,7 @@ impl Operator {
         let name = known.name;
         for _ in 0..MAX_PLANS {
             let asked = self.shared.requested(name, ring);
-            let spec = managed.spec(ring, known.revoked, asked.as_deref());
+            let spec = managed.spec(ring, known.revoked, asked);
             let acks = managed.acks(ring, known);
             let Some(held) = managed.rings.get_mut(&ring) else { return Ok(()) };
             let now = Clock::wall();

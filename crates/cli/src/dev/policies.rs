@@ -5,6 +5,7 @@
 //! process before anything binds.
 
 mod files;
+mod reading;
 mod records;
 mod references;
 
@@ -15,10 +16,8 @@ use std::{
 };
 
 use countersign_api::{
-    Problem,
-    bundle::Resolved,
-    check,
-    load::{Diagnostic, Place, Severity, load_directory},
+    Problem, check,
+    load::load_directory,
     policy::{AuthPolicy, EffectivePolicy, ROTATE_ANNOTATION, ROTATE_API_KEY_ANNOTATION},
     references::References,
     resolve,
@@ -29,6 +28,7 @@ use countersign_store::Store;
 
 use self::{
     files::Fingerprint,
+    reading::{Accepted, Good, Mistakes, Read, Reading},
     records::{Record, Records},
     references::{Recorded, Recording},
 };
@@ -65,45 +65,13 @@ struct Made {
     is_default: bool,
 }
 
-/// What a reading found, before it is decided what serves.
-#[derive(Default)]
-struct Reading {
-    good: BTreeMap<PolicyName, Good>,
-    /// By file.
-    mistakes: BTreeMap<PathBuf, Mistakes>,
-}
-
-/// A policy without a mistake.
-struct Good {
-    file: PathBuf,
-    made: Made,
-    effective: EffectivePolicy,
-    resolved: Resolved,
-}
-
-/// What is wrong with a file.
-#[derive(Default)]
-struct Mistakes {
-    lines: Vec<String>,
-    /// The policies that it speaks of, as far as that can be told.
-    policies: BTreeSet<PolicyName>,
-}
-
-/// A policy as it was read.
-struct Read {
-    name: PolicyName,
-    object: AuthPolicy,
-    file: PathBuf,
-    /// Absent for the built-in one.
-    place: Option<Place>,
-}
-
 impl PolicySource {
     /// The source that the settings name, with what earlier runs recorded.
     pub(crate) async fn open(settings: &Settings, store: Arc<Store>) -> Result<Self, Failure> {
         let failed = |e: &dyn std::error::Error| Failure::unable(chain(e));
         let records = Records::load(&store).await.map_err(|e| failed(&e))?;
-        let builtin = builtin::Builtin::open(&store, settings.listen.issuer, &settings.legacy).await.map_err(|e| failed(&e))?;
+        let builtin =
+            builtin::Builtin::open(&store, settings.listen.issuer, &settings.legacy).await.map_err(|e| failed(&e))?;
         Ok(Self {
             dir: settings.policies.clone(),
             asked_default: settings.default_policy.clone(),
@@ -125,8 +93,12 @@ impl PolicySource {
     pub(crate) async fn first_reading(&mut self) -> Result<Declaration, Failure> {
         self.seen = self.fingerprint();
         let reading = self.read().map_err(|e| Failure::usage(e).fix("name a directory of policy files with --policies"))?;
-        let lost: Vec<&Mistakes> =
-            reading.mistakes.iter().filter(|(file, m)| self.kept_of(file, m, &reading).is_empty()).map(|(_, m)| m).collect();
+        let lost: Vec<&Mistakes> = reading
+            .mistakes
+            .iter()
+            .filter(|(file, m)| self.kept_of(file, m, &reading).is_empty())
+            .map(|(_, m)| m)
+            .collect();
         if !lost.is_empty() {
             let lines: Vec<&str> = lost.iter().flat_map(|m| &m.lines).map(String::as_str).collect();
             let files = if lost.len() == 1 { "a policy file is" } else { "policy files are" };
@@ -227,48 +199,38 @@ impl PolicySource {
     }
 
     fn default_of(&self, names: &BTreeSet<&PolicyName>) -> Option<PolicyName> {
-        let named = |name: &PolicyName| names.contains(name).then(|| name.clone());
+        let among = |name: &PolicyName| names.contains(name).then(|| name.clone());
         match &self.asked_default {
-            Some(asked) => named(asked),
-            None => named(&builtin::name()).or_else(|| names.first().map(|n| (*n).clone())),
+            Some(asked) => among(asked),
+            None => among(&builtin::name()).or_else(|| names.first().map(|n| (*n).clone())),
         }
     }
 
     /// What only the references and earlier versions tell of one policy.
     fn judge(&self, read: &Read, is_default: bool) -> Result<Good, Vec<Problem>> {
         let references = Recording::new(self.dir.as_deref(), self.legacy.jwt.as_ref());
-        let (effective, resolved) = self.accept(&read.object, is_default, &references)?;
-        if let Some(record) = self.records.get(&read.name).filter(|r| r.issuer != effective.issuer) {
+        let accepted = self.accept(&read.object, is_default, &references)?;
+        if let Some(record) = self.records.get(&read.name).filter(|r| r.issuer != accepted.effective.issuer) {
             let was = record.issuer.as_deref().unwrap_or("absent");
             let message = format!("can't be changed (it was {was}): tokens and keys belong to it; make another policy");
             return Err(vec![Problem::new("spec.issuer", message)]);
         }
         let made = Made { policy: read.object.clone(), references: references.recorded(), is_default };
-        Ok(Good { file: read.file.clone(), made, effective, resolved })
+        Ok(Good { file: read.file.clone(), made, accepted })
     }
 
-    fn accept(
-        &self,
-        policy: &AuthPolicy,
-        is_default: bool,
-        references: &dyn References,
-    ) -> Result<(EffectivePolicy, Resolved), Vec<Problem>> {
+    fn accept(&self, policy: &AuthPolicy, is_default: bool, references: &dyn References) -> Result<Accepted, Vec<Problem>> {
         let mut policy = policy.clone();
-        if is_default {
-            self.builtin.apply_environment(&mut policy, &self.legacy);
-        }
+        let any_issuer = is_default.then(|| self.builtin.apply_environment(&mut policy, &self.legacy)).flatten();
         let effective = EffectivePolicy::try_from(&policy)?;
         let (resolved, mut warnings) = resolve(&effective, references)?;
         warnings.extend(check::warnings(&effective, Clock::wall()));
-        for warning in warnings {
-            tracing::warn!(policy = policy.metadata.name, field = warning.field, "{}", warning.message);
-        }
-        Ok((effective, resolved))
+        Ok(Accepted { effective, resolved, any_issuer, warnings })
     }
 
     /// The policies of a wrong file of which a good version is known and nothing better has been read.
     fn kept_of(&self, file: &Path, mistakes: &Mistakes, reading: &Reading) -> Vec<PolicyName> {
-        let of_file = self.records.of_file(file).map(|(name, _)| name);
+        let of_file = self.records.of_file(file);
         let named = mistakes.policies.iter();
         let served = |name: &&PolicyName| {
             !reading.good.contains_key(*name) && self.records.get(name).is_some_and(|r| r.withdrawn_at.is_none())
@@ -296,7 +258,10 @@ impl PolicySource {
                 Ok(declared) => {
                     policies.insert(name.clone(), declared);
                 }
-                Err(why) => tracing::error!(policy = %name, why, "the last good version can't be restored"),
+                Err(why) => {
+                    let message = format!("{name}: its last good version can't be made again: {why}");
+                    return Err(Failure::usage(message).fix("mend the file"));
+                }
             }
         }
         self.records.withdraw_others(policies.keys(), now);
@@ -308,16 +273,19 @@ impl PolicySource {
 
     fn declare(&mut self, name: &PolicyName, good: Good) -> Arc<Declared> {
         let uid = self.records.get(name).map_or_else(fresh_id, |record| record.uid.clone());
-        self.records.put(name, Record {
-            uid: uid.clone(),
-            file: good.file,
-            policy: good.made.policy.clone(),
-            references: good.made.references.clone(),
-            issuer: good.effective.issuer.clone(),
-            retain_ms: good.effective.retain_after_delete.as_millis(),
-            withdrawn_at: None,
-        });
-        self.hold(name, uid, good.made, good.effective, good.resolved)
+        self.records.put(
+            name,
+            Record {
+                uid: uid.clone(),
+                file: good.file,
+                policy: good.made.policy.clone(),
+                references: good.made.references.clone(),
+                issuer: good.accepted.effective.issuer.clone(),
+                retain_ms: good.accepted.effective.retain_after_delete.as_millis(),
+                withdrawn_at: None,
+            },
+        );
+        self.hold(name, uid, good.made, good.accepted)
     }
 
     /// The last good version, from what was recorded of it.
@@ -328,59 +296,33 @@ impl PolicySource {
         let record = self.records.get(name).cloned().ok_or("nothing is recorded of it")?;
         let is_default = self.asked_default.as_ref().map_or_else(|| *name == builtin::name(), |asked| asked == name);
         let references = Recording::of(record.references.clone(), self.legacy.jwt.as_ref());
-        let (effective, resolved) = self.accept(&record.policy, is_default, &references).map_err(|problems| {
+        let accepted = self.accept(&record.policy, is_default, &references).map_err(|problems| {
             problems.iter().map(|p| format!("{}: {}", p.field, p.message)).collect::<Vec<_>>().join("; ")
         })?;
         let made = Made { policy: record.policy, references: record.references, is_default };
-        Ok(self.hold(name, record.uid, made, effective, resolved))
+        Ok(self.hold(name, record.uid, made, accepted))
     }
 
-    fn hold(
-        &mut self,
-        name: &PolicyName,
-        uid: String,
-        made: Made,
-        effective: EffectivePolicy,
-        resolved: Resolved,
-    ) -> Arc<Declared> {
+    fn hold(&mut self, name: &PolicyName, uid: String, made: Made, accepted: Accepted) -> Arc<Declared> {
         if let Some((held, declared)) = self.held.get(name)
             && *held == made
         {
             return declared.clone();
+        }
+        for warning in &accepted.warnings {
+            tracing::warn!(policy = %name, field = warning.field, "{}", warning.message);
         }
         let annotation = |key: &str| made.policy.metadata.annotations.as_ref()?.get(key).cloned();
         let declared = Arc::new(Declared {
             uid,
             rotate_access: annotation(ROTATE_ANNOTATION),
             rotate_api_key: annotation(ROTATE_API_KEY_ANNOTATION),
-            opaque_end: OpaqueEnd::of(&resolved),
-            effective,
-            resolved,
+            opaque_end: OpaqueEnd::of(&accepted.resolved),
+            any_issuer: accepted.any_issuer,
+            effective: accepted.effective,
+            resolved: accepted.resolved,
         });
         self.held.insert(name.clone(), (made, declared.clone()));
         declared
-    }
-}
-
-impl Reading {
-    fn note(&mut self, diagnostic: &Diagnostic) {
-        if diagnostic.severity == Severity::Warning {
-            tracing::warn!("{diagnostic}");
-            return;
-        }
-        let mistakes = self.mistakes.entry(diagnostic.file.clone().into()).or_default();
-        mistakes.lines.push(diagnostic.to_string());
-        mistakes.policies.extend(diagnostic.policy.clone());
-    }
-
-    fn note_problem(&mut self, read: &Read, problem: &Problem) {
-        match &read.place {
-            Some(place) => self.note(&place.diagnostic(Severity::Error, problem)),
-            None => {
-                let mistakes = self.mistakes.entry(read.file.clone()).or_default();
-                mistakes.lines.push(format!("{}: {problem}", read.file.display()));
-                mistakes.policies.insert(read.name.clone());
-            }
-        }
     }
 }

@@ -1,11 +1,6 @@
 //! A running `dev`, from its settings to its end.
 
-use std::{
-    net::SocketAddr,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use countersign_feed::{
     FeedError, FeedServer, FeedState, Follower, FollowerConfig, MemoryFeed, Publisher, PublisherConfig, RedisFeed,
@@ -91,7 +86,12 @@ impl Running {
         let bound = Bound::new(settings.listen).await?;
         let stop = CancellationToken::new();
         let publisher = Arc::new(Publisher::spawn(server.clone(), store.clone(), PublisherConfig::new("dev")));
-        let name = store.meta_or_insert(NAME, &format!("dev-{}", fresh_id())).await.map_err(|e| Failure::unable(chain(&e)))?;
+        let name =
+            store.meta_or_insert(NAME, &format!("dev-{}", fresh_id())).await.map_err(|e| Failure::unable(chain(&e)))?;
+        if settings.redis.is_none() {
+            // Nobody else opens the feed of this process: a moment later it is there.
+            seeded(&publisher).await;
+        }
         let following = FollowerConfig::new(name.clone()).saved_in(data_dir.verifier().join("feed"));
         let follower = Follower::spawn(server.clone(), following).map_err(|e| Failure::unable(chain(&e)))?;
         let feed = follower.state().clone();
@@ -102,7 +102,15 @@ impl Running {
         let shared = Arc::new(Shared::open(store.clone(), policies.clone()).await.map_err(|e| Failure::unable(chain(&e)))?);
         let bundles = Bundles::open(&data_dir.bundles(), store.clone()).await.map_err(|e| Failure::unable(chain(&e)))?;
         let (settle, mut settled) = watch::channel(false);
-        let operator = Operator::new(bundles, publisher.clone(), feed.clone(), fleet.clone(), policies.clone(), shared.clone(), store.clone());
+        let operator = Operator::new(
+            bundles,
+            publisher.clone(),
+            feed.clone(),
+            fleet.clone(),
+            policies.clone(),
+            shared.clone(),
+            store.clone(),
+        );
         let mut tasks = vec![tokio::spawn(operator.run(declarations.clone(), settle, stop.clone()))];
 
         let verifier = start_verifier(&settings, &data_dir, follower).await?;
@@ -119,12 +127,7 @@ impl Running {
         let admin_socket = AdminSocket::bind(&data_dir.admin_socket()).map_err(|e| Failure::unable(e.to_string()))?;
         let addresses = addresses(&verifier, &bound, &data_dir)?;
         let serving = issuer.clone();
-        let listeners = Listeners {
-            public: bound.issuer,
-            health: bound.issuer_health,
-            admin: bound.admin,
-            admin_socket,
-        };
+        let listeners = Listeners { public: bound.issuer, health: bound.issuer_health, admin: bound.admin, admin_socket };
         let serve_until = stop.clone();
         tasks.push(tokio::spawn(async move { serving.serve(listeners, serve_until).await }));
         tasks.push(tokio::spawn(watching::follow(source, declare, stop.clone())));
@@ -193,11 +196,22 @@ impl Running {
     }
 }
 
+/// Waits until the feed is seeded, or a moment.
+async fn seeded(publisher: &Publisher) {
+    let seeded = async {
+        while !publisher.status().seeded {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(1), seeded).await;
+}
+
 async fn feed_server(settings: &Settings, store: &Arc<Store>) -> Result<Arc<dyn FeedServer>, Failure> {
     let Some(url) = &settings.redis else {
         return Ok(Arc::new(MemoryFeed::new(store.clone())));
     };
-    let redis = RedisFeed::new(url.clone(), RedisOptions::default()).map_err(|e| Failure::usage(format!("--redis: {e}")))?;
+    let redis =
+        RedisFeed::new(url.clone(), RedisOptions::default()).map_err(|e| Failure::usage(format!("--redis: {e}")))?;
     match redis.state().await {
         Err(FeedError::Refused(why)) => Err(Failure::unable(format!("--redis: {why}"))),
         Err(error) => {
@@ -220,7 +234,9 @@ async fn start_verifier(
     config.health_listen = Some(settings.listen.verifier_health);
     config.fetch_rules.allow_private = settings.allow_private_issuers;
     let verifier = Verifier::start(config, Feed::Followed(follower)).await;
-    verifier.map(Arc::new).map_err(|e| Failure::unable(chain(&e)).fix("another port: --verifier-listen and --verifier-health-listen; 0 picks a free one"))
+    verifier.map(Arc::new).map_err(|e| {
+        Failure::unable(chain(&e)).fix("another port: --verifier-listen and --verifier-health-listen; 0 picks a free one")
+    })
 }
 
 impl Bound {
@@ -235,7 +251,8 @@ impl Bound {
 
 async fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.map_err(|e| {
-        Failure::unable(format!("{flag} {address}: {e}")).fix(format!("name another address with {flag}; port 0 picks a free one"))
+        Failure::unable(format!("{flag} {address}: {e}"))
+            .fix(format!("name another address with {flag}; port 0 picks a free one"))
     })
 }
 

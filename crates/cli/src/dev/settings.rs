@@ -64,8 +64,11 @@ impl Settings {
             .map(|name| name.parse::<PolicyName>().map_err(|e| Failure::usage(format!("--default-policy: {e}"))))
             .transpose()?;
         if !args.admin_listen.ip().is_loopback() {
-            return Err(Failure::usage(format!("--admin-listen {}: the admin API listens on loopback only", args.admin_listen))
-                .fix("use 127.0.0.1, or the admin socket in the data directory"));
+            return Err(Failure::usage(format!(
+                "--admin-listen {}: the admin API listens on loopback only",
+                args.admin_listen
+            ))
+            .fix("use 127.0.0.1, or the admin socket in the data directory"));
         }
         let issuer = match args.issuer_listen {
             Some(address) => address,
@@ -96,7 +99,9 @@ impl Settings {
 fn issuer_port(port: Option<String>) -> Result<u16, Failure> {
     match port {
         None => Ok(ISSUER_PORT),
-        Some(text) => text.parse().map_err(|_| Failure::usage(format!("PORT: {text:?} is no port")).fix("a number up to 65535")),
+        Some(text) => {
+            text.parse().map_err(|_| Failure::usage(format!("PORT: {text:?} is no port")).fix("a number up to 65535"))
+        }
     }
 }
 
@@ -110,7 +115,8 @@ fn database(url: Option<String>, warnings: &mut Vec<String>) -> Result<Option<Pa
             let path = rest.strip_prefix("///").unwrap_or(rest);
             let path = path.split('?').next().unwrap_or_default();
             if path.is_empty() || path == ":memory:" {
-                Err(Failure::usage("DATABASE_URL: dev keeps its state in a file").fix("name one, as sqlite:PATH, or unset DATABASE_URL"))
+                Err(Failure::usage("DATABASE_URL: dev keeps its state in a file")
+                    .fix("name one, as sqlite:PATH, or unset DATABASE_URL"))
             } else {
                 Ok(Some(path.into()))
             }
@@ -175,7 +181,8 @@ mod tests {
 
     #[test]
     fn variables_that_deployments_have_are_understood() {
-        let found = settings(&[], &[("PORT", "8000"), ("DATABASE_URL", "sqlite+aiosqlite:///./app.db"), ("LOG_LEVEL", "WARNING")]);
+        let found =
+            settings(&[], &[("PORT", "8000"), ("DATABASE_URL", "sqlite+aiosqlite:///./app.db"), ("LOG_LEVEL", "WARNING")]);
         let found = found.unwrap();
         assert_eq!(found.listen.issuer.port(), 8000);
         assert_eq!(found.database, Some("./app.db".into()));

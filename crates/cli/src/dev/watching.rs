@@ -1,7 +1,8 @@
 //! Following the policies' directory.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
+use countersign_core::names::PolicyName;
 use notify::Watcher as _;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -14,21 +15,17 @@ const QUIET: Duration = Duration::from_millis(60);
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Reads the source again whenever it may have changed, and declares what it says. Until `stop`.
-pub(crate) async fn follow(
-    mut source: PolicySource,
-    declare: watch::Sender<Arc<Declaration>>,
-    stop: CancellationToken,
-) {
-    let (changed, mut changes) = mpsc::channel(1);
-    let _watcher = source.directory().and_then(|dir| watch_directory(dir, changed.clone()));
+pub(crate) async fn follow(mut source: PolicySource, declare: watch::Sender<Arc<Declaration>>, stop: CancellationToken) {
+    let (look, mut looks) = mpsc::channel(1);
+    let _watcher = source.directory().and_then(|dir| watch_directory(&dir, look.clone()));
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             // Never none: a sender is held here.
-            _ = changes.recv() => tokio::time::sleep(QUIET).await,
+            _ = looks.recv() => tokio::time::sleep(QUIET).await,
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
-        while changes.try_recv().is_ok() {}
+        while looks.try_recv().is_ok() {}
         let before = declare.borrow().clone();
         if let Some(declaration) = source.read_again(&before).await {
             report(&before, &declaration);
@@ -37,7 +34,7 @@ pub(crate) async fn follow(
     }
 }
 
-fn watch_directory(dir: PathBuf, changed: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
+fn watch_directory(dir: &Path, changed: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
     let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         if event.is_ok_and(|e| !e.kind.is_access()) {
             // Full: it will be read anyway.
@@ -45,7 +42,7 @@ fn watch_directory(dir: PathBuf, changed: mpsc::Sender<()>) -> Option<notify::Re
         }
     });
     let watching = watcher.and_then(|mut watcher| {
-        watcher.watch(&dir, notify::RecursiveMode::Recursive)?;
+        watcher.watch(dir, notify::RecursiveMode::Recursive)?;
         Ok(watcher)
     });
     watching
@@ -55,7 +52,7 @@ fn watch_directory(dir: PathBuf, changed: mpsc::Sender<()>) -> Option<notify::Re
 
 fn report(before: &Declaration, after: &Declaration) {
     for problem in after.problems.iter().filter(|p| !before.problems.contains(p)) {
-        let kept: Vec<&str> = problem.policies.iter().map(|p| p.as_str()).collect();
+        let kept: Vec<&str> = problem.policies.iter().map(PolicyName::as_str).collect();
         tracing::error!(file = %problem.file.display(), kept = kept.join(","), "a policy file is wrong; the last good version stays\n{}", problem.lines.join("\n"));
     }
     for problem in before.problems.iter().filter(|p| after.problems.iter().all(|a| a.file != p.file)) {

@@ -17,9 +17,22 @@ fn the_reference_is_what_help_says() {
 
 #[test]
 fn every_command_has_help_and_those_with_arguments_have_examples() {
-    for command in
-        ["dev", "demo", "token mint", "token inspect", "verify", "revoke", "keys list", "keys rotate", "keys revoke", "status", "fleet", "policy check", "policy show", "policy test"]
-    {
+    for command in [
+        "dev",
+        "demo",
+        "token mint",
+        "token inspect",
+        "verify",
+        "revoke",
+        "keys list",
+        "keys rotate",
+        "keys revoke",
+        "status",
+        "fleet",
+        "policy check",
+        "policy show",
+        "policy test",
+    ] {
         let mut arguments: Vec<&str> = command.split(' ').collect();
         arguments.push("--help");
         let said = alone(&arguments);

@@ -23,6 +23,10 @@ fn tokens_from_before_are_accepted_by_the_secret_in_the_environment() {
     let dev = Dev::with(&[], &[("JWT_SECRET_KEY", SECRET), ("JWT_EXPIRATION_SECONDS", "90")]);
     let token = legacy_token(&dev, "{'sub': 'alice'}");
     assert_eq!(dev.verdict(&token, &[]), (0, "valid".into()));
+    let with_iss = legacy_token(&dev, "{'sub': 'bob', 'iss': 'https://before.example', 'jti': 'b-1'}");
+    assert_eq!(dev.verdict(&with_iss, &[]), (0, "valid".into()), "whatever iss they carry");
+    assert_eq!(dev.run_with(&["revoke", "token", "-"], &with_iss).status, 0);
+    assert_eq!(dev.verdict(&with_iss, &[]), (1, "revoked".into()));
     let refresh = legacy_token(&dev, "{'sub': 'alice', 'type': 'refresh'}");
     assert_eq!(dev.verdict(&refresh, &[]), (1, "invalid_claims".into()));
     assert!(dev.said().contains("JWT_SECRET_KEY are accepted until"), "{}", dev.said());

@@ -62,7 +62,10 @@ fn every_mistake_ends_a_first_start_before_anything_is_bound() {
     let dev = Dev::on_policies(&[("good.yaml", &policy("good", ""))]);
     let fresh = tempfile::tempdir().unwrap();
     dev.write("one.yaml", &policy("one", "  audience: [x]\n"));
-    dev.write("two.yaml", "apiVersion: countersign.dev/v1alpha1\nkind: AuthPolicy\nmetadata: {name: two}\nspec: {audiences: []}\n");
+    dev.write(
+        "two.yaml",
+        "apiVersion: countersign.dev/v1alpha1\nkind: AuthPolicy\nmetadata: {name: two}\nspec: {audiences: []}\n",
+    );
     let mut command = dev.command();
     command.arg("--data-dir").arg(fresh.path());
     let said = run_with(command, "");
@@ -85,7 +88,8 @@ fn secrets_beside_the_policies_are_followed_and_a_weak_one_is_refused() {
         let problems = dev.run(&["status", "-o", "json"]).json()["problems"].to_string();
         problems.contains("secretKeyRef").then_some(())
     });
-    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(dev.data().join("bundles")).unwrap().permissions());
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(dev.data().join("bundles")).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o700, "bundles may hold verify-secrets");
 }
 

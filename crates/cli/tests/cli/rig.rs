@@ -16,7 +16,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// A command that inherits nothing that would change its answer.
 pub(crate) fn countersign() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_countersign"));
-    for name in ["COUNTERSIGN_SERVER", "COUNTERSIGN_TOKEN", "REDIS_URL", "DATABASE_URL", "PORT", "JWT_SECRET_KEY", "LOG_LEVEL"] {
+    for name in
+        ["COUNTERSIGN_SERVER", "COUNTERSIGN_TOKEN", "REDIS_URL", "DATABASE_URL", "PORT", "JWT_SECRET_KEY", "LOG_LEVEL"]
+    {
         command.env_remove(name);
     }
     command.env("NO_COLOR", "1");

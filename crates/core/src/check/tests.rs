@@ -67,6 +67,7 @@ impl Scene {
                 TrustedIssuer {
                     name: "keycloak".into(),
                     issuer: Some(FOREIGN.into()),
+                    any_issuer: false,
                     audiences: Some(strings(&["shop-api"])),
                     algorithms: vec![Algorithm::ES256],
                     keys: KeySet::new(vec![entry_of(&foreign, &[Algorithm::ES256], false)]),
@@ -78,6 +79,7 @@ impl Scene {
                 TrustedIssuer {
                     name: "legacy".into(),
                     issuer: None,
+                    any_issuer: false,
                     audiences: None,
                     algorithms: vec![Algorithm::HS256],
                     keys: KeySet::new(vec![KeyEntry {

@@ -9,20 +9,13 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use countersign_core::{
-    revocation::Kind,
-    time::UnixMillis,
-};
+use countersign_core::{revocation::Kind, time::UnixMillis};
 use countersign_store::{HistoryFilter, Recorded};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{OfPolicy, body_of};
-use crate::{
-    RevocationRequest, RevokeError, Revoker,
-    problem::Problem,
-    serving::Issuer,
-};
+use crate::{RevocationRequest, RevokeError, Revoker, problem::Problem, serving::Issuer};
 
 /// The longest wait for verifiers.
 pub(super) const MAX_WAIT: Duration = Duration::from_mins(10);
@@ -38,7 +31,7 @@ pub(super) async fn revoke(
     Query(wait): Query<Wait>,
     bytes: Bytes,
 ) -> Result<Response, Problem> {
-    let request: RevocationRequest = body_of(&bytes).map_err(Problem::as_invalid_request)?;
+    let request: RevocationRequest = body_of(&bytes).map_err(Problem::into_invalid_request)?;
     let wait = Duration::from_millis(wait.wait_ms.unwrap_or(0)).min(MAX_WAIT);
     let revoked = issuer.parts.revoker.revoke(&policy.0, &request, "admin", wait).await.map_err(|error| problem(&error))?;
     let mut body = json!({
@@ -72,7 +65,9 @@ pub(super) async fn policy_of(State(issuer): State<Issuer>, bytes: Bytes) -> Res
     let body: Credential = body_of(&bytes)?;
     match Revoker::policy_of(&issuer.parts.policies, &body.credential) {
         Some(policy) => Ok(Json(json!({"policy": policy}))),
-        None => Err(Problem::not_found("no policy knows the issuer of this credential").fix("name the policy with --policy")),
+        None => {
+            Err(Problem::not_found("no policy knows the issuer of this credential").fix("name the policy with --policy"))
+        }
     }
 }
 

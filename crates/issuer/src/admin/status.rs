@@ -110,7 +110,8 @@ pub(super) async fn status(State(issuer): State<Issuer>) -> Json<Value> {
     });
     let held = parts.policies.load();
     let entries = parts.feed.entries_by_policy();
-    let broken = |name: &PolicyName| body["broken_policies"].as_array().is_some_and(|b| b.iter().any(|n| n == name.as_str()));
+    let broken =
+        |name: &PolicyName| body["broken_policies"].as_array().is_some_and(|b| b.iter().any(|n| n == name.as_str()));
     let policies: Vec<Value> = held
         .by_name
         .values()
@@ -132,11 +133,15 @@ pub(super) async fn status(State(issuer): State<Issuer>) -> Json<Value> {
 
 fn shown_policy(policy: &IssuerPolicy, verifiers: &[Verifier]) -> Value {
     let enforcement = held_generation(policy, verifiers);
-    let refused = verifiers.iter().filter_map(|v| v.ack.as_ref()).any(|ack| ack.refused.iter().any(|r| r.policy == policy.name.as_str()));
+    let refused = verifiers
+        .iter()
+        .filter_map(|v| v.ack.as_ref())
+        .any(|ack| ack.refused.iter().any(|r| r.policy == policy.name.as_str()));
     let signs = policy.own.as_ref().is_none_or(|own| own.access.signer.is_some() && own.api_key.signer.is_some());
-    let keys = policy.own.as_ref().map(|own| {
-        json!({"access": keys::ring_status(&own.access), "api_key": keys::ring_status(&own.api_key)})
-    });
+    let keys = policy
+        .own
+        .as_ref()
+        .map(|own| json!({"access": keys::ring_status(&own.access), "api_key": keys::ring_status(&own.api_key)}));
     json!({
         "policy": policy.name,
         "generation": policy.compiled.generation,

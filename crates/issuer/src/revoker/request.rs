@@ -171,7 +171,9 @@ impl RevocationRequest {
                 let version = u64::try_from(now.0).unwrap_or(0);
                 Ok(Entry { kind, id: network(&id)?, issuer: None, cutoff, expires: now.plus(ttl_ms), version, ..blank })
             }
-            Kind::Token | Kind::Session | Kind::Subject | Kind::ApiKey | Kind::Policy => Ok(Entry { kind, id, cutoff, ..blank }),
+            Kind::Token | Kind::Session | Kind::Subject | Kind::ApiKey | Kind::Policy => {
+                Ok(Entry { kind, id, cutoff, ..blank })
+            }
         }
     }
 
@@ -199,7 +201,12 @@ fn knows(policy: &IssuerPolicy, issuer: &str) -> bool {
 }
 
 /// A token or key by the name that it bears, whether or not it verifies: who may revoke may revoke any name.
-fn of_credential(policy: &IssuerPolicy, credential: &str, blank: Entry, now: UnixMillis) -> Result<Entry, InvalidRevocation> {
+fn of_credential(
+    policy: &IssuerPolicy,
+    credential: &str,
+    blank: Entry,
+    now: UnixMillis,
+) -> Result<Entry, InvalidRevocation> {
     if let Some(opaque) = policy.compiled.opaque.as_ref().and_then(|keys| keys.lookup(credential)) {
         let expires = opaque.not_after.map_or(UnixMillis::FOREVER, |end| end.plus(policy.clock_skew_ms));
         return Ok(Entry { kind: Kind::ApiKey, id: opaque.id(), issuer: None, expires, ..blank });
@@ -209,6 +216,8 @@ fn of_credential(policy: &IssuerPolicy, credential: &str, blank: Entry, now: Uni
     if !belongs_by_issuer(policy, issuer.as_deref()) {
         return Err(InvalidRevocation::ForeignCredential(policy.name.clone()));
     }
+    // Tokens that an entry for any issuer answers for are known by their id alone.
+    let issuer = issuer.filter(|i| knows(policy, i));
     let id = claims.token_id.ok().flatten().filter(|id| !id.is_empty()).ok_or(InvalidRevocation::Nameless)?;
     if id.len() > MAX_ID {
         return Err(InvalidRevocation::Id);
@@ -234,7 +243,7 @@ fn read(credential: &str) -> Option<(Claims, bool)> {
 }
 
 fn belongs_by_issuer(policy: &IssuerPolicy, issuer: Option<&str>) -> bool {
-    issuer.is_some_and(|i| knows(policy, i)) || policy.trusted.iter().any(|t| t.issuer.as_deref() == issuer)
+    issuer.is_some_and(|i| knows(policy, i)) || policy.trusted.iter().any(|t| t.any_issuer || t.issuer.as_deref() == issuer)
 }
 
 /// Whether a credential is one of the policy's.

@@ -265,6 +265,7 @@ fn first_section(policy: usize) -> VerifySection {
     let trusted = |name: &str, issuer: &str, keys| BundleIssuer {
         name: name.into(),
         issuer: Some(issuer.into()),
+        any_issuer: false,
         audiences: None,
         algorithms: vec![Algorithm::EdDSA],
         keys,

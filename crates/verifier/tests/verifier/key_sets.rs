@@ -69,6 +69,7 @@ fn trusting(name: &str, issuer: &str, url: Option<String>) -> BundleIssuer {
     BundleIssuer {
         name: name.into(),
         issuer: Some(issuer.into()),
+        any_issuer: false,
         audiences: Some(vec![AUDIENCE.into()]),
         algorithms: vec![Algorithm::EdDSA],
         keys: BundleIssuerKeys::Fetch { url },

@@ -42,8 +42,8 @@ pub(super) struct Facts {
 /// Asks for them; a listing that is switched off leaves gaps, not an error.
 pub(super) async fn facts(client: &Client, policy: &str) -> Facts {
     let listing = client.get("/v1/policies").await.map(|a| a.body).unwrap_or_default();
-    let entries = listing.get("policies").and_then(Value::as_array).into_iter().flatten();
-    let policy = entries.filter(|p| text(p, "policy") == policy).cloned().next().unwrap_or_default();
+    let mut entries = listing.get("policies").and_then(Value::as_array).into_iter().flatten();
+    let policy = entries.find(|p| text(p, "policy") == policy).cloned().unwrap_or_default();
     let feed = client.get("/v1/feed").await.map(|a| a.body).unwrap_or_default();
     Facts { policy, feed }
 }
@@ -52,13 +52,14 @@ pub(super) async fn facts(client: &Client, policy: &str) -> Facts {
 const CHECKS: [(&str, &[&str]); 10] = [
     ("form", &["missing", "malformed"]),
     ("issuer", &["untrusted_issuer"]),
-    ("key", &["unknown_key"]),
+    // A kid that only a verifier with the latest state would know.
+    ("key", &["unknown_key", "not_ready"]),
     ("signature", &["bad_signature"]),
     ("time", &["not_yet_valid", "expired"]),
     ("audience", &["wrong_audience"]),
     ("claims", &["invalid_claims"]),
     ("revocation", &["revoked"]),
-    ("freshness", &["stale", "not_ready"]),
+    ("freshness", &["stale"]),
     ("demands", &["denied", "rate_limited"]),
 ];
 
@@ -66,17 +67,20 @@ const CHECKS: [(&str, &[&str]); 10] = [
 pub(super) fn steps(token: &str, answer: &Answer, facts: &Facts) -> Vec<Step> {
     let verdict = text(&answer.body, "verdict");
     let refused_at = CHECKS.iter().position(|(_, words)| words.contains(&verdict));
-    let taken = credential::take_apart(token);
+    // The limit of a caller's uncached calls comes before all else, that of a subject last: which it was isn't said.
+    let unknown_before = verdict == "rate_limited";
+    let parts = credential::take_apart(token);
     let step = |(n, (check, _)): (usize, &(&'static str, &[&str]))| {
         let outcome = match refused_at {
             None => Outcome::Passed,
+            Some(at) if n < at && unknown_before => Outcome::NotReached,
             Some(at) if n < at => Outcome::Passed,
             Some(at) if n == at => Outcome::Refused,
             Some(_) => Outcome::NotReached,
         };
         let looked_at = match outcome {
             Outcome::NotReached => String::new(),
-            _ => looked_at(check, taken.as_ref(), answer, facts),
+            _ => looked_at(check, parts.as_ref(), answer, facts),
         };
         let detail = match outcome {
             Outcome::Refused if looked_at.is_empty() => format!("{verdict}: {}", text(&answer.body, "detail")),
@@ -88,8 +92,8 @@ pub(super) fn steps(token: &str, answer: &Answer, facts: &Facts) -> Vec<Step> {
     CHECKS.iter().enumerate().map(step).collect()
 }
 
-fn looked_at(check: &str, taken: Option<&Unverified<'_>>, answer: &Answer, facts: &Facts) -> String {
-    let Some(token) = taken else {
+fn looked_at(check: &str, parts: Option<&Unverified<'_>>, answer: &Answer, facts: &Facts) -> String {
+    let Some(token) = parts else {
         return match check {
             "form" => "an opaque key, or no token".into(),
             "freshness" => freshness(facts),
@@ -186,7 +190,7 @@ mod tests {
             let steps = steps("x.y.z", &answer, &Facts::default());
             let refused = steps.iter().filter(|s| s.outcome == Outcome::Refused).count();
             assert_eq!(refused, usize::from(word != verdict::VALID), "{word}");
-            let first_after = steps.iter().skip_while(|s| s.outcome == Outcome::Passed).skip(1);
+            let first_after = steps.iter().skip_while(|s| s.outcome != Outcome::Refused).skip(1);
             assert!(first_after.into_iter().all(|s| s.outcome == Outcome::NotReached), "{word}");
         }
     }

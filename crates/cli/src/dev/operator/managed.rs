@@ -13,12 +13,10 @@ use countersign_api::{
 use countersign_core::{
     names::PolicyName,
     policy::Policy,
-    ring::{self, Acks, KeyState, Ring, RingStatus, RotationSpec, next_change},
+    ring::{self, Acks, Ring, RingStatus, RotationSpec, next_change},
     time::UnixMillis,
 };
-use countersign_issuer::{
-    Enforcement, IssuerPolicy, Lives, OwnKeys, RingView, Signer, TrustedIssuerName, Verifier,
-};
+use countersign_issuer::{Enforcement, IssuerPolicy, Lives, OwnKeys, RingView, Signer, TrustedIssuerName, Verifier};
 use countersign_store::Store;
 
 use super::{IDLE, OperatorError, WHILE_WAITING};
@@ -44,6 +42,8 @@ pub(super) struct Managed {
     /// The generation of the first bundle that held each key.
     pub(super) since: BTreeMap<String, u64>,
     pub(super) lives: Lives,
+    /// Keys that are revoked for good; absent when that has to be looked up.
+    pub(super) revoked: Option<Arc<BTreeSet<String>>>,
     /// Whether the bundle may not say what the rings and the declaration say.
     pub(super) dirty: bool,
     pub(super) compiled: Option<Arc<Policy>>,
@@ -60,19 +60,19 @@ pub(super) struct Known<'a> {
 }
 
 impl Managed {
-    /// What the policy says about a ring.
-    pub(super) fn spec(&self, ring: RingName, revoked: &BTreeSet<String>, asked: Option<&str>) -> RotationSpec {
+    /// Whether both rings have a key that signs, where there are rings.
+    pub(super) fn signs(&self) -> bool {
+        !self.dirty && self.rings.values().all(|held| held.ring.active().is_some())
+    }
+
+    /// What the policy says about a ring. `rotation`: the latest request to rotate it.
+    pub(super) fn spec(&self, ring: RingName, revoked: &BTreeSet<String>, rotation: Option<String>) -> RotationSpec {
         let effective = &self.declared.effective;
         let (tokens, keys) = (&effective.tokens, &effective.keys);
-        let (interval, annotation, max_ttl_ms) = match ring {
-            RingName::Access => (keys.rotation.interval, &self.declared.rotate_access, self.declared.access_life_ms()),
-            RingName::ApiKey => {
-                (keys.rotation.api_key_interval, &self.declared.rotate_api_key, tokens.api_key_max_ttl.as_millis())
-            }
+        let (interval, max_ttl_ms) = match ring {
+            RingName::Access => (keys.rotation.interval, self.declared.access_life_ms()),
+            RingName::ApiKey => (keys.rotation.api_key_interval, tokens.api_key_max_ttl.as_millis()),
         };
-        // Two doors to one rotation: a new value of either is a new value of both.
-        let rotation = (annotation.is_some() || asked.is_some())
-            .then(|| format!("{} {}", annotation.as_deref().unwrap_or("-"), asked.unwrap_or("-")));
         RotationSpec {
             algorithm: tokens.algorithm.into(),
             interval_ms: interval.as_millis(),
@@ -139,11 +139,8 @@ impl Managed {
         let mut wait = IDLE;
         let mut standings = BTreeMap::new();
         for (ring, held) in &self.rings {
-            let spec = self.spec(*ring, known.revoked, asked(*ring).as_deref());
+            let spec = self.spec(*ring, known.revoked, asked(*ring));
             let acks = self.acks(*ring, known);
-            if held.ring.in_state(KeyState::Pending).next().is_some() {
-                wait = wait.min(WHILE_WAITING);
-            }
             if let Some(at) = next_change(&held.ring, &spec, &acks, now) {
                 let left = u64::try_from(at.since(now)).unwrap_or(0);
                 wait = wait.min(Duration::from_millis(left).max(WHILE_WAITING));
@@ -151,8 +148,12 @@ impl Managed {
             let count = |kid: &String| {
                 Enforcement::count(known.verifiers.iter().map(|v| (v.name.as_str(), self.holds(v, known.name, kid))))
             };
+            let status = ring::status(&held.ring, &spec, &acks, now);
+            if status.waiting.as_ref().is_some_and(|waiting| waiting.for_verifiers) {
+                wait = wait.min(WHILE_WAITING);
+            }
             let standing = Standing {
-                status: ring::status(&held.ring, &spec, &acks, now),
+                status,
                 held: held.ring.keys.iter().map(|k| (k.kid.clone(), count(&k.kid))).collect(),
                 ring: held.ring.clone(),
             };
@@ -187,7 +188,13 @@ impl Managed {
             prepublish_ms: effective.keys.rotation.prepublish.as_millis(),
             max_entries: usize::try_from(effective.revocation.max_entries).unwrap_or(usize::MAX),
             lives: self.lives,
-            trusted: trusted.map(|t| TrustedIssuerName { name: t.name.clone(), issuer: t.issuer.clone() }).collect(),
+            trusted: trusted
+                .map(|t| TrustedIssuerName {
+                    any_issuer: self.declared.any_issuer.as_deref() == Some(t.name.as_str()),
+                    name: t.name.clone(),
+                    issuer: t.issuer.clone(),
+                })
+                .collect(),
             compiled: compiled.clone(),
         }))
     }

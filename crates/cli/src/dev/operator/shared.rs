@@ -13,7 +13,8 @@ use countersign_issuer::{KeyOperator, Policies, RingChoice, RotateError};
 use countersign_store::{Store, StoreError};
 use tokio::sync::Notify;
 
-use crate::dev::bundles::fresh_id;
+use super::OperatorError;
+use crate::dev::{bundles::fresh_id, declared::Declared};
 
 /// Where rotations that were asked for are kept: `POLICY RING` to the latest request.
 const REQUESTS: &str = "rotation-requests";
@@ -49,6 +50,24 @@ impl Shared {
         self.lock().get(&entry(policy, ring)).cloned()
     }
 
+    /// Annotations are the other door to a rotation: a new value asks for one. The first that is ever seen doesn't: the ring
+    /// is made with it.
+    pub(super) async fn heed_annotations(&self, policy: &PolicyName, declared: &Declared) -> Result<(), OperatorError> {
+        for (ring, value) in [(RingName::Access, &declared.rotate_access), (RingName::ApiKey, &declared.rotate_api_key)] {
+            let place = format!("rotation-annotation {}", entry(policy, ring));
+            let value = value.as_deref().unwrap_or_default();
+            let seen = self.store.meta(&place).await?;
+            if seen.as_deref() == Some(value) {
+                continue;
+            }
+            if seen.is_some() && !value.is_empty() {
+                self.request(policy, &[ring]).await?;
+            }
+            self.store.set_meta(&place, value).await?;
+        }
+        Ok(())
+    }
+
     /// Returns when there is something to do.
     pub(super) async fn woken(&self) {
         tokio::select! {
@@ -61,14 +80,14 @@ impl Shared {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn request(&self, policy: &PolicyName, rings: &[RingName]) -> Result<(), RotateError> {
+    async fn request(&self, policy: &PolicyName, rings: &[RingName]) -> Result<(), StoreError> {
         let _writing = self.writing.lock().await;
         let mut requests = self.lock().clone();
         for ring in rings {
             requests.insert(entry(policy, *ring), fresh_id());
         }
-        let text = serde_json::to_string(&requests).map_err(|e| RotateError::Store(e.to_string()))?;
-        self.store.set_meta(REQUESTS, &text).await.map_err(|e| RotateError::Store(e.to_string()))?;
+        let text = serde_json::to_string(&requests).map_err(|_| StoreError::Corrupt("a request to rotate"))?;
+        self.store.set_meta(REQUESTS, &text).await?;
         *self.lock() = requests;
         self.woken.notify_one();
         Ok(())
@@ -94,7 +113,7 @@ impl KeyOperator for Shared {
                 RingChoice::ApiKey => &[RingName::ApiKey],
                 RingChoice::All => &RingName::ALL,
             };
-            self.request(policy, rings).await
+            self.request(policy, rings).await.map_err(|e| RotateError::Store(e.to_string()))
         })
     }
 

@@ -65,9 +65,10 @@ impl Records {
         }
     }
 
-    /// The policies that came from a file.
-    pub(super) fn of_file(&self, file: &Path) -> impl Iterator<Item = (&PolicyName, &Record)> {
-        self.by_name.iter().filter(move |(_, record)| record.file == file)
+    /// The policies that came from a file of this name: the directory may have been named otherwise then.
+    pub(super) fn of_file(&self, file: &Path) -> impl Iterator<Item = &PolicyName> {
+        let same = move |record: &Record| record.file.file_name() == file.file_name();
+        self.by_name.iter().filter(move |(_, record)| same(record)).map(|(name, _)| name)
     }
 
     /// All but these are withdrawn.
@@ -93,8 +94,7 @@ impl Records {
     /// Forgets those that were erased a while ago. Whether there were any.
     pub(super) fn forget(&mut self, now: UnixMillis, after_ms: i64) -> bool {
         let before = self.by_name.len();
-        self.by_name
-            .retain(|_, r| r.withdrawn_at.is_none_or(|at| now < at.plus(r.retain_ms).plus(after_ms)));
+        self.by_name.retain(|_, r| r.withdrawn_at.is_none_or(|at| now < at.plus(r.retain_ms).plus(after_ms)));
         let forgotten = self.by_name.len() < before;
         self.changed |= forgotten;
         forgotten

@@ -53,7 +53,9 @@ impl<'a> Recording<'a> {
 
 impl References for Recording<'_> {
     fn value(&self, kind: ReferenceKind, name: &str, key: &str) -> Result<Zeroizing<Vec<u8>>, ReferenceError> {
-        if let Some(jwt) = self.environment.filter(|_| (kind, name, key) == (ReferenceKind::Secret, SECRET_NAME, SECRET_KEY)) {
+        if let Some(jwt) =
+            self.environment.filter(|_| (kind, name, key) == (ReferenceKind::Secret, SECRET_NAME, SECRET_KEY))
+        {
             // The environment is there at every start; nothing of it is kept.
             return Ok(Zeroizing::new(jwt.secret.clone()));
         }
