@@ -27,6 +27,7 @@ pub use outbox::{Mark, Outbox, OutboxError, OutboxRow};
 pub use publisher::{Publication, Publisher, PublisherConfig, PublisherStatus};
 pub use redis::{InvalidRedisUrl, RedisFeed, RedisOptions, RedisUrl};
 pub use server::{
-    BoxFuture, EpochRecord, FeedError, FeedServer, HeldBack, LeaseWrite, Page, PublishRow, Published, ServerState, TailItem,
+    BoxFuture, EpochRecord, FeedError, FeedServer, HeldBack, LeaseWrite, Page, PublishRow, Published, Removal, ServerState,
+    TailItem,
 };
 pub use state::{FeedState, FeedStats, FeedView, MAX_WAITERS};

@@ -7,19 +7,20 @@ use std::{
 };
 
 use countersign_core::{
-    revocation::{Entry, EntryKey, Position},
+    revocation::{Entry, Position},
     time::UnixMillis,
 };
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
-    clock::Clock,
+    clock::{Clock, SteadyClock},
     lease::Lease,
     outbox::OutboxError,
     random::random_bytes,
     server::{
-        BoxFuture, EpochRecord, FeedError, FeedServer, LeaseWrite, Page, PublishRow, Published, ServerState, TailItem,
+        BoxFuture, EpochRecord, FeedError, FeedServer, LeaseWrite, Page, PublishRow, Published, Removal, ServerState,
+        TailItem,
     },
 };
 
@@ -46,6 +47,7 @@ pub struct MemoryFeed {
     /// One publication at a time, so that positions are recorded in their order.
     publishing: tokio::sync::Mutex<()>,
     moved: Notify,
+    clock: Mutex<SteadyClock>,
 }
 
 #[derive(Debug, Default)]
@@ -65,13 +67,18 @@ impl MemoryFeed {
             inner: Mutex::default(),
             publishing: tokio::sync::Mutex::default(),
             moved: Notify::new(),
+            clock: Mutex::new(SteadyClock::start(Clock::wall(), Clock::boot_millis())),
         }
+    }
+
+    fn now_micros(&self) -> i64 {
+        self.clock.lock().read(Clock::wall(), Clock::boot_millis()).0.saturating_mul(1000)
     }
 
     fn state_of(&self, inner: &Inner) -> ServerState {
         ServerState {
             run_id: self.run_id.clone(),
-            now_micros: Clock::wall().0.saturating_mul(1000),
+            now_micros: self.now_micros(),
             record: inner.record.clone(),
             writer_seen_ms: inner.writer_seen.map(|at| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX)),
         }
@@ -169,7 +176,7 @@ impl FeedServer for MemoryFeed {
             let mut inner = self.inner.lock();
             if inner.record.as_ref().is_none_or(|record| record.epoch < epoch) {
                 let run_id = self.run_id.clone();
-                inner.record = Some(EpochRecord { epoch, run_id, seeded: false, place: 0, ahead: None });
+                inner.record = Some(EpochRecord { epoch, run_id, seeded: false, place: 0, ahead: None, whole: true });
                 inner.tail.clear();
             }
             Ok(self.state_of(&inner))
@@ -222,7 +229,7 @@ impl FeedServer for MemoryFeed {
             if let Some(record) = inner.record.as_mut() {
                 record.place = place;
             }
-            let at_micros = Clock::wall().0.saturating_mul(1000);
+            let at_micros = self.now_micros();
             inner.tail.extend(fresh.into_iter().map(|(position, entry)| TailItem { position, at_micros, entry }));
             let surplus = inner.tail.len().saturating_sub(TAIL_LENGTH);
             inner.tail.drain(..surplus);
@@ -231,7 +238,7 @@ impl FeedServer for MemoryFeed {
         })
     }
 
-    fn remove<'a>(&'a self, epoch: u64, _keys: &'a [EntryKey]) -> BoxFuture<'a, Result<(), FeedError>> {
+    fn remove<'a>(&'a self, epoch: u64, _entries: &'a [Removal]) -> BoxFuture<'a, Result<(), FeedError>> {
         // The store, which is the live set, has them out already.
         let result = self.present(epoch).map(|_| ());
         Box::pin(async { result })

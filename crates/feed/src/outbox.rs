@@ -1,11 +1,11 @@
 //! The writer's truth, as a publisher needs it.
 
 use countersign_core::{
-    revocation::{Entry, EntryKey, Position},
+    revocation::{Entry, Position},
     time::UnixMillis,
 };
 
-use crate::server::BoxFuture;
+use crate::server::{BoxFuture, Removal};
 
 /// Rows that a publisher sweeps into a server. A row counts as published only while its mark names the present epoch, so
 /// opening an epoch turns every live row into work.
@@ -13,8 +13,9 @@ pub trait Outbox: Send + Sync + std::fmt::Debug {
     /// The epoch that the truth is in; 0 before the first.
     fn epoch(&self) -> BoxFuture<'_, Result<u64, OutboxError>>;
 
-    /// Moves from one epoch to a later one, if it still is in `from`. False when it is not.
-    fn advance_epoch(&self, from: u64, to: u64) -> BoxFuture<'_, Result<bool, OutboxError>>;
+    /// Moves from one epoch to a later one, if it still is in `from`. False when it is not. Unless positions are kept, rows
+    /// forget in the same step where they stood: readers hold positions of another history of this truth.
+    fn advance_epoch(&self, from: u64, to: u64, keep_positions: bool) -> BoxFuture<'_, Result<bool, OutboxError>>;
 
     /// Up to `limit` rows not yet published in `epoch`, the oldest first.
     fn unpublished(&self, epoch: u64, limit: usize) -> BoxFuture<'_, Result<Vec<OutboxRow>, OutboxError>>;
@@ -31,8 +32,9 @@ pub trait Outbox: Send + Sync + std::fmt::Debug {
     /// How many rows are not published in `epoch`.
     fn pending(&self, epoch: u64) -> BoxFuture<'_, Result<u64, OutboxError>>;
 
-    /// Up to `limit` entries whose place a published cut-off has taken, still to be taken out of the server.
-    fn merged(&self, limit: usize) -> BoxFuture<'_, Result<Vec<(i64, EntryKey)>, OutboxError>>;
+    /// Up to `limit` entries whose place a published cut-off has taken, still to be taken out of the server, each with where
+    /// it stood when that happened.
+    fn merged(&self, limit: usize) -> BoxFuture<'_, Result<Vec<(i64, Removal)>, OutboxError>>;
 
     /// Says that merged entries are out of the server.
     fn forget_merged<'a>(&'a self, ids: &'a [i64]) -> BoxFuture<'a, Result<(), OutboxError>>;

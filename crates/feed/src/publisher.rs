@@ -6,10 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use countersign_core::{
-    revocation::{EntryKey, Position},
-    time::UnixMillis,
-};
+use countersign_core::{revocation::Position, time::UnixMillis};
 use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -22,7 +19,7 @@ use crate::{
     clock::Clock,
     outbox::{Mark, Outbox, OutboxError, OutboxRow},
     random::random_fraction,
-    server::{FeedError, FeedServer, PublishRow, ServerState},
+    server::{FeedError, FeedServer, PublishRow, Removal, ServerState},
 };
 
 /// Rows published in one step.
@@ -214,6 +211,10 @@ impl Sweeper {
             let (done, todo): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.published);
             positions.extend(done.iter().filter_map(|row| Some((row.id, row.recorded?))));
             let marks = self.publish(epoch, &todo).await?;
+            // Where the truth has moved on meanwhile, readers may follow another server, which lacks what this one took.
+            if self.outbox.epoch().await? != epoch {
+                return Err(FeedError::EpochChanged.into());
+            }
             positions.extend(marks.iter().map(|mark| (mark.id, mark.position)));
             // Callers needn't wait for the mark: without it the next sweep finds the entry already there.
             self.waiting.retain_mut(|request| {
@@ -255,8 +256,8 @@ impl Sweeper {
             if merged.is_empty() {
                 break;
             }
-            let (ids, keys): (Vec<i64>, Vec<EntryKey>) = merged.into_iter().unzip();
-            self.server.remove(epoch, &keys).await?;
+            let (ids, entries): (Vec<i64>, Vec<Removal>) = merged.into_iter().unzip();
+            self.server.remove(epoch, &entries).await?;
             self.outbox.forget_merged(&ids).await?;
         }
         if Instant::now() >= self.purge_at {
@@ -314,10 +315,10 @@ impl Sweeper {
                     return Ok((epoch, state));
                 }
                 Move::Join(epoch) => {
-                    self.outbox.advance_epoch(held, epoch).await?;
+                    self.outbox.advance_epoch(held, epoch, true).await?;
                 }
-                Move::Open(epoch) => {
-                    if self.outbox.advance_epoch(held, epoch).await? {
+                Move::Open { epoch, keep_positions } => {
+                    if self.outbox.advance_epoch(held, epoch, keep_positions).await? {
                         self.server.open_epoch(epoch).await?;
                         tracing::info!(server = %self.server.describe(), epoch, "opened an epoch of the feed; seeding it");
                     } else {
@@ -352,8 +353,8 @@ enum Move {
     Use(u64),
     /// Another writer has opened this epoch on this server and it isn't seeded yet.
     Join(u64),
-    /// Open this one.
-    Open(u64),
+    /// Open this one. Where readers hold positions that this history never gave out, positions of before mean nothing.
+    Open { epoch: u64, keep_positions: bool },
     /// There is none left.
     Exhausted,
 }
@@ -361,10 +362,10 @@ enum Move {
 /// What to do about the epoch, given the server's state, the outbox's epoch and the latest position that it recorded.
 fn next_move(state: &ServerState, held: u64, floor: Position) -> Move {
     let on_record = state.record.as_ref().map_or(0, |record| record.epoch);
-    let ahead = state.record.as_ref().and_then(|record| record.ahead).map_or(0, Position::epoch);
+    let ahead = state.record.as_ref().and_then(|record| record.ahead);
     if let Some(record) = state.present() {
-        let lost = record.ahead.is_some_and(|ahead| ahead > record.tail())
-            || floor.epoch() == record.epoch && floor > record.tail();
+        // However far the tail has come since: what a reader held and the server lacked is still lacking.
+        let lost = record.ahead.is_some() || !record.whole || floor.epoch() == record.epoch && floor > record.tail();
         if !lost && record.epoch == held {
             return Move::Use(held);
         }
@@ -372,8 +373,8 @@ fn next_move(state: &ServerState, held: u64, floor: Position) -> Move {
             return Move::Join(record.epoch);
         }
     }
-    let next = held.max(on_record).max(ahead) + 1;
-    if Position::new(next, 0).is_some() { Move::Open(next) } else { Move::Exhausted }
+    let epoch = held.max(on_record).max(ahead.map_or(0, Position::epoch)) + 1;
+    if Position::new(epoch, 0).is_some() { Move::Open { epoch, keep_positions: ahead.is_none() } } else { Move::Exhausted }
 }
 
 #[cfg(test)]

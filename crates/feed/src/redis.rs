@@ -10,7 +10,7 @@ mod wire;
 use std::{sync::LazyLock, time::Duration};
 
 use countersign_core::{
-    revocation::{EntryKey, PURGE_AFTER_MS, Position},
+    revocation::{PURGE_AFTER_MS, Position},
     time::UnixMillis,
 };
 use parking_lot::Mutex;
@@ -23,7 +23,9 @@ use tokio::time::Instant;
 pub use self::url::{InvalidRedisUrl, RedisUrl};
 use crate::{
     lease::{Ack, Lease, MAX_ACK_BYTES},
-    server::{BoxFuture, FeedError, FeedServer, HeldBack, LeaseWrite, Page, PublishRow, Published, ServerState, TailItem},
+    server::{
+        BoxFuture, FeedError, FeedServer, HeldBack, LeaseWrite, Page, PublishRow, Published, Removal, ServerState, TailItem,
+    },
 };
 
 const KEYS: [&str; 7] =
@@ -369,10 +371,12 @@ impl FeedServer for RedisFeed {
         })
     }
 
-    fn remove<'a>(&'a self, epoch: u64, keys: &'a [EntryKey]) -> BoxFuture<'a, Result<(), FeedError>> {
+    fn remove<'a>(&'a self, epoch: u64, entries: &'a [Removal]) -> BoxFuture<'a, Result<(), FeedError>> {
         Box::pin(async move {
             let mut args = vec![bytes(epoch)];
-            args.extend(keys.iter().map(wire::member));
+            for (key, position) in entries {
+                args.extend([wire::member(key), bytes(position.score())]);
+            }
             self.run(&REMOVE, None, &args).await.map(|_| ())
         })
     }

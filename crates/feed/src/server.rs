@@ -12,6 +12,9 @@ use crate::lease::{Ack, Lease};
 /// A future of a trait object's method.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
+/// An entry to take out, and the position past which it stays.
+pub type Removal = (EntryKey, Position);
+
 /// The place where revocations live between their writers and their readers.
 ///
 /// A server holds one [`EpochRecord`], the set of live entries scored by [`Position`], and a short tail of the latest. Every
@@ -55,8 +58,9 @@ pub trait FeedServer: Send + Sync + fmt::Debug {
         rows: &'a [PublishRow],
     ) -> BoxFuture<'a, Result<Vec<Published>, FeedError>>;
 
-    /// Takes out entries that a published cut-off stands in for.
-    fn remove<'a>(&'a self, epoch: u64, keys: &'a [EntryKey]) -> BoxFuture<'a, Result<(), FeedError>>;
+    /// Takes out entries that a published cut-off stands in for, each unless it stands past the position named with it: then
+    /// it has come to say more.
+    fn remove<'a>(&'a self, epoch: u64, entries: &'a [Removal]) -> BoxFuture<'a, Result<(), FeedError>>;
 
     /// Takes out what both clocks call expired for over an hour; a bounded number at a time. Returns how many.
     fn purge(&self, epoch: u64, own_now: UnixMillis) -> BoxFuture<'_, Result<u64, FeedError>>;
@@ -88,6 +92,8 @@ pub struct EpochRecord {
     pub place: u64,
     /// The latest position that a reader brought with it and this server lacks: entries were lost, or this is another server.
     pub ahead: Option<Position>,
+    /// Whether the live set holds as many entries as were put in. False when a key of it was evicted or deleted.
+    pub whole: bool,
 }
 
 impl ServerState {

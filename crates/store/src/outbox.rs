@@ -1,10 +1,10 @@
 //! The store as the feed sees it: an outbox to sweep, and the live set of the in-process feed.
 
 use countersign_core::{
-    revocation::{Entry, EntryKey, PURGE_AFTER_MS, Position},
+    revocation::{Entry, PURGE_AFTER_MS, Position},
     time::UnixMillis,
 };
-use countersign_feed::{BoxFuture, LiveStore, Mark, Outbox, OutboxError, OutboxRow};
+use countersign_feed::{BoxFuture, LiveStore, Mark, Outbox, OutboxError, OutboxRow, Removal};
 use sqlx::{Row as _, sqlite::SqliteRow};
 
 use crate::{Store, StoreError, row};
@@ -39,7 +39,7 @@ impl Store {
         for mark in marks {
             sqlx::query(
                 "UPDATE revocations SET mark = ?1, position = ?2, position_revision = revision
-                 WHERE id = ?3 AND revision = ?4 AND (mark <> ?1 OR position IS NOT ?2)
+                 WHERE id = ?3 AND revision = ?4 AND merged_into IS NULL AND (mark <> ?1 OR position IS NOT ?2)
                  AND (SELECT epoch FROM feed) = ?1",
             )
             .bind(number(epoch))
@@ -50,6 +50,22 @@ impl Store {
             .await?;
         }
         Ok(tx.commit().await?)
+    }
+
+    async fn advanced(&self, from: u64, to: u64, keep_positions: bool) -> Result<bool, StoreError> {
+        let mut tx = self.begin().await?;
+        let advanced = sqlx::query("UPDATE feed SET epoch = ?2 WHERE epoch = ?1 AND ?2 > ?1")
+            .bind(number(from))
+            .bind(number(to))
+            .execute(&mut *tx)
+            .await?;
+        let advanced = advanced.rows_affected() == 1;
+        if advanced && !keep_positions {
+            // The position stays, so that the floor does; what is forgotten is that this revision stands there.
+            sqlx::query("UPDATE revocations SET position_revision = NULL").execute(&mut *tx).await?;
+        }
+        tx.commit().await?;
+        Ok(advanced)
     }
 
     async fn recorded(&self, epoch: u64, entries: &[(Entry, Position)]) -> Result<(), StoreError> {
@@ -86,15 +102,8 @@ impl Outbox for Store {
         })
     }
 
-    fn advance_epoch(&self, from: u64, to: u64) -> BoxFuture<'_, Result<bool, OutboxError>> {
-        Box::pin(async move {
-            let advanced = sqlx::query("UPDATE feed SET epoch = ?2 WHERE epoch = ?1 AND ?2 > ?1")
-                .bind(number(from))
-                .bind(number(to))
-                .execute(&self.writer)
-                .await;
-            Ok(advanced.map_err(failed)?.rows_affected() == 1)
-        })
+    fn advance_epoch(&self, from: u64, to: u64, keep_positions: bool) -> BoxFuture<'_, Result<bool, OutboxError>> {
+        Box::pin(async move { self.advanced(from, to, keep_positions).await.map_err(failed) })
     }
 
     fn unpublished(&self, epoch: u64, at_most: usize) -> BoxFuture<'_, Result<Vec<OutboxRow>, OutboxError>> {
@@ -151,12 +160,12 @@ impl Outbox for Store {
         })
     }
 
-    fn merged(&self, at_most: usize) -> BoxFuture<'_, Result<Vec<(i64, EntryKey)>, OutboxError>> {
+    fn merged(&self, at_most: usize) -> BoxFuture<'_, Result<Vec<(i64, Removal)>, OutboxError>> {
         Box::pin(async move {
             // Only once the cut-off in their place is in the feed.
             let rows = sqlx::query(
                 "SELECT gone.id, gone.policy, gone.kind, gone.issuer, gone.name, gone.cutoff, gone.expires, gone.version,
-                   gone.reason, gone.source
+                   gone.reason, gone.source, gone.position
                  FROM revocations gone JOIN revocations said ON said.id = gone.merged_into
                  WHERE gone.merged_into IS NOT NULL AND gone.removed = 0 AND said.mark = (SELECT epoch FROM feed) LIMIT ?1",
             )
@@ -164,7 +173,10 @@ impl Outbox for Store {
             .fetch_all(&self.readers)
             .await
             .map_err(failed)?;
-            let parsed = rows.iter().map(|row| Ok((row.try_get("id")?, row::entry(row)?.key())));
+            let parsed = rows.iter().map(|row| {
+                let stood = row::position(row.try_get("position")?).unwrap_or(Position::ZERO);
+                Ok((row.try_get("id")?, (row::entry(row)?.key(), stood)))
+            });
             parsed.collect::<Result<_, StoreError>>().map_err(failed)
         })
     }

@@ -143,8 +143,8 @@ async fn a_row_counts_as_published_only_in_the_epoch_that_its_mark_names() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("store.db")).await.unwrap();
     let ids = revoke(&store, &[session("s1"), session("s2")], 100).await.ids;
-    assert!(store.advance_epoch(0, 1).await.unwrap());
-    assert!(!store.advance_epoch(0, 2).await.unwrap(), "someone else was first");
+    assert!(store.advance_epoch(0, 1, true).await.unwrap());
+    assert!(!store.advance_epoch(0, 2, true).await.unwrap(), "someone else was first");
     let rows = store.unpublished(1, 10).await.unwrap();
     assert_eq!(rows.iter().map(|row| row.id).collect::<Vec<_>>(), ids);
     let mark =
@@ -159,12 +159,44 @@ async fn a_row_counts_as_published_only_in_the_epoch_that_its_mark_names() {
     assert_eq!(revoke(&store, &[session("s1")], 100).await.ids, [ids[0]]);
     assert_eq!(store.pending(1).await.unwrap(), 1);
     // The next epoch makes every row work, with the position of what stands; late marks of the old one are void.
-    assert!(store.advance_epoch(1, 2).await.unwrap());
+    assert!(store.advance_epoch(1, 2, true).await.unwrap());
     store.mark(1, &[mark(0, 9)]).await.unwrap();
     let rows = store.unpublished(2, 10).await.unwrap();
     let recorded: Vec<_> = rows.iter().map(|row| (row.id, row.recorded)).collect();
     assert!(recorded.contains(&(ids[0], Position::new(1, 1))) && recorded.contains(&(ids[1], None)), "{recorded:?}");
     assert_eq!(Some(store.highest_position().await.unwrap()), Position::new(1, 1));
+}
+
+#[tokio::test]
+async fn where_readers_hold_positions_of_another_history_rows_forget_theirs() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store.db")).await.unwrap();
+    revoke(&store, &[session("s1")], 100).await;
+    store.advance_epoch(0, 1, true).await.unwrap();
+    let row = store.unpublished(1, 10).await.unwrap().remove(0);
+    let at = Position::new(1, 1).unwrap();
+    store.mark(1, &[Mark { id: row.id, revision: row.revision, position: at }]).await.unwrap();
+    assert!(!store.advance_epoch(0, 2, false).await.unwrap());
+    assert_eq!(store.rows(1, &[row.id]).await.unwrap()[0].recorded, Some(at), "who comes too late changes nothing");
+    assert!(store.advance_epoch(1, 9, false).await.unwrap());
+    assert_eq!(store.unpublished(9, 10).await.unwrap()[0].recorded, None);
+    assert_eq!(store.highest_position().await.unwrap(), at);
+}
+
+#[tokio::test]
+async fn a_row_that_a_cut_off_stands_in_for_takes_no_position_of_the_cut_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store.db")).await.unwrap();
+    store.advance_epoch(0, 1, true).await.unwrap();
+    let asked = revoke(&store, &[session("s1")], 1).await.ids;
+    revoke(&store, &[session("s2")], 1).await;
+    // What a caller waits for was merged before it could be published: the cut-off is what is put in for it.
+    let rows = store.rows(1, &asked).await.unwrap();
+    assert_eq!((rows[0].id, rows[0].entry.id.as_str()), (asked[0], ACCESS_RING_ONLY));
+    let position = Position::new(1, 1).unwrap();
+    store.mark(1, &[Mark { id: asked[0], revision: rows[0].revision, position }]).await.unwrap();
+    let standing = store.history(&shop(), &HistoryFilter::default()).await.unwrap();
+    assert!(standing.iter().all(|row| row.position.is_none()), "{standing:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -91,7 +91,20 @@ mod tests {
         let p = Position::new(3, 17).unwrap();
         assert_eq!(p.to_string(), "e3n17");
         assert_eq!("e3n17".parse(), Ok(p));
-        for bad in ["", "e3", "n17", "3n17", "e03n17", "e3n017", "e3n+1", "e3n-1", "e3n17 ", "E3N17", "e131072n0", "e3n68719476736"] {
+        for bad in [
+            "",
+            "e3",
+            "n17",
+            "3n17",
+            "e03n17",
+            "e3n017",
+            "e3n+1",
+            "e3n-1",
+            "e3n17 ",
+            "E3N17",
+            "e131072n0",
+            "e3n68719476736",
+        ] {
             assert_eq!(bad.parse::<Position>(), Err(InvalidPosition), "{bad:?}");
         }
     }

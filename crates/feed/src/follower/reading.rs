@@ -70,6 +70,11 @@ pub(super) struct Reading {
     next_lease: Instant,
     /// A tail that a lease's answer named and we have still to reach, with the moment that lease was sent.
     unconfirmed: Option<(Position, i64)>,
+    /// Where a reading of the live set stood when it was broken off. Only its end moves our position: an entry that became
+    /// stricter meanwhile stands further on than where it was when its position was given out.
+    broken_off: Option<Cursor>,
+    /// A tail that we were behind of, by where we stood and since when.
+    behind: Option<(Position, Instant)>,
     has_read: bool,
     failures: u32,
 }
@@ -92,6 +97,8 @@ impl Reading {
             lease: None,
             next_lease: now,
             unconfirmed: None,
+            broken_off: None,
+            behind: None,
             has_read: false,
             failures: 0,
         }
@@ -174,9 +181,9 @@ impl Reading {
         self.state.set_epoch(state.record.as_ref().map_or(0, |record| record.epoch));
         match standing(&state, lease.reached_at_send) {
             Standing::Seeded { epoch, tail } => {
-                if !matches!(self.phase, Phase::Paging(c) | Phase::Tailing(c) if c.seeded && c.epoch == epoch) {
-                    let at = self.state.position().unwrap_or(Position::ZERO);
-                    self.read_again(Cursor { epoch, at, seeded: true });
+                let reading = matches!(self.phase, Phase::Paging(c) | Phase::Tailing(c) if c.seeded && c.epoch == epoch);
+                if !reading || self.tail_is_silent(tail) {
+                    self.read_again(self.begin_at(epoch, tail));
                 }
                 self.unconfirmed.get_or_insert((tail, lease.sent_at));
                 self.confirm_if_reached();
@@ -210,19 +217,24 @@ impl Reading {
     }
 
     fn on_page(&mut self, page: &Page, mut cursor: Cursor) {
-        let Some(record) = page.state.present().filter(|record| record.epoch == cursor.epoch) else {
+        let Some(record) = page.state.present().filter(|record| record.epoch == cursor.epoch && record.whole) else {
             return self.ask_at_once();
         };
         let end = record.tail();
         for (position, entry) in &page.entries {
             self.state.revocations().apply(entry);
-            cursor.at = cursor.at.max(*position);
+            // What came in after the state was read is applied, and met again.
+            cursor.at = cursor.at.max((*position).min(end));
         }
-        if !page.more {
+        if page.more {
+            self.broken_off = cursor.seeded.then_some(cursor);
+            self.phase = Phase::Paging(cursor);
+        } else {
             cursor.at = cursor.at.max(end);
+            self.broken_off = None;
+            self.moved(cursor);
+            self.phase = Phase::Tailing(cursor);
         }
-        self.moved(cursor);
-        self.phase = if page.more { Phase::Paging(cursor) } else { Phase::Tailing(cursor) };
     }
 
     fn on_tail(&mut self, items: &[TailItem], mut cursor: Cursor) {
@@ -263,9 +275,32 @@ impl Reading {
         }
     }
 
+    /// Where to begin to read the live set of a seeded epoch: at our position, or where that was broken off in this epoch.
+    fn begin_at(&self, epoch: u64, tail: Position) -> Cursor {
+        let held = self.state.position().unwrap_or(Position::ZERO);
+        let resumed = self.broken_off.filter(|cursor| cursor.epoch == epoch && cursor.at <= tail);
+        Cursor { epoch, at: resumed.map_or(held, |cursor| cursor.at.max(held)), seeded: true }
+    }
+
+    /// Whether we have been waiting for the tail for as long as a lease is good, and it says nothing: it was lost, or the
+    /// connection that it is read on leads elsewhere.
+    fn tail_is_silent(&mut self, tail: Position) -> bool {
+        let Phase::Tailing(cursor) = self.phase else {
+            self.behind = None;
+            return false;
+        };
+        match self.behind {
+            _ if cursor.at >= tail => self.behind = None,
+            Some((at, since)) if at == cursor.at => return since.elapsed() >= self.config.lease_ttl,
+            _ => self.behind = Some((cursor.at, Instant::now())),
+        }
+        false
+    }
+
     /// Reads the live set from a position on: at first, and after any gap.
     fn read_again(&mut self, cursor: Cursor) {
         let again = std::mem::replace(&mut self.has_read, true);
+        self.behind = None;
         self.phase = Phase::Paging(cursor);
         self.step = None;
         if again {
@@ -326,6 +361,12 @@ fn standing(state: &ServerState, reached_at_send: Option<Position>) -> Standing 
             "the feed server lost data: its tail {} is behind {held}, which this reader holds",
             record.tail()
         ));
+    }
+    if let Some(ahead) = record.ahead {
+        return Standing::Unusable(format!("the feed server lost data: a reader holds {ahead}, which this server lacked"));
+    }
+    if !record.whole {
+        return Standing::Unusable("the feed server lost a part of its entries: a key was evicted or deleted".into());
     }
     if record.seeded {
         Standing::Seeded { epoch: record.epoch, tail: record.tail() }

@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use aws_lc_rs::digest::{SHA256, digest};
 use countersign_core::{
     revocation::{Position, RevocationSet},
     time::UnixMillis,
@@ -16,7 +17,8 @@ use crate::state::FeedState;
 
 const FILE: &str = "feed.snapshot";
 const TIME_FILE: &str = "feed.time";
-const MAGIC: &[u8; 8] = b"CSFEED01";
+const MAGIC: &[u8; 8] = b"CSFEED02";
+const HEAD_BYTES: usize = 32;
 
 #[derive(Clone, Debug)]
 pub(super) struct SavedState {
@@ -47,7 +49,9 @@ impl SavedState {
             }
             Err(error) => {
                 tracing::warn!(file = %dir.join(FILE).display(), %error, "saved revocations can't be used; the feed is read from its start");
-                FeedState::empty()
+                let state = FeedState::empty();
+                state.restore(None, saved.read_time());
+                state
             }
         };
         Ok((saved, state))
@@ -61,9 +65,7 @@ impl SavedState {
         let temporary = self.dir.join(format!("{FILE}.tmp"));
         let file = create(&temporary)?;
         let mut out = BufWriter::with_capacity(1 << 18, file);
-        out.write_all(MAGIC)?;
-        out.write_all(&position.map_or(0, Position::score).to_le_bytes())?;
-        out.write_all(&time.map_or(i64::MIN, |t| t.0).to_le_bytes())?;
+        out.write_all(&head(position, time))?;
         state.revocations().write_to(&mut out)?;
         let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.sync_all()?;
@@ -85,16 +87,14 @@ impl SavedState {
             Err(error) => return Err(error),
         };
         let mut input = BufReader::with_capacity(1 << 18, file);
-        let mut magic = [0; 8];
-        input.read_exact(&mut magic)?;
-        if &magic != MAGIC {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "unknown format"));
+        let mut bytes = [0; HEAD_BYTES];
+        input.read_exact(&mut bytes)?;
+        let word = |at: usize| bytes[at..].first_chunk().copied().unwrap_or_default();
+        let position = Position::from_score(u64::from_le_bytes(word(8)));
+        let time = Some(i64::from_le_bytes(word(16))).filter(|ms| *ms != i64::MIN).map(UnixMillis);
+        if bytes != head(position, time) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "unknown format, or altered"));
         }
-        let mut word = [0; 8];
-        input.read_exact(&mut word)?;
-        let position = Position::from_score(u64::from_le_bytes(word));
-        input.read_exact(&mut word)?;
-        let time = Some(i64::from_le_bytes(word)).filter(|ms| *ms != i64::MIN).map(UnixMillis);
         let set = RevocationSet::read_from(&mut input).map_err(io::Error::other)?;
         Ok(Some(Saved { position, time, set }))
     }
@@ -102,6 +102,17 @@ impl SavedState {
     fn read_time(&self) -> Option<UnixMillis> {
         fs::read_to_string(self.dir.join(TIME_FILE)).ok()?.trim().parse().ok().map(UnixMillis)
     }
+}
+
+/// What precedes the set, with a checksum: a position that reads higher than it was would pass over entries.
+fn head(position: Option<Position>, time: Option<UnixMillis>) -> [u8; HEAD_BYTES] {
+    let mut bytes = [0; HEAD_BYTES];
+    bytes[..8].copy_from_slice(MAGIC);
+    bytes[8..16].copy_from_slice(&position.map_or(0, Position::score).to_le_bytes());
+    bytes[16..24].copy_from_slice(&time.map_or(i64::MIN, |t| t.0).to_le_bytes());
+    let sum = digest(&SHA256, &bytes[..24]);
+    bytes[24..].copy_from_slice(&sum.as_ref()[..8]);
+    bytes
 }
 
 fn create(path: &Path) -> io::Result<File> {

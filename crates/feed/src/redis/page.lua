@@ -9,7 +9,7 @@ for from = 1, n, 1000 do
   for i = from, math.min(from + 999, n) do members[#members + 1] = found[i * 2 - 1] end
   local values = redis.call('HMGET', ENTRIES, unpack(members))
   for i = 1, #members do
-    -- A member without a value can't be: they are written and removed together.
+    -- A member without a value was lost; the state tells.
     if values[i] then
       out[#out + 1] = found[(from + i - 1) * 2]
       out[#out + 1] = values[i]

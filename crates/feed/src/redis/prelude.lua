@@ -8,9 +8,15 @@ local function int(x) return string.format('%.0f', x) end
 local time = redis.call('TIME')
 local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') or ''
-local held = redis.call('HMGET', EPOCH, 'epoch', 'run_id', 'seeded', 'place', 'ahead')
+local held = redis.call('HMGET', EPOCH, 'epoch', 'run_id', 'seeded', 'place', 'ahead', 'size')
+-- Entries held, in both keys that hold them; -1 when these don't agree. A key that was evicted or deleted shows in it.
+local function size()
+  local n = redis.call('ZCARD', LIVE)
+  return n == redis.call('HLEN', ENTRIES) and n or -1
+end
 local record = held[1] and {
-  epoch = tonumber(held[1]), run = held[2], seeded = held[3] == '1', place = tonumber(held[4]), ahead = held[5] or ''
+  epoch = tonumber(held[1]), run = held[2], seeded = held[3] == '1', place = tonumber(held[4]), ahead = held[5] or '',
+  whole = size() == tonumber(held[6] or '-2')
 }
 
 -- Run, seconds, microseconds, when a writer was last seen; then the record, if any.
@@ -20,6 +26,7 @@ local function state()
   local s = { run, time[1], time[2], seen }
   if record then
     s[5], s[6], s[7], s[8], s[9] = int(record.epoch), record.run, record.seeded and '1' or '0', int(record.place), record.ahead
+    s[10] = record.whole and '1' or '0'
   end
   return s
 end
@@ -28,4 +35,6 @@ end
 local function is_present(epoch)
   return run ~= '' and record and record.run == run and record.epoch == epoch
 end
+local function keep_size() redis.call('HSET', EPOCH, 'size', int(size())) end
+local LOST = redis.error_reply('CSLOST entries were lost')
 local CHANGED = redis.error_reply('CSEPOCH the epoch has changed')

@@ -3,7 +3,7 @@
 -- Cut-off, expiry and version are 20 digits each, so that they compare as text: a Lua number can't hold them.
 local epoch, floor = tonumber(ARGV[1]), tonumber(ARGV[2])
 if not is_present(epoch) then return CHANGED end
-if floor > epoch * PLACES + record.place then return redis.error_reply('CSLOST the tail is behind what was published') end
+if not record.whole or floor > epoch * PLACES + record.place then return LOST end
 local rows = tonumber(ARGV[4])
 if record.place + rows >= PLACES then return redis.error_reply('CSFULL no place is left') end
 
@@ -22,7 +22,8 @@ for row = 0, rows - 1 do
     if by_version then
       stricter = version > old_version
     else
-      stricter = cutoff > old_cutoff or expires > old_expires
+      -- One that a cut-off may no longer stand in for has to say so.
+      stricter = cutoff > old_cutoff or expires > old_expires or (version == ZERO and old_version ~= ZERO)
       if expires < old_expires then expiry = nil end
       cutoff, expires = max(cutoff, old_cutoff), max(expires, old_expires)
       version = (version == ZERO or old_version == ZERO) and ZERO or max(version, old_version)
@@ -31,6 +32,8 @@ for row = 0, rows - 1 do
   local position
   if not stricter then
     position = redis.call('ZSCORE', LIVE, member)
+    -- While an epoch is seeded, what no record says to have stood where it stands may stem from another history.
+    if position and recorded == '' and not record.seeded and tonumber(position) <= epoch * PLACES then position = nil end
   end
   if not position then
     local value = cutoff .. expires .. version .. body
@@ -51,6 +54,7 @@ for row = 0, rows - 1 do
   end
   positions[row + 1] = position
 end
+keep_size()
 if place > record.place then
   redis.call('HSET', EPOCH, 'place', int(place))
   -- One item of the tail for all that came together, named by the last place: many readers take it in one piece.

@@ -64,7 +64,7 @@ pub(super) fn encode(entry: &Entry) -> EncodedEntry {
         version: format!("{:020}", entry.version),
         by_version: entry.kind == Kind::Ip,
         body: serde_json::to_string(&body).expect("names and strings always serialise"),
-        expiry: if entry.expires == UnixMillis::FOREVER {
+        expiry: if entry.expires == UnixMillis::FOREVER || entry.kind == Kind::Key {
             String::new()
         } else {
             entry.expires.0.saturating_add(999).div_euclid(1000).to_string()
@@ -105,6 +105,7 @@ pub(super) fn state(value: &Value) -> Result<ServerState, FeedError> {
             seeded: field(6) == "1",
             place: number(7)?,
             ahead: if field(8).is_empty() { None } else { Position::from_score(number(8)?) },
+            whole: field(9) == "1",
         })
     } else {
         None
@@ -136,7 +137,7 @@ pub(super) fn tail_items(item: &StreamId, items: &mut Vec<TailItem>) -> Result<(
         rest = after;
         place += 1;
     }
-    if place == last + 1 { Ok(()) } else { Err(wrong()) }
+    if last.checked_add(1) == Some(place) { Ok(()) } else { Err(wrong()) }
 }
 
 pub(super) fn position(text: &str) -> Result<Position, FeedError> {
@@ -176,6 +177,24 @@ mod tests {
         numbers.sort();
         assert_eq!(numbers, sorted);
         assert!(numbers.iter().all(|n| n.len() == DIGITS));
+    }
+
+    #[test]
+    fn a_tail_item_that_nobody_of_ours_put_in_is_an_error_and_never_a_panic() {
+        let text = |t: &str| Value::BulkString(t.into());
+        for (id, first, entries) in [
+            ("1-18446744073709551615", "0", ""),
+            ("18446744073709551615-1", "1", "1:x"),
+            ("1-1", "-9223372036854775808", ""),
+            ("1-1", "1", "99999999:x"),
+            ("1-1", "1", ":"),
+            ("1", "1", ""),
+        ] {
+            let map = [("t", "0"), ("u", "0"), ("f", first), ("e", entries)];
+            let map = map.into_iter().map(|(name, value)| (name.to_owned(), text(value))).collect();
+            let item = StreamId { id: id.into(), map, ..StreamId::default() };
+            assert!(tail_items(&item, &mut Vec::new()).is_err(), "{id} {first} {entries}");
+        }
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! A writer's truth in memory, by the rules that the SQL store keeps.
 
 use countersign_core::{
-    revocation::{Entry, EntryKey, PURGE_AFTER_MS, Position},
+    revocation::{Entry, PURGE_AFTER_MS, Position},
     time::UnixMillis,
 };
-use countersign_feed::{BoxFuture, LiveStore, Mark, Outbox, OutboxError, OutboxRow};
+use countersign_feed::{BoxFuture, LiveStore, Mark, Outbox, OutboxError, OutboxRow, Removal};
 use parking_lot::Mutex;
 
 #[derive(Debug, Default)]
@@ -57,7 +57,18 @@ impl Truth {
         self.0.lock().epoch
     }
 
+    /// What a backup of the database would hold.
+    pub(crate) fn backup(&self) -> Self {
+        let Inner { epoch, rows } = &*self.0.lock();
+        Self(Mutex::new(Inner { epoch: *epoch, rows: rows.clone() }))
+    }
+
     /// As a database restored from a backup would be.
+    pub(crate) fn restore(&self, backup: Self) {
+        *self.0.lock() = backup.0.into_inner();
+    }
+
+    /// As if another writer had moved it.
     pub(crate) fn set_epoch(&self, epoch: u64) {
         self.0.lock().epoch = epoch;
     }
@@ -86,11 +97,14 @@ impl Outbox for Truth {
         ready(self.0.lock().epoch)
     }
 
-    fn advance_epoch(&self, from: u64, to: u64) -> BoxFuture<'_, Result<bool, OutboxError>> {
+    fn advance_epoch(&self, from: u64, to: u64, keep_positions: bool) -> BoxFuture<'_, Result<bool, OutboxError>> {
         let mut inner = self.0.lock();
         let advances = inner.epoch == from && to > from;
         if advances {
             inner.epoch = to;
+            for row in inner.rows.iter_mut().filter(|_| !keep_positions) {
+                row.position = row.position.map(|(position, _)| (position, 0));
+            }
         }
         ready(advances)
     }
@@ -132,7 +146,7 @@ impl Outbox for Truth {
         ready(inner.rows.iter().filter(|row| row.mark < epoch && row.merged_into.is_none()).count() as u64)
     }
 
-    fn merged(&self, limit: usize) -> BoxFuture<'_, Result<Vec<(i64, EntryKey)>, OutboxError>> {
+    fn merged(&self, limit: usize) -> BoxFuture<'_, Result<Vec<(i64, Removal)>, OutboxError>> {
         let inner = self.0.lock();
         let epoch = inner.epoch;
         let gone = inner
@@ -140,7 +154,8 @@ impl Outbox for Truth {
             .iter()
             .enumerate()
             .filter(|(_, row)| !row.removed && row.merged_into.is_some_and(|into| inner.rows[into].mark == epoch));
-        ready(gone.take(limit).map(|(at, row)| (i64::try_from(at).unwrap(), row.entry.key())).collect())
+        let stood = |row: &Row| row.position.map_or(Position::ZERO, |(position, _)| position);
+        ready(gone.take(limit).map(|(at, row)| (i64::try_from(at).unwrap(), (row.entry.key(), stood(row)))).collect())
     }
 
     fn forget_merged<'a>(&'a self, ids: &'a [i64]) -> BoxFuture<'a, Result<(), OutboxError>> {

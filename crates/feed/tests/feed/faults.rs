@@ -201,7 +201,7 @@ async fn the_tail_trimmed_past_a_reader() {
     redis.run("XTRIM {cs}:tail MAXLEN 5");
     gate.tail_held.store(false, Ordering::SeqCst);
     assert!(follower.state().wait_for(last, Duration::from_secs(10)).await);
-    assert_eq!(follower.state().stats().resyncs, resyncs + 1);
+    assert!(follower.state().stats().resyncs > resyncs);
     all_in_force(&scene, &follower).await;
 }
 

@@ -3,18 +3,16 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use countersign_core::{
-    revocation::{EntryKey, Position},
-    time::UnixMillis,
-};
+use countersign_core::{revocation::Position, time::UnixMillis};
 use countersign_feed::{
-    BoxFuture, FeedError, FeedServer, Lease, LeaseWrite, Page, PublishRow, Published, ServerState, TailItem,
+    BoxFuture, FeedError, FeedServer, Lease, LeaseWrite, Page, PublishRow, Published, Removal, ServerState, TailItem,
 };
+use tokio::sync::Semaphore;
 
 #[derive(Debug)]
 pub(crate) struct Gate {
@@ -23,11 +21,26 @@ pub(crate) struct Gate {
     pub(crate) tail_held: AtomicBool,
     /// Nothing can be published.
     pub(crate) writer_cut_off: AtomicBool,
+    /// How many pages may still be read.
+    pub(crate) pages: Semaphore,
+    /// Leases written.
+    pub(crate) leases: AtomicUsize,
 }
 
 impl Gate {
     pub(crate) fn new(server: Arc<dyn FeedServer>) -> Arc<Self> {
-        Arc::new(Self { server, tail_held: AtomicBool::new(false), writer_cut_off: AtomicBool::new(false) })
+        Self::of_pages(server, Semaphore::MAX_PERMITS)
+    }
+
+    /// One of which so many pages can be read, until more are permitted.
+    pub(crate) fn of_pages(server: Arc<dyn FeedServer>, pages: usize) -> Arc<Self> {
+        Arc::new(Self {
+            server,
+            tail_held: AtomicBool::new(false),
+            writer_cut_off: AtomicBool::new(false),
+            pages: Semaphore::new(pages),
+            leases: AtomicUsize::new(0),
+        })
     }
 
     fn cut_off(&self) -> Result<(), FeedError> {
@@ -51,7 +64,11 @@ impl FeedServer for Gate {
     }
 
     fn write_lease<'a>(&'a self, lease: &'a LeaseWrite) -> BoxFuture<'a, Result<ServerState, FeedError>> {
-        self.server.write_lease(lease)
+        Box::pin(async {
+            let answer = self.server.write_lease(lease).await;
+            self.leases.fetch_add(1, Ordering::SeqCst);
+            answer
+        })
     }
 
     fn leases(&self) -> BoxFuture<'_, Result<Vec<Lease>, FeedError>> {
@@ -66,7 +83,12 @@ impl FeedServer for Gate {
     }
 
     fn page(&self, after: Position, limit: usize) -> BoxFuture<'_, Result<Page, FeedError>> {
-        self.server.page(after, limit)
+        Box::pin(async move {
+            let permit = self.pages.acquire().await.unwrap();
+            let page = self.server.page(after, limit).await?;
+            permit.forget();
+            Ok(page)
+        })
     }
 
     fn tail(&self, after: Position, wait: Duration) -> BoxFuture<'_, Result<Vec<TailItem>, FeedError>> {
@@ -103,8 +125,8 @@ impl FeedServer for Gate {
         })
     }
 
-    fn remove<'a>(&'a self, epoch: u64, keys: &'a [EntryKey]) -> BoxFuture<'a, Result<(), FeedError>> {
-        self.server.remove(epoch, keys)
+    fn remove<'a>(&'a self, epoch: u64, entries: &'a [Removal]) -> BoxFuture<'a, Result<(), FeedError>> {
+        self.server.remove(epoch, entries)
     }
 
     fn purge(&self, epoch: u64, own_now: UnixMillis) -> BoxFuture<'_, Result<u64, FeedError>> {

@@ -7,6 +7,7 @@ mod connections;
 mod double;
 mod faults;
 mod gate;
+mod histories;
 mod merging;
 mod proxy;
 mod redis_server;

@@ -5,10 +5,10 @@ use std::io::{self, Read, Write};
 use super::{RevocationSet, table::Record};
 use crate::{
     names::PolicyName,
-    revocation::{Entry, IdHasher},
+    revocation::{ACCESS_RING_ONLY, Entry, IdHasher, Kind},
 };
 
-const MAGIC: &[u8; 8] = b"CSREVS01";
+const MAGIC: &[u8; 8] = b"CSREVS02";
 const RECORD_BYTES: usize = 32;
 /// No honest header is longer.
 const MAX_HEADER_BYTES: usize = 256 << 20;
@@ -29,6 +29,9 @@ struct Header {
     hasher: [u8; 16],
     policies: Vec<PolicyName>,
     access_cutoffs: Vec<i64>,
+    /// Each policy's cut-off of the access ring as it stood in the end: one that came in after its shard was written has
+    /// taken the place of records in shards that were written later.
+    access_records: Vec<Option<(i64, u32, u32)>>,
     addresses: Vec<Entry>,
 }
 
@@ -37,10 +40,15 @@ impl RevocationSet {
     pub fn write_to(&self, out: &mut impl Write) -> io::Result<()> {
         // Records first: every policy that they name is then in the header.
         let header = |set: &Self| -> io::Result<Vec<u8>> {
+            let policies = set.policies.names();
+            let access_cutoffs = set.policies.access_cutoffs();
+            let id = |policy: &PolicyName| set.hasher.id(policy, Kind::Policy, None, ACCESS_RING_ONLY);
+            let record = |id: u128| set.shard(id).read().find(id).map(Record::parts);
             let header = Header {
                 hasher: *set.hasher.key(),
-                policies: set.policies.names(),
-                access_cutoffs: set.policies.access_cutoffs(),
+                access_records: policies.iter().map(id).map(record).collect(),
+                access_cutoffs: access_cutoffs.into_iter().take(policies.len()).collect(),
+                policies,
                 addresses: set.addresses.entries(),
             };
             serde_json::to_vec(&header).map_err(io::Error::other)
@@ -86,13 +94,19 @@ impl RevocationSet {
         }
         let header: Header =
             serde_json::from_slice(&read_block(input)?).map_err(|_| SnapshotError::Corrupt("a broken header"))?;
-        if header.policies.len() != header.access_cutoffs.len() {
+        if header.policies.len() != header.access_cutoffs.len() || header.policies.len() != header.access_records.len() {
             return Err(SnapshotError::Corrupt("a broken header"));
         }
         set.hasher = IdHasher::new(header.hasher);
         for (name, cutoff) in header.policies.iter().zip(header.access_cutoffs) {
             let index = set.policies.index_of(name);
             set.policies.raise_access_cutoff(index, crate::time::UnixMillis(cutoff));
+        }
+        for (name, parts) in header.policies.iter().zip(&header.access_records) {
+            if let Some((cutoff, expires, tag)) = *parts {
+                let id = set.hasher.id(name, Kind::Policy, None, ACCESS_RING_ONLY);
+                set.shard(id).write().insert(id, Record::from_parts(cutoff, expires, tag));
+            }
         }
         for shard in &set.shards {
             for (_, record) in shard.read().iter() {

@@ -33,7 +33,7 @@ impl Record {
         let seconds = entry.expires.0.saturating_add(999).div_euclid(1000);
         Self {
             cutoff: if always { i64::try_from(entry.version).unwrap_or(i64::MAX) } else { entry.cutoff.0 },
-            expires: u32::try_from(seconds.max(0)).unwrap_or(NEVER),
+            expires: if entry.kind == Kind::Key { NEVER } else { u32::try_from(seconds.max(0)).unwrap_or(NEVER) },
             tag: policy & POLICY | if always { ALWAYS } else { 0 } | if mergeable { MERGEABLE } else { 0 },
         }
     }

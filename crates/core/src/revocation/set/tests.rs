@@ -202,6 +202,53 @@ fn a_saved_set_answers_as_the_set_did_and_a_damaged_one_is_refused() {
     }
 }
 
+/// Merges entries away while the set is being written.
+struct MergingWriter<'a> {
+    set: &'a RevocationSet,
+    bytes: Vec<u8>,
+    after: usize,
+}
+
+impl std::io::Write for MergingWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.after == 0 {
+            self.set.apply(&Entry { cutoff: UnixMillis(100), ..entry(Kind::Policy, ACCESS_RING_ONLY) });
+        }
+        self.after = self.after.wrapping_sub(1);
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_set_that_is_merged_while_it_is_saved_is_saved_with_the_entries_or_with_what_took_their_place() {
+    // A magic number, then length, checksum and bytes of 64 shards and a header.
+    for after in 0..1 + 65 * 3 {
+        let set = set();
+        for n in 0..64 {
+            set.apply(&Entry { version: 100, ..entry(Kind::Token, &n.to_string()) });
+        }
+        let mut out = MergingWriter { set: &set, bytes: Vec::new(), after };
+        set.write_to(&mut out).unwrap();
+        let read = RevocationSet::read_from(&mut out.bytes.as_slice()).unwrap();
+        for n in 0..64 {
+            let dead = read.lookup(&ids(&read, &n.to_string(), "s", "u"), Some(UnixMillis(100)));
+            assert!(dead.is_some(), "merged at write {after}: token {n} passes");
+        }
+    }
+}
+
+#[test]
+fn an_entry_of_a_key_never_expires_whatever_it_says() {
+    let set = set();
+    set.apply(&entry(Kind::Key, "k"));
+    assert_eq!(set.purge(UnixMillis(i64::MAX), UnixMillis(i64::MAX)), 0);
+}
+
 #[test]
 fn an_entry_takes_at_most_48_bytes_at_any_size() {
     let set = set();
@@ -284,6 +331,7 @@ proptest! {
         for op in ops {
             match op {
                 Op::Apply { kind, id, cutoff, expires, mergeable } => {
+                    let expires = if kind == Kind::Key { i64::MAX } else { expires };
                     let version = u64::from(mergeable);
                     let applied = Entry {
                         cutoff: UnixMillis(cutoff),
