@@ -19,11 +19,11 @@ use crate::{
 };
 
 const PART: &str = "memory and start";
-const MIB: f64 = 1024.0 * 1024.0;
+const MEGABYTE: f64 = 1e6;
 
 #[expect(clippy::cast_precision_loss, reason = "bytes of memory fit a double's 53 bits")]
-fn mebibytes(bytes: u64) -> f64 {
-    bytes as f64 / MIB
+fn megabytes(bytes: u64) -> f64 {
+    bytes as f64 / MEGABYTE
 }
 
 pub(crate) fn measure(effort: &Effort, figures: &mut Vec<Figure>) -> Result<()> {
@@ -36,7 +36,7 @@ pub(crate) fn measure(effort: &Effort, figures: &mut Vec<Figure>) -> Result<()> 
     let (verifier, _) = Verifier::start(&start(&bundles))?;
     verifier.wait_until_fresh(0)?;
     let idle = server::resident(verifier.pid())?;
-    figures.push(Figure::new(PART, "resident, idle with one policy", mebibytes(idle), "MiB").bar(Bar::AtMost(12.0)));
+    figures.push(Figure::new(PART, "resident, idle with one policy", megabytes(idle), "MB").bar(Bar::AtMost(12.0)));
     verifier.terminate()?;
 
     many_policies(effort, &keys, figures)?;
@@ -50,8 +50,8 @@ pub(crate) fn measure(effort: &Effort, figures: &mut Vec<Figure>) -> Result<()> 
         Figure::new(
             PART,
             format!("resident above idle, {entries} live revocations"),
-            mebibytes(full.saturating_sub(idle)),
-            "MiB",
+            megabytes(full.saturating_sub(idle)),
+            "MB",
         )
         .bar(Bar::AtMost(64.0)),
     );
@@ -69,8 +69,8 @@ fn many_policies(effort: &Effort, keys: &Keys, figures: &mut Vec<Figure>) -> Res
         took = took.min(ready);
         if figures.iter().all(|figure| !figure.name.starts_with("resident, with")) {
             verifier.wait_until_fresh(0)?;
-            let resident = mebibytes(server::resident(verifier.pid())?);
-            figures.push(Figure::new(PART, format!("resident, with {} policies", effort.policies), resident, "MiB"));
+            let resident = megabytes(server::resident(verifier.pid())?);
+            figures.push(Figure::new(PART, format!("resident, with {} policies", effort.policies), resident, "MB"));
         }
         verifier.terminate()?;
     }

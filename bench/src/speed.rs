@@ -51,13 +51,18 @@ impl Call {
     }
 }
 
-/// How many bytes of body the answer to a request has.
+/// How many bytes the answer to a request says: its body, or, where there is none (`authorize`), its `X-Auth-…` lines. The
+/// echo server answers a body of that size.
 pub(crate) fn answer_bytes(target: &Target, request: &[u8]) -> Result<usize> {
-    let (status, _, body) = Client::connect(target)?.call(request)?;
+    let (status, head, body) = Client::connect(target)?.call(request)?;
     if status != 200 {
         bail!("{status}: {}", String::from_utf8_lossy(&body));
     }
-    Ok(body.len())
+    if !body.is_empty() {
+        return Ok(body.len());
+    }
+    let lines = head.split_inclusive(|byte| *byte == b'\n');
+    Ok(lines.filter(|line| line.get(..7).is_some_and(|name| name.eq_ignore_ascii_case(b"x-auth-"))).map(<[u8]>::len).sum())
 }
 
 pub(crate) fn measure(effort: &Effort, figures: &mut Vec<Figure>) -> Result<()> {

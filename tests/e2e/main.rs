@@ -3,12 +3,13 @@
 //!
 //! `rig` starts and stops the parts, `forge` makes tokens (good and otherwise) with an independent implementation, `http`
 //! speaks HTTP byte by byte. The tests are in `contract` (every call), `corpus` (forged, malformed and abusive requests),
-//! `faults` (what Redis, processes, disks and operators do), `history` (positions) and `load` (slow and many clients).
+//! `faults` (what Redis, processes, disks and clocks do), `history` (positions) and `load` (slow and many clients).
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod contract;
 mod corpus;
+mod demo;
 mod faults;
 mod forge;
 mod history;

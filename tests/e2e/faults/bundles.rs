@@ -84,6 +84,10 @@ fn a_bundle_that_is_no_good_never_replaces_one_that_is_not_even_after_a_restart(
         ("of a newer schema", with("schema", json!(99))),
         ("of a lower generation", with("generation", json!(generation - 1))),
         ("of another content", with("content", json!("{}"))),
+        ("of another uid", with("uid", json!("another"))),
+        ("of another policy", with("policy", json!("shop/shop"))),
+        ("without its signature", with("signature", json!(null))),
+        ("signed by nobody we know", with("signature", json!({"key": "unknown", "value": "AAAA"}))),
     ] {
         let before = held.refused();
         held.put(&file, &bad);
