@@ -1,18 +1,23 @@
-use serde_json::json;
+use std::borrow::Cow;
+
+use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::{
     addresses::AddressLists,
     claims::ClaimMatch,
     jose::{Algorithm, base64url},
-    keys::{SigningKey, VerifyingKey},
+    keys::{KeyEntry, KeySet, SigningKey, VerifyingKey},
     mapping::{ClaimMappings, Mapping, Source as MappingSource},
     mint,
-    opaque::OpaqueKeys,
-    policy::{RateLimit, Staleness},
-    revocation::Entry,
+    opaque::{OpaqueKey, OpaqueKeys},
+    policy::{OwnIssuer, Policy, RateLimit, Staleness, TrustedIssuer},
+    ratelimit::RateLimiter,
+    revocation::{Entry, IdHasher, Kind, RevocationSet},
     roles::{RoleDef, Roles},
-    rules::{RuleDef, Rules},
+    rules::{self, RuleDef, Rules},
+    time::UnixMillis,
+    verdict::{Denial, DenialReason, Refusal, RevokedBy},
 };
 
 const NOW: UnixMillis = UnixMillis(1_800_000_000_123);
@@ -232,10 +237,7 @@ fn each_fault_of_a_token_has_its_own_refusal() {
             foreign(&scene, json!({"azp": "other"})),
             Refusal::InvalidClaims("a claim is not what the trusted issuer's entry demands"),
         ),
-        (
-            foreign(&scene, json!({"token_use": "refresh"})),
-            Refusal::InvalidClaims("a refresh token is no access token"),
-        ),
+        (foreign(&scene, json!({"token_use": "refresh"})), Refusal::InvalidClaims("a refresh token is no access token")),
         ("unknown-key".to_owned(), Refusal::UnknownKey),
         // The prefix makes it an API key, and only the policy's own issuer has those.
         (format!("csk_{}", foreign(&scene, json!({}))), Refusal::UntrustedIssuer),
@@ -364,10 +366,7 @@ fn demands_fail_by_name_after_revocation_and_staleness() {
     }
     scene.revoke(Kind::Session, None, "s-1", UnixMillis::FOREVER);
     let world = World { feed_age_ms: Some(300_001), ..scene.world() };
-    assert_eq!(
-        judge(&scene.policy, &credential, &unmet, &world).unwrap_err(),
-        Refusal::Revoked(RevokedBy::Session)
-    );
+    assert_eq!(judge(&scene.policy, &credential, &unmet, &world).unwrap_err(), Refusal::Revoked(RevokedBy::Session));
 }
 
 #[test]
@@ -392,10 +391,8 @@ fn an_old_feed_is_answered_and_told_only_where_the_policy_allows_it() {
 fn a_rule_or_list_that_lacks_what_it_needs_denies_and_names_it() {
     let mut scene = Scene::new();
     let temp = own(&scene, json!({"roles": ["temp"]}));
-    let with_method = |method| Ask {
-        request: rules::Request { method: Some(method), ..rules::Request::default() },
-        ..Ask::default()
-    };
+    let with_method =
+        |method| Ask { request: rules::Request { method: Some(method), ..rules::Request::default() }, ..Ask::default() };
     let by_rule = |missing| {
         Err(Refusal::Denied(Denial { reason: DenialReason::Rule, rule: Some("temp-reads-only".into()), missing }))
     };
