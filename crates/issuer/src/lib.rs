@@ -13,6 +13,7 @@ mod problem;
 mod public;
 mod revoker;
 mod serving;
+mod tls;
 
 pub use fleet::{Enforcement, Fleet, Verifier};
 pub use health::Health;

@@ -3,7 +3,6 @@
 use std::{
     future::Future,
     io,
-    net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     pin::Pin,
@@ -19,9 +18,12 @@ use tokio::{
     sync::Notify,
     task::JoinSet,
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Fleet, Health, Minter, Policies, Revoker, admin, health, minter::Locks, public, revoker::Ledger};
+use crate::{
+    Fleet, Health, Minter, Policies, Revoker, admin, health, minter::Locks, public, revoker::Ledger, tls::TlsListener,
+};
 
 /// Which ring is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,9 +124,6 @@ pub enum ServeError {
         /// Why.
         source: io::Error,
     },
-    /// The admin API is for this machine unless TLS protects it.
-    #[error("the admin API may only listen on a loopback address, not on {0}")]
-    AdminNotLoopback(SocketAddr),
 }
 
 impl Issuer {
@@ -158,10 +157,11 @@ impl Issuer {
     pub async fn serve(&self, listeners: Listeners, stop: CancellationToken) {
         let mut servers = JoinSet::new();
         let public = public::routes(self.clone());
-        let Listeners { public: public_listener, health: health_listener, admin, admin_socket } = listeners;
-        servers.spawn(serve_tcp(public_listener, public, stop.clone()));
-        servers.spawn(serve_tcp(health_listener, health::routes(self.clone()), stop.clone()));
-        servers.spawn(serve_tcp(admin, admin::routes(self.clone(), admin::Door::Bearer), stop.clone()));
+        let Listeners { public: public_listener, health: health_listener, admin, admin_socket, tls } = listeners;
+        servers.spawn(serve_tcp(public_listener, tls.clone(), public, stop.clone()));
+        servers.spawn(serve_tcp(health_listener, None, health::routes(self.clone()), stop.clone()));
+        let admin_routes = admin::routes(self.clone(), admin::Door::Bearer);
+        servers.spawn(serve_tcp(admin, tls, admin_routes, stop.clone()));
         let socket_routes = admin::routes(self.clone(), admin::Door::FileMode);
         servers.spawn(async move {
             let AdminSocket { listener, path } = admin_socket;
@@ -178,14 +178,15 @@ impl Issuer {
 }
 
 /// Bound listeners: nothing can fail between binding and serving.
-#[derive(Debug)]
 pub struct Listeners {
     /// The issuer's own routes.
     pub public: TcpListener,
     /// Health and metrics.
     pub health: TcpListener,
-    /// The admin API over HTTP; on a loopback address.
+    /// The admin API over HTTP; on a loopback address, unless there is TLS.
     pub admin: TcpListener,
+    /// TLS of the two, if any.
+    pub tls: Option<TlsAcceptor>,
     /// The admin API over a socket.
     pub admin_socket: AdminSocket,
 }
@@ -218,9 +219,15 @@ impl AdminSocket {
     }
 }
 
-async fn serve_tcp(listener: TcpListener, routes: Router, stop: CancellationToken) {
-    let app = routes.into_make_service_with_connect_info::<SocketAddr>();
-    if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await {
+async fn serve_tcp(listener: TcpListener, tls: Option<TlsAcceptor>, routes: Router, stop: CancellationToken) {
+    let served = match tls {
+        None => axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await,
+        Some(acceptor) => {
+            let listener = TlsListener::new(listener, acceptor);
+            axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await
+        }
+    };
+    if let Err(error) = served {
         tracing::error!(%error, "a listener stopped");
     }
 }

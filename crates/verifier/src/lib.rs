@@ -18,6 +18,6 @@ mod source;
 mod verifier;
 
 pub use config::{Config, ConfigError, FeedConfig, Flags};
-pub use net::{BindError, TlsError};
+pub use net::{BindError, ServingTls, TlsError};
 pub use source::{jwks::ClientError, keeper::SourceError};
 pub use verifier::{Addresses, Feed, RunningVerifier, StartError, Verifier};

@@ -12,5 +12,7 @@ pub(crate) use connection::{Answer, Connected, Service};
 pub(crate) use listener::{Bound, Peer};
 pub(crate) use meter::Patience;
 pub(crate) use server::{OpenConnections, Server, ServerLimits, Tls, raise_open_files};
-pub(crate) use tls::ServingTls;
-pub use {listener::BindError, tls::TlsError};
+pub use {
+    listener::BindError,
+    tls::{ServingTls, TlsError},
+};

@@ -46,9 +46,15 @@ pub(crate) struct Dev {
     /// Where the issuer's /healthz, /readyz and /metrics are
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7491", env = "COUNTERSIGN_ISSUER_HEALTH_LISTEN")]
     pub(crate) issuer_health_listen: SocketAddr,
-    /// Where the admin API is, beside DATA_DIR/admin.sock; a loopback address
+    /// Where the admin API is, beside DATA_DIR/admin.sock; without TLS a loopback address
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7492", env = "COUNTERSIGN_ADMIN_LISTEN")]
     pub(crate) admin_listen: SocketAddr,
+    /// Certificate chain (PEM) for the TCP listeners; reloaded when it changes. Health listeners go on taking plain HTTP
+    #[arg(long, value_name = "FILE", requires = "tls_key", env = "COUNTERSIGN_TLS_CERT")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Private key (PEM) of --tls-cert
+    #[arg(long, value_name = "FILE", requires = "tls_cert", env = "COUNTERSIGN_TLS_KEY")]
+    pub(crate) tls_key: Option<PathBuf>,
     /// Take SECRET_KEY for JWT_SECRET_KEY (other frameworks use that name for cookies)
     #[arg(long, env = "COUNTERSIGN_LEGACY_ENV", value_parser = BoolishValueParser::new())]
     pub(crate) legacy_env: bool,

@@ -24,13 +24,14 @@ pub(super) fn print(session: &Session, running: &Running) -> Result<(), Failure>
         session.printer.warn(&format!("not everything is ready: {why}"));
     }
     let mut table = Table::new(&["", ""]);
+    let http = if running.tls() { "https" } else { "http" };
     let mut line = |what: &str, value: String| table.row(vec![what.into(), value.into()]);
-    line("verifier", format!("http://{}", addresses.verifier));
+    line("verifier", format!("{http}://{}", addresses.verifier));
     line("", format!("unix:{}", addresses.socket.display()));
     line("health", format!("http://{}  (issuer: http://{})", addresses.verifier_health, addresses.issuer_health));
-    line("issuer", format!("http://{}", addresses.issuer));
+    line("issuer", format!("{http}://{}", addresses.issuer));
     line("admin", format!("unix:{}", addresses.admin_socket.display()));
-    line("", format!("http://{}", addresses.admin));
+    line("", format!("{http}://{}", addresses.admin));
     line("feed", running.feed_server().to_owned());
     line("data", running.data_dir().display().to_string());
     let names: Vec<String> = declaration.policies.keys().map(ToString::to_string).collect();

@@ -8,7 +8,7 @@ use countersign_feed::{
 };
 use countersign_issuer::{AdminSocket, Fleet, Issuer, IssuerConfig, Listeners, Policies};
 use countersign_store::Store;
-use countersign_verifier::{Config, Feed, RunningVerifier, Verifier};
+use countersign_verifier::{Config, Feed, RunningVerifier, ServingTls, Verifier};
 use serde::Serialize;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -39,6 +39,7 @@ pub(crate) struct Running {
     feed: Arc<FeedState>,
     feed_server: String,
     settled: bool,
+    tls: bool,
     parts: Parts,
 }
 
@@ -83,6 +84,10 @@ impl Running {
         let declaration = source.first_reading().await?;
         let server = feed_server(&settings, &store).await?;
 
+        let tls = match &settings.tls {
+            Some(files) => Some(ServingTls::load(&files.cert, &files.key).map_err(|e| Failure::usage(chain(&e)))?),
+            None => None,
+        };
         let bound = Bound::new(settings.listen).await?;
         let stop = CancellationToken::new();
         let publisher = Arc::new(Publisher::spawn(server.clone(), store.clone(), PublisherConfig::new("dev")));
@@ -127,9 +132,24 @@ impl Running {
         let admin_socket = AdminSocket::bind(&data_dir.admin_socket()).map_err(|e| Failure::unable(e.to_string()))?;
         let addresses = addresses(&verifier, &bound, &data_dir)?;
         let serving = issuer.clone();
-        let listeners = Listeners { public: bound.issuer, health: bound.issuer_health, admin: bound.admin, admin_socket };
+        let listeners = Listeners {
+            public: bound.issuer,
+            health: bound.issuer_health,
+            admin: bound.admin,
+            admin_socket,
+            tls: tls.as_ref().map(|tls| tls.acceptor().clone()),
+        };
         let serve_until = stop.clone();
         tasks.push(tokio::spawn(async move { serving.serve(listeners, serve_until).await }));
+        if let Some(tls) = tls {
+            let until = stop.clone();
+            tasks.push(tokio::spawn(async move {
+                tokio::select! {
+                    () = until.cancelled() => {}
+                    () = tls.follow() => {}
+                }
+            }));
+        }
         tasks.push(tokio::spawn(watching::follow(source, declare, stop.clone())));
         tasks.push(tokio::spawn(status::report(declarations.clone(), verifier.clone(), stop.clone())));
 
@@ -145,12 +165,25 @@ impl Running {
         write_atomically(&data_dir.addresses(), &json)
             .map_err(|e| Failure::unable(format!("{}: {e}", data_dir.addresses().display())))?;
         let parts = Parts { data_dir, store, publisher, verifier, issuer, stop, tasks };
-        Ok(Self { addresses, declarations, feed, feed_server: server.describe(), settled, parts })
+        Ok(Self {
+            addresses,
+            declarations,
+            feed,
+            feed_server: server.describe(),
+            settled,
+            tls: settings.tls.is_some(),
+            parts,
+        })
     }
 
     /// What was bound.
     pub(crate) fn addresses(&self) -> &StartedAddresses {
         &self.addresses
+    }
+
+    /// Whether the TCP listeners but for health speak TLS alone.
+    pub(crate) fn tls(&self) -> bool {
+        self.tls
     }
 
     /// What is declared.
@@ -232,6 +265,7 @@ async fn start_verifier(
     config.socket = Some(data_dir.verifier_socket());
     config.listen = Some(settings.listen.verifier);
     config.health_listen = Some(settings.listen.verifier_health);
+    config.tls.clone_from(&settings.tls);
     config.fetch_rules.allow_private = settings.allow_private_issuers;
     let verifier = Verifier::start(config, Feed::Followed(follower)).await;
     verifier.map(Arc::new).map_err(|e| {

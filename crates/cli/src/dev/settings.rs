@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use countersign_core::{names::PolicyName, time::UnixMillis};
 use countersign_feed::RedisUrl;
+use countersign_verifier::{ServingTls, config::TlsFiles};
 
 use super::legacy::LegacyEnv;
 use crate::{args::Dev, failure::Failure};
@@ -26,6 +27,8 @@ pub(crate) struct Settings {
     pub(crate) redis: Option<RedisUrl>,
     /// Addresses to bind.
     pub(crate) listen: Listen,
+    /// Certificate and key of the TCP listeners.
+    pub(crate) tls: Option<TlsFiles>,
     /// Let policies name private addresses for others' keys.
     pub(crate) allow_private_issuers: bool,
     /// Names of the environment that existing deployments use.
@@ -63,12 +66,19 @@ impl Settings {
             .as_deref()
             .map(|name| name.parse::<PolicyName>().map_err(|e| Failure::usage(format!("--default-policy: {e}"))))
             .transpose()?;
-        if !args.admin_listen.ip().is_loopback() {
+        let tls = match (&args.tls_cert, &args.tls_key) {
+            (Some(cert), Some(key)) => Some(TlsFiles { cert: cert.clone(), key: key.clone() }),
+            _ => None,
+        };
+        if let Some(files) = &tls {
+            ServingTls::load(&files.cert, &files.key).map_err(|e| Failure::usage(format!("--tls-cert, --tls-key: {e}")))?;
+        }
+        if tls.is_none() && !args.admin_listen.ip().is_loopback() {
+            let address = args.admin_listen;
             return Err(Failure::usage(format!(
-                "--admin-listen {}: the admin API listens on loopback only",
-                args.admin_listen
+                "--admin-listen {address}: without TLS the admin API listens on loopback only"
             ))
-            .fix("use 127.0.0.1, or the admin socket in the data directory"));
+            .fix("use 127.0.0.1 or the admin socket in the data directory, or give --tls-cert and --tls-key"));
         }
         let issuer = match args.issuer_listen {
             Some(address) => address,
@@ -88,6 +98,7 @@ impl Settings {
                 issuer_health: args.issuer_health_listen,
                 admin: args.admin_listen,
             },
+            tls,
             allow_private_issuers: args.allow_private_issuers,
             legacy,
             log_level: log_level(set("LOG_LEVEL"))?,

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use crate::rig::{Dev, alone, run_with};
+use crate::rig::{Dev, alone, countersign, run_with};
 
 fn is(status: i32, verdict: &str) -> (i32, String) {
     (status, verdict.to_owned())
@@ -97,6 +97,39 @@ fn mistakes_on_the_command_line_are_usage_errors_that_name_their_flag() {
         assert_eq!(said.status, 2, "{said:?}");
         assert!(said.err.contains(named), "{named}: {said:?}");
     }
+}
+
+#[test]
+fn with_a_certificate_the_ports_speak_tls() {
+    let directory = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
+    let (cert, key) = (directory.path().join("cert.pem"), directory.path().join("key.pem"));
+    std::fs::write(&cert, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let (cert, key) = (cert.to_str().unwrap(), key.to_str().unwrap());
+    let dev = Dev::with(&["--tls-cert", cert, "--tls-key", key], &[]);
+    let token = dev.mint(&["--subject", "operator", "--role", "admin"]);
+    let bearer = dev.path().join("bearer");
+    std::fs::write(&bearer, &token).unwrap();
+    let port = |name: &str| dev.addresses()[name].as_str().unwrap().rsplit(':').next().unwrap().to_owned();
+    for (scheme, status) in [("https", 0), ("http", 3)] {
+        let run = |arguments: &[&str], input: &str| {
+            let mut command = countersign();
+            command.args(arguments).current_dir(dev.path()).env("SSL_CERT_FILE", cert);
+            run_with(command, input).status
+        };
+        let verifier = format!("{scheme}://localhost:{}", port("verifier"));
+        assert_eq!(run(&["verify", "-", "--policy", "default/dev", "--server", &verifier], &token), status, "{scheme}");
+        let admin = format!("{scheme}://localhost:{}", port("admin"));
+        let list = ["keys", "list", "--policy", "default/dev", "--server", &admin, "--bearer-token-file", "bearer"];
+        assert_eq!(run(&list, ""), status, "{scheme}");
+    }
+    let half = alone(&["dev", "--tls-cert", cert]);
+    assert_eq!(half.status, 2);
+    assert!(half.err.contains("--tls-key"), "{half:?}");
+    let swapped = alone(&["dev", "--tls-cert", key, "--tls-key", cert]);
+    assert_eq!(swapped.status, 2);
+    assert!(swapped.err.contains("--tls-cert"), "{swapped:?}");
 }
 
 #[test]

@@ -44,7 +44,7 @@ pub enum TlsError {
 }
 
 /// A certificate in use and the files that it came from.
-pub(crate) struct ServingTls {
+pub struct ServingTls {
     acceptor: TlsAcceptor,
     current: Arc<Current>,
     cert: PathBuf,
@@ -62,7 +62,7 @@ impl ResolvesServerCert for Current {
 
 impl ServingTls {
     /// Reads both files and makes sure that they work together.
-    pub(crate) fn load(cert: &Path, key: &Path) -> Result<Self, TlsError> {
+    pub fn load(cert: &Path, key: &Path) -> Result<Self, TlsError> {
         let current = Arc::new(Current(ArcSwap::from_pointee(read_pair(cert, key)?)));
         let pair_error = |source| TlsError::Pair { cert: cert.to_owned(), key: key.to_owned(), source };
         let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
@@ -79,12 +79,13 @@ impl ServingTls {
         })
     }
 
-    pub(crate) fn acceptor(&self) -> &TlsAcceptor {
+    /// What shakes hands, always with the certificate of the moment.
+    pub fn acceptor(&self) -> &TlsAcceptor {
         &self.acceptor
     }
 
     /// Follows the files for ever. What can't be used is reported once and never replaces what can.
-    pub(crate) async fn follow(&self) {
+    pub async fn follow(&self) {
         let mut seen = self.stamps();
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
