@@ -274,6 +274,11 @@ impl FeedState {
         }
     }
 
+    /// What was held is held; up to where, in the history that callers mean, is no longer known.
+    pub(crate) fn forget_position(&self) {
+        self.reached.store(0, Ordering::Release);
+    }
+
     /// The set was complete at `boot_micros`.
     pub(crate) fn confirm(&self, boot_micros: i64) {
         self.complete_at.fetch_max(boot_micros, Ordering::AcqRel);

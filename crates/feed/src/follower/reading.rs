@@ -42,9 +42,16 @@ struct Cursor {
 
 /// What a lease's answer says of the server.
 enum Standing {
-    Seeded { epoch: u64, tail: Position },
-    Unseeded { epoch: u64 },
+    Seeded {
+        epoch: u64,
+        tail: Position,
+    },
+    Unseeded {
+        epoch: u64,
+    },
     Unusable(String),
+    /// It gave out fewer positions than we hold: they are of another history, and mean nothing in this one.
+    Lost(String),
 }
 
 enum Step {
@@ -197,12 +204,19 @@ impl Reading {
                     self.phase = Phase::Paging(Cursor { epoch, at, seeded: false });
                 }
             }
-            Standing::Unusable(problem) => {
-                self.doubt(&problem);
-                self.idle();
-                self.next_lease = Instant::now() + self.config.heartbeat / 2;
+            Standing::Lost(problem) => {
+                self.state.forget_position();
+                self.broken_off = None;
+                self.give_up(&problem);
             }
+            Standing::Unusable(problem) => self.give_up(&problem),
         }
+    }
+
+    fn give_up(&mut self, problem: &str) {
+        self.doubt(problem);
+        self.idle();
+        self.next_lease = Instant::now() + self.config.heartbeat / 2;
     }
 
     fn on_step(&mut self, step: Step) {
@@ -357,7 +371,7 @@ fn standing(state: &ServerState, reached_at_send: Option<Position>) -> Standing 
         );
     }
     if let Some(held) = reached_at_send.filter(|held| *held > record.tail()) {
-        return Standing::Unusable(format!(
+        return Standing::Lost(format!(
             "the feed server lost data: its tail {} is behind {held}, which this reader holds",
             record.tail()
         ));

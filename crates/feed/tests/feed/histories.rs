@@ -36,6 +36,7 @@ async fn an_entry_that_moves_ahead_of_a_reader_between_two_pages() {
                 stood = position;
             }
         }
+        until("seeded", || async { publisher.status().seeded }).await;
         let gate = Gate::of_pages(Arc::clone(&scene.server), 1);
         let follower = Follower::spawn(Arc::clone(&gate) as _, quick("reader")).unwrap();
         let state = follower.state();
@@ -131,8 +132,14 @@ async fn a_reader_of_a_lost_history_meets_the_restored_one() {
     let publisher = scene.publisher();
     let position = scene.revoke(&publisher, session("s2")).await;
     assert_eq!(position.epoch(), 2);
-    let follower = scene.saving_follower("reader", dir.path());
-    assert!(follower.state().position() > Some(position));
+    publisher.shutdown().await;
+    let gate = Gate::new(Arc::clone(&scene.server));
+    let follower = Follower::spawn(Arc::clone(&gate) as _, quick("reader").saved_in(dir.path())).unwrap();
+    leases(&gate, 2).await;
+    assert!(!follower.state().view().fresh);
+    assert!(!follower.state().holds(position), "{position} held, by a number that meant something else");
+    assert!(is_revoked(follower.state(), "lost 3"), "what was held is in force");
+    let _publisher = scene.publisher();
     in_epoch(&follower, 4).await;
     assert!(is_revoked(follower.state(), "s2"), "s2 passes");
 }
