@@ -236,7 +236,8 @@ async fn past_the_bound_one_cut_off_of_the_access_ring_stands_for_all_that_is_sa
         assert_eq!(appended.merged, []);
         ids.extend(appended.ids);
     }
-    dev.publish(ids).await;
+    let position = dev.publish(ids).await;
+    assert!(dev.follower.state().wait_for(position, PATIENCE).await);
     assert_eq!(dev.follower.state().stats().entries, 25);
     // One more, and a clock that has gone back: the cut-off reaches the last of their times all the same.
     let appended = dev.store.revoke(&[session("s20")], UnixMillis(1500), |_| 20).await.unwrap();
