@@ -48,7 +48,11 @@ fn run(flags: &Flags) -> Result<(), Failure> {
     if config.data_dir.is_none() {
         tracing::warn!("no --data-dir: a restart will need the bundle directory and the feed to serve anything");
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    // On one core there is nobody to share work with, and sharing it costs.
+    let single = std::thread::available_parallelism().is_ok_and(|cores| cores.get() == 1);
+    let mut builder =
+        if single { tokio::runtime::Builder::new_current_thread() } else { tokio::runtime::Builder::new_multi_thread() };
+    let runtime = builder
         .enable_all()
         .build()
         .context("the runtime does not start")

@@ -132,9 +132,12 @@ fn only_token(body: &[u8]) -> Option<&str> {
     let end = memchr(b'"', rest)?;
     let (token, rest) = (&rest[..end], &rest[end + 1..]);
     let rest = skip_space(rest).strip_prefix(b"}")?;
-    let plain = |b: &u8| b.is_ascii_graphic() && *b != b'\\';
-    let is_plain = !token.is_empty() && skip_space(rest).is_empty() && token.iter().all(plain);
-    if is_plain { std::str::from_utf8(token).ok() } else { None }
+    // Without an early end the whole token is looked at many bytes at a time.
+    let odd = token.iter().fold(false, |odd, b| odd | !(0x21..=0x7e).contains(b) | (*b == b'\\'));
+    if odd || token.is_empty() || !skip_space(rest).is_empty() {
+        return None;
+    }
+    std::str::from_utf8(token).ok()
 }
 
 fn skip_space(bytes: &[u8]) -> &[u8] {

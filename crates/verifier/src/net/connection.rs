@@ -62,16 +62,17 @@ pub(super) async fn serve<S: Service>(
     drain: Arc<Drain>,
     service: Arc<S>,
 ) {
-    let connected = Arc::new(Connected { peer, meter: meter.clone() });
-    let stream = TokioIo::new(Watched::new(stream, meter, ticks.clone()));
+    let stream = TokioIo::new(Watched::new(stream, meter.clone(), ticks.clone()));
     let closing = drain.clone();
+    // One share for each request to hold on to.
+    let served = Arc::new((service, Connected { peer, meter }, ticks, drain));
     let service = service_fn(move |request: Request<Incoming>| {
-        let (service, connected) = (service.clone(), connected.clone());
-        let (ticks, drain) = (ticks.clone(), drain.clone());
+        let served = served.clone();
         async move {
-            connected.meter.serving(&ticks);
-            let mut answer = service.answer(request, &connected).await;
-            connected.meter.answered(&ticks);
+            let (service, connected, ticks, drain) = &*served;
+            connected.meter.serving(ticks);
+            let mut answer = service.answer(request, connected).await;
+            connected.meter.answered(ticks);
             if drain.begun.load(Relaxed) {
                 answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
