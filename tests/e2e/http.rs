@@ -55,7 +55,7 @@ pub(crate) struct Connection {
     hung: bool,
 }
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 impl Connection {
     /// Connects, or says why not.

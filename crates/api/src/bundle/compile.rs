@@ -112,7 +112,7 @@ pub fn compile(
         permissions: r.permissions.clone(),
         inherits: r.inherits.clone(),
     });
-    let rules: Vec<RuleDef> = section
+    let declared: Vec<RuleDef> = section
         .rules
         .iter()
         .map(|r| RuleDef { name: r.name.clone(), expression: r.expression.clone() })
@@ -128,8 +128,8 @@ pub fn compile(
         trusted,
         opaque,
         roles: Roles::new(roles.collect()).map_err(|e| invalid("roles", &e))?,
-        rules: Rules::compile(&rules)
-            .map_err(|e| invalid(&format!("rule {}", rules.get(e.index).map_or("", |r| &r.name)), &e.message))?,
+        rules: Rules::compile(&declared)
+            .map_err(|e| invalid(&format!("rule {}", declared.get(e.index).map_or("", |r| &r.name)), &e.message))?,
         addresses: AddressLists::new(section.allow.clone(), section.deny.clone()),
         rate_limit: section.rate_limit.map(|l| RateLimit { limit: l.limit, window_ms: l.window_ms }),
         staleness: Staleness { max_ms: section.max_staleness_ms, allow: section.allow_stale },

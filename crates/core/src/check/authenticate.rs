@@ -211,16 +211,15 @@ fn check_audience(policy: &Policy, source: &Source<'_>, claims: &Claims) -> Resu
 
 fn check_claims(source: &Source<'_>, claims: &Claims, typ: Option<&str>, now: UnixMillis) -> Result<(), Refusal> {
     check_typ(source, typ)?;
-    for wrong in [
+    let wrong = [
         claims.subject.as_ref().err(),
         claims.audience.as_ref().err(),
         claims.expires.as_ref().err(),
         claims.not_before.as_ref().err(),
         claims.issued_at.as_ref().err(),
-    ] {
-        if let Some(wrong) = wrong {
-            return Err(invalid(*wrong));
-        }
+    ];
+    if let Some(first) = wrong.into_iter().flatten().next() {
+        return Err(invalid(*first));
     }
     let expires = claims.expires.unwrap_or_default();
     match source {

@@ -150,12 +150,12 @@ impl Scene {
 }
 
 /// Claims of a good token of the policy's own, with changes: null takes a claim away.
-fn claims(changes: Value) -> Map<String, Value> {
+fn claims(changes: impl std::borrow::Borrow<Value>) -> Map<String, Value> {
     let mut claims = json!({
         "iss": ISSUER, "sub": "alice", "aud": "shop-api", "iat": NOW.as_secs(), "iat_ms": NOW.0,
         "exp": NOW.as_secs() + 900, "jti": "t-1", "sid": "s-1", "roles": ["user"], "scope": "orders:read",
     });
-    let changes = changes.as_object().unwrap().clone();
+    let changes = changes.borrow().as_object().unwrap().clone();
     claims.as_object_mut().unwrap().extend(changes);
     claims.as_object().unwrap().iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), v.clone())).collect()
 }
@@ -164,16 +164,16 @@ fn own(scene: &Scene, changes: Value) -> String {
     mint::sign(&scene.access, "at+jwt", &claims(changes)).unwrap()
 }
 
-fn foreign(scene: &Scene, changes: Value) -> String {
+fn foreign(scene: &Scene, changes: impl std::borrow::Borrow<Value>) -> String {
     let mut all = claims(json!({"iss": FOREIGN, "azp": "shop", "groups": ["user", "admin"], "iat_ms": null}));
-    all.extend(changes.as_object().unwrap().clone());
+    all.extend(changes.borrow().as_object().unwrap().clone());
     all.retain(|_, v| !v.is_null());
     mint::sign(&scene.foreign, "JWT", &all).unwrap()
 }
 
-fn legacy(changes: Value) -> String {
+fn legacy(changes: impl std::borrow::Borrow<Value>) -> String {
     let mut all = claims(json!({"iss": null}));
-    all.extend(changes.as_object().unwrap().clone());
+    all.extend(changes.borrow().as_object().unwrap().clone());
     all.retain(|_, v| !v.is_null());
     let input = format!(
         "{}.{}",

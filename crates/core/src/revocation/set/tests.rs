@@ -143,7 +143,7 @@ fn a_cutoff_of_the_access_ring_takes_the_place_of_what_it_says_and_of_nothing_el
 fn addresses_are_blocked_by_network_until_lifted_by_a_higher_version() {
     let set = set();
     let now = UnixMillis(1000);
-    let block = |id: &str, version, cutoff| Entry { version, cutoff, ..entry(Kind::Ip, id) };
+    let block = |id: &str, version, cutoff| Entry { cutoff, version, ..entry(Kind::Ip, id) };
     for id in ["203.0.113.0/24", "2001:db8::/32", "::ffff:198.51.100.7"] {
         assert!(set.apply(&block(id, 1, UnixMillis::FOREVER)), "{id}");
     }
@@ -227,7 +227,7 @@ impl std::io::Write for MergingWriter<'_> {
 #[test]
 fn a_set_that_is_merged_while_it_is_saved_is_saved_with_the_entries_or_with_what_took_their_place() {
     // A magic number, then length, checksum and bytes of 64 shards and a header.
-    for after in 0..1 + 65 * 3 {
+    for after in 0..=(65 * 3) {
         let set = set();
         for n in 0..64 {
             set.apply(&Entry { version: 100, ..entry(Kind::Token, &n.to_string()) });
