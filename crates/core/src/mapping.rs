@@ -38,7 +38,7 @@ pub enum Source {
 /// What the mappings made of a token's claims.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mapped {
-    /// `None`: no mapping, or nothing there.
+    /// `None`: no mapping.
     pub subject: Option<String>,
     /// Empty without a mapping.
     pub roles: Vec<String>,
@@ -52,18 +52,21 @@ pub enum MappingError {
     /// An expression that errs, or yields neither a string nor a list of strings.
     #[error("the claim mapping for {0} could not be evaluated")]
     Expression(&'static str),
+    /// A subject that is mapped and isn't there. `sub` doesn't take its place: it may name somebody else.
+    #[error("the claim mapped to subject is missing")]
+    NoSubject,
     /// A claim that is neither a string nor, for roles and scopes, a list of strings.
     #[error("the claim mapped to {0} is of a wrong type")]
     WrongType(&'static str),
 }
 
 impl ClaimMappings {
-    /// Applies the mappings. A claim that isn't there gives nothing.
+    /// Applies the mappings. A claim that isn't there gives no role and no scope; without its mapped subject a token has none.
     pub fn apply(&self, claims: &Map<String, Value>) -> Result<Mapped, MappingError> {
         let subject = match &self.subject {
             None => None,
             Some(mapping) => match mapping.texts(claims, "subject")? {
-                Texts::Nothing => None,
+                Texts::Nothing => return Err(MappingError::NoSubject),
                 Texts::One(subject) => Some(subject),
                 Texts::Many(_) => return Err(MappingError::WrongType("subject")),
             },
@@ -211,6 +214,10 @@ mod tests {
         let mapped = apply(&mappings, &claims).unwrap();
         assert_eq!(mapped.subject.as_deref(), Some("42"));
         assert_eq!(mapped.scopes, Some(vec!["p:a".to_owned(), "p:b".to_owned()]));
+        for nobody in [claim("absent"), expression("has(claims.absent) ? claims.absent : null")] {
+            let mappings = ClaimMappings { subject: Some(nobody), ..ClaimMappings::default() };
+            assert_eq!(apply(&mappings, &claims), Err(MappingError::NoSubject), "sub is no stand-in for it");
+        }
         let text = ClaimMappings { subject: Some(expression("string(claims.n)")), ..ClaimMappings::default() };
         assert_eq!(apply(&text, &claims).unwrap().subject.as_deref(), Some("42"));
         let absent = ClaimMappings { scopes: Some(claim("absent")), ..ClaimMappings::default() };

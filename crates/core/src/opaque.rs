@@ -120,6 +120,9 @@ impl Entry {
     fn validate(self) -> Result<OpaqueKey, &'static str> {
         let mut sha256 = [0; 32];
         hex::decode_to_slice(&self.sha256, &mut sha256).map_err(|_| "sha256 is not 64 hex digits")?;
+        if sha256 == crate::digest::sha256(b"") {
+            return Err("sha256 is that of no text at all");
+        }
         if self.subject.is_empty() {
             return Err("subject is empty");
         }
@@ -216,6 +219,7 @@ mod tests {
         let entry = |what| OpaqueKeysError::Entry { index: 0, what };
         for (json, expected) in [
             (r#"[{"sha256": "ab", "subject": "s"}]"#.to_owned(), entry("sha256 is not 64 hex digits")),
+            (format!(r#"[{{"sha256": "{}", "subject": "s"}}]"#, hash("")), entry("sha256 is that of no text at all")),
             (format!(r#"[{{"sha256": "{good}00", "subject": "s"}}]"#), entry("sha256 is not 64 hex digits")),
             (format!(r#"[{{"sha256": "{good}", "subject": ""}}]"#), entry("subject is empty")),
             (

@@ -147,7 +147,7 @@ impl Checker {
         if name == "matches" {
             pattern::compile_in(call, &mut self.patterns)?;
         }
-        if !self.is_bound("now") {
+        if self.vocabulary == Vocabulary::Rule && !self.is_bound("now") {
             time_as_number(call);
         }
         call.target.iter_mut().try_for_each(|target| self.check(target, depth + 1))?;

@@ -25,15 +25,19 @@ pub(super) const BUDGET: &str = "@budget";
 
 /// Units per evaluation. A unit is about what one operation on a small value costs; all of them are some ten milliseconds.
 const UNITS: u64 = 1_000_000;
+/// Steps of regular expressions per evaluation: a step is one byte of text and one state of a pattern. What a pattern costs in
+/// practice is far below that, but texts and patterns exist that need them all, some tenth of a second.
+const STEPS: u64 = 8_000_000;
 /// How many bytes of a value one unit pays for.
 const BYTES_PER_UNIT: u64 = 64;
 
-static BUDGET_TYPE: Type = Type::new_unspecified_type("countersign.budget");
+pub(super) static BUDGET_TYPE: Type = Type::new_unspecified_type("countersign.budget");
 
 /// What is left to spend in one evaluation.
 #[derive(Debug)]
 pub(super) struct Budget {
     left: AtomicU64,
+    steps: AtomicU64,
     /// What it costs to touch the largest value that the expression can make.
     largest_value: u64,
 }
@@ -41,23 +45,36 @@ pub(super) struct Budget {
 impl Budget {
     /// A full budget, for an expression that sees `input_bytes` and can make values at most `growth` times as large.
     pub(super) fn new(input_bytes: u64, growth: u64) -> Self {
-        Self { left: AtomicU64::new(UNITS), largest_value: input_bytes.saturating_mul(growth) / BYTES_PER_UNIT + 1 }
+        Self {
+            left: AtomicU64::new(UNITS),
+            steps: AtomicU64::new(STEPS),
+            largest_value: input_bytes.saturating_mul(growth) / BYTES_PER_UNIT + 1,
+        }
     }
 
     /// Whether something was refused for its cost.
     pub(super) fn exhausted(&self) -> bool {
-        self.left.load(Ordering::Relaxed) == 0
+        self.left.load(Ordering::Relaxed) == 0 || self.steps.load(Ordering::Relaxed) == 0
     }
 
     fn spend(&self, items: u64, nodes: u64, linear: u64) -> Result<(), ExecutionError> {
         let per_item = linear.saturating_mul(self.largest_value).saturating_add(nodes);
         let cost = items.saturating_mul(per_item).saturating_add(nodes);
-        let left = self.left.load(Ordering::Relaxed).checked_sub(cost).filter(|left| *left > 0);
-        self.left.store(left.unwrap_or(0), Ordering::Relaxed);
-        match left {
-            Some(_) => Ok(()),
-            None => Err(ExecutionError::function_error(CHARGE, "the expression costs too much on this input")),
-        }
+        take(&self.left, cost)
+    }
+
+    /// Pays for a search of `bytes` of text with a pattern of `states`.
+    pub(super) fn spend_steps(&self, bytes: usize, states: u64) -> Result<(), ExecutionError> {
+        take(&self.steps, states.saturating_mul(bytes as u64))
+    }
+}
+
+fn take(from: &AtomicU64, cost: u64) -> Result<(), ExecutionError> {
+    let left = from.load(Ordering::Relaxed).checked_sub(cost).filter(|left| *left > 0);
+    from.store(left.unwrap_or(0), Ordering::Relaxed);
+    match left {
+        Some(_) => Ok(()),
+        None => Err(ExecutionError::function_error(CHARGE, "the expression costs too much on this input")),
     }
 }
 
@@ -71,7 +88,8 @@ impl Val for Budget {
     }
 
     fn clone_as_boxed<'v>(&self) -> Box<dyn Val + 'v> {
-        Box::new(Self { left: AtomicU64::new(self.left.load(Ordering::Relaxed)), largest_value: self.largest_value })
+        let copy = |of: &AtomicU64| AtomicU64::new(of.load(Ordering::Relaxed));
+        Box::new(Self { left: copy(&self.left), steps: copy(&self.steps), largest_value: self.largest_value })
     }
 
     fn as_any(&self) -> Option<&dyn Any> {

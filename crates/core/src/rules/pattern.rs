@@ -12,20 +12,31 @@ use cel::{
 };
 use regex::{Regex, RegexBuilder};
 
-use super::expression::ExpressionError;
+use super::{
+    cost::{BUDGET, BUDGET_TYPE, Budget},
+    expression::ExpressionError,
+};
 
-/// The function that replaces `matches`: `(text, pattern) -> bool`.
+/// The function that replaces `matches`: `(text, pattern, budget) -> bool`.
 const MATCHES: &str = "@matches";
 /// The variables that hold patterns are this and a number. Nobody can write their names.
 const PREFIX: &str = "@pattern";
-/// How much memory a compiled pattern may take.
-const MAX_PATTERN_BYTES: usize = 256 << 10;
+/// How much memory a compiled pattern may take: each gets the first of these that it fits into.
+const PATTERN_BYTES: [usize; 5] = [1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10];
+/// About how much of that one state takes.
+const BYTES_PER_STATE: usize = 32;
+/// How much memory a search may use to go faster.
+const SEARCH_BYTES: usize = 256 << 10;
 
 static PATTERN_TYPE: Type = Type::new_unspecified_type("countersign.pattern");
 
 /// A compiled regular expression, as a value.
 #[derive(Clone, Debug)]
-pub(super) struct Pattern(Regex);
+pub(super) struct Pattern {
+    regex: Regex,
+    /// At most about how many states a search is in at once: what a byte of text can cost.
+    states: u64,
+}
 
 impl Val for Pattern {
     fn get_type(&self) -> &Type {
@@ -49,14 +60,18 @@ impl StaticVal for Pattern {}
 
 /// Declares [`MATCHES`].
 pub(super) fn declare(env: &mut Env) -> Result<(), DeclarationError> {
-    let arguments = vec![types::STRING_TYPE, PATTERN_TYPE.to_owned()];
+    let arguments = vec![types::STRING_TYPE, PATTERN_TYPE.to_owned(), BUDGET_TYPE.to_owned()];
     env.add_overload(MATCHES, "countersign_matches", arguments, matches)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the signature of functions in the evaluator")]
 fn matches<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Result<CowVal<'b, 'v>, ExecutionError> {
-    match (args[0].downcast_ref::<CelString>(), args[1].downcast_ref::<Pattern>()) {
-        (Some(text), Some(pattern)) => Ok(CowVal::owned(CelBool::from(pattern.0.is_match(text.inner())))),
+    let (text, pattern) = (args[0].downcast_ref::<CelString>(), args[1].downcast_ref::<Pattern>());
+    match (text, pattern, args[2].downcast_ref::<Budget>()) {
+        (Some(text), Some(pattern), Some(budget)) => {
+            budget.spend_steps(text.inner().len(), pattern.states)?;
+            Ok(CowVal::owned(CelBool::from(pattern.regex.is_match(text.inner()))))
+        }
         _ => Err(ExecutionError::function_error("matches", "called on something that is no string")),
     }
 }
@@ -76,18 +91,28 @@ pub(super) fn compile_in(call: &mut CallExpr, patterns: &mut Vec<Pattern>) -> Re
     let Expr::Literal(LiteralValue::String(pattern)) = &pattern.expr else {
         return Err(ExpressionError::Unsupported("the pattern of matches must be a literal string".into()));
     };
-    let regex = RegexBuilder::new(pattern.inner())
-        .size_limit(MAX_PATTERN_BYTES)
-        .dfa_size_limit(MAX_PATTERN_BYTES)
-        .build()
-        .map_err(|error| {
-            ExpressionError::Unsupported(format!("the pattern of matches is refused: {}", first_line(&error)))
-        })?;
+    let compiled = compile(pattern.inner()).map_err(|error| {
+        ExpressionError::Unsupported(format!("the pattern of matches is refused: {}", first_line(&error)))
+    })?;
     let name = format!("{PREFIX}{}", patterns.len());
-    patterns.push(Pattern(regex));
-    *call =
-        CallExpr { func_name: MATCHES.into(), target: None, args: vec![text, IdedExpr { id: 0, expr: Expr::Ident(name) }] };
+    patterns.push(compiled);
+    let ident = |name: String| IdedExpr { id: 0, expr: Expr::Ident(name) };
+    let args = vec![text, ident(name), ident(BUDGET.into())];
+    *call = CallExpr { func_name: MATCHES.into(), target: None, args };
     Ok(())
+}
+
+/// Compiles a pattern within the smallest bound that it fits into, which tells what it can cost.
+fn compile(pattern: &str) -> Result<Pattern, regex::Error> {
+    let mut too_big = regex::Error::CompiledTooBig(0);
+    for bytes in PATTERN_BYTES {
+        match RegexBuilder::new(pattern).size_limit(bytes).dfa_size_limit(SEARCH_BYTES).build() {
+            Ok(regex) => return Ok(Pattern { regex, states: (bytes / BYTES_PER_STATE) as u64 }),
+            Err(error @ regex::Error::CompiledTooBig(_)) => too_big = error,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(too_big)
 }
 
 /// The parser of patterns draws pictures over several lines; the last one says what is wrong.

@@ -271,6 +271,78 @@ fn loops_over_large_claims_end_and_deny_when_they_would_cost_too_much() {
 }
 
 /// Fragments that make expressions that are often valid, and often nearly so.
+#[test]
+fn patterns_over_long_texts_end_and_deny_when_they_would_cost_too_much() {
+    // Every byte of this text leads a search into another set of states.
+    let text: String = (0..16_000u32).map(|i| if i.wrapping_mul(2_654_435_761) >> 13 & 1 == 0 { 'a' } else { 'b' }).collect();
+    let mut world = World::new();
+    world.claims.insert("text".into(), text.into());
+    world.claims.insert("texts".into(), vec!["ab".repeat(400); 40].into());
+    let heavy = "claims.text.matches('[ab]*a[ab]{700}c')";
+    let begin = std::time::Instant::now();
+    for expression in [
+        heavy.to_owned(),
+        vec![heavy; 20].join(" || "),
+        "claims.texts.exists(t, t.matches('[ab]*a[ab]{700}c'))".to_owned(),
+        "claims.text.matches('(?:(?:a|b|c){1,30}){1,30}d')".to_owned(),
+    ] {
+        assert_eq!(world.judge(&expression), failed(&[]), "{expression}");
+    }
+    assert!(begin.elapsed() < std::time::Duration::from_secs(5), "{:?}", begin.elapsed());
+    // What people write is far from the bound.
+    for expression in [
+        "claims.text.matches('^[ab]+$') && claims.text.matches('b$|a$')",
+        "claims.texts.all(t, t.matches('^[ab]{2,}$'))",
+        r"request.path.matches(r'^/\w+/\d+$')",
+    ] {
+        assert_eq!(world.judge(expression), denied(), "{expression}");
+    }
+}
+
+#[test]
+fn a_mapping_knows_no_time() {
+    for expression in ["string(claims.exp - now)", "now > 5 ? 'a' : 'b'", "string(now)"] {
+        let error = Expression::compile(expression, Vocabulary::Mapping).unwrap_err();
+        assert!(matches!(error, ExpressionError::UnknownName(_)), "{expression}: {error}");
+    }
+}
+
+#[test]
+fn names_of_our_own_cannot_be_written_and_a_name_with_a_dot_is_one_name() {
+    for expression in ["@budget == 1", "`@budget` == 1", "claims.`@budget` == 1 && @pattern0", "@now_seconds > 1"] {
+        assert!(Expression::compile(expression, Vocabulary::Rule).is_err(), "{expression}");
+    }
+    let mut world = World::new();
+    world.claims.insert("a.b".into(), "dotted".into());
+    world.claims.insert("a".into(), json!({"b": "nested"}));
+    for expression in ["claims['a.b'] == 'dotted'", "claims.a.b == 'nested'", "claims['a']['b'] == 'nested'"] {
+        assert_eq!(world.judge(expression), denied(), "{expression}");
+    }
+}
+
+#[test]
+fn arithmetic_at_the_ends_of_its_range_denies_and_never_wraps() {
+    let mut world = World::new();
+    world.claims.insert("max".into(), i64::MAX.into());
+    world.claims.insert("min".into(), i64::MIN.into());
+    world.claims.insert("huge".into(), u64::MAX.into());
+    for expression in [
+        "claims.max + 1 > 0",
+        "claims.min - 1 > 0",
+        "-claims.min > 0",
+        "claims.min / -1 > 0",
+        "claims.max * 2 > 0",
+        "claims.huge + 1u > 0u",
+        "int(claims.huge) > 0",
+        "timestamp(claims.max) > now",
+        "duration(string(claims.max) + 'h') > duration('1s')",
+        "now + duration('9000000h') + duration('9000000000h') > now",
+    ] {
+        // By an error or by a true value: what may not happen is that it passes, or that the process ends.
+        assert!(world.judge(expression).is_some(), "{expression}");
+    }
+}
+
 fn fragment() -> impl Strategy<Value = String> {
     let leaf = prop::sample::select(vec![
         "true",
