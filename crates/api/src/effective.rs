@@ -153,7 +153,7 @@ fn check_expressions(policy: &EffectivePolicy) -> Vec<Problem> {
     rules
         .chain(mappings)
         // An empty or too long one was told by the schema.
-        .filter(|(_, text, _)| (1..=1024).contains(&text.len()))
+        .filter(|(_, text, _)| (1..=1024).contains(&text.chars().count()))
         .filter_map(|(field, text, vocabulary)| {
             let error = Expression::compile(text, vocabulary).err()?;
             Some(Problem::new(field, error.to_string()))

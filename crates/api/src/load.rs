@@ -3,7 +3,7 @@
 //! What the API server would refuse is refused here too, by the same schema; what only code can tell (roles that inherit in
 //! circles, expressions, weak keys) is told along with it. A file's mistakes are reported all at once.
 
-use std::{fmt, fs, io, path::Path};
+use std::{collections::BTreeMap, fmt, fs, io, path::Path};
 
 use countersign_core::names::PolicyName;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -126,18 +126,21 @@ impl Loaded {
 
     /// Of two policies of one name neither is used: which one would depend on the files' names.
     fn refuse_twins(&mut self) {
-        let mut twins = Vec::new();
+        let mut places: BTreeMap<PolicyName, Vec<usize>> = BTreeMap::new();
         for (index, policy) in self.policies.iter().enumerate() {
-            let others = self.policies.iter().enumerate().filter(|(i, p)| *i != index && p.name == policy.name);
-            for (_, twin) in others {
+            places.entry(policy.name.clone()).or_default().push(index);
+        }
+        places.retain(|_, places| places.len() > 1);
+        for twins in places.values() {
+            // Each tells of the next, however many there are.
+            for (nth, index) in twins.iter().enumerate() {
+                let (policy, twin) = (&self.policies[*index], &self.policies[twins[(nth + 1) % twins.len()]]);
                 let at = format!("{}:{}", twin.place.file, twin.place.document.line_of("metadata.name"));
-                let message = format!("policy {} is also at {at}; keep one", policy.name);
-                let problem = Problem::new("metadata.name", message);
-                twins.push((policy.name.clone(), policy.place.diagnostic(Severity::Error, &problem)));
+                let problem = Problem::new("metadata.name", format!("policy {} is also at {at}; keep one", policy.name));
+                self.diagnostics.push(policy.place.diagnostic(Severity::Error, &problem));
             }
         }
-        self.policies.retain(|policy| !twins.iter().any(|(name, _)| *name == policy.name));
-        self.diagnostics.extend(twins.into_iter().map(|(_, diagnostic)| diagnostic));
+        self.policies.retain(|policy| !places.contains_key(&policy.name));
         self.diagnostics.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
     }
 }
@@ -214,6 +217,10 @@ fn load_document(file: &str, text: &str) -> Loaded {
 
 fn load_object(file: &str, document: Document, loaded: &mut Loaded) {
     let mut place = Place { file: file.to_owned(), document, policy: None };
+    for (line, key) in &place.document.boolean_keys {
+        let message = format!("kubectl reads the key {key} as a boolean; write \"{key}\", in quotes");
+        loaded.diagnostics.push(Diagnostic { severity: Severity::Warning, ..whole_file(file, *line, message) });
+    }
     let value = place.document.value.clone();
     let mut problems = Vec::new();
     let kind = match kind_of(&value) {

@@ -15,15 +15,29 @@ use serde_json::{Map, Value};
 pub const MAX_FILE_BYTES: usize = 3 << 20;
 /// How deep values may nest.
 const MAX_DEPTH: usize = 64;
-/// How many values a file may hold, aliases counted as often as they stand.
+/// How many values a file may hold, aliases counted as often as they stand, anchors twice, long texts by their length.
 const MAX_VALUES: usize = 200_000;
+/// How long a key may be.
+const MAX_KEY_BYTES: usize = 1024;
+/// Texts count as one value for each time that they are so long.
+const BYTES_PER_VALUE: usize = 256;
 
 /// One YAML document.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Document {
     /// Its content as JSON.
     pub value: Value,
-    lines: BTreeMap<String, u32>,
+    /// Keys that are read here as they are meant, and by kubectl as booleans: line and key.
+    pub(crate) boolean_keys: Vec<(u32, String)>,
+    lines: Lines,
+}
+
+/// The line on which a value begins, and those of what is in it.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Lines {
+    line: u32,
+    members: BTreeMap<String, Lines>,
+    items: Vec<Lines>,
 }
 
 /// Why a text is not YAML that can be read.
@@ -40,15 +54,34 @@ impl Document {
     /// The line, counted from 1, on which the value at `path` (`spec.roles[0].name`) begins; for a path that isn't there, of
     /// its nearest parent.
     pub fn line_of(&self, path: &str) -> u32 {
-        let mut path = path;
-        loop {
-            if let Some(line) = self.lines.get(path) {
-                return *line;
-            }
-            let Some(cut) = path.rfind(['.', '[']) else { break };
-            path = &path[..cut];
+        let (mut at, mut path) = (&self.lines, path);
+        while let Some((inner, rest)) = at.step(path) {
+            (at, path) = (inner, rest);
         }
-        self.lines.get("").copied().unwrap_or(1)
+        at.line.max(1)
+    }
+}
+
+impl Lines {
+    const fn of(line: u32) -> Self {
+        Self { line, members: BTreeMap::new(), items: Vec::new() }
+    }
+
+    /// The value that the beginning of a path leads to, and the rest of the path.
+    fn step<'p>(&self, path: &'p str) -> Option<(&Self, &'p str)> {
+        if let Some(place) = path.strip_prefix('[') {
+            let (index, rest) = place.split_once(']')?;
+            return Some((self.items.get(index.parse::<usize>().ok()?)?, rest));
+        }
+        let path = path.strip_prefix('.').unwrap_or(path);
+        // Names may hold dots and brackets themselves: the longest that is there.
+        let mut end = path.len();
+        loop {
+            if let Some(inner) = self.members.get(&path[..end]) {
+                return Some((inner, &path[end..]));
+            }
+            end = path[..end].rfind(['.', '['])?;
+        }
     }
 }
 
@@ -58,7 +91,7 @@ pub fn parse(text: &str) -> Result<Vec<Document>, SyntaxError> {
         return Err(SyntaxError { line: 1, message: "the file is over 3 MiB".into() });
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut reader = Reader { parser: Parser::new_from_str(text), values: 0 };
+    let mut reader = Reader { parser: Parser::new_from_str(text), values: 0, boolean_keys: Vec::new() };
     let mut documents = Vec::new();
     loop {
         match reader.next()? {
@@ -78,18 +111,21 @@ pub(crate) fn plain_means_text(text: &str) -> bool {
     scalar::resolve(text).is_some_and(|value| value.is_string())
 }
 
-/// A value with the lines of all that is in it, relative to itself.
+/// A value with the lines of all that is in it.
 #[derive(Clone)]
 struct Node {
     value: Value,
-    lines: Vec<(String, u32)>,
-    /// How many values it holds.
+    lines: Lines,
+    /// How many values it counts for.
     size: usize,
+    /// How deep those nest.
+    height: usize,
 }
 
 struct Reader<'t> {
     parser: Parser<'t, StrInput<'t>>,
     values: usize,
+    boolean_keys: Vec<(u32, String)>,
 }
 
 impl<'t> Reader<'t> {
@@ -108,10 +144,11 @@ impl<'t> Reader<'t> {
             return Ok(None);
         }
         let node = self.node(event, 0, &mut anchors)?;
+        let boolean_keys = std::mem::take(&mut self.boolean_keys);
         if node.value.is_null() {
             return Ok(None);
         }
-        Ok(Some(Document { value: node.value, lines: node.lines.into_iter().collect() }))
+        Ok(Some(Document { value: node.value, boolean_keys, lines: node.lines }))
     }
 
     fn node(
@@ -122,24 +159,29 @@ impl<'t> Reader<'t> {
     ) -> Result<Node, SyntaxError> {
         let line = line_at(&span);
         if depth > MAX_DEPTH {
-            return Err(error(line, "values nest deeper than 64"));
+            return Err(error(line, TOO_DEEP));
         }
         let (anchor, node) = match event {
             Event::Alias(id) => {
                 let node = anchors.get(&id).cloned().ok_or_else(|| error(line, "an alias stands inside its own anchor"))?;
                 self.count(node.size, line)?;
+                if depth + node.height > MAX_DEPTH {
+                    return Err(error(line, TOO_DEEP));
+                }
                 return Ok(node);
             }
             Event::Scalar(text, style, anchor, tag) => {
-                self.count(1, line)?;
+                let size = 1 + text.len() / BYTES_PER_VALUE;
+                self.count(size, line)?;
                 let value = scalar_value(&text, style, tag.as_deref(), line)?;
-                (anchor, Node { value, lines: vec![(String::new(), line)], size: 1 })
+                (anchor, Node { value, lines: Lines::of(line), size, height: 0 })
             }
             Event::SequenceStart(anchor, _) => (anchor, self.sequence(line, depth, anchors)?),
             Event::MappingStart(anchor, _) => (anchor, self.mapping(line, depth, anchors)?),
             _ => return Err(error(line, "a value was expected here")),
         };
         if anchor != 0 {
+            self.count(node.size, line)?;
             anchors.insert(anchor, node.clone());
         }
         Ok(node)
@@ -147,22 +189,23 @@ impl<'t> Reader<'t> {
 
     fn sequence(&mut self, line: u32, depth: usize, anchors: &mut BTreeMap<usize, Node>) -> Result<Node, SyntaxError> {
         self.count(1, line)?;
-        let (mut items, mut lines, mut size) = (Vec::new(), vec![(String::new(), line)], 1);
+        let (mut items, mut lines, mut size, mut height) = (Vec::new(), Lines::of(line), 1, 0);
         loop {
             let event = self.next()?;
             if matches!(event.0, Event::SequenceEnd) {
-                return Ok(Node { value: Value::Array(items), lines, size });
+                return Ok(Node { value: Value::Array(items), lines, size, height });
             }
             let node = self.node(event, depth + 1, anchors)?;
-            nest(&mut lines, &format!("[{}]", items.len()), node.lines);
             size += node.size;
+            height = height.max(1 + node.height);
+            lines.items.push(node.lines);
             items.push(node.value);
         }
     }
 
     fn mapping(&mut self, line: u32, depth: usize, anchors: &mut BTreeMap<usize, Node>) -> Result<Node, SyntaxError> {
         self.count(1, line)?;
-        let (mut members, mut lines, mut size) = (Map::new(), vec![(String::new(), line)], 1);
+        let (mut members, mut lines, mut size, mut height) = (Map::new(), Lines::of(line), 1, 0);
         let mut merged: Vec<(u32, Value)> = Vec::new();
         loop {
             let event = self.next()?;
@@ -181,25 +224,30 @@ impl<'t> Reader<'t> {
             let key = self.node(event, depth + 1, anchors)?;
             let value_event = self.next()?;
             let mut node = self.node(value_event, depth + 1, anchors)?;
-            size += node.size;
+            size += key.size + node.size;
+            height = height.max(1 + node.height);
             if is_merge {
                 merged.push((key_line, node.value));
                 continue;
             }
+            if let Some(bare) = &bare {
+                self.boolean_keys.push((key_line, bare.clone()));
+            }
             let key = bare.or_else(|| key_text(&key.value)).ok_or_else(|| error(key_line, "a key must be a single value"))?;
+            if key.len() > MAX_KEY_BYTES {
+                return Err(error(key_line, "a key is longer than 1,024 bytes"));
+            }
             if members.contains_key(&key) {
                 return Err(error(key_line, &format!("{key:?} is given twice; keep one")));
             }
-            if let Some(first) = node.lines.first_mut() {
-                first.1 = key_line;
-            }
-            nest(&mut lines, &key, node.lines);
+            node.lines.line = key_line;
+            lines.members.insert(key.clone(), node.lines);
             members.insert(key, node.value);
         }
         for (at, value) in merged {
             merge(&mut members, value, at)?;
         }
-        Ok(Node { value: Value::Object(members), lines, size })
+        Ok(Node { value: Value::Object(members), lines, size, height })
     }
 
     fn count(&mut self, values: usize, line: u32) -> Result<(), SyntaxError> {
@@ -233,13 +281,6 @@ fn key_text(key: &Value) -> Option<String> {
     }
 }
 
-fn nest(lines: &mut Vec<(String, u32)>, under: &str, inner: Vec<(String, u32)>) {
-    for (path, line) in inner {
-        let path = if path.is_empty() || path.starts_with('[') { format!("{under}{path}") } else { format!("{under}.{path}") };
-        lines.push((path, line));
-    }
-}
-
 fn scalar_value(text: &str, style: ScalarStyle, tag: Option<&Tag>, line: u32) -> Result<Value, SyntaxError> {
     match tag {
         // `!` alone and `!!str` say: text, whatever it looks like.
@@ -261,6 +302,8 @@ fn scalar_value(text: &str, style: ScalarStyle, tag: Option<&Tag>, line: u32) ->
         None => Ok(Value::String(Cow::Borrowed(text).into_owned())),
     }
 }
+
+const TOO_DEEP: &str = "values nest deeper than 64";
 
 fn line_at(span: &Span) -> u32 {
     u32::try_from(span.start.line()).unwrap_or(u32::MAX)
@@ -339,6 +382,35 @@ mod tests {
         let bomb: String =
             std::iter::once("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned()).chain((1..9).map(row)).collect();
         assert_eq!(parse(&bomb).unwrap_err().message, "the file holds more than 200,000 values");
+        let long_text = format!("a: &a {}\nb: [{}]\n", "x".repeat(1 << 20), "*a,".repeat(190_000));
+        assert_eq!(parse(&long_text).unwrap_err().message, "the file holds more than 200,000 values");
+        let anchors: String = (0..60).map(|i| format!("&a{i} [")).collect();
+        let anchored = format!("{anchors}{}{}", "x,".repeat(20_000), "]".repeat(60));
+        assert_eq!(parse(&anchored).unwrap_err().message, "the file holds more than 200,000 values");
+        let long_key = format!("? {}\n: [{}]\n", "k".repeat(1 << 20), "x,".repeat(190_000));
+        assert_eq!(parse(&long_key).unwrap_err().message, "a key is longer than 1,024 bytes");
+        let deep_path = format!("{}[{}]{}", format!("{{{}: ", "k".repeat(1000)).repeat(60), "x,".repeat(190_000), "}".repeat(60));
+        assert!(parse(&deep_path).is_ok());
+    }
+
+    #[test]
+    fn aliases_do_not_nest_deeper_than_what_stands_in_their_place_might() {
+        let (open, close) = ("[".repeat(30), "]".repeat(30));
+        let two = format!("a: &a {open}x{close}\nb: &b {open}*a{close}\n");
+        assert!(parse(&two).is_ok());
+        assert_eq!(parse(&format!("{two}c: {open}*b{close}\n")).unwrap_err(), error(3, "values nest deeper than 64"));
+        let mut ladder = "a0: &a0 [x]\n".to_owned();
+        for i in 1..600 {
+            ladder.push_str(&format!("a{i}: &a{i} [*a{}]\n", i - 1));
+        }
+        assert_eq!(parse(&ladder).unwrap_err().message, "values nest deeper than 64");
+    }
+
+    #[test]
+    fn a_name_with_dots_has_a_line_too() {
+        let document = &parse("m:\n  a.b/c: 1\n  a:\n    b/c: 2\n").unwrap()[0];
+        assert_eq!((document.line_of("m.a.b/c"), document.line_of("m.a"), document.line_of("m.a.x")), (2, 3, 3));
+        assert_eq!((document.line_of("nowhere"), document.line_of("")), (1, 1));
     }
 
     #[test]

@@ -89,6 +89,9 @@ pub fn compile(
     fetched: &FetchedKeys,
 ) -> Result<Compiled, CompileError> {
     let section = bundle.verify.as_ref().ok_or(CompileError::Withdrawn)?;
+    if secrets.is_some_and(|secrets| secrets.policy != bundle.policy) {
+        return Err(SecretsRefusal::Mismatch.into());
+    }
     let mut skipped = Vec::new();
     let mut trusted = Vec::with_capacity(section.trusted_issuers.len());
     for entry in &section.trusted_issuers {
@@ -120,7 +123,7 @@ pub fn compile(
     let invalid = |what: &str, why: &dyn std::fmt::Display| CompileError::Invalid(format!("{what}: {why}"));
     let policy = Policy {
         name: bundle.policy.clone(),
-        digest: digest(section, fetched),
+        digest: digest(bundle, section, fetched),
         generation: bundle.generation,
         own,
         audiences: section.audiences.clone(),
@@ -138,14 +141,14 @@ pub fn compile(
 }
 
 /// Two policies with one digest answer alike. The verify-secrets take part by their own digest.
-fn digest(section: &VerifySection, fetched: &FetchedKeys) -> [u8; 32] {
+fn digest(bundle: &Bundle, section: &VerifySection, fetched: &FetchedKeys) -> [u8; 32] {
     let used: BTreeMap<&str, Option<&JwkSet>> = section
         .trusted_issuers
         .iter()
         .filter(|t| matches!(t.keys, BundleIssuerKeys::Fetch { .. }))
         .map(|t| (t.name.as_str(), fetched.get(&t.name)))
         .collect();
-    sha256(&serde_json::to_vec(&(section, used)).expect("a section always serialises"))
+    sha256(&serde_json::to_vec(&(&bundle.policy, section, used)).expect("a section always serialises"))
 }
 
 fn ring(section: &VerifySection, ring: RingName) -> Result<KeySet, CompileError> {
@@ -171,6 +174,10 @@ fn trusted_issuer(
     fetched: &FetchedKeys,
     skipped: &mut Vec<SkippedKey>,
 ) -> Result<TrustedIssuer, CompileError> {
+    if (entry.issuer.is_none() || entry.any_issuer) && entry.keys != BundleIssuerKeys::Secret {
+        let message = format!("trusted issuer {}: only a symmetric key can do without issuer", entry.name);
+        return Err(CompileError::Invalid(message));
+    }
     let mut load = |set: &JwkSet| {
         let loaded = load_jwks(set, &entry.algorithms);
         skipped.extend(loaded.skipped.into_iter().map(|(kid, error)| SkippedKey {

@@ -174,6 +174,9 @@ pub fn open(bytes: &[u8], trust: &Trust, held: Option<u64>) -> Result<Bundle, Bu
     if (bundle.schema, &bundle.policy, &bundle.uid, bundle.generation) != outside {
         return Err(BundleRefusal::Corrupt("envelope and content disagree".into()));
     }
+    if bundle.revoked.iter().any(|entry| entry.policy != bundle.policy) {
+        return Err(BundleRefusal::Corrupt("an entry of revoked belongs to another policy".into()));
+    }
     match held {
         Some(held) if bundle.generation < held => {
             Err(BundleRefusal::LowerGeneration { found: bundle.generation, held })

@@ -122,10 +122,87 @@ fn only_the_secrets_that_the_bundle_names_are_used() {
 }
 
 #[test]
+fn what_belongs_to_another_policy_is_not_taken() {
+    let mut shared = bundle();
+    shared.verify.as_mut().unwrap().trusted_issuers.push(BundleIssuer {
+        name: "legacy".into(),
+        issuer: None,
+        any_issuer: false,
+        audiences: None,
+        algorithms: vec![Algorithm::HS256],
+        keys: BundleIssuerKeys::Secret,
+        max_ttl_ms: None,
+        not_after: Some(UnixMillis(1)),
+        matches: Vec::new(),
+        subject: None,
+        roles: None,
+        scopes: None,
+    });
+    let secrets_of = |policy: &str| {
+        let mut secrets = VerifySecrets::empty(policy.parse().unwrap());
+        secrets.add_symmetric("legacy", b"0123456789abcdef0123456789abcdef");
+        secrets
+    };
+    let none = FetchedKeys::new();
+    let compiled = |bundle: &Bundle, policy: &str| compile(bundle, Some(&secrets_of(policy)), &none);
+    let first = compiled(&shared, "shop/shop").unwrap().policy;
+    assert_eq!(compiled(&shared, "shop/other").unwrap_err(), CompileError::Secrets(SecretsRefusal::Mismatch));
+
+    // The same rules under another name find other revocations.
+    let other = Bundle { policy: "shop/other".parse().unwrap(), ..shared.clone() };
+    assert_ne!(compiled(&other, "shop/other").unwrap().policy.digest, first.digest);
+
+    for any_issuer in [false, true] {
+        let mut public = shared.clone();
+        let entry = &mut public.verify.as_mut().unwrap().trusted_issuers[0];
+        entry.any_issuer = any_issuer;
+        entry.issuer = any_issuer.then(|| "https://kc.example".into());
+        entry.keys = BundleIssuerKeys::Jwks(JwkSet::default());
+        assert_eq!(compiled(&public, "shop/shop").unwrap_err().reason(), "invalid");
+    }
+
+    let key = SigningKey::generate(Algorithm::EdDSA).unwrap();
+    let mut revokes = bundle();
+    revokes.revoked.push(Entry {
+        policy: "shop/other".parse().unwrap(),
+        kind: countersign_core::revocation::Kind::Subject,
+        issuer: None,
+        id: "alice".into(),
+        cutoff: UnixMillis::FOREVER,
+        expires: UnixMillis::FOREVER,
+        version: 0,
+        reason: String::new(),
+        source: "test".into(),
+    });
+    let sealed = seal(&revokes, &key).unwrap();
+    assert_eq!(open(sealed.as_bytes(), &trust(&key), None).unwrap_err().reason(), "corrupt");
+}
+
+#[test]
 fn a_policy_has_one_file_name_and_others_have_others() {
     let name = |s: &str| file_name(&s.parse().unwrap());
     assert!(is_bundle_file(&name("shop/shop")));
     assert!(!is_bundle_file(&secrets_file_name(&"shop/shop".parse().unwrap())));
     // Names that would collide if parts were joined by a dash.
     assert_ne!(name("a-b/c"), name("a/b-c"));
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_bytes_open_or_are_refused_without_a_panic(
+        bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200),
+        at in 0usize..4000,
+        with in proptest::num::u8::ANY,
+    ) {
+        let key = SigningKey::generate(Algorithm::EdDSA).unwrap();
+        for trust in [trust(&key), Trust::FileSystem] {
+            let _ = open(&bytes, &trust, None);
+            let mut bent = seal(&bundle(), &key).unwrap().into_bytes();
+            let at = at % bent.len();
+            bent[at] = with;
+            if let Ok(opened) = open(&bent, &trust, None) {
+                let _ = compile(&opened, None, &FetchedKeys::new());
+            }
+        }
+    }
 }

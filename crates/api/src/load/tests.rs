@@ -239,6 +239,38 @@ fn two_files_with_one_policy_leave_neither_in_force() {
     assert!(load_directory(&dir.path().join("nowhere")).is_err());
 }
 
+#[test]
+fn what_is_far_too_much_is_told_in_few_words_and_little_time() {
+    let begin = std::time::Instant::now();
+    let many = (0..150_000).map(|i| format!("a{i}")).collect::<Vec<_>>().join(", ");
+    assert_eq!(
+        told(&GOOD.replace("[shop-api]", &format!("[{many}]"))),
+        ["6: spec.audiences: has 150000 entries; at most 16 are allowed"]
+    );
+    let names = (0..30_000).map(|i| format!("{{name: a{i}}}")).collect::<Vec<_>>().join(", ");
+    let roles = told(&with_spec(&format!("  roles: [{names}]\n")));
+    assert!(roles.len() <= 1025 && roles.iter().any(|r| r.contains("has 30000 entries")), "{}", roles.len());
+    let twins = vec![GOOD; 5_000].join("---\n");
+    assert_eq!(told(&twins).len(), 5_000);
+    assert!(begin.elapsed() < std::time::Duration::from_secs(60), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn an_expression_is_bounded_in_bytes_whatever_its_letters() {
+    let long = format!("subject == '{}'", "é".repeat(600));
+    let lines = told(&with_spec(&format!("  rules: [{{name: long, expression: \"{long}\"}}]\n")));
+    assert_eq!(lines, [format!("7: spec.rules[0].expression: the expression is {} bytes long; at most 1024 are allowed", long.len())]);
+}
+
+#[test]
+fn a_key_that_kubectl_takes_for_a_boolean_is_warned_about() {
+    let jwk = "{kty: EC, crv: P-256, x: MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4, y: 4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM}";
+    let lines = told(&with_spec(&format!(
+        "  trustedIssuers: [{{name: kc, issuer: 'https://kc.example', algorithms: [ES256], jwks: {{inline: {{keys: [{jwk}]}}}}}}]\n"
+    )));
+    assert_eq!(lines, ["7: warning: kubectl reads the key y as a boolean; write \"y\", in quotes"]);
+}
+
 proptest::proptest! {
     #[test]
     fn any_text_is_read_or_refused_without_a_panic(text in "\\PC{0,200}|(spec|audiences|[-: \\n{}\\[\\],&*!'\"#|>y0-9])*{0,80}") {

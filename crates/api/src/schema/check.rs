@@ -51,6 +51,8 @@ fn check_value(schema: &Value, value: &Value, field: &str, problems: &mut Vec<Pr
         Value::Number(number) => check_number(schema, number, &mut tell),
         Value::Array(items) => {
             check_length(schema, items.len(), ["minItems", "maxItems"], "entries", &mut tell);
+            // That there are too many was told; what they are doesn't matter then.
+            let items = &items[..items.len().min(most(schema))];
             for (index, item) in items.iter().enumerate() {
                 if let Some(item_schema) = schema.get("items") {
                     check_value(item_schema, item, &format!("{field}[{index}]"), problems);
@@ -61,6 +63,11 @@ fn check_value(schema: &Value, value: &Value, field: &str, problems: &mut Vec<Pr
         Value::Object(members) => check_object(schema, members, field, problems),
         Value::Bool(_) | Value::Null => {}
     }
+}
+
+/// How many items a list may have.
+fn most(schema: &Value) -> usize {
+    schema.get("maxItems").and_then(Value::as_u64).and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX)
 }
 
 /// What to say when a value is of another type than wanted.
@@ -244,7 +251,7 @@ pub(crate) fn repaired(schema: &Value, value: &Value) -> Value {
             let item_schema = &schema["items"];
             let repair =
                 |item: &Value| if fits(item_schema, item) { repaired(item_schema, item) } else { stand_in(item_schema) };
-            items.iter().map(repair).collect()
+            items.iter().take(most(schema)).map(repair).collect()
         }
         _ => value.clone(),
     }

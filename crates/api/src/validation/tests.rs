@@ -110,6 +110,26 @@ fn each_rule_is_broken_by_something_here_and_there() {
 }
 
 #[test]
+fn only_this_machine_itself_may_be_reached_without_tls() {
+    for good in ["https://x", "http://localhost", "http://localhost:80/a", "http://127.9.0.1:1", "http://[::1]:80/a?b", "http://[::1]"] {
+        assert!(super::is_https_or_loopback(good), "{good}");
+    }
+    for bad in [
+        "http://x",
+        "http://localhost:80@elsewhere.example/",
+        "http://localhost@elsewhere.example",
+        "http://localhost:pw@elsewhere.example",
+        "http://localhost.elsewhere.example",
+        "http://[::1]elsewhere.example",
+        "http://[::1",
+        "http://localhost:",
+        "ftp://localhost",
+    ] {
+        assert!(!super::is_https_or_loopback(bad), "{bad}");
+    }
+}
+
+#[test]
 fn a_session_s_rules_agree_too() {
     for (spec, is_good) in [
         (json!({}), true),
