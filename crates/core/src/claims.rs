@@ -85,11 +85,9 @@ pub fn strings(all: &Map<String, Value>, name: &str, wrong: WrongType) -> Claim<
     match present(all, name) {
         None => Ok(None),
         Some(Value::String(s)) => Ok(Some(vec![s.clone()])),
-        Some(Value::Array(items)) => items
-            .iter()
-            .map(|item| item.as_str().map(str::to_owned).ok_or(wrong))
-            .collect::<Result<Vec<_>, _>>()
-            .map(Some),
+        Some(Value::Array(items)) => {
+            items.iter().map(|item| item.as_str().map(str::to_owned).ok_or(wrong)).collect::<Result<Vec<_>, _>>().map(Some)
+        }
         Some(_) => Err(wrong),
     }
 }

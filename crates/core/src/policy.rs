@@ -3,16 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
-    addresses::AddressLists,
-    claims::ClaimMatch,
-    jose::Algorithm,
-    keys::KeySet,
-    mapping::ClaimMappings,
-    names::PolicyName,
-    opaque::OpaqueKeys,
-    roles::Roles,
-    rules::Rules,
-    time::UnixMillis,
+    addresses::AddressLists, claims::ClaimMatch, jose::Algorithm, keys::KeySet, mapping::ClaimMappings, names::PolicyName,
+    opaque::OpaqueKeys, roles::Roles, rules::Rules, time::UnixMillis,
 };
 
 /// Everything a verdict needs of a policy.
