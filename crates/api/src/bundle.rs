@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use build::{BuildInput, Resolved, build};
-pub use compile::{Compiled, CompileError, FetchedKeys, SkippedKey, compile};
+pub use compile::{CompileError, Compiled, FetchedKeys, SkippedKey, compile};
 pub use envelope::{BundleRefusal, MAX_ENVELOPE_BYTES, Trust, file_name, is_bundle_file, open, seal, secrets_file_name};
 pub use secrets::{SecretsRefusal, VerifySecrets};
 

@@ -8,7 +8,7 @@ mod scalar;
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use saphyr_parser::{Event, Parser, ScanError, ScalarStyle, Span, StrInput, Tag};
+use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, StrInput, Tag};
 use serde_json::{Map, Value};
 
 /// How large a file may be.
@@ -233,7 +233,8 @@ impl<'t> Reader<'t> {
             if let Some(bare) = &bare {
                 self.boolean_keys.push((key_line, bare.clone()));
             }
-            let key = bare.or_else(|| key_text(&key.value)).ok_or_else(|| error(key_line, "a key must be a single value"))?;
+            let key =
+                bare.or_else(|| key_text(&key.value)).ok_or_else(|| error(key_line, "a key must be a single value"))?;
             if key.len() > MAX_KEY_BYTES {
                 return Err(error(key_line, "a key is longer than 1,024 bytes"));
             }
@@ -284,7 +285,9 @@ fn key_text(key: &Value) -> Option<String> {
 fn scalar_value(text: &str, style: ScalarStyle, tag: Option<&Tag>, line: u32) -> Result<Value, SyntaxError> {
     match tag {
         // `!` alone and `!!str` say: text, whatever it looks like.
-        Some(tag) if tag.suffix == "str" || (tag.handle == "!" && tag.suffix.is_empty()) => Ok(Value::String(text.to_owned())),
+        Some(tag) if tag.suffix == "str" || (tag.handle == "!" && tag.suffix.is_empty()) => {
+            Ok(Value::String(text.to_owned()))
+        }
         Some(tag) if tag.is_yaml_core_schema() => {
             let plain = scalar::resolve(text).ok_or_else(|| error(line, "the number is not one that JSON has"))?;
             let fits = match (&*tag.suffix, &plain) {
@@ -368,7 +371,9 @@ mod tests {
         let text = "a: 1\nb:\n  c:\n  - d: x\n    e: y\n  - z\n---\n# empty\n---\nf: 2\n";
         let documents = parse(text).unwrap();
         assert_eq!(documents.len(), 2);
-        for (path, line) in [("a", 1), ("b", 2), ("b.c", 3), ("b.c[0].d", 4), ("b.c[0].e", 5), ("b.c[1]", 6), ("b.c[1].no.such", 6)] {
+        for (path, line) in
+            [("a", 1), ("b", 2), ("b.c", 3), ("b.c[0].d", 4), ("b.c[0].e", 5), ("b.c[1]", 6), ("b.c[1].no.such", 6)]
+        {
             assert_eq!(documents[0].line_of(path), line, "{path}");
         }
         assert_eq!(documents[1].line_of("f"), 10);
@@ -384,12 +389,13 @@ mod tests {
         assert_eq!(parse(&bomb).unwrap_err().message, "the file holds more than 200,000 values");
         let long_text = format!("a: &a {}\nb: [{}]\n", "x".repeat(1 << 20), "*a,".repeat(190_000));
         assert_eq!(parse(&long_text).unwrap_err().message, "the file holds more than 200,000 values");
-        let anchors: String = (0..60).map(|i| format!("&a{i} [")).collect();
+        let anchors = (0..60).map(|i| format!("&a{i} [")).collect::<Vec<_>>().concat();
         let anchored = format!("{anchors}{}{}", "x,".repeat(20_000), "]".repeat(60));
         assert_eq!(parse(&anchored).unwrap_err().message, "the file holds more than 200,000 values");
         let long_key = format!("? {}\n: [{}]\n", "k".repeat(1 << 20), "x,".repeat(190_000));
         assert_eq!(parse(&long_key).unwrap_err().message, "a key is longer than 1,024 bytes");
-        let deep_path = format!("{}[{}]{}", format!("{{{}: ", "k".repeat(1000)).repeat(60), "x,".repeat(190_000), "}".repeat(60));
+        let deep_path =
+            format!("{}[{}]{}", format!("{{{}: ", "k".repeat(1000)).repeat(60), "x,".repeat(190_000), "}".repeat(60));
         assert!(parse(&deep_path).is_ok());
     }
 
@@ -399,10 +405,8 @@ mod tests {
         let two = format!("a: &a {open}x{close}\nb: &b {open}*a{close}\n");
         assert!(parse(&two).is_ok());
         assert_eq!(parse(&format!("{two}c: {open}*b{close}\n")).unwrap_err(), error(3, "values nest deeper than 64"));
-        let mut ladder = "a0: &a0 [x]\n".to_owned();
-        for i in 1..600 {
-            ladder.push_str(&format!("a{i}: &a{i} [*a{}]\n", i - 1));
-        }
+        let rung = |i: usize| format!("a{i}: &a{i} [*a{}]\n", i - 1);
+        let ladder = ["a0: &a0 [x]\n".to_owned()].into_iter().chain((1..600).map(rung)).collect::<Vec<_>>().concat();
         assert_eq!(parse(&ladder).unwrap_err().message, "values nest deeper than 64");
     }
 

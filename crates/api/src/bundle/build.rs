@@ -68,17 +68,9 @@ pub fn build(input: BuildInput<'_>) -> (Bundle, Option<VerifySecrets>) {
         roles: policy
             .roles
             .iter()
-            .map(|r| BundleRole {
-                name: r.name.clone(),
-                permissions: r.permissions.clone(),
-                inherits: r.inherits.clone(),
-            })
+            .map(|r| BundleRole { name: r.name.clone(), permissions: r.permissions.clone(), inherits: r.inherits.clone() })
             .collect(),
-        rules: policy
-            .rules
-            .iter()
-            .map(|r| BundleRule { name: r.name.clone(), expression: r.expression.clone() })
-            .collect(),
+        rules: policy.rules.iter().map(|r| BundleRule { name: r.name.clone(), expression: r.expression.clone() }).collect(),
         allow: policy.client_addresses.allow.iter().map(|n| n.0).collect(),
         deny: policy.client_addresses.deny.iter().map(|n| n.0).collect(),
         rate_limit: policy
@@ -134,11 +126,7 @@ fn trusted_issuer(entry: &EffectiveTrustedIssuer, policy: &EffectivePolicy, reso
         keys,
         max_ttl_ms: Some(entry.max_ttl.as_millis()),
         not_after: entry.not_after.map(|t| t.0),
-        matches: entry
-            .r#match
-            .iter()
-            .map(|m| BundleMatch { claim: m.claim.clone(), value: m.value.clone() })
-            .collect(),
+        matches: entry.r#match.iter().map(|m| BundleMatch { claim: m.claim.clone(), value: m.value.clone() }).collect(),
         subject: mappings.subject.as_ref().and_then(|m| {
             let source = source(m.claim.as_deref(), m.expression.as_deref())?;
             Some(BundleMapping { source, prefix: None, allow: None })

@@ -83,11 +83,7 @@ impl CompileError {
 
 /// Compiles a bundle. `fetched` holds the sets of issuers whose keys the bundle tells to fetch; one that isn't there has no
 /// keys yet.
-pub fn compile(
-    bundle: &Bundle,
-    secrets: Option<&VerifySecrets>,
-    fetched: &FetchedKeys,
-) -> Result<Compiled, CompileError> {
+pub fn compile(bundle: &Bundle, secrets: Option<&VerifySecrets>, fetched: &FetchedKeys) -> Result<Compiled, CompileError> {
     let section = bundle.verify.as_ref().ok_or(CompileError::Withdrawn)?;
     if secrets.is_some_and(|secrets| secrets.policy != bundle.policy) {
         return Err(SecretsRefusal::Mismatch.into());
@@ -115,11 +111,8 @@ pub fn compile(
         permissions: r.permissions.clone(),
         inherits: r.inherits.clone(),
     });
-    let declared: Vec<RuleDef> = section
-        .rules
-        .iter()
-        .map(|r| RuleDef { name: r.name.clone(), expression: r.expression.clone() })
-        .collect();
+    let declared: Vec<RuleDef> =
+        section.rules.iter().map(|r| RuleDef { name: r.name.clone(), expression: r.expression.clone() }).collect();
     let invalid = |what: &str, why: &dyn std::fmt::Display| CompileError::Invalid(format!("{what}: {why}"));
     let policy = Policy {
         name: bundle.policy.clone(),
@@ -161,8 +154,8 @@ fn ring(section: &VerifySection, ring: RingName) -> Result<KeySet, CompileError>
             .as_deref()
             .and_then(|alg| alg.parse().ok())
             .ok_or_else(|| CompileError::Invalid(format!("{}: no known alg", place())))?;
-        let verifying = VerifyingKey::from_jwk(&key.jwk, &[algorithm])
-            .map_err(|error| CompileError::Key { place: place(), error })?;
+        let verifying =
+            VerifyingKey::from_jwk(&key.jwk, &[algorithm]).map_err(|error| CompileError::Key { place: place(), error })?;
         entries.push(KeyEntry { key: verifying, revoked: key.state == KeyState::Revoked });
     }
     Ok(KeySet::new(entries))
@@ -207,11 +200,7 @@ fn trusted_issuer(
         keys: KeySet::new(keys.into_iter().map(|key| KeyEntry { key, revoked: false }).collect()),
         max_ttl_ms: entry.max_ttl_ms,
         not_after: entry.not_after,
-        matches: entry
-            .matches
-            .iter()
-            .map(|m| ClaimMatch { claim: m.claim.clone(), value: m.value.clone() })
-            .collect(),
+        matches: entry.matches.iter().map(|m| ClaimMatch { claim: m.claim.clone(), value: m.value.clone() }).collect(),
         mappings: ClaimMappings {
             subject: mapping(entry.subject.as_ref(), &place("subject"))?,
             roles: mapping(entry.roles.as_ref(), &place("roles"))?,
@@ -225,8 +214,7 @@ fn mapping(given: Option<&BundleMapping>, place: &str) -> Result<Option<Mapping>
     let source = match &given.source {
         MappingSource::Claim(name) => Source::Claim(name.clone()),
         MappingSource::Expression(text) => Source::Expression(
-            Expression::compile(text, Vocabulary::Mapping)
-                .map_err(|e| CompileError::Invalid(format!("{place}: {e}")))?,
+            Expression::compile(text, Vocabulary::Mapping).map_err(|e| CompileError::Invalid(format!("{place}: {e}")))?,
         ),
     };
     Ok(Some(Mapping { source, prefix: given.prefix.clone(), allow: given.allow.clone() }))

@@ -168,8 +168,7 @@ pub fn open(bytes: &[u8], trust: &Trust, held: Option<u64>) -> Result<Bundle, Bu
     check_signature(&envelope, trust)?;
     let content = strict_json::parse(envelope.content.as_bytes(), MAX_DEPTH)
         .map_err(|e| BundleRefusal::Corrupt(format!("content: {e}")))?;
-    let bundle: Bundle =
-        serde_json::from_value(content).map_err(|e| BundleRefusal::Corrupt(format!("content: {e}")))?;
+    let bundle: Bundle = serde_json::from_value(content).map_err(|e| BundleRefusal::Corrupt(format!("content: {e}")))?;
     let outside = (envelope.schema, &envelope.policy, &envelope.uid, envelope.generation);
     if (bundle.schema, &bundle.policy, &bundle.uid, bundle.generation) != outside {
         return Err(BundleRefusal::Corrupt("envelope and content disagree".into()));
@@ -178,9 +177,7 @@ pub fn open(bytes: &[u8], trust: &Trust, held: Option<u64>) -> Result<Bundle, Bu
         return Err(BundleRefusal::Corrupt("an entry of revoked belongs to another policy".into()));
     }
     match held {
-        Some(held) if bundle.generation < held => {
-            Err(BundleRefusal::LowerGeneration { found: bundle.generation, held })
-        }
+        Some(held) if bundle.generation < held => Err(BundleRefusal::LowerGeneration { found: bundle.generation, held }),
         _ => Ok(bundle),
     }
 }

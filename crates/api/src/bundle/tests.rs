@@ -73,10 +73,7 @@ fn each_bad_bundle_is_refused_for_its_own_reason() {
     let sealed = seal(&bundle(), &key).unwrap();
     let mut json: serde_json::Value = serde_json::from_str(&sealed).unwrap();
     assert_eq!(open(sealed.as_bytes(), &trust(&other), None).unwrap_err().reason(), "untrusted_key");
-    assert_eq!(
-        open(sealed.as_bytes(), &trust(&key), Some(8)),
-        Err(BundleRefusal::LowerGeneration { found: 7, held: 8 })
-    );
+    assert_eq!(open(sealed.as_bytes(), &trust(&key), Some(8)), Err(BundleRefusal::LowerGeneration { found: 7, held: 8 }));
 
     json["generation"] = 9.into();
     assert_eq!(open(json.to_string().as_bytes(), &trust(&key), None), Err(BundleRefusal::BadSignature));

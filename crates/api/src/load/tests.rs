@@ -252,14 +252,17 @@ fn what_is_far_too_much_is_told_in_few_words_and_little_time() {
     assert!(roles.len() <= 1025 && roles.iter().any(|r| r.contains("has 30000 entries")), "{}", roles.len());
     let twins = vec![GOOD; 5_000].join("---\n");
     assert_eq!(told(&twins).len(), 5_000);
-    assert!(begin.elapsed() < std::time::Duration::from_secs(60), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < std::time::Duration::from_mins(1), "{:?}", begin.elapsed());
 }
 
 #[test]
 fn an_expression_is_bounded_in_bytes_whatever_its_letters() {
     let long = format!("subject == '{}'", "é".repeat(600));
     let lines = told(&with_spec(&format!("  rules: [{{name: long, expression: \"{long}\"}}]\n")));
-    assert_eq!(lines, [format!("7: spec.rules[0].expression: the expression is {} bytes long; at most 1024 are allowed", long.len())]);
+    assert_eq!(
+        lines,
+        [format!("7: spec.rules[0].expression: the expression is {} bytes long; at most 1024 are allowed", long.len())]
+    );
 }
 
 #[test]

@@ -111,7 +111,14 @@ fn each_rule_is_broken_by_something_here_and_there() {
 
 #[test]
 fn only_this_machine_itself_may_be_reached_without_tls() {
-    for good in ["https://x", "http://localhost", "http://localhost:80/a", "http://127.9.0.1:1", "http://[::1]:80/a?b", "http://[::1]"] {
+    for good in [
+        "https://x",
+        "http://localhost",
+        "http://localhost:80/a",
+        "http://127.9.0.1:1",
+        "http://[::1]:80/a?b",
+        "http://[::1]",
+    ] {
         assert!(super::is_https_or_loopback(good), "{good}");
     }
     for bad in [
