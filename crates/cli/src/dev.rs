@@ -29,8 +29,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub(crate) use self::{running::Running, settings::Settings};
 use crate::{
     Session,
-    args::Dev,
-    commands::now,
+    args::{Dev, PolicyCheck},
+    commands::{now, policy::check},
     failure::{Exit, Failure},
 };
 
@@ -44,6 +44,9 @@ pub(crate) async fn run(session: &Session, args: &Dev) -> Result<Exit, Failure> 
     for warning in &settings.warnings {
         session.printer.warn(warning);
     }
+    if session.common.dry_run {
+        return dry_run(session, &settings);
+    }
     let running = tokio::select! {
         running = Running::start(settings) => running?,
         () = stop.asked() => return Ok(Exit::Done),
@@ -51,8 +54,25 @@ pub(crate) async fn run(session: &Session, args: &Dev) -> Result<Exit, Failure> 
     banner::print(session, &running)?;
     stop.asked().await;
     session.printer.remark("stopping");
-    running.shutdown().await;
+    tokio::select! {
+        () = running.shutdown() => {}
+        // Asked twice: at once. What must survive is on disk already.
+        () = stop.asked() => session.printer.remark("stopping at once"),
+    }
     Ok(Exit::Done)
+}
+
+/// The settings are in order; so must the policies be.
+fn dry_run(session: &Session, settings: &Settings) -> Result<Exit, Failure> {
+    if let Some(directory) = &settings.policies {
+        let checked = check(session, &PolicyCheck { files: vec![directory.clone()] })?;
+        if checked != Exit::Done {
+            return Ok(checked);
+        }
+        session.printer.remark("dry run: would start");
+        return Ok(Exit::Done);
+    }
+    session.printer.dry_run(&format!("start on {}", settings.data_dir.display()))
 }
 
 fn log_to_stderr(level: &str) -> Result<(), Failure> {

@@ -4,14 +4,14 @@ mod table;
 
 use std::io::{self, IsTerminal as _, Write as _};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub(crate) use table::printable;
 pub(crate) use table::{Cell, Table, Tone};
 
 use crate::{
     args::{ColorChoice, Common, Format},
-    failure::Failure,
+    failure::{Exit, Failure},
 };
 
 /// A command's result in every form.
@@ -97,6 +97,14 @@ impl Printer {
             }
         }
         write_out(&text)
+    }
+
+    /// The result of a command that would have changed something, had it not been for `--dry-run`.
+    pub(crate) fn dry_run(self, would: &str) -> Result<Exit, Failure> {
+        self.remark(&format!("dry run: would {would}"));
+        let document = json!({"dry_run": true, "would": would});
+        self.report(&Report { document, human: Vec::new(), names: Vec::new() })?;
+        Ok(Exit::Done)
     }
 
     /// A remark on standard error, left out with `-q`.

@@ -11,7 +11,7 @@ use std::{borrow::Cow, sync::Arc};
 use axum::{
     Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, FromRequestParts, Path, Request, State},
+    extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State},
     http::{StatusCode, header, request::Parts as RequestParts},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -129,6 +129,35 @@ impl FromRequestParts<Issuer> for OfPolicy {
         let unknown = || Problem::not_found(format!("there is no policy {namespace}/{name}"));
         let name = PolicyName::try_new(&namespace, &name).map_err(|_| unknown())?;
         issuer.parts.policies.one(&name).map(Self).ok_or_else(unknown)
+    }
+}
+
+/// What stands behind the `?` of a path.
+pub(crate) struct OfQuery<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequestParts<Issuer> for OfQuery<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut RequestParts, issuer: &Issuer) -> Result<Self, Problem> {
+        let read = Query::from_request_parts(parts, issuer).await;
+        read.map(|Query(asked)| Self(asked)).map_err(|e| Problem::invalid_request(e.body_text()))
+    }
+}
+
+/// A body as it came, of at most 64 KiB.
+pub(crate) struct Content(pub(crate) Bytes);
+
+impl FromRequest<Issuer> for Content {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, issuer: &Issuer) -> Result<Self, Problem> {
+        match Bytes::from_request(request, issuer).await {
+            Ok(bytes) => Ok(Self(bytes)),
+            Err(e) if e.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+                Err(Problem::new(e.status(), "invalid_request", format!("the body is over {MAX_BODY} bytes")))
+            }
+            Err(e) => Err(Problem::invalid_request(e.body_text())),
+        }
     }
 }
 

@@ -1,12 +1,6 @@
 //! `/healthz`, `/readyz`, `/metrics`.
 
-use std::{
-    fmt::Write as _,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::fmt::Write as _;
 
 use axum::{
     Json, Router,
@@ -17,24 +11,30 @@ use axum::{
 };
 use countersign_core::ring::Phase;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use crate::{IssuerPolicy, RingView, serving::Issuer};
 
 /// Whether the process takes calls.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
-    draining: Arc<AtomicBool>,
+    draining: CancellationToken,
 }
 
 impl Health {
     /// From here on `/readyz` says no.
     pub fn drain(&self) {
-        self.draining.store(true, Ordering::Release);
+        self.draining.cancel();
     }
 
     /// Whether calls are welcome.
     pub fn ready(&self) -> bool {
-        !self.draining.load(Ordering::Acquire)
+        !self.draining.is_cancelled()
+    }
+
+    /// Returns when the process is about to end.
+    pub(crate) async fn draining(&self) {
+        self.draining.cancelled().await;
     }
 }
 

@@ -15,7 +15,9 @@ use tokio::sync::Notify;
 pub(crate) use ledger::{Ledger, LedgerError};
 pub use request::{InvalidRevocation, RevocationRequest};
 
+use self::request::Belongs;
 use crate::{
+    Health,
     fleet::{Enforcement, Fleet},
     minter::Locks,
     policies::{IssuerPolicy, Policies},
@@ -30,6 +32,7 @@ pub struct Revoker {
     ledger: Ledger,
     locks: Locks,
     fleet: Fleet,
+    health: Health,
     /// Rung when a key was revoked: whoever keeps the rings acts on it at once.
     key_revoked: Arc<Notify>,
 }
@@ -59,8 +62,8 @@ pub enum RevokeError {
 }
 
 impl Revoker {
-    pub(crate) fn new(ledger: Ledger, locks: Locks, fleet: Fleet, key_revoked: Arc<Notify>) -> Self {
-        Self { ledger, locks, fleet, key_revoked }
+    pub(crate) fn new(ledger: Ledger, locks: Locks, fleet: Fleet, health: Health, key_revoked: Arc<Notify>) -> Self {
+        Self { ledger, locks, fleet, health, key_revoked }
     }
 
     /// Ends what `request` names. Waits up to `wait` for every verifier.
@@ -90,15 +93,26 @@ impl Revoker {
 
     /// On how many verifiers everything up to `position` is in force.
     pub async fn enforcement(&self, position: Position, wait: Duration) -> Enforcement {
-        self.fleet.enforcement(position, wait).await.unwrap_or_else(|error| {
+        // Who waits is answered before the process ends, with what is known then.
+        let counted = tokio::select! {
+            counted = self.fleet.enforcement(position, wait) => counted,
+            () = self.health.draining() => self.fleet.enforcement(position, Duration::ZERO).await,
+        };
+        counted.unwrap_or_else(|error| {
             tracing::warn!(%error, "the fleet can't be counted");
             Enforcement { total: 1, confirmed: 0, lagging: vec!["(unknown: the feed server is out of reach)".into()] }
         })
     }
 
-    /// The policy that a credential belongs to: the one whose issuer it names, or that knows the opaque key.
-    pub fn policy_of(policies: &Policies, credential: &str) -> Option<PolicyName> {
+    /// The policies that a credential belongs to: every one that knows its issuer, or the opaque key. One policy's revocation
+    /// says nothing to another that trusts the same issuer. Where nobody knows it, those that take any issuer's.
+    pub fn policies_of(policies: &Policies, credential: &str) -> Vec<PolicyName> {
         let held = policies.load();
-        held.by_name.values().find(|policy| request::belongs(policy, credential)).map(|policy| policy.name.clone())
+        let which = |wanted| {
+            let belonging = held.by_name.values().filter(|policy| request::belongs(policy, credential) == Some(wanted));
+            belonging.map(|policy| policy.name.clone()).collect::<Vec<_>>()
+        };
+        let known = which(Belongs::Known);
+        if known.is_empty() { which(Belongs::AnyIssuer) } else { known }
     }
 }

@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
+    time::Duration,
 };
 
 use axum::Router;
@@ -24,6 +25,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Fleet, Health, Minter, Policies, Revoker, admin, health, minter::Locks, public, revoker::Ledger, tls::TlsListener,
 };
+
+/// How long calls under way may take to end after the stop.
+const DRAIN: Duration = Duration::from_secs(5);
 
 /// Which ring is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,7 +136,9 @@ impl Issuer {
         let locks = Locks::default();
         let ledger = Ledger::new(config.store, config.publisher.clone());
         let minter = Minter::new(ledger.clone(), locks.clone());
-        let revoker = Revoker::new(ledger.clone(), locks, config.fleet.clone(), config.keys.key_revoked());
+        let health = Health::default();
+        let fleet = config.fleet.clone();
+        let revoker = Revoker::new(ledger.clone(), locks, fleet, health.clone(), config.keys.key_revoked());
         let parts = Parts {
             minter,
             revoker,
@@ -143,7 +149,7 @@ impl Issuer {
             policies: config.policies,
             keys: config.keys,
             status: config.status,
-            health: Health::default(),
+            health,
         };
         Self { parts: Arc::new(parts) }
     }
@@ -153,9 +159,11 @@ impl Issuer {
         &self.parts.health
     }
 
-    /// Serves until `stop`, then lets calls under way end.
+    /// Serves until `stop`, then lets calls under way end, for a while: a client that never ends its request doesn't keep the
+    /// process from ending.
     pub async fn serve(&self, listeners: Listeners, stop: CancellationToken) {
         let mut servers = JoinSet::new();
+        let over = stop.clone();
         let public = public::routes(self.clone());
         let Listeners { public: public_listener, health: health_listener, admin, admin_socket, tls } = listeners;
         servers.spawn(serve_tcp(public_listener, tls.clone(), public, stop.clone()));
@@ -163,17 +171,25 @@ impl Issuer {
         let admin_routes = admin::routes(self.clone(), admin::Door::Bearer);
         servers.spawn(serve_tcp(admin, tls, admin_routes, stop.clone()));
         let socket_routes = admin::routes(self.clone(), admin::Door::FileMode);
+        let AdminSocket { listener, path } = admin_socket;
         servers.spawn(async move {
-            let AdminSocket { listener, path } = admin_socket;
             let serving = axum::serve(listener, socket_routes).with_graceful_shutdown(stop.cancelled_owned());
             if let Err(error) = serving.await {
                 tracing::error!(%error, "the admin socket stopped");
             }
-            if let Err(error) = std::fs::remove_file(&path) {
-                tracing::debug!(%error, socket = %path.display(), "the admin socket was gone already");
-            }
         });
-        while servers.join_next().await.is_some() {}
+        let drained = async { while servers.join_next().await.is_some() {} };
+        let patience = async {
+            over.cancelled().await;
+            tokio::time::sleep(DRAIN).await;
+        };
+        tokio::select! {
+            () = drained => {}
+            () = patience => tracing::warn!("calls that were under way did not end in time"),
+        }
+        if let Err(error) = std::fs::remove_file(&path) {
+            tracing::debug!(%error, socket = %path.display(), "the admin socket was gone already");
+        }
     }
 }
 

@@ -107,8 +107,7 @@ pub(crate) async fn rotate(session: &Session, args: &Rotate) -> Result<Exit, Fai
         RingChoice::All => ("all", &["access", "api_key"]),
     };
     if session.common.dry_run {
-        session.printer.remark(&format!("dry run: would rotate {word} of {policy}"));
-        return Ok(Exit::Done);
+        return session.printer.dry_run(&format!("rotate {word} of {policy}"));
     }
     let before = fetch(&client, &policy).await?;
     let path = format!("/admin/v1/policies/{policy}/keys/rotate");
@@ -129,7 +128,7 @@ pub(crate) async fn rotate(session: &Session, args: &Rotate) -> Result<Exit, Fai
         let kid = active(&after, ring).unwrap_or_default();
         if Some(&kid) == active(&before, ring).as_ref() {
             let why = text(&after["status"][*ring]["waiting"], "detail").to_owned();
-            let why = if why.is_empty() { "not yet".to_owned() } else { printable(&why) };
+            let why = if why.is_empty() { "not yet: `countersign status` says why".to_owned() } else { printable(&why) };
             human.push(Block::Text(format!("{}: {kid} still signs; {why}", ring_name(ring))));
         } else {
             human.push(Block::Text(format!("{}: {kid} signs, after {}", ring_name(ring), rough_ms(started.elapsed()))));

@@ -1,6 +1,7 @@
 //! `revoke`: what ends, and on how many verifiers it is in force.
 
 use std::{
+    collections::BTreeSet,
     io::{BufRead as _, IsTerminal as _, Write as _},
     time::Duration,
 };
@@ -22,6 +23,9 @@ use crate::{
 
 /// How many calls are under way at once when many ids are revoked.
 const AT_ONCE: usize = 16;
+
+/// How many of those that failed are named.
+const MAX_NAMED: usize = 20;
 
 /// What is posted for each id, beside it.
 struct Order {
@@ -102,24 +106,22 @@ fn ids(args: &RevokeArgs) -> Result<Vec<String>, Failure> {
 
 async fn carry_out(session: &Session, order: &Order, ids: &[String]) -> Result<Exit, Failure> {
     let client = target::admin(session)?;
-    let mut orders = Vec::with_capacity(ids.len());
-    for id in ids {
-        orders.push((policy_of(session, &client, order.kind, id).await?, id));
-    }
-    let (policy, _) = &orders[0];
-    target::announce(session, &client, policy);
-    if order.kind == RevokeKind::Key {
-        say_what_ends(session, &client, policy, ids).await;
+    let orders = addressed(session, &client, order.kind, ids).await?;
+    for policy in orders.iter().map(|(policy, _)| policy).collect::<BTreeSet<_>>() {
+        target::announce(session, &client, policy);
+        if order.kind == RevokeKind::Key && order.issuer.is_none() {
+            say_what_ends(session, &client, policy, ids).await;
+        }
     }
     if session.common.dry_run {
-        session.printer.remark(&format!("dry run: would revoke {}", what(order.kind, ids)));
-        return Ok(Exit::Done);
+        return session.printer.dry_run(&format!("revoke {}", what(order.kind, ids)));
     }
     if order.kind == RevokeKind::All {
         confirm(
             session,
             &format!(
-                "End every token of {policy}{}?",
+                "End every token of {}{}?",
+                orders.first().map_or("", |(policy, _)| policy.as_str()),
                 if order.before_s.is_some() { " issued before that time" } else { "" }
             ),
         )?;
@@ -128,13 +130,9 @@ async fn carry_out(session: &Session, order: &Order, ids: &[String]) -> Result<E
     let (last, earlier) = orders.split_last().ok_or_else(|| Failure::usage("no ID given"))?;
     let no_wait = Order { wait: None, reason: order.reason.clone(), issuer: order.issuer.clone(), ..*order };
     let calls = earlier.iter().map(|(policy, id)| post(&client, policy, &no_wait, id));
-    let mut answers: Vec<Value> = Vec::with_capacity(orders.len());
-    let mut under_way = stream::iter(calls).buffered(AT_ONCE);
-    while let Some(answer) = under_way.next().await {
-        answers.push(answer?);
-    }
-    drop(under_way);
-    answers.push(post(&client, &last.0, order, last.1).await?);
+    let mut results: Vec<Result<Value, Failure>> = stream::iter(calls).buffered(AT_ONCE).collect().await;
+    results.push(post(&client, &last.0, order, last.1).await);
+    let answers = all_or_which(results, &orders)?;
     let verdict = answers.last().cloned().unwrap_or_default();
     let enforced = if order.wait.is_some() && orders.len() > 1 {
         settle(&client, &answers, &orders, order).await?
@@ -142,6 +140,36 @@ async fn carry_out(session: &Session, order: &Order, ids: &[String]) -> Result<E
         verdict.get("verifiers").cloned().unwrap_or_default()
     };
     report(session, order, ids, &answers, &enforced)
+}
+
+/// The answers; when some calls failed, which.
+fn all_or_which(results: Vec<Result<Value, Failure>>, orders: &[(PolicyName, &String)]) -> Result<Vec<Value>, Failure> {
+    let total = results.len();
+    let mut answers = Vec::with_capacity(total);
+    let mut failed: Vec<(&String, Failure)> = Vec::new();
+    for (result, (_, id)) in results.into_iter().zip(orders) {
+        match result {
+            Ok(answer) => answers.push(answer),
+            Err(failure) => failed.push((id, failure)),
+        }
+    }
+    let Some((_, first)) = failed.first() else { return Ok(answers) };
+    if total == 1 {
+        return Err(first.clone());
+    }
+    let name = |id: &str| if credential::looks_like_one(id) { "a credential".into() } else { shortened(&printable(id)) };
+    let mut lines = vec![format!("{} of {total} are not revoked, the others are:", failed.len())];
+    lines.extend(failed.iter().take(MAX_NAMED).map(|(id, failure)| format!("  {}: {}", name(id), failure.message)));
+    if failed.len() > MAX_NAMED {
+        lines.push(format!("  and {} more", failed.len() - MAX_NAMED));
+    }
+    // What could not be done is worse than what was not understood.
+    let unable = failed.iter().any(|(_, failure)| failure.exit == Exit::Unable);
+    Err(Failure { exit: if unable { Exit::Unable } else { first.exit }, message: lines.join("\n"), fix: first.fix.clone() })
+}
+
+fn shortened(text: &str) -> String {
+    if text.chars().count() <= 64 { text.to_owned() } else { text.chars().take(61).chain("...".chars()).collect() }
 }
 
 /// Waits for the latest of all positions: a row that was there before keeps its old one, so the last call's may be early.
@@ -159,18 +187,36 @@ async fn settle(
     Ok(answer.get("verifiers").cloned().unwrap_or_default())
 }
 
-async fn policy_of(session: &Session, client: &Client, kind: RevokeKind, id: &str) -> Result<PolicyName, Failure> {
-    let named = target::named_policy(&session.common)?;
-    if let (None, true) = (&named, is_credential(kind, id)) {
-        let answer = client.post("/admin/v1/policy-of", &json!({"credential": id}), Duration::ZERO).await?;
-        let body = answer.success()?;
-        return text(&body, "policy")
-            .parse()
-            .map_err(|_| Failure::unable("the server named no policy for this credential"));
+/// Each id with the policy to revoke it in. A credential that several policies accept has to end in each of them.
+async fn addressed<'a>(
+    session: &Session,
+    client: &Client,
+    kind: RevokeKind,
+    ids: &'a [String],
+) -> Result<Vec<(PolicyName, &'a String)>, Failure> {
+    let mut named = target::named_policy(&session.common)?;
+    let find = named.is_none();
+    let mut orders = Vec::with_capacity(ids.len());
+    for id in ids {
+        if find && is_credential(kind, id) {
+            orders.extend(policies_of(client, id).await?.into_iter().map(|policy| (policy, id)));
+            continue;
+        }
+        let policy = match &named {
+            Some(policy) => policy.clone(),
+            None => named.insert(target::policy(session, client, target::ADMIN_POLICIES).await?).clone(),
+        };
+        orders.push((policy, id));
     }
+    Ok(orders)
+}
+
+async fn policies_of(client: &Client, credential: &str) -> Result<Vec<PolicyName>, Failure> {
+    let answer = client.post("/admin/v1/policy-of", &json!({"credential": credential}), Duration::ZERO).await?;
+    let named = texts(&answer.success()?, "policies").iter().map(|name| name.parse()).collect::<Result<Vec<_>, _>>();
     match named {
-        Some(policy) => Ok(policy),
-        None => target::policy(session, client, target::ADMIN_POLICIES).await,
+        Ok(policies) if !policies.is_empty() => Ok(policies),
+        _ => Err(Failure::unable("the server named no policy for this credential")),
     }
 }
 
@@ -236,7 +282,12 @@ async fn say_what_ends(session: &Session, client: &Client, policy: &PolicyName, 
                     if state == "Active" { "; a new key takes its place, and until it signs none is minted" } else { "" };
                 format!("({state}): every {things} that it signed is refused, for ever{then}")
             }
-            None => "is in none of the policy's rings: tokens of a trusted issuer signed by it need --issuer".to_owned(),
+            None => {
+                // Never left out: a mistyped kid revokes nothing that exists.
+                let what = "is in none of the policy's rings: tokens of a trusted issuer signed by it need --issuer";
+                session.printer.warn(&format!("key {} {what}", printable(kid)));
+                continue;
+            }
         };
         session.printer.remark(&format!("key {} {what}", printable(kid)));
     }

@@ -33,12 +33,12 @@ pub(crate) async fn status(session: &Session) -> Result<Exit, Failure> {
         feed_line.extend(["\n         ", &printable(text(feed, "problem"))]);
     }
     human.push(Block::Text(feed_line));
-    let verifiers = body["verifiers"].as_array().cloned().unwrap_or_default();
-    human.push(Block::Text(format!(
-        "fleet    {} verifier{}",
-        verifiers.len(),
-        if verifiers.len() == 1 { "" } else { "s" }
-    )));
+    let fleet = match body["verifiers"].as_array().map(Vec::len) {
+        Some(1) => "1 verifier".to_owned(),
+        Some(number) => format!("{number} verifiers"),
+        None => paint(false, "", "unknown") + ": the feed server tells who verifies",
+    };
+    human.push(Block::Text(format!("fleet    {fleet}")));
     let mut table = Table::new(&["POLICY", "READY", "ENFORCED", "ACCESS-KEY", "API-KEY", "REVOCATIONS", "NOTE"])
         .wide(&["GENERATION", "ISSUER"]);
     let mut names = Vec::new();

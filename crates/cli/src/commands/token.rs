@@ -33,8 +33,7 @@ pub(crate) async fn mint(session: &Session, args: &TokenMint) -> Result<Exit, Fa
         body["session_id"] = json!(id);
     }
     if session.common.dry_run {
-        session.printer.remark(&format!("dry run: would mint a token for {}", args.subject));
-        return Ok(Exit::Done);
+        return session.printer.dry_run(&format!("mint a token for {}", args.subject));
     }
     let minted = client.post(&format!("/admin/v1/policies/{policy}/tokens"), &body, Duration::ZERO).await?.success()?;
     for warning in super::texts(&minted, "warnings") {

@@ -19,6 +19,9 @@ use crate::{
 /// The longest path of a Unix socket (`sun_path` less its NUL).
 const MAX_SOCKET_PATH: usize = 107;
 
+/// The file whose lock says that the directory is in use.
+const LOCK: &str = "dev.lock";
+
 /// The data directory, locked for as long as this lives.
 #[derive(Debug)]
 pub(crate) struct DataDir {
@@ -30,6 +33,7 @@ pub(crate) struct DataDir {
 impl DataDir {
     /// Makes the directory if it isn't there, and takes its lock.
     pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
+        refuse_somebody_elses(path)?;
         let failed = |what: &str, e: &io::Error| {
             Failure::unable(format!("--data-dir {}: {what}: {e}", path.display()))
                 .fix("name a directory that you may write to")
@@ -102,10 +106,27 @@ impl DataDir {
     }
 }
 
+/// A directory that others can read and that holds other things was not meant: to make it private and hide it from git would
+/// take a project, or a whole system's /tmp, away from its users.
+fn refuse_somebody_elses(path: &Path) -> Result<(), Failure> {
+    let open_to_others = fs::metadata(path).is_ok_and(|m| m.is_dir() && m.permissions().mode() & 0o077 != 0);
+    let ours = [LOCK, "countersign.db"].iter().any(|name| path.join(name).exists());
+    let holds_things =
+        || fs::read_dir(path).is_ok_and(|mut all| all.any(|e| e.is_ok_and(|e| e.file_name() != "lost+found")));
+    if open_to_others && !ours && holds_things() {
+        return Err(Failure::usage(format!(
+            "--data-dir {}: holds other things already, and would be made private to you and hidden from git",
+            path.display()
+        ))
+        .fix("name a directory of its own, for example one below it"));
+    }
+    Ok(())
+}
+
 fn lock(path: &Path) -> Result<File, Failure> {
     use rustix::fs::{FlockOperation, flock};
 
-    let name = path.join("dev.lock");
+    let name = path.join(LOCK);
     let failed =
         |e: &dyn std::fmt::Display| Failure::unable(format!("--data-dir {}: can't be locked: {e}", path.display()));
     let mut file = OpenOptions::new()
@@ -171,6 +192,25 @@ mod tests {
         let refused = DataDir::open(&path).unwrap_err();
         assert!(refused.message.contains("another `countersign dev` uses it"), "{refused}");
         drop(held);
+        DataDir::open(&path).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_others_use_is_left_alone() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("project");
+        fs::create_dir(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(path.join("main.py"), "").unwrap();
+        let refused = DataDir::open(&path).unwrap_err();
+        assert!(refused.message.contains("holds other things already"), "{refused}");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o755);
+        assert!(!path.join(".gitignore").exists());
+        fs::remove_file(path.join("main.py")).unwrap();
+        fs::create_dir(path.join("lost+found")).unwrap();
+        drop(DataDir::open(&path).unwrap());
+        // Its own it takes again, whoever opened it to others meanwhile.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         DataDir::open(&path).unwrap();
     }
 

@@ -185,8 +185,12 @@ impl PolicySource {
                 }));
             }
         }
-        let names: BTreeSet<&PolicyName> = read.iter().map(|r| &r.name).collect();
+        // The last good version of a policy whose file can't be read is as much there as what can be: what the environment adds
+        // to the default policy must not go to another because a file is wrong.
+        let kept = reading.mistakes.iter().flat_map(|(file, mistakes)| self.kept_of(file, mistakes, &reading));
+        let names: BTreeSet<PolicyName> = read.iter().map(|r| r.name.clone()).chain(kept).collect();
         let default = self.default_of(&names);
+        reading.default.clone_from(&default);
         for one in read {
             match self.judge(&one, default.as_ref() == Some(&one.name)) {
                 Ok(good) => {
@@ -198,11 +202,11 @@ impl PolicySource {
         Ok(reading)
     }
 
-    fn default_of(&self, names: &BTreeSet<&PolicyName>) -> Option<PolicyName> {
+    fn default_of(&self, names: &BTreeSet<PolicyName>) -> Option<PolicyName> {
         let among = |name: &PolicyName| names.contains(name).then(|| name.clone());
         match &self.asked_default {
             Some(asked) => among(asked),
-            None => among(&builtin::name()).or_else(|| names.first().map(|n| (*n).clone())),
+            None => among(&builtin::name()).or_else(|| names.first().cloned()),
         }
     }
 
@@ -239,7 +243,7 @@ impl PolicySource {
     }
 
     /// What serves: the good, the last good, and what is withdrawn. Recorded before it is declared.
-    async fn decide(&mut self, reading: Reading) -> Result<Declaration, Failure> {
+    async fn decide(&mut self, mut reading: Reading) -> Result<Declaration, Failure> {
         let now = Clock::wall();
         let problem = |(file, mistakes): (&PathBuf, &Mistakes)| FileProblem {
             policies: self.kept_of(file, mistakes, &reading),
@@ -249,12 +253,12 @@ impl PolicySource {
         let problems: Vec<FileProblem> = reading.mistakes.iter().map(problem).collect();
         let kept: BTreeSet<PolicyName> = problems.iter().flat_map(|p| &p.policies).cloned().collect();
         let mut policies = BTreeMap::new();
-        for (name, good) in reading.good {
+        for (name, good) in std::mem::take(&mut reading.good) {
             let declared = self.declare(&name, good);
             policies.insert(name, declared);
         }
         for name in &kept {
-            match self.restore(name) {
+            match self.restore(name, reading.default.as_ref() == Some(name)) {
                 Ok(declared) => {
                     policies.insert(name.clone(), declared);
                 }
@@ -267,7 +271,7 @@ impl PolicySource {
         self.records.withdraw_others(policies.keys(), now);
         self.held.retain(|name, _| policies.contains_key(name));
         self.records.save(&self.store).await.map_err(|e| Failure::unable(chain(&e)))?;
-        let default = self.default_of(&policies.keys().collect());
+        let default = reading.default.filter(|name| policies.contains_key(name));
         Ok(Declaration { withdrawn: self.records.withdrawn(), policies, default, problems })
     }
 
@@ -289,12 +293,11 @@ impl PolicySource {
     }
 
     /// The last good version, from what was recorded of it.
-    fn restore(&mut self, name: &PolicyName) -> Result<Arc<Declared>, String> {
-        if let Some((_, declared)) = self.held.get(name) {
+    fn restore(&mut self, name: &PolicyName, is_default: bool) -> Result<Arc<Declared>, String> {
+        if let Some((_, declared)) = self.held.get(name).filter(|(made, _)| made.is_default == is_default) {
             return Ok(declared.clone());
         }
         let record = self.records.get(name).cloned().ok_or("nothing is recorded of it")?;
-        let is_default = self.asked_default.as_ref().map_or_else(|| *name == builtin::name(), |asked| asked == name);
         let references = Recording::of(record.references.clone(), self.legacy.jwt.as_ref());
         let accepted = self.accept(&record.policy, is_default, &references).map_err(|problems| {
             problems.iter().map(|p| format!("{}: {}", p.field, p.message)).collect::<Vec<_>>().join("; ")

@@ -36,6 +36,31 @@ fn tokens_from_before_are_accepted_by_the_secret_in_the_environment() {
 }
 
 #[test]
+fn a_broken_default_policy_doesn_t_hand_its_secret_to_another() {
+    let built_in = crate::rig::policy("dev", "").replace("namespace: shop", "namespace: default");
+    let (other, broken) = (crate::rig::policy("shop", ""), format!("{built_in}  broken: [\n"));
+    let mut dev = Dev::with_policies(&[("dev.yaml", &built_in), ("shop.yaml", &other)], &[("JWT_SECRET_KEY", SECRET)]);
+    let token = legacy_token(&dev, "{'sub': 'alice', 'iss': 'https://before.example'}");
+    let verdicts = |dev: &Dev| ["default/dev", "shop/shop"].map(|name| dev.verdict(&token, &["--policy", name]).1);
+    let expected = ["valid", "untrusted_issuer"];
+    assert_eq!(verdicts(&dev), expected);
+    dev.write("dev.yaml", &broken);
+    let problems = |dev: &Dev| dev.run(&["status", "-o", "json"]).json()["problems"].as_array().map_or(0, Vec::len);
+    crate::rig::eventually("the mistake is reported", || (problems(&dev) == 1).then_some(()));
+    assert_eq!(verdicts(&dev), expected);
+    dev.restart();
+    assert_eq!(verdicts(&dev), expected);
+    // A default by being the only one stays it, too.
+    std::fs::remove_file(dev.policies().join("dev.yaml")).unwrap();
+    crate::rig::eventually("the other is the default", || (verdicts(&dev)[1] == "valid").then_some(()));
+    dev.write("shop.yaml", &format!("{other}  broken: [\n"));
+    crate::rig::eventually("the mistake is reported", || (problems(&dev) == 1).then_some(()));
+    assert_eq!(verdicts(&dev)[1], "valid");
+    dev.restart();
+    assert_eq!(verdicts(&dev)[1], "valid", "{}", dev.said());
+}
+
+#[test]
 fn a_secret_that_can_be_guessed_is_refused_at_start() {
     let directory = tempfile::tempdir().unwrap();
     let mut command = countersign();

@@ -52,9 +52,14 @@ fn a_dry_run_says_what_it_would_do_and_does_nothing() {
         let said = dev.run(&[arguments, &["--dry-run"]].concat());
         assert_eq!((said.status, said.out.as_str()), (0, ""), "{said:?}");
         assert!(said.err.contains("dry run: would"), "{said:?}");
+        let said = dev.run(&[arguments, &["--dry-run", "-o", "json"]].concat());
+        assert_eq!(said.json()["dry_run"], true, "{said:?}");
     }
     assert_eq!(dev.run(&["keys", "list", "-o", "name"]).out, keys);
     assert_eq!(dev.verdict(&token, &[]), (0, "valid".into()));
+    let said = dev.run(&["dev", "--dry-run", "--data-dir", "elsewhere"]);
+    assert!(said.status == 0 && said.err.contains("dry run: would start"), "{said:?}");
+    assert!(!dev.path().join("elsewhere").exists());
 }
 
 #[test]

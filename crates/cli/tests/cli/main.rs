@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on says so")]
 
+mod admin;
 mod dev;
 mod documented;
 mod environment;

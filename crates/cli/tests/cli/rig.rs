@@ -100,7 +100,12 @@ impl Dev {
 
     /// With a directory `policies` that holds these files.
     pub(crate) fn on_policies(files: &[(&str, &str)]) -> Self {
-        let dev = Self::prepared(&["--policies", "policies"], &[]);
+        Self::with_policies(files, &[])
+    }
+
+    /// The same, in an environment.
+    pub(crate) fn with_policies(files: &[(&str, &str)], environment: &[(&str, &str)]) -> Self {
+        let dev = Self::prepared(&["--policies", "policies"], environment);
         for (name, text) in files {
             dev.write(name, text);
         }

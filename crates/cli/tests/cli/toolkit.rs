@@ -99,6 +99,34 @@ fn many_ids_are_revoked_from_standard_input() {
 }
 
 #[test]
+fn of_many_ids_the_good_are_revoked_and_the_bad_are_named() {
+    let dev = Dev::start();
+    let token = dev.mint(&["--subject", "alice", "--session", "s-1"]);
+    let long = "x".repeat(2000);
+    let said = dev.run_with(&["revoke", "session", "-"], &format!("{long}\ns-1\ns-2\n"));
+    assert_eq!(said.status, 2, "{said:?}");
+    assert!(said.err.contains("1 of 3 are not revoked, the others are") && said.err.contains("  xxx"), "{said:?}");
+    assert_eq!(dev.verdict(&token, &[]), (1, "revoked".into()));
+}
+
+#[test]
+fn a_token_that_several_policies_accept_ends_in_each_of_them() {
+    let trusting = "  trustedIssuers:\n    - {name: shop, issuer: https://auth.shop.example, audiences: [shop-api], \
+                    secretKeyRef: {name: shop-key, key: value}, algorithms: [HS256], notAfter: 2099-01-01T00:00:00Z, maxTTL: 1h}\n";
+    let dev = Dev::on_policies(&[
+        ("secrets/shop-key/value", "0123456789abcdef0123456789abcdef"),
+        ("a.yaml", &crate::rig::policy("a", trusting)),
+        ("shop.yaml", &crate::rig::policy("shop", "")),
+    ]);
+    let token = dev.mint(&["--policy", "shop/shop", "--subject", "alice"]);
+    assert_eq!(dev.verdict(&token, &["--policy", "shop/shop"]), (0, "valid".into()));
+    let said = dev.run_with(&["revoke", "token", "-"], &token);
+    assert_eq!(said.line(), "revoked the token; enforced on 1 of 1 verifiers");
+    assert!(said.err.contains("policy shop/a") && said.err.contains("policy shop/shop"), "{said:?}");
+    assert_eq!(dev.verdict(&token, &["--policy", "shop/shop"]), (1, "revoked".into()));
+}
+
+#[test]
 fn revoking_everything_asks_and_without_a_terminal_wants_a_yes() {
     let dev = Dev::start();
     let token = dev.mint(&["--subject", "alice"]);

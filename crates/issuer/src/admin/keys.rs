@@ -2,7 +2,6 @@
 
 use axum::{
     Json,
-    body::Bytes,
     extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
@@ -14,7 +13,7 @@ use countersign_core::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{OfPolicy, body_of};
+use super::{Content, OfPolicy, body_of};
 use crate::{
     RingView,
     problem::Problem,
@@ -89,7 +88,11 @@ struct Body {
     ring: Option<String>,
 }
 
-pub(super) async fn rotate(State(issuer): State<Issuer>, policy: OfPolicy, bytes: Bytes) -> Result<Response, Problem> {
+pub(super) async fn rotate(
+    State(issuer): State<Issuer>,
+    policy: OfPolicy,
+    Content(bytes): Content,
+) -> Result<Response, Problem> {
     let body: Body = if bytes.is_empty() { Body { ring: None } } else { body_of(&bytes)? };
     let ring = match body.ring.as_deref() {
         None | Some("access") => RingChoice::Access,

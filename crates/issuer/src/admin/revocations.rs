@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use axum::{
     Json,
-    body::Bytes,
-    extract::{Query, State},
+    extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -14,7 +13,7 @@ use countersign_store::{HistoryFilter, Recorded};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{OfPolicy, body_of};
+use super::{Content, OfPolicy, OfQuery, body_of};
 use crate::{RevocationRequest, RevokeError, Revoker, problem::Problem, serving::Issuer};
 
 /// The longest wait for verifiers.
@@ -28,8 +27,8 @@ pub(super) struct Wait {
 pub(super) async fn revoke(
     State(issuer): State<Issuer>,
     policy: OfPolicy,
-    Query(wait): Query<Wait>,
-    bytes: Bytes,
+    OfQuery(wait): OfQuery<Wait>,
+    Content(bytes): Content,
 ) -> Result<Response, Problem> {
     let request: RevocationRequest = body_of(&bytes).map_err(Problem::into_invalid_request)?;
     let wait = Duration::from_millis(wait.wait_ms.unwrap_or(0)).min(MAX_WAIT);
@@ -61,10 +60,11 @@ struct Credential {
     credential: String,
 }
 
-pub(super) async fn policy_of(State(issuer): State<Issuer>, bytes: Bytes) -> Result<Json<Value>, Problem> {
+pub(super) async fn policy_of(State(issuer): State<Issuer>, Content(bytes): Content) -> Result<Json<Value>, Problem> {
     let body: Credential = body_of(&bytes)?;
-    match Revoker::policy_of(&issuer.parts.policies, &body.credential) {
-        Some(policy) => Ok(Json(json!({"policy": policy}))),
+    let policies = Revoker::policies_of(&issuer.parts.policies, &body.credential);
+    match policies.first() {
+        Some(policy) => Ok(Json(json!({"policy": policy, "policies": policies}))),
         None => {
             Err(Problem::not_found("no policy knows the issuer of this credential").fix("name the policy with --policy"))
         }
@@ -82,7 +82,7 @@ pub(super) struct Asked {
 pub(super) async fn history(
     State(issuer): State<Issuer>,
     policy: OfPolicy,
-    Query(asked): Query<Asked>,
+    OfQuery(asked): OfQuery<Asked>,
 ) -> Result<Json<Value>, Problem> {
     let filter = HistoryFilter {
         subject: asked.subject,

@@ -2,15 +2,12 @@
 
 use std::time::Duration;
 
-use axum::{
-    Json,
-    extract::{Query, State},
-};
+use axum::{Json, extract::State};
 use countersign_core::{names::PolicyName, revocation::Position};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{OfPolicy, held_generation, holds, keys, revocations::MAX_WAIT};
+use super::{OfPolicy, OfQuery, held_generation, holds, keys, revocations::MAX_WAIT};
 use crate::{IssuerPolicy, Verifier, problem::Problem, serving::Issuer};
 
 /// `GET /admin/v1/policies`
@@ -44,7 +41,7 @@ pub(super) struct Asked {
 pub(super) async fn verifiers(
     State(issuer): State<Issuer>,
     policy: OfPolicy,
-    Query(asked): Query<Asked>,
+    OfQuery(asked): OfQuery<Asked>,
 ) -> Result<Json<Value>, Problem> {
     let parts = &issuer.parts;
     let enforcement = match asked.position {
@@ -89,8 +86,9 @@ fn shown_verifier<'a>(verifier: &Verifier, policies: impl Iterator<Item = &'a Is
 pub(super) async fn status(State(issuer): State<Issuer>) -> Json<Value> {
     let parts = &issuer.parts;
     let (verifiers, fleet_problem) = match parts.fleet.verifiers().await {
-        Ok(verifiers) => (verifiers, None),
-        Err(error) => (Vec::new(), Some(error.to_string())),
+        Ok(verifiers) => (Some(verifiers), None),
+        // Nobody knows who is there: that is not the same as nobody.
+        Err(error) => (None, Some(error.to_string())),
     };
     let (view, stats, publisher) = (parts.feed.view(), parts.feed.stats(), parts.publisher.status());
     let mut body = parts.status.status();
@@ -116,14 +114,18 @@ pub(super) async fn status(State(issuer): State<Issuer>) -> Json<Value> {
         .by_name
         .values()
         .map(|policy| {
-            let mut shown = shown_policy(policy, &verifiers);
+            let mut shown = shown_policy(policy, verifiers.as_deref());
             shown["default"] = json!(held.default.as_ref() == Some(&policy.name));
             shown["problem"] = json!(broken(&policy.name));
             shown["revocations"] = json!(entries.iter().find(|(name, _)| *name == policy.name).map_or(0, |(_, n)| *n));
             shown
         })
         .collect();
-    body["verifiers"] = verifiers.iter().map(|v| shown_verifier(v, held.by_name.values().map(|p| &**p))).collect();
+    let all = verifiers.as_ref().map(|verifiers| {
+        let shown = verifiers.iter().map(|v| shown_verifier(v, held.by_name.values().map(|p| &**p)));
+        shown.collect::<Vec<_>>()
+    });
+    body["verifiers"] = json!(all);
     let no_problems = body["problems"].as_array().is_none_or(Vec::is_empty);
     let all_ready = policies.iter().all(|p| p["ready"] == json!(true));
     body["healthy"] = json!(no_problems && all_ready && view.fresh && publisher.problem.is_none());
@@ -131,9 +133,11 @@ pub(super) async fn status(State(issuer): State<Issuer>) -> Json<Value> {
     Json(body)
 }
 
-fn shown_policy(policy: &IssuerPolicy, verifiers: &[Verifier]) -> Value {
-    let enforcement = held_generation(policy, verifiers);
+/// Without `verifiers` nobody knows who is there.
+fn shown_policy(policy: &IssuerPolicy, verifiers: Option<&[Verifier]>) -> Value {
+    let enforcement = verifiers.map(|verifiers| held_generation(policy, verifiers));
     let refused = verifiers
+        .unwrap_or_default()
         .iter()
         .filter_map(|v| v.ack.as_ref())
         .any(|ack| ack.refused.iter().any(|r| r.policy == policy.name.as_str()));
@@ -146,7 +150,7 @@ fn shown_policy(policy: &IssuerPolicy, verifiers: &[Verifier]) -> Value {
         "policy": policy.name,
         "generation": policy.compiled.generation,
         "issuer": policy.own.as_ref().map(|own| &own.issuer),
-        "ready": signs && enforcement.confirmed > 0 && !refused,
+        "ready": signs && enforcement.as_ref().is_some_and(|e| e.confirmed > 0) && !refused,
         "verifiers": enforcement,
         "keys": keys,
     })

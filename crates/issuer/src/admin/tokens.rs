@@ -1,36 +1,37 @@
 //! `POST tokens`.
 
-use axum::{Json, body::Bytes, extract::State};
+use axum::{Json, extract::State};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{OfPolicy, body_of};
+use super::{Content, OfPolicy, body_of};
 use crate::{MintError, MintRequest, problem::Problem, serving::Issuer};
 
 #[derive(Deserialize)]
 struct Body {
     subject: String,
-    #[serde(default)]
-    roles: Vec<String>,
-    #[serde(default)]
-    scopes: Vec<String>,
-    #[serde(default)]
-    audiences: Vec<String>,
+    roles: Option<Vec<String>>,
+    scopes: Option<Vec<String>>,
+    audiences: Option<Vec<String>>,
     ttl_s: Option<i64>,
     session_id: Option<String>,
     emergency: Option<bool>,
 }
 
-pub(super) async fn mint(State(issuer): State<Issuer>, policy: OfPolicy, bytes: Bytes) -> Result<Json<Value>, Problem> {
+pub(super) async fn mint(
+    State(issuer): State<Issuer>,
+    policy: OfPolicy,
+    Content(bytes): Content,
+) -> Result<Json<Value>, Problem> {
     let body: Body = body_of(&bytes)?;
     if body.emergency == Some(true) {
         return Err(Problem::forbidden("this version mints no emergency tokens"));
     }
     let request = MintRequest {
         subject: body.subject,
-        roles: body.roles,
-        scopes: body.scopes,
-        audiences: body.audiences,
+        roles: body.roles.unwrap_or_default(),
+        scopes: body.scopes.unwrap_or_default(),
+        audiences: body.audiences.unwrap_or_default(),
         ttl_s: body.ttl_s,
         session_id: body.session_id,
     };

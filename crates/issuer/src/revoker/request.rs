@@ -22,6 +22,21 @@ const MAX_REASON: usize = 1024;
 /// How long an address stays blocked unless asked otherwise.
 const BLOCK_MS: i64 = 30 * 24 * 3_600_000;
 
+/// Private, loopback, link-local and unspecified addresses.
+const OWN_NETWORKS: [&str; 11] = [
+    "0.0.0.0/32",
+    "10.0.0.0/8",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "::/128",
+    "::1/128",
+    "::ffff:0:0/96",
+    "fc00::/7",
+    "fe80::/10",
+];
+
 /// `POST revocations`.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct RevocationRequest {
@@ -66,7 +81,7 @@ pub enum InvalidRevocation {
     #[error("{0:?} is neither an IP address nor a network such as 203.0.113.0/24")]
     NoAddress(String),
     /// An address that must never be blocked.
-    #[error("{0} is a private, loopback or link-local address: blocking it would block our own parts")]
+    #[error("{0} is or holds private, loopback or link-local addresses: blocking them would block our own parts")]
     OwnAddress(String),
     /// A time out of range.
     #[error("ttl_s goes with the kind ip and is 1 to 31536000")]
@@ -246,37 +261,51 @@ fn belongs_by_issuer(policy: &IssuerPolicy, issuer: Option<&str>) -> bool {
     issuer.is_some_and(|i| knows(policy, i)) || policy.trusted.iter().any(|t| t.any_issuer || t.issuer.as_deref() == issuer)
 }
 
+/// How a policy comes to take a credential for its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Belongs {
+    /// It knows its issuer, or the opaque key.
+    Known,
+    /// It takes tokens of whatever issuer.
+    AnyIssuer,
+}
+
 /// Whether a credential is one of the policy's.
-pub(super) fn belongs(policy: &IssuerPolicy, credential: &str) -> bool {
+pub(super) fn belongs(policy: &IssuerPolicy, credential: &str) -> Option<Belongs> {
     if policy.compiled.opaque.as_ref().is_some_and(|keys| keys.lookup(credential).is_some()) {
-        return true;
+        return Some(Belongs::Known);
     }
-    match read(credential) {
-        Some((claims, is_api_key)) => {
-            let issuer = claims.issuer.ok().flatten();
-            let own = policy.own.as_ref().is_some_and(|own| Some(&own.issuer) == issuer.as_ref());
-            own || (!is_api_key && belongs_by_issuer(policy, issuer.as_deref()))
-        }
-        None => false,
+    let (claims, is_api_key) = read(credential)?;
+    let issuer = claims.issuer.ok().flatten();
+    let own = policy.own.as_ref().is_some_and(|own| Some(&own.issuer) == issuer.as_ref());
+    if own || (!is_api_key && policy.trusted.iter().any(|t| !t.any_issuer && t.issuer == issuer)) {
+        Some(Belongs::Known)
+    } else if !is_api_key && policy.trusted.iter().any(|t| t.any_issuer) {
+        Some(Belongs::AnyIssuer)
+    } else {
+        None
     }
+}
+
+/// An IPv4 network that is written as IPv6 is the IPv4 one: that is what addresses are compared as.
+fn canonical(network: IpNet) -> IpNet {
+    let mapped = match network {
+        IpNet::V6(v6) if v6.prefix_len() >= 96 => v6.addr().to_ipv4_mapped().map(|ip| (ip, v6.prefix_len() - 96)),
+        _ => None,
+    };
+    let v4 = mapped.and_then(|(ip, length)| IpNet::new(ip.into(), length).ok());
+    v4.unwrap_or(network)
 }
 
 fn network(text: &str) -> Result<String, InvalidRevocation> {
     let no_address = || InvalidRevocation::NoAddress(text.to_owned());
     let network = match text.parse::<std::net::IpAddr>() {
         Ok(ip) => IpNet::from(ip.to_canonical()),
-        Err(_) => text.parse::<IpNet>().map_err(|_| no_address())?.trunc(),
+        Err(_) => canonical(text.parse::<IpNet>().map_err(|_| no_address())?).trunc(),
     };
-    let own = match network {
-        IpNet::V4(net) => {
-            let ip = net.network();
-            ip.is_private() || ip.is_loopback() || ip.is_link_local() || ip.is_unspecified()
-        }
-        IpNet::V6(net) => {
-            let ip = net.network();
-            ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local() || ip.is_unspecified()
-        }
-    };
+    // A network that holds one of ours, or lies within one.
+    let touches = |own: &IpNet| own.contains(&network) || network.contains(own);
+    let own = OWN_NETWORKS.iter().filter_map(|text| text.parse::<IpNet>().ok()).any(|own| touches(&own));
     if own { Err(InvalidRevocation::OwnAddress(text.to_owned())) } else { Ok(network.to_string()) }
 }
 
@@ -291,10 +320,25 @@ mod tests {
             ("203.0.113.7/24", "203.0.113.0/24"),
             ("::ffff:203.0.113.7", "203.0.113.7/32"),
             ("2001:db8::1", "2001:db8::1/128"),
+            ("::ffff:203.0.113.0/120", "203.0.113.0/24"),
         ] {
             assert_eq!(network(text), Ok(network_text.to_owned()));
         }
-        for own in ["127.0.0.1", "10.0.0.0/8", "::1", "fe80::1", "fd00::/8", "0.0.0.0/0"] {
+        for own in [
+            "127.0.0.1",
+            "10.0.0.0/8",
+            "::1",
+            "fe80::1",
+            "fd00::/8",
+            "0.0.0.0/0",
+            // Wider ones that hold private addresses.
+            "8.0.0.0/5",
+            "128.0.0.0/1",
+            "f000::/4",
+            "::/8",
+            "::ffff:10.0.0.0/104",
+            "::ffff:0.0.0.0/95",
+        ] {
             assert_eq!(network(own), Err(InvalidRevocation::OwnAddress(own.to_owned())));
         }
         assert_eq!(network("nonsense"), Err(InvalidRevocation::NoAddress("nonsense".to_owned())));

@@ -10,9 +10,12 @@ use std::{
 /// How deep references lie: `secrets/NAME/KEY`.
 const DEPTH: usize = 3;
 
+/// Inode, length, and when content, mode or owner last changed.
+type State = (u64, u64, [i64; 4]);
+
 /// What tells one state of a directory from another without reading its files.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Fingerprint(BTreeMap<PathBuf, (u64, u64, i64, i64)>);
+pub(super) struct Fingerprint(BTreeMap<PathBuf, State>);
 
 impl Fingerprint {
     /// Of the directory now. What can't be looked at isn't in it.
@@ -23,7 +26,7 @@ impl Fingerprint {
     }
 }
 
-fn walk(dir: &Path, depth: usize, found: &mut BTreeMap<PathBuf, (u64, u64, i64, i64)>) {
+fn walk(dir: &Path, depth: usize, found: &mut BTreeMap<PathBuf, State>) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let path = entry.path();
         // Through links, as they are read: Kubernetes mounts values that way.
@@ -33,7 +36,9 @@ fn walk(dir: &Path, depth: usize, found: &mut BTreeMap<PathBuf, (u64, u64, i64, 
                 walk(&path, depth + 1, found);
             }
         } else {
-            found.insert(path, (metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()));
+            // The change of a mode can mend a file as well as one of its content.
+            let times = [metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec()];
+            found.insert(path, (metadata.ino(), metadata.len(), times));
         }
     }
 }

@@ -21,6 +21,8 @@ pub(super) struct Reading {
     pub(super) good: BTreeMap<PolicyName, Good>,
     /// By file.
     pub(super) mistakes: BTreeMap<PathBuf, Mistakes>,
+    /// The policy that answers where none is named, which the environment's settings are for.
+    pub(super) default: Option<PolicyName>,
 }
 
 /// A policy without a mistake.
