@@ -1,6 +1,6 @@
 //! Resident memory, and the time from start to ready.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use countersign_core::{
@@ -13,7 +13,7 @@ use countersign_feed::{FeedServer as _, PublishRow, RedisFeed, RedisOptions};
 use crate::{
     plan::Effort,
     report::{Bar, Figure},
-    rig::{Dev, POLICY, Redis, Start, Verifier},
+    rig::{Dev, POLICY, Redis, Start, Verifier, wait},
     server,
     signing::Keys,
 };
@@ -35,7 +35,7 @@ pub(crate) fn measure(effort: &Effort, figures: &mut Vec<Figure>) -> Result<()> 
 
     let (verifier, _) = Verifier::start(&start(&bundles))?;
     verifier.wait_until_fresh(0)?;
-    let idle = server::resident(verifier.pid())?;
+    let idle = settled(verifier.pid())?;
     figures.push(Figure::new(PART, "resident, idle with one policy", megabytes(idle), "MB").bar(Bar::AtMost(12.0)));
     verifier.terminate()?;
 
@@ -45,7 +45,7 @@ pub(crate) fn measure(effort: &Effort, figures: &mut Vec<Figure>) -> Result<()> 
     publish(&redis, effort.revocations)?;
     let (verifier, _) = Verifier::start(&start(&bundles))?;
     let entries = verifier.wait_until_fresh(effort.revocations as u64)?;
-    let full = server::resident(verifier.pid())?;
+    let full = settled(verifier.pid())?;
     figures.push(
         Figure::new(
             PART,
@@ -55,7 +55,26 @@ pub(crate) fn measure(effort: &Effort, figures: &mut Vec<Figure>) -> Result<()> 
         )
         .bar(Bar::AtMost(64.0)),
     );
+    let peak = server::peak(verifier.pid())?;
+    figures.push(Figure::new(
+        PART,
+        "the same at its peak, while reading and saving them",
+        megabytes(peak.saturating_sub(idle)),
+        "MB",
+    ));
     verifier.terminate()
+}
+
+/// Resident memory once it has stayed the same for a while: what was read has been saved by then.
+fn settled(pid: u32) -> Result<u64> {
+    let mut last = (Instant::now(), server::resident(pid)?);
+    wait("memory settles", Duration::from_mins(2), || {
+        let now = server::resident(pid)?;
+        if now.abs_diff(last.1) > now / 100 {
+            last = (Instant::now(), now);
+        }
+        Ok((last.0.elapsed() > Duration::from_secs(7)).then_some(now))
+    })
 }
 
 fn many_policies(effort: &Effort, keys: &Keys, figures: &mut Vec<Figure>) -> Result<()> {

@@ -87,8 +87,17 @@ pub(crate) fn cpu_time(pid: u32) -> Result<Duration> {
 
 /// Resident memory of a process, bytes.
 pub(crate) fn resident(pid: u32) -> Result<u64> {
+    status(pid, "VmRSS:")
+}
+
+/// The most that it has been, bytes.
+pub(crate) fn peak(pid: u32) -> Result<u64> {
+    status(pid, "VmHWM:")
+}
+
+fn status(pid: u32, name: &str) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).context("the server is gone")?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("the kernel tells no VmRSS")?;
-    let kibibytes: u64 = line.split_whitespace().nth(1).context("VmRSS has no number")?.parse()?;
+    let line = status.lines().find(|line| line.starts_with(name)).context("the kernel does not tell")?;
+    let kibibytes: u64 = line.split_whitespace().nth(1).context("no number")?.parse()?;
     Ok(kibibytes * 1024)
 }

@@ -57,7 +57,12 @@ impl VerdictCache {
             .estimated_items_capacity(usize::try_from(bytes / TYPICAL).unwrap_or(usize::MAX).max(1))
             .build();
         Self(options.ok().filter(|_| bytes > 0).map(|options| {
-            Cache::with_options(options, Bytes, BuildHasherDefault::default(), quick_cache::sync::DefaultLifecycle::default())
+            Cache::with_options(
+                options,
+                Bytes,
+                BuildHasherDefault::default(),
+                quick_cache::sync::DefaultLifecycle::default(),
+            )
         }))
     }
 

@@ -9,8 +9,8 @@ use std::{
 use countersign_feed::{InvalidRedisUrl, RedisUrl};
 use ipnet::IpNet;
 
-pub use crate::{http::forwarded::TrustedProxies, source::jwks::FetchRules};
 use crate::net::{ServingTls, TlsError};
+pub use crate::{http::forwarded::TrustedProxies, source::jwks::FetchRules};
 
 /// Where the socket is unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/countersign/verifier.sock";
@@ -242,10 +242,7 @@ impl TryFrom<&Flags> for Config {
             max_connections: usize::try_from(flags.max_connections).unwrap_or(usize::MAX),
             restrict_listing: flags.restrict_listing,
             metrics_policy_label: flags.metrics_policy_label,
-            fetch_rules: FetchRules {
-                allow_private: flags.jwks_allow_private,
-                ca_file: flags.jwks_ca_file.clone(),
-            },
+            fetch_rules: FetchRules { allow_private: flags.jwks_allow_private, ca_file: flags.jwks_ca_file.clone() },
         })
     }
 }

@@ -52,11 +52,7 @@ fn run(flags: &Flags) -> Result<(), Failure> {
     let single = std::thread::available_parallelism().is_ok_and(|cores| cores.get() == 1);
     let mut builder =
         if single { tokio::runtime::Builder::new_current_thread() } else { tokio::runtime::Builder::new_multi_thread() };
-    let runtime = builder
-        .enable_all()
-        .build()
-        .context("the runtime does not start")
-        .map_err(Failure::Start)?;
+    let runtime = builder.enable_all().build().context("the runtime does not start").map_err(Failure::Start)?;
     runtime.block_on(serve(flags, config, feed)).map_err(Failure::Start)
 }
 

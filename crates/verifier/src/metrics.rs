@@ -162,9 +162,19 @@ impl Metrics {
     pub(crate) fn render(&self, view: &Gauges, by_policy: bool) -> String {
         let mut out = String::with_capacity(8192);
         self.write_verdicts(&mut out, by_policy);
-        head(&mut out, "countersign_verify_duration_seconds", "histogram", "Time to a verdict, network aside; cached ones sampled.");
+        head(
+            &mut out,
+            "countersign_verify_duration_seconds",
+            "histogram",
+            "Time to a verdict, network aside; cached ones sampled.",
+        );
         self.durations.write(&mut out, "countersign_verify_duration_seconds");
-        head(&mut out, "countersign_revocation_lag_seconds", "histogram", "From the feed server's taking a revocation to its being in force here.");
+        head(
+            &mut out,
+            "countersign_revocation_lag_seconds",
+            "histogram",
+            "From the feed server's taking a revocation to its being in force here.",
+        );
         self.revocation_lag.write(&mut out, "countersign_revocation_lag_seconds");
         view.write(&mut out, by_policy);
         let labelled = |out: &mut String, name: &str, help: &str, label: &str, counts: &BTreeMap<&'static str, u64>| {
@@ -179,7 +189,11 @@ impl Metrics {
         labelled(&mut out, "countersign_jwks_fetches_total", "Fetches of trusted issuers' key sets.", "result", &fetches);
         for (name, help, n) in [
             ("countersign_verify_over_budget_total", "Uncached verifications beyond a caller's budget.", &self.over_budget),
-            ("countersign_forwarded_headers_ignored_total", "Requests with proxies' headers from peers that are not trusted proxies.", &self.ignored_headers),
+            (
+                "countersign_forwarded_headers_ignored_total",
+                "Requests with proxies' headers from peers that are not trusted proxies.",
+                &self.ignored_headers,
+            ),
             ("countersign_bad_requests_total", "Requests that were themselves wrong.", &self.bad_requests),
         ] {
             head(&mut out, name, "counter", help);
@@ -235,10 +249,25 @@ impl Gauges {
             let _ = writeln!(out, "{name} {value}");
         };
         gauge("countersign_feed_age_seconds", "gauge", "How long ago all revocations were known to be held.", &age);
-        gauge("countersign_feed_fresh", "gauge", "Whether all revocations are known to be held.", if self.feed_fresh { "1" } else { "0" });
-        gauge("countersign_feed_resyncs_total", "counter", "Times the live set was read again.", &self.feed_resyncs.to_string());
+        gauge(
+            "countersign_feed_fresh",
+            "gauge",
+            "Whether all revocations are known to be held.",
+            if self.feed_fresh { "1" } else { "0" },
+        );
+        gauge(
+            "countersign_feed_resyncs_total",
+            "counter",
+            "Times the live set was read again.",
+            &self.feed_resyncs.to_string(),
+        );
         if let Some(ms) = self.writer_seen_ms {
-            gauge("countersign_feed_writer_seen_seconds", "gauge", "How long ago a writer was seen.", &seconds(ms.saturating_mul(1_000_000)));
+            gauge(
+                "countersign_feed_writer_seen_seconds",
+                "gauge",
+                "How long ago a writer was seen.",
+                &seconds(ms.saturating_mul(1_000_000)),
+            );
         }
         if let Some(ms) = self.clock_difference_ms {
             let sign = if ms < 0 { "-" } else { "" };
@@ -246,7 +275,12 @@ impl Gauges {
             gauge("countersign_clock_difference_seconds", "gauge", "This machine's clock less the feed server's.", &value);
         }
         gauge("countersign_connections", "gauge", "Open connections.", &self.connections.to_string());
-        gauge("countersign_connections_refused_total", "counter", "Connections refused at the limit.", &self.connections_refused.to_string());
+        gauge(
+            "countersign_connections_refused_total",
+            "counter",
+            "Connections refused at the limit.",
+            &self.connections_refused.to_string(),
+        );
         gauge("countersign_policies", "gauge", "Policies served.", &self.generations.len().to_string());
         head(out, "countersign_build_info", "gauge", "The version that runs.");
         let _ = writeln!(out, "countersign_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));

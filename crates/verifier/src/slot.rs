@@ -91,7 +91,11 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    pub(crate) fn new(slots: impl IntoIterator<Item = Arc<PolicySlot>>, refused: Vec<RefusedBundle>, unready: Vec<String>) -> Self {
+    pub(crate) fn new(
+        slots: impl IntoIterator<Item = Arc<PolicySlot>>,
+        refused: Vec<RefusedBundle>,
+        unready: Vec<String>,
+    ) -> Self {
         let slots = slots.into_iter().map(|slot| (slot.policy().name.as_str().into(), slot)).collect();
         Self { slots, refused, unready }
     }

@@ -16,7 +16,7 @@ use crate::{
     config::Config,
     http::{health::Health, service::Api},
     metrics::Metrics,
-    net::{Bound, BindError, Patience, Server, ServerLimits, ServingTls, Tls, TlsError, raise_open_files},
+    net::{BindError, Bound, Patience, Server, ServerLimits, ServingTls, Tls, TlsError, raise_open_files},
     slot::RefusedBundle,
     source::keeper::{Keeper, SourceError},
 };

@@ -274,7 +274,8 @@ fn loops_over_large_claims_end_and_deny_when_they_would_cost_too_much() {
 #[test]
 fn patterns_over_long_texts_end_and_deny_when_they_would_cost_too_much() {
     // Every byte of this text leads a search into another set of states.
-    let text: String = (0..16_000u32).map(|i| if i.wrapping_mul(2_654_435_761) >> 13 & 1 == 0 { 'a' } else { 'b' }).collect();
+    let text: String =
+        (0..16_000u32).map(|i| if i.wrapping_mul(2_654_435_761) >> 13 & 1 == 0 { 'a' } else { 'b' }).collect();
     let mut world = World::new();
     world.claims.insert("text".into(), text.into());
     world.claims.insert("texts".into(), vec!["ab".repeat(400); 40].into());

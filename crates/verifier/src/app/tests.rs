@@ -65,8 +65,23 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let kind = prop::sample::select(vec![Kind::Token, Kind::Session, Kind::Subject, Kind::ApiKey, Kind::Key, Kind::Policy, Kind::Ip]);
-    let state = || prop::option::of(prop::sample::select(vec![KeyState::Pending, KeyState::Active, KeyState::Retiring, KeyState::Revoked]));
+    let kind = prop::sample::select(vec![
+        Kind::Token,
+        Kind::Session,
+        Kind::Subject,
+        Kind::ApiKey,
+        Kind::Key,
+        Kind::Policy,
+        Kind::Ip,
+    ]);
+    let state = || {
+        prop::option::of(prop::sample::select(vec![
+            KeyState::Pending,
+            KeyState::Active,
+            KeyState::Retiring,
+            KeyState::Revoked,
+        ]))
+    };
     prop_oneof![
         4 => (0..4_usize, 0..6_usize, 0..2_u8, 0..2_u8, -40..100_i64, 1..200_i64, 0..2_u8, 0..3_u8).prop_map(
             |(issuer, key, subject, session, issued_ago_s, lives_s, audience, role)| Step::Mint {
@@ -230,7 +245,8 @@ impl World {
     fn answer(&self, app: &App, token: &str, policy: &str, ask: u8) -> String {
         let snapshot = app.snapshot.load();
         let slot = snapshot.find(policy).unwrap();
-        let moment = Moment { now: self.now, feed: FeedView { position: None, age_ms: self.age_ms, fresh: self.age_ms == Some(0) } };
+        let moment =
+            Moment { now: self.now, feed: FeedView { position: None, age_ms: self.age_ms, fresh: self.age_ms == Some(0) } };
         let question = Ask {
             require: Require {
                 permissions: if ask == 1 { vec!["read".into()] } else { Vec::new() },
@@ -257,7 +273,9 @@ fn ring(policy: usize, states: [Option<KeyState>; 3]) -> Vec<BundleKey> {
     states
         .iter()
         .zip(mine)
-        .filter_map(|(state, key)| Some(BundleKey { ring: RingName::Access, state: (*state)?, jwk: key.public_jwk().clone() }))
+        .filter_map(|(state, key)| {
+            Some(BundleKey { ring: RingName::Access, state: (*state)?, jwk: key.public_jwk().clone() })
+        })
         .collect()
 }
 
@@ -310,7 +328,10 @@ fn edit(section: &mut VerifySection, what: u8) {
         2 => section.roles.rotate_left(1),
         3 => section.allow_stale = !section.allow_stale,
         4 => section.deny = vec!["203.0.113.0/24".parse().unwrap()],
-        5 => section.rules = vec![BundleRule { name: "r".into(), expression: "'role2' in roles || request.method == 'GET'".into() }],
+        5 => {
+            section.rules =
+                vec![BundleRule { name: "r".into(), expression: "'role2' in roles || request.method == 'GET'".into() }]
+        }
         6 => section.rate_limit = Some(BundleRateLimit { limit: 4, window_ms: 10_000 }),
         _ => section.clock_skew_ms = 5_000 - section.clock_skew_ms,
     }
@@ -337,7 +358,16 @@ proptest! {
 #[test]
 fn the_histories_reach_every_kind_of_verdict_and_the_cache_is_used() {
     let mut world = World::new(8 << 20);
-    let mint = |issuer, key| Step::Mint { issuer, key, subject: 0, session: 0, issued_ago_s: 1, lives_s: 100, audience: 0, role: 0 };
+    let mint = |issuer, key| Step::Mint {
+        issuer,
+        key,
+        subject: 0,
+        session: 0,
+        issued_ago_s: 1,
+        lives_s: 100,
+        audience: 0,
+        role: 0,
+    };
     for step in [mint(0, 0), mint(3, 1), mint(0, 3)] {
         world.take(&step);
     }

@@ -36,7 +36,8 @@ pub(crate) fn parse(body: &[u8]) -> Result<Vec<&RawValue>, Problem> {
         }
     })?;
     for other in batch.others {
-        strict_json::parse(other.get().as_bytes(), MAX_DEPTH - 1).map_err(|e| Problem::invalid(format!("the body: {e}")))?;
+        strict_json::parse(other.get().as_bytes(), MAX_DEPTH - 1)
+            .map_err(|e| Problem::invalid(format!("the body: {e}")))?;
     }
     if batch.items.len() > MAX_ITEMS {
         return Err(Problem::invalid("a batch has at most 1000 items"));
@@ -153,8 +154,16 @@ mod tests {
         assert_eq!(parse(br#"{"items":[{"token":"a"},5],"x":{}}"#).unwrap().len(), 2);
         assert!(parse(br#"{"items":[]}"#).unwrap().is_empty());
         for bad in [
-            "", "{}", "[]", r#"{"items":{}}"#, r#"{"items":null}"#, r#"{"items":[],"items":[]}"#, r#"{"items":[]} x"#,
-            r#"{"items":[],"x":1,"x":2}"#, r#"{"items":[],"x":{"a":1,"a":2}}"#, r#"{"items":[{]}"#,
+            "",
+            "{}",
+            "[]",
+            r#"{"items":{}}"#,
+            r#"{"items":null}"#,
+            r#"{"items":[],"items":[]}"#,
+            r#"{"items":[]} x"#,
+            r#"{"items":[],"x":1,"x":2}"#,
+            r#"{"items":[],"x":{"a":1,"a":2}}"#,
+            r#"{"items":[{]}"#,
         ] {
             assert_eq!(parse(bad.as_bytes()).unwrap_err().status, 400, "{bad}");
         }

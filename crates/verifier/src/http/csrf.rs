@@ -36,10 +36,9 @@ pub(crate) fn holds(policy: &Policy, credential: &Authenticated, headers: &Heade
         && claim("iss") == Some(&*own.issuer)
         && claim("sid") == Some(session)
         && lives
-        && own
-            .access
-            .with_kid(kid)
-            .any(|entry| !entry.revoked && entry.key.fits(algorithm) && entry.key.verify(algorithm, jws.signing_input, &jws.signature))
+        && own.access.with_kid(kid).any(|entry| {
+            !entry.revoked && entry.key.fits(algorithm) && entry.key.verify(algorithm, jws.signing_input, &jws.signature)
+        })
 }
 
 #[cfg(test)]
@@ -48,7 +47,9 @@ mod tests {
 
     #[test]
     fn only_known_safe_methods_are_safe() {
-        for (method, safe) in [(Some("GET"), true), (Some("HEAD"), true), (Some("get"), false), (Some("POST"), false), (None, false)] {
+        for (method, safe) in
+            [(Some("GET"), true), (Some("HEAD"), true), (Some("get"), false), (Some("POST"), false), (None, false)]
+        {
             assert_eq!(is_safe(method), safe, "{method:?}");
         }
     }

@@ -245,9 +245,15 @@ mod tests {
 
     #[test]
     fn headers_of_one_meaning_must_agree() {
-        let both = [("x-forwarded-method", "GET"), ("x-original-method", "GET"), ("x-forwarded-uri", "/a?b"), ("x-original-url", "https://h/a?b")];
+        let both = [
+            ("x-forwarded-method", "GET"),
+            ("x-original-method", "GET"),
+            ("x-forwarded-uri", "/a?b"),
+            ("x-original-url", "https://h/a?b"),
+        ];
         let original = read(&both, LOCAL).unwrap();
-        let seen = (original.method.as_deref(), original.path.as_deref(), original.query.as_deref(), original.host.as_deref());
+        let seen =
+            (original.method.as_deref(), original.path.as_deref(), original.query.as_deref(), original.host.as_deref());
         assert_eq!(seen, (Some("GET"), Some("/a"), Some("b"), Some("h")));
         for bad in [
             &[("x-forwarded-method", "GET"), ("x-original-method", "POST")][..],

@@ -309,13 +309,30 @@ mod tests {
     fn what_is_wrong_is_refused() {
         let deep = format!(r#"{{"token":"a","x":{}{}}}"#, "[".repeat(64), "]".repeat(64));
         let wrong = [
-            "", "{}", "[]", "null", "\"a\"", r#"{"token":""}"#, r#"{"token":null}"#, r#"{"token":1}"#,
-            r#"{"token":"a","token":"a"}"#, r#"{"token":"a"} x"#, r#"{"token":"a","x":1,"x":2}"#,
-            r#"{"token":"a","\u0074oken":"b"}"#, r#"{"token":"a","x":{"y":1,"y":1}}"#, r#"{"token":"a","require":[]}"#,
-            r#"{"token":"a","require":{"roles":"r"}}"#, r#"{"token":"a","require":{"roles":[1]}}"#,
-            r#"{"token":"a","require":{"roles":[],"roles":[]}}"#, r#"{"token":"a","client":{"ip":"10.0.0"}}"#,
-            r#"{"token":"a","client":{"ip":5}}"#, r#"{"token":"a","min_position":"e1"}"#,
-            r#"{"token":"a","min_position":1}"#, r#"{"token":"a",}"#, "{\"token\":\"a\u{0}\"}", deep.as_str(),
+            "",
+            "{}",
+            "[]",
+            "null",
+            "\"a\"",
+            r#"{"token":""}"#,
+            r#"{"token":null}"#,
+            r#"{"token":1}"#,
+            r#"{"token":"a","token":"a"}"#,
+            r#"{"token":"a"} x"#,
+            r#"{"token":"a","x":1,"x":2}"#,
+            r#"{"token":"a","\u0074oken":"b"}"#,
+            r#"{"token":"a","x":{"y":1,"y":1}}"#,
+            r#"{"token":"a","require":[]}"#,
+            r#"{"token":"a","require":{"roles":"r"}}"#,
+            r#"{"token":"a","require":{"roles":[1]}}"#,
+            r#"{"token":"a","require":{"roles":[],"roles":[]}}"#,
+            r#"{"token":"a","client":{"ip":"10.0.0"}}"#,
+            r#"{"token":"a","client":{"ip":5}}"#,
+            r#"{"token":"a","min_position":"e1"}"#,
+            r#"{"token":"a","min_position":1}"#,
+            r#"{"token":"a",}"#,
+            "{\"token\":\"a\u{0}\"}",
+            deep.as_str(),
         ];
         for body in wrong {
             let problem = VerifyRequest::parse(body.as_bytes()).unwrap_err();
@@ -327,12 +344,12 @@ mod tests {
     }
 
     fn json() -> impl Strategy<Value = Value> {
-        let leaf = prop_oneof![Just(Value::Null), any::<bool>().prop_map(Value::from), "[a-z\"\\\\é]{0,4}".prop_map(Value::from)];
+        let leaf =
+            prop_oneof![Just(Value::Null), any::<bool>().prop_map(Value::from), "[a-z\"\\\\é]{0,4}".prop_map(Value::from)];
         leaf.prop_recursive(3, 16, 4, |inner| {
             prop_oneof![
                 prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
-                prop::collection::btree_map(name(), inner, 0..4)
-                    .prop_map(|m| Value::Object(m.into_iter().collect())),
+                prop::collection::btree_map(name(), inner, 0..4).prop_map(|m| Value::Object(m.into_iter().collect())),
             ]
         })
     }

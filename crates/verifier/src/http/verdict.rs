@@ -73,7 +73,11 @@ pub(crate) fn valid_body(prefix: &[u8], allowed: &Allowed<'_>, position: Option<
         }
         None => body.extend_from_slice(b"null"),
     }
-    body.extend_from_slice(if allowed.stale() { b",\"stale\":true,\"stale_ms\":" } else { b",\"stale\":false,\"stale_ms\":" });
+    body.extend_from_slice(if allowed.stale() {
+        b",\"stale\":true,\"stale_ms\":"
+    } else {
+        b",\"stale\":false,\"stale_ms\":"
+    });
     match allowed.stale_ms() {
         Some(ms) => body.extend_from_slice(number.format(ms).as_bytes()),
         None => body.extend_from_slice(b"null"),
@@ -169,7 +173,10 @@ mod tests {
         });
         let body: serde_json::Value = serde_json::from_slice(&refused_body(&rule)).unwrap();
         assert_eq!(body["verdict"], "denied");
-        assert_eq!((&body["reason"], &body["rule"], &body["missing"][0]), (&"rule".into(), &"temp".into(), &"request.method".into()));
+        assert_eq!(
+            (&body["reason"], &body["rule"], &body["missing"][0]),
+            (&"rule".into(), &"temp".into(), &"request.method".into())
+        );
         let expired: serde_json::Value = serde_json::from_slice(&refused_body(&Refusal::Expired)).unwrap();
         assert_eq!(expired.as_object().unwrap().keys().collect::<Vec<_>>(), ["detail", "verdict"]);
     }

@@ -118,10 +118,6 @@ impl Drain {
     }
 
     pub(super) fn new() -> Self {
-        Self {
-            begun: false.into(),
-            closing_idle: false.into(),
-            close_idle: Notify::new(),
-        }
+        Self { begun: false.into(), closing_idle: false.into(), close_idle: Notify::new() }
     }
 }

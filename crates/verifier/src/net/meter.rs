@@ -149,12 +149,7 @@ mod tests {
     fn only_a_wait_for_the_peer_uses_up_patience() {
         let ticks = Ticks::default();
         let meter = Meter::new(&ticks);
-        let patience = Patience {
-            head: TICK * 4,
-            idle: TICK * 40,
-            write: TICK * 2,
-            ..Patience::default()
-        };
+        let patience = Patience { head: TICK * 4, idle: TICK * 40, write: TICK * 2, ..Patience::default() };
         let after = |n: u32| (0..n).fold(0, |_, _| ticks.advance());
         assert!(!meter.is_overdue(after(40), &patience));
         assert!(meter.is_overdue(after(1), &patience), "idle for too long");

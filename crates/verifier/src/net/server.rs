@@ -211,14 +211,7 @@ impl<S: Service> Shared<S> {
         slot.insert(Tracked { meter, task });
     }
 
-    async fn run(
-        self: Arc<Self>,
-        stream: Accepted,
-        peer: Peer,
-        tls: Tls,
-        meter: Arc<Meter>,
-        _place: Place<S>,
-    ) {
+    async fn run(self: Arc<Self>, stream: Accepted, peer: Peer, tls: Tls, meter: Arc<Meter>, _place: Place<S>) {
         let (ticks, drain, service) = (self.ticks.clone(), self.drain.clone(), self.service.clone());
         let stream = match stream {
             Accepted::Unix(stream) => return connection::serve(stream, peer, meter, ticks, drain, service).await,

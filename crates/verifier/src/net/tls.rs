@@ -71,12 +71,7 @@ impl ServingTls {
             .with_no_client_auth()
             .with_cert_resolver(current.clone());
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self {
-            acceptor: TlsAcceptor::from(Arc::new(config)),
-            current,
-            cert: cert.to_owned(),
-            key: key.to_owned(),
-        })
+        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), current, cert: cert.to_owned(), key: key.to_owned() })
     }
 
     /// What shakes hands, always with the certificate of the moment.
@@ -121,8 +116,8 @@ fn read_pair(cert: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
     if chain.is_empty() {
         return Err(file(cert, "holds no PEM certificate".into()));
     }
-    let private = PrivateKeyDer::from_pem_slice(&read(key)?)
-        .map_err(|e| file(key, format!("not a PEM private key: {e}")))?;
+    let private =
+        PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|e| file(key, format!("not a PEM private key: {e}")))?;
     let pair_error = |source| TlsError::Pair { cert: cert.to_owned(), key: key.to_owned(), source };
     let signing = aws_lc_rs::sign::any_supported_type(&private).map_err(pair_error)?;
     let pair = CertifiedKey::new(chain, signing);

@@ -1,12 +1,6 @@
 //! Keeps the snapshot in step with its source.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
 
 use countersign_api::bundle::SCHEMA;
 use countersign_core::jose::JwkSet;
@@ -306,7 +300,13 @@ impl Core {
         let update = self.held.update(&bundles, &trust, trust_digest, &self.sets);
         for refused in &update.refused {
             self.app.metrics.bundle_refused(refused.reason);
-            tracing::error!(policy = refused.policy, held = refused.held, reason = refused.reason, detail = refused.detail, "a bundle was refused");
+            tracing::error!(
+                policy = refused.policy,
+                held = refused.held,
+                reason = refused.reason,
+                detail = refused.detail,
+                "a bundle was refused"
+            );
         }
         let mut changed = !update.changed.is_empty() || before != self.held.refused();
         for (name, loaded) in update.changed {
@@ -382,7 +382,9 @@ impl Core {
         for name in users {
             match self.held.compile(&name, &self.sets) {
                 Some(Ok(loaded)) => self.take(&name, Some(loaded)),
-                Some(Err(error)) => tracing::error!(file = name, %error, "a policy can't be used with its issuer's new keys"),
+                Some(Err(error)) => {
+                    tracing::error!(file = name, %error, "a policy can't be used with its issuer's new keys")
+                }
                 None => {}
             }
         }

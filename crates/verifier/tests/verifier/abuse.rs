@@ -82,7 +82,9 @@ async fn an_honest_chunked_body_is_taken_and_the_connection_kept() {
     for piece in body.as_bytes().chunks(10) {
         write!(pieces, "{:x}\r\n{}\r\n", piece.len(), std::str::from_utf8(piece).unwrap()).unwrap();
     }
-    connection.send(format!("POST {VERIFY} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: Chunked\r\n\r\n{pieces}0\r\n\r\n")).await;
+    connection
+        .send(format!("POST {VERIFY} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: Chunked\r\n\r\n{pieces}0\r\n\r\n"))
+        .await;
     assert_eq!(connection.answer().await.unwrap().status, 200);
     let big = "x".repeat(70 << 10);
     connection.send(chunked("Transfer-Encoding: chunked\r\n", &big)).await;
@@ -153,7 +155,12 @@ async fn slow_peers_are_given_up_one_by_one() {
     let mut slow_body = rig.tcp().await;
     slow_body.send(format!("POST {VERIFY} HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{{\"token\":")).await;
     let mut never_reads = rig.tcp().await;
-    let flood = request("POST", "/v1/policies/shop/shop/verify-batch", &[], json!({"items": vec![json!({"token": token()}); 1000]}).to_string().as_bytes());
+    let flood = request(
+        "POST",
+        "/v1/policies/shop/shop/verify-batch",
+        &[],
+        json!({"items": vec![json!({"token": token()}); 1000]}).to_string().as_bytes(),
+    );
     let flooding = tokio::spawn(async move {
         use tokio::io::AsyncWriteExt as _;
         // More than every buffer between us can hold; ends when the peer gives up.

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::rig::{Rig, TestFeed, Bundles, section, token};
+use crate::rig::{Bundles, Rig, TestFeed, section, token};
 
 const PATH: &str = "/v1/policies/shop/shop/verify-batch";
 
@@ -18,7 +18,9 @@ async fn each_item_has_its_own_result() {
     let results = answer.json()["results"].as_array().unwrap().clone();
     let told: Vec<(u64, &str)> = results
         .iter()
-        .map(|r| (r["status"].as_u64().unwrap(), r.get("verdict").or_else(|| r.get("error")).and_then(Value::as_str).unwrap()))
+        .map(|r| {
+            (r["status"].as_u64().unwrap(), r.get("verdict").or_else(|| r.get("error")).and_then(Value::as_str).unwrap())
+        })
         .collect();
     let wrong = (400, "invalid_request");
     assert_eq!(told, [(200, "valid"), (401, "malformed"), wrong, wrong, (403, "denied"), wrong, (200, "valid")]);

@@ -1,10 +1,7 @@
 //! Policies as they change, turn bad, vanish and come back.
 
 use countersign_api::bundle::{self, BundleKey, RingName};
-use countersign_core::{
-    revocation::Kind,
-    ring::KeyState,
-};
+use countersign_core::{revocation::Kind, ring::KeyState};
 use countersign_verifier::{Config, Feed, SourceError, StartError};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -161,7 +158,9 @@ async fn where_signatures_are_asked_for_only_trusted_ones_count() {
     envelope["content"] = json!(envelope["content"].as_str().unwrap().replace("orders:read", "orders:write"));
     let tampered = envelope.to_string();
     envelope.as_object_mut().unwrap().remove("signature");
-    for (bad, reason) in [(envelope.to_string(), "unsigned"), (sealed_by_other.clone(), "untrusted_key"), (tampered, "bad_signature")] {
+    for (bad, reason) in
+        [(envelope.to_string(), "unsigned"), (sealed_by_other.clone(), "untrusted_key"), (tampered, "bad_signature")]
+    {
         bundles.write(&bundles.file("shop/shop"), bad.as_bytes());
         eventually(reason, async || refusals(&rig).await == [("shop/shop".to_owned(), reason.to_owned())]).await;
         assert_eq!(rig.word(&token()).await.0, 200, "{reason}");

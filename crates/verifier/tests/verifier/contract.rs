@@ -5,8 +5,7 @@ use countersign_core::revocation::Kind;
 use serde_json::{Value, json};
 
 use crate::rig::{
-    AUDIENCE, Bundles, ISSUER, Rig, TestFeed, api_key, entry, eventually, keys, policy, rule, section, token,
-    token_with,
+    AUDIENCE, Bundles, ISSUER, Rig, TestFeed, api_key, entry, eventually, keys, policy, rule, section, token, token_with,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -16,20 +15,46 @@ async fn a_good_token_is_told_in_full_over_both_sockets() {
     let body = json!({"token": token}).to_string();
     for mut connection in [rig.unix().await, rig.tcp().await] {
         for _cached in 0..3 {
-            let answer = connection.ask("POST", "/v1/policies/shop/shop/verify", &[("content-type", "application/json")], &body).await;
+            let answer = connection
+                .ask("POST", "/v1/policies/shop/shop/verify", &[("content-type", "application/json")], &body)
+                .await;
             assert_eq!(answer.status, 200);
             assert_eq!(answer.header("content-type"), Some("application/json"));
             let told = answer.json();
             let keys: Vec<&str> = told.as_object().unwrap().keys().map(String::as_str).collect();
             let mut expected = vec![
-                "verdict", "kind", "issuer", "subject", "audience", "session_id", "token_id", "issued_at", "expires_at", "roles",
-                "permissions", "scopes", "amr", "claims", "position", "stale", "stale_ms",
+                "verdict",
+                "kind",
+                "issuer",
+                "subject",
+                "audience",
+                "session_id",
+                "token_id",
+                "issued_at",
+                "expires_at",
+                "roles",
+                "permissions",
+                "scopes",
+                "amr",
+                "claims",
+                "position",
+                "stale",
+                "stale_ms",
             ];
             expected.sort_unstable();
             assert_eq!(keys, expected);
-            assert_eq!((&told["verdict"], &told["kind"], &told["issuer"]), (&json!("valid"), &json!("access"), &json!(ISSUER)));
-            assert_eq!((&told["audience"], &told["roles"], &told["permissions"]), (&json!([AUDIENCE]), &json!(["user"]), &json!(["orders:read"])));
-            assert_eq!((&told["subject"], &told["session_id"], &told["token_id"]), (&json!("alice"), &json!("s1"), &json!("t1")));
+            assert_eq!(
+                (&told["verdict"], &told["kind"], &told["issuer"]),
+                (&json!("valid"), &json!("access"), &json!(ISSUER))
+            );
+            assert_eq!(
+                (&told["audience"], &told["roles"], &told["permissions"]),
+                (&json!([AUDIENCE]), &json!(["user"]), &json!(["orders:read"]))
+            );
+            assert_eq!(
+                (&told["subject"], &told["session_id"], &told["token_id"]),
+                (&json!("alice"), &json!("s1"), &json!("t1"))
+            );
             assert_eq!((&told["scopes"], &told["amr"], &told["position"]), (&json!(["orders"]), &json!([]), &Value::Null));
             assert_eq!((&told["stale"], &told["stale_ms"]), (&json!(true), &Value::Null), "never fresh without a feed");
             assert_eq!(told["claims"]["client_id"], "countersign");
@@ -79,7 +104,10 @@ async fn each_refusal_has_its_status_word_and_challenge() {
         assert_eq!(answer.json()["detail"].is_string(), status != 200, "{body}");
     }
     let denied = rig.verify("shop/shop", json!({"token": with(json!({"roles": ["temp"]}))})).await.json();
-    assert_eq!((&denied["reason"], &denied["rule"], &denied["missing"]), (&json!("rule"), &json!("the-rule"), &json!(["request.method"])));
+    assert_eq!(
+        (&denied["reason"], &denied["rule"], &denied["missing"]),
+        (&json!("rule"), &json!("the-rule"), &json!(["request.method"]))
+    );
     let without_address = rig.verify("shop/shop", json!({"token": good})).await.json();
     assert_eq!(without_address["verdict"], "denied", "a list demands an address: {without_address}");
     assert_eq!((&without_address["reason"], &without_address["missing"]), (&json!("ip"), &json!(["client.ip"])));
@@ -136,10 +164,13 @@ async fn api_keys_and_opaque_keys_are_credentials_too() {
     let bundles = Bundles::new();
     let mut secrets = VerifySecrets::empty(policy("shop/shop"));
     let hash = |key: &str| hex::encode(countersign_core::digest::sha256(key.as_bytes()));
-    secrets.opaque.push(json!([
-        {"sha256": hash("old-key"), "subject": "svc", "scopes": ["orders:read"], "roles": ["user"]},
-        {"sha256": hash("past-key"), "subject": "svc", "scopes": [], "roles": [], "notAfter": "2020-01-01T00:00:00Z"},
-    ]).to_string());
+    secrets.opaque.push(
+        json!([
+            {"sha256": hash("old-key"), "subject": "svc", "scopes": ["orders:read"], "roles": ["user"]},
+            {"sha256": hash("past-key"), "subject": "svc", "scopes": [], "roles": [], "notAfter": "2020-01-01T00:00:00Z"},
+        ])
+        .to_string(),
+    );
     let mut verify = section();
     verify.opaque_keys = true;
     verify.secrets_sha256 = Some(secrets.sha256());
@@ -149,7 +180,10 @@ async fn api_keys_and_opaque_keys_are_credentials_too() {
     let told = rig.verify("shop/shop", json!({"token": api_key(&["orders:read"])})).await.json();
     assert_eq!((&told["kind"], &told["permissions"]), (&json!("api_key"), &json!(["orders:read"])));
     let told = rig.verify("shop/shop", json!({"token": "old-key"})).await.json();
-    assert_eq!((&told["kind"], &told["subject"], &told["issuer"], &told["audience"]), (&json!("api_key"), &json!("svc"), &Value::Null, &json!([AUDIENCE])));
+    assert_eq!(
+        (&told["kind"], &told["subject"], &told["issuer"], &told["audience"]),
+        (&json!("api_key"), &json!("svc"), &Value::Null, &json!([AUDIENCE]))
+    );
     assert_eq!(rig.word("past-key").await, (401, "expired".into()));
     assert_eq!(rig.word("no-key").await, (401, "unknown_key".into()));
     // The prefix is bound to the ring, both ways.
@@ -177,7 +211,10 @@ async fn what_the_feed_revokes_is_dead_and_positions_are_honoured() {
     let ahead = rig.verify("shop/shop", json!({"token": token(), "min_position": "e1n99"})).await;
     assert_eq!(ahead.word(), (503, "stale".into()));
     let shown = rig.get("/v1/feed").await.json();
-    assert_eq!((&shown["fresh"], &shown["position"], &shown["entries"], &shown["epoch"]), (&json!(true), &json!(position), &json!(1), &json!(1)));
+    assert_eq!(
+        (&shown["fresh"], &shown["position"], &shown["entries"], &shown["epoch"]),
+        (&json!(true), &json!(position), &json!(1), &json!(1))
+    );
     for name in ["position", "fresh", "age_ms", "writer_seen_ms", "entries", "epoch", "resyncs"] {
         assert!(shown.get(name).is_some(), "{name}");
     }
@@ -219,7 +256,10 @@ async fn key_sets_hold_what_verifies_now_and_can_be_kept() {
     assert_eq!(rig.word(&token()).await, (401, "revoked".into()));
     let listed = rig.get("/v1/policies").await.json();
     let shown = &listed["policies"][0];
-    assert_eq!((&shown["policy"], &shown["generation"], &shown["keys"][0]["state"]), (&json!("shop/shop"), &json!(1), &json!("Revoked")));
+    assert_eq!(
+        (&shown["policy"], &shown["generation"], &shown["keys"][0]["state"]),
+        (&json!("shop/shop"), &json!(1), &json!("Revoked"))
+    );
     assert_eq!((&shown["keys"][1]["ring"], &shown["keys"][1]["alg"]), (&json!("api_key"), &json!("EdDSA")));
 }
 
@@ -237,13 +277,21 @@ async fn introspection_tells_active_tokens_and_nothing_of_others() {
     let (_bundles, rig) = Rig::ordinary().await;
     let path = "/v1/policies/shop/shop/introspect";
     let form = ("Content-Type", "application/x-www-form-urlencoded");
-    let answer = rig.unix().await.ask("POST", path, &[form], format!("token={}&token_type_hint=access_token", token())).await;
+    let answer =
+        rig.unix().await.ask("POST", path, &[form], format!("token={}&token_type_hint=access_token", token())).await;
     let told = answer.json();
-    assert_eq!((answer.status, &told["active"], &told["sub"], &told["aud"]), (200, &json!(true), &json!("alice"), &json!(AUDIENCE)));
+    assert_eq!(
+        (answer.status, &told["active"], &told["sub"], &told["aud"]),
+        (200, &json!(true), &json!("alice"), &json!(AUDIENCE))
+    );
     assert_eq!((&told["scope"], &told["iss"], &told["token_type"]), (&json!("orders"), &json!(ISSUER), &json!("Bearer")));
     let gone = rig.unix().await.ask("POST", path, &[form], "token=x.y.z").await;
     assert_eq!((gone.status, gone.json()), (200, json!({"active": false})));
-    for (headers, body, status) in [(vec![form], "", 400), (vec![form], "token=a&token=b", 400), (vec![("Content-Type", "application/json")], "{}", 415)] {
+    for (headers, body, status) in [
+        (vec![form], "", 400),
+        (vec![form], "token=a&token=b", 400),
+        (vec![("Content-Type", "application/json")], "{}", 415),
+    ] {
         assert_eq!(rig.unix().await.ask("POST", path, &headers, body).await.status, status);
     }
 }
@@ -311,7 +359,9 @@ async fn health_and_metrics_have_the_contract_s_names() {
 async fn a_head_request_gets_no_body() {
     let (_bundles, rig) = Rig::ordinary().await;
     let mut connection = rig.unix().await;
-    connection.send("HEAD /v1/policies/shop/shop/jwks.json HTTP/1.1\r\nHost: x\r\n\r\nGET /v1/feed HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    connection
+        .send("HEAD /v1/policies/shop/shop/jwks.json HTTP/1.1\r\nHost: x\r\n\r\nGET /v1/feed HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await;
     let mut text = String::new();
     eventually("both answers", async || {
         let mut part = vec![0; 4096];

@@ -9,8 +9,15 @@ use crate::{
 };
 
 const PATH: &str = "/v1/policies/shop/shop/authorize";
-const ALWAYS: [&str; 7] =
-    ["x-auth-subject", "x-auth-session", "x-auth-roles", "x-auth-expires", "x-auth-verdict", "x-auth-stale", "x-auth-status"];
+const ALWAYS: [&str; 7] = [
+    "x-auth-subject",
+    "x-auth-session",
+    "x-auth-roles",
+    "x-auth-expires",
+    "x-auth-verdict",
+    "x-auth-stale",
+    "x-auth-status",
+];
 
 async fn rig() -> (Bundles, Rig) {
     let bundles = Bundles::new();
@@ -46,7 +53,8 @@ async fn an_accepted_request_names_whom_it_is_from() {
     assert_eq!((header("x-auth-stale"), header("x-auth-status")), ("true", "200"));
     assert!(header("x-auth-expires").parse::<i64>().unwrap() > now().as_secs());
     assert_eq!(answer.header("x-auth-permissions"), None);
-    let shown = ask(&rig, &format!("{PATH}?headers=permissions"), &[("authorization", &bearer.replace("Bearer", "bEARER"))]).await;
+    let shown =
+        ask(&rig, &format!("{PATH}?headers=permissions"), &[("authorization", &bearer.replace("Bearer", "bEARER"))]).await;
     assert_eq!(shown.header("x-auth-permissions"), Some("orders:read"));
     let key = api_key(&["orders:read"]);
     assert_eq!(seen(&ask(&rig, PATH, &[("X-API-Key", &key)]).await), (200, "valid"));
@@ -156,7 +164,11 @@ async fn rules_see_the_original_request_and_only_trusted_proxies_tell_it() {
         config.trusted_proxies = "10.0.0.0/8".parse().unwrap();
     })
     .await;
-    let answer = distrustful.tcp().await.ask("GET", PATH, &with(&[("X-Forwarded-Method", "GET"), ("X-Forwarded-For", "junk")]), "").await;
+    let answer = distrustful
+        .tcp()
+        .await
+        .ask("GET", PATH, &with(&[("X-Forwarded-Method", "GET"), ("X-Forwarded-For", "junk")]), "")
+        .await;
     assert_eq!(seen(&answer), (403, "denied"), "the method isn't known");
     let metrics = String::from_utf8(distrustful.health("/metrics").await.body).unwrap();
     assert!(metrics.contains("countersign_forwarded_headers_ignored_total 1\n"));
@@ -170,8 +182,14 @@ async fn the_client_s_address_comes_past_trusted_proxies() {
     bundles.put_policy("shop/shop", 1, verify);
     let rig = Rig::on(&bundles).await;
     let bearer = format!("Bearer {}", token());
-    for (chain, status) in [("203.0.113.7", 200), ("203.0.113.7, 127.0.0.1", 200), ("203.0.113.7, 198.51.100.1", 403), ("127.0.0.1", 403)] {
-        assert_eq!(ask(&rig, PATH, &[("Authorization", &bearer), ("X-Forwarded-For", chain)]).await.status, status, "{chain}");
+    for (chain, status) in
+        [("203.0.113.7", 200), ("203.0.113.7, 127.0.0.1", 200), ("203.0.113.7, 198.51.100.1", 403), ("127.0.0.1", 403)]
+    {
+        assert_eq!(
+            ask(&rig, PATH, &[("Authorization", &bearer), ("X-Forwarded-For", chain)]).await.status,
+            status,
+            "{chain}"
+        );
     }
     assert_eq!(ask(&rig, PATH, &[("Authorization", &bearer)]).await.status, 403, "the socket has no address");
 }

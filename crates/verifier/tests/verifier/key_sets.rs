@@ -27,8 +27,7 @@ struct Provider {
 impl Provider {
     async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let provider =
-            Self { address: listener.local_addr().unwrap(), pages: Arc::default(), asked: Arc::default() };
+        let provider = Self { address: listener.local_addr().unwrap(), pages: Arc::default(), asked: Arc::default() };
         let (pages, asked) = (provider.pages.clone(), provider.asked.clone());
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
@@ -42,7 +41,10 @@ impl Provider {
                     let page = pages.lock().iter().find(|(p, ..)| *p == path).cloned();
                     let (status, body) = page.map_or((404, String::new()), |(_, status, body)| (status, body));
                     let location = if status == 302 { "Location: /jwks\r\n" } else { "" };
-                    let head = format!("HTTP/1.1 {status} X\r\n{location}Connection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+                    let head = format!(
+                        "HTTP/1.1 {status} X\r\n{location}Connection: close\r\nContent-Length: {}\r\n\r\n",
+                        body.len()
+                    );
                     let _ = stream.write_all((head + &body).as_bytes()).await;
                 });
             }

@@ -109,7 +109,8 @@ async fn the_addresses_that_were_bound_are_written_down() {
     let bundles = Bundles::new();
     let data = tempfile::tempdir().unwrap();
     let rig = Rig::with(&bundles, Feed::Without, |config| config.data_dir = Some(data.path().to_owned())).await;
-    let written: serde_json::Value = serde_json::from_slice(&std::fs::read(data.path().join("addresses.json")).unwrap()).unwrap();
+    let written: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(data.path().join("addresses.json")).unwrap()).unwrap();
     assert_eq!(written["verifier"], rig.verifier.addresses().verifier.unwrap().to_string());
     assert_eq!(written["verifier_health"], rig.verifier.addresses().verifier_health.unwrap().to_string());
 }

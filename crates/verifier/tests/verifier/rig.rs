@@ -17,9 +17,7 @@ use countersign_core::{
     ring::KeyState,
     time::UnixMillis,
 };
-use countersign_feed::{
-    BoxFuture, FeedServer, Follower, FollowerConfig, LiveStore, MemoryFeed, OutboxError, PublishRow,
-};
+use countersign_feed::{BoxFuture, FeedServer, Follower, FollowerConfig, LiveStore, MemoryFeed, OutboxError, PublishRow};
 use countersign_verifier::{Config, Feed, RunningVerifier, StartError, Verifier};
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
@@ -211,7 +209,11 @@ impl Rig {
         Self::try_with(bundles, feed, change).await.unwrap()
     }
 
-    pub(crate) async fn try_with(bundles: &Bundles, feed: Feed, change: impl FnOnce(&mut Config)) -> Result<Self, StartError> {
+    pub(crate) async fn try_with(
+        bundles: &Bundles,
+        feed: Feed,
+        change: impl FnOnce(&mut Config),
+    ) -> Result<Self, StartError> {
         let sockets = tempfile::tempdir().unwrap();
         let socket = sockets.path().join("v.sock");
         let mut config = Config::embedded(bundles.path().to_owned());

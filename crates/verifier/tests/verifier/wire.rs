@@ -89,7 +89,13 @@ impl Connection {
         self.unread.is_empty() && !tokio::time::timeout(Duration::from_secs(20), self.read_more()).await.unwrap_or(true)
     }
 
-    pub(crate) async fn ask(&mut self, method: &str, target: &str, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> Answer {
+    pub(crate) async fn ask(
+        &mut self,
+        method: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+        body: impl AsRef<[u8]>,
+    ) -> Answer {
         self.send(request(method, target, headers, body.as_ref())).await;
         self.answer().await.expect("closed without an answer")
     }

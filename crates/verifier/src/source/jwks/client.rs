@@ -226,8 +226,13 @@ mod tests {
             assert!(matches!(client.fetch(&target(url)).await, Err(FetchError::NotHttps)), "{url}");
         }
         for url in [
-            "https://127.0.0.1/", "https://0x7f.1/", "https://[::1]/", "https://[::ffff:10.0.0.1]/", "https://169.254.169.254/",
-            "https://localhost/", "https://2130706433/",
+            "https://127.0.0.1/",
+            "https://0x7f.1/",
+            "https://[::1]/",
+            "https://[::ffff:10.0.0.1]/",
+            "https://169.254.169.254/",
+            "https://localhost/",
+            "https://2130706433/",
         ] {
             let error = client.fetch(&target(url)).await.unwrap_err();
             assert!(matches!(error, FetchError::PrivateAddress), "{url}: {error}");
