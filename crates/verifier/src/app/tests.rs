@@ -330,7 +330,7 @@ fn edit(section: &mut VerifySection, what: u8) {
         4 => section.deny = vec!["203.0.113.0/24".parse().unwrap()],
         5 => {
             section.rules =
-                vec![BundleRule { name: "r".into(), expression: "'role2' in roles || request.method == 'GET'".into() }]
+                vec![BundleRule { name: "r".into(), expression: "'role2' in roles || request.method == 'GET'".into() }];
         }
         6 => section.rate_limit = Some(BundleRateLimit { limit: 4, window_ms: 10_000 }),
         _ => section.clock_skew_ms = 5_000 - section.clock_skew_ms,

@@ -132,7 +132,7 @@ fn only_token(body: &[u8]) -> Option<&str> {
     let end = memchr(b'"', rest)?;
     let (token, rest) = (&rest[..end], &rest[end + 1..]);
     let rest = skip_space(rest).strip_prefix(b"}")?;
-    // Without an early end the whole token is looked at many bytes at a time.
+    #[expect(clippy::needless_bitwise_bool, reason = "without an early end many bytes are looked at a time")]
     let odd = token.iter().fold(false, |odd, b| odd | !(0x21..=0x7e).contains(b) | (*b == b'\\'));
     if odd || token.is_empty() || !skip_space(rest).is_empty() {
         return None;

@@ -383,7 +383,7 @@ impl Core {
             match self.held.compile(&name, &self.sets) {
                 Some(Ok(loaded)) => self.take(&name, Some(loaded)),
                 Some(Err(error)) => {
-                    tracing::error!(file = name, %error, "a policy can't be used with its issuer's new keys")
+                    tracing::error!(file = name, %error, "a policy can't be used with its issuer's new keys");
                 }
                 None => {}
             }
