@@ -6,6 +6,7 @@
 
 pub mod bundle;
 pub mod check;
+pub mod cluster;
 pub mod crds;
 pub mod dev;
 pub mod effective;

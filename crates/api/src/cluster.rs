@@ -1,0 +1,94 @@
+//! Where things lie in a cluster: the names, labels and keys that operator, verifier, issuer, chart and command line share.
+//!
+//! Two namespaces. The system namespace holds private keys and is read by operator and issuer. The bundles namespace holds what
+//! verifiers may read and nothing else, because RBAC can't filter by label.
+
+/// The namespace of operator, issuer, key rings and the operator's Lease, unless told otherwise.
+pub const SYSTEM_NAMESPACE: &str = "countersign-system";
+/// The namespace of bundles and verify-secrets, unless told otherwise.
+pub const BUNDLES_NAMESPACE: &str = "countersign-bundles";
+
+/// The one field manager of the operator's server-side applies.
+pub const FIELD_MANAGER: &str = "countersign-operator";
+/// On AuthPolicies: rings and bundles outside the namespace have to be withdrawn. On Sessions: the bundle that ends it has to
+/// be written.
+pub const FINALIZER: &str = "countersign.dev/operator";
+
+/// Label of a ConfigMap that holds a bundle; its value is [`FORMAT`].
+pub const BUNDLE_LABEL: &str = "countersign.dev/bundle";
+/// Label of a Secret that holds verify-secrets; its value is [`FORMAT`].
+pub const VERIFY_SECRETS_LABEL: &str = "countersign.dev/verify-secrets";
+/// Label of a Secret that holds a policy's key rings; its value is [`FORMAT`].
+pub const KEY_RING_LABEL: &str = "countersign.dev/key-ring";
+/// Label of what the operator made, with the uid of the object that it was made for.
+pub const OWNER_UID_LABEL: &str = "countersign.dev/owner-uid";
+/// Annotation that names the policy, `NAMESPACE/NAME`, on whatever belongs to one.
+pub const POLICY_ANNOTATION: &str = "countersign.dev/policy";
+/// Annotation on a key ring's Secret with which an administrator lets a policy of this uid take it over.
+pub const ADOPT_ANNOTATION: &str = "countersign.dev/adopt";
+/// The layout of objects with one of these labels.
+pub const FORMAT: &str = "v1";
+
+/// The key of a bundle's ConfigMap that holds the sealed bundle.
+pub const BUNDLE_KEY: &str = "bundle.json";
+/// The key of a verify-secrets Secret that holds them.
+pub const VERIFY_SECRETS_KEY: &str = "secrets.json";
+
+/// The ConfigMap of the bundles namespace whose [`HISTORY_KEY`] names the present history: acknowledgements of another one
+/// don't count.
+pub const HISTORY: &str = "history";
+/// Its key.
+pub const HISTORY_KEY: &str = "history";
+/// The ConfigMap of the system namespace with the public keys that bundles are signed with; verifiers and issuers mount it.
+pub const BUNDLE_TRUST: &str = "bundle-trust";
+/// Its key, and so the name of the mounted file: a JWKS.
+pub const BUNDLE_TRUST_KEY: &str = "bundle-trust.json";
+/// The Secret of the system namespace with the private keys that bundles are signed with.
+pub const BUNDLE_SIGNING: &str = "bundle-signing";
+/// The ConfigMap of the system namespace that numbers the feed's epochs where no issuer is installed.
+pub const FEED_EPOCH: &str = "feed-epoch";
+/// The ConfigMap of the system namespace that names verifiers outside pods which the operator waits for.
+pub const FLEET: &str = "fleet";
+/// The Lease of the system namespace that the leading operator holds.
+pub const LEASE: &str = "countersign-operator";
+
+/// `app.kubernetes.io/name` of every pod of ours.
+pub const APP_NAME: &str = "countersign";
+/// The label that tells their parts apart: [`VERIFIER`], [`ISSUER`] or [`OPERATOR`].
+pub const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
+/// The verifier's pods. A pod's name is its verifier's name in the fleet.
+pub const VERIFIER: &str = "verifier";
+/// The issuer's pods.
+pub const ISSUER: &str = "issuer";
+/// The operator's pods.
+pub const OPERATOR: &str = "operator";
+/// The operator's Service in the system namespace.
+pub const OPERATOR_SERVICE: &str = "countersign-operator";
+/// The taint that keeps pods off a node until its verifier is ready (`verifier.startupTaint`).
+pub const STARTUP_TAINT: &str = "countersign.dev/not-ready";
+
+/// Ports.
+pub mod ports {
+    /// The verifier's API.
+    pub const VERIFIER: u16 = 7480;
+    /// The verifier's health and metrics.
+    pub const VERIFIER_HEALTH: u16 = 7481;
+    /// The operator's API for the command line (TLS).
+    pub const OPERATOR: u16 = 7485;
+    /// The operator's health and metrics.
+    pub const OPERATOR_HEALTH: u16 = 7486;
+    /// The issuer's API.
+    pub const ISSUER: u16 = 7490;
+}
+
+/// The name of the ConfigMap (and, for verify-secrets, the Secret) of a policy's bundle: `b-` and 32 hex digits of
+/// SHA-256(`NAMESPACE/NAME`), so that `a-b/c` and `a/b-c` don't collide.
+pub fn bundle_name(policy: &countersign_core::names::PolicyName) -> String {
+    let file = crate::bundle::file_name(policy);
+    file.strip_suffix(".json").unwrap_or(&file).to_owned()
+}
+
+/// The name of the Secret with a policy's key rings: as its bundle's, with `r-`.
+pub fn ring_name(policy: &countersign_core::names::PolicyName) -> String {
+    bundle_name(policy).replacen("b-", "r-", 1)
+}

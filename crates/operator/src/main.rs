@@ -1,0 +1,2 @@
+//! `countersign-operator`.
+fn main() {}
