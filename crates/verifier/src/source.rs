@@ -2,6 +2,7 @@
 
 pub(crate) mod directory;
 pub(crate) mod held;
-pub(crate) mod jwks;
 pub(crate) mod keeper;
 pub(crate) mod saved;
+
+pub(crate) use countersign_jwks as jwks;

@@ -24,26 +24,31 @@ const AT_LEAST: Duration = Duration::from_secs(5);
 const RETRY_WITHIN: Duration = Duration::from_mins(1);
 
 /// What a fetch brought.
-pub(crate) struct Fetched {
-    pub(crate) target: Target,
-    pub(crate) result: Result<Arc<JwkSet>, FetchError>,
+#[derive(Debug)]
+pub struct Fetched {
+    /// What was fetched.
+    pub target: Target,
+    /// The set, or why there is none.
+    pub result: Result<Arc<JwkSet>, FetchError>,
 }
 
-/// The tasks that follow key sets.
-pub(crate) struct Followers {
+/// The tasks that follow key sets. Dropping it ends them.
+#[derive(Debug)]
+pub struct Followers {
     client: Arc<Client>,
     results: mpsc::Sender<Fetched>,
     running: BTreeMap<Target, (AbortHandle, Arc<Notify>)>,
 }
 
 impl Followers {
-    pub(crate) fn new(client: Client) -> (Self, mpsc::Receiver<Fetched>) {
+    /// Follows nothing yet; what is fetched comes out of the receiver.
+    pub fn new(client: Client) -> (Self, mpsc::Receiver<Fetched>) {
         let (results, received) = mpsc::channel(64);
         (Self { client: Arc::new(client), results, running: BTreeMap::new() }, received)
     }
 
     /// Follows exactly these from now on.
-    pub(crate) fn follow<'t>(&mut self, targets: impl IntoIterator<Item = &'t Target>) {
+    pub fn follow<'t>(&mut self, targets: impl IntoIterator<Item = &'t Target>) {
         let mut before = std::mem::take(&mut self.running);
         for target in targets {
             let task = before.remove(target).unwrap_or_else(|| self.start(target.clone()));
@@ -55,7 +60,7 @@ impl Followers {
     }
 
     /// Somebody saw a key that isn't in the set. Asking often changes nothing.
-    pub(crate) fn look_again(&self, target: &Target) {
+    pub fn look_again(&self, target: &Target) {
         if let Some((_, asked)) = self.running.get(target) {
             asked.notify_one();
         }

@@ -1,4 +1,9 @@
 //! Trusted issuers' key sets: fetched in the background, kept when a fetch fails, never fetched for a request.
+//!
+//! In directory mode the verifier fetches; in a cluster the operator alone does, and hands the sets on in bundles. Both obey
+//! the same rules ([`FetchRules`]), which keep a policy's author from using us against others.
+//!
+//! This crate must not know of policies, bundles or Kubernetes.
 
 mod address;
 mod client;
@@ -6,28 +11,30 @@ mod follower;
 
 use countersign_core::{digest::sha256, jose::Algorithm};
 
-pub(crate) use client::{Client, FetchError};
-pub use client::{ClientError, FetchRules};
-pub(crate) use follower::{Fetched, Followers};
+pub use client::{Client, ClientError, FetchError, FetchRules};
+pub use follower::{Fetched, Followers};
 
 /// Where a key set comes from, and what its keys may be used for. Policies that agree on both share one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Target {
-    pub(crate) place: Place,
-    /// A set without a key for one of these is no set.
-    pub(crate) algorithms: Vec<Algorithm>,
+pub struct Target {
+    /// Where it comes from.
+    pub place: Place,
+    /// A set without a key for one of these is no set. In ascending order.
+    pub algorithms: Vec<Algorithm>,
 }
 
 /// A key set's own URL, or an issuer whose discovery document names it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Place {
+pub enum Place {
+    /// The set's URL.
     Url(String),
+    /// The issuer.
     Discovery(String),
 }
 
 impl Target {
     /// `None` for an entry that names neither URL nor issuer.
-    pub(crate) fn new(url: Option<&str>, issuer: Option<&str>, algorithms: &[Algorithm]) -> Option<Self> {
+    pub fn new(url: Option<&str>, issuer: Option<&str>, algorithms: &[Algorithm]) -> Option<Self> {
         let place = match (url, issuer) {
             (Some(url), _) => Place::Url(url.to_owned()),
             (None, Some(issuer)) => Place::Discovery(issuer.to_owned()),
@@ -39,7 +46,7 @@ impl Target {
     }
 
     /// The name of its file among saved ones.
-    pub(crate) fn file_name(&self) -> String {
+    pub fn file_name(&self) -> String {
         format!("{}.json", hex::encode(&sha256(format!("{self:?}").as_bytes())[..16]))
     }
 }

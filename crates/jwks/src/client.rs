@@ -52,28 +52,36 @@ pub enum ClientError {
 
 /// Why a fetch brought no key set.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum FetchError {
+pub enum FetchError {
+    /// Plain http, or no URL at all.
     #[error("not an https URL")]
     NotHttps,
+    /// The host is none of the public Internet.
     #[error("the host's address is private, loopback or link-local (--jwks-allow-private permits that)")]
     PrivateAddress,
+    /// No connection, or none that lasted.
     #[error("{0}")]
     Transport(String),
+    /// Not 200; redirects are not followed.
     #[error("answered {0}")]
     Status(u16),
+    /// Over the bound.
     #[error("the document is over 1 MiB")]
     TooLarge,
+    /// Not a JWKS.
     #[error("{0}")]
     NotAKeySet(String),
+    /// The discovery document doesn't lead to one.
     #[error("the discovery document {0}")]
     Discovery(&'static str),
+    /// A set, with nothing in it to verify with.
     #[error("the set has no usable key for the entry's algorithms")]
     NoUsableKey,
 }
 
 impl FetchError {
     /// The label in `countersign_jwks_fetches_total`.
-    pub(crate) const fn reason(&self) -> &'static str {
+    pub const fn reason(&self) -> &'static str {
         match self {
             Self::NotHttps | Self::PrivateAddress => "forbidden",
             Self::Transport(_) => "unreachable",
@@ -86,20 +94,22 @@ impl FetchError {
 }
 
 /// Fetches key sets.
-pub(crate) struct Client {
+#[derive(Debug)]
+pub struct Client {
     http: reqwest::Client,
     allow_private: bool,
 }
 
 impl Client {
-    pub(crate) fn new(rules: &FetchRules) -> Result<Self, ClientError> {
+    /// A client under these rules.
+    pub fn new(rules: &FetchRules) -> Result<Self, ClientError> {
         let mut builder = reqwest::Client::builder()
             .no_proxy()
             .redirect(redirect::Policy::none())
             .timeout(TIMEOUT)
             .https_only(!rules.allow_private)
             .pool_max_idle_per_host(0)
-            .user_agent(concat!("countersign-verifier/", env!("CARGO_PKG_VERSION")));
+            .user_agent(concat!("countersign/", env!("CARGO_PKG_VERSION")));
         if !rules.allow_private {
             builder = builder.dns_resolver(PublicAddresses);
         }
@@ -116,7 +126,7 @@ impl Client {
     }
 
     /// The key set of `target`, with at least one key that can be used.
-    pub(crate) async fn fetch(&self, target: &Target) -> Result<JwkSet, FetchError> {
+    pub async fn fetch(&self, target: &Target) -> Result<JwkSet, FetchError> {
         let url = match &target.place {
             Place::Url(url) => url.clone(),
             Place::Discovery(issuer) => self.discover(issuer).await?,
