@@ -126,7 +126,7 @@ impl Follower {
         });
     }
 
-    /// Stops, after a last save.
+    /// Stops, after a last save, and takes the lease away.
     pub async fn shutdown(mut self) {
         self.stop.cancel();
         for task in std::mem::take(&mut self.tasks) {

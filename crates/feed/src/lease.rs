@@ -26,6 +26,18 @@ pub struct Ack {
     /// Policies whose latest bundle it refused.
     #[serde(default)]
     pub refused: Vec<RefusedPolicy>,
+    /// Trusted issuers of whom tokens came lately that name a key which isn't in the bundle: their key sets want fetching.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unknown_keys: Vec<UnknownIssuerKey>,
+}
+
+/// A trusted issuer whose key set in the bundle lacks a key that tokens name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnknownIssuerKey {
+    /// The policy.
+    pub policy: String,
+    /// The name of its entry.
+    pub trusted_issuer: String,
 }
 
 /// A policy whose latest bundle a verifier refused.

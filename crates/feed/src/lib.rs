@@ -21,7 +21,7 @@ mod state;
 
 pub use clock::Clock;
 pub use follower::{Follower, FollowerConfig, FollowerError};
-pub use lease::{Ack, Lease, MAX_ACK_BYTES, RefusedPolicy};
+pub use lease::{Ack, Lease, MAX_ACK_BYTES, RefusedPolicy, UnknownIssuerKey};
 pub use memory::{LiveStore, MemoryFeed};
 pub use outbox::{Mark, Outbox, OutboxError, OutboxRow};
 pub use publisher::{Publication, Publisher, PublisherConfig, PublisherStatus};

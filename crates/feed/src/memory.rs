@@ -122,6 +122,15 @@ impl FeedServer for MemoryFeed {
         Box::pin(async { Ok(state) })
     }
 
+    fn release_lease<'a>(&'a self, lease: &'a LeaseWrite) -> BoxFuture<'a, Result<(), FeedError>> {
+        let mut inner = self.inner.lock();
+        let same = |held: &Lease| held.position == lease.position && held.ack == lease.ack;
+        if inner.leases.get(&lease.name).is_some_and(|(_, held)| same(held)) {
+            inner.leases.remove(&lease.name);
+        }
+        Box::pin(async { Ok(()) })
+    }
+
     fn leases(&self) -> BoxFuture<'_, Result<Vec<Lease>, FeedError>> {
         let mut inner = self.inner.lock();
         let now = Instant::now();

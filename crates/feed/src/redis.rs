@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 pub use self::url::{InvalidRedisUrl, RedisUrl};
 use crate::{
-    lease::{Ack, Lease, MAX_ACK_BYTES},
+    lease::Lease,
     server::{
         BoxFuture, FeedError, FeedServer, HeldBack, LeaseWrite, Page, PublishRow, Published, Removal, ServerState, TailItem,
     },
@@ -46,6 +46,7 @@ macro_rules! script {
 
 static STATE: LazyLock<Script> = script!("state.lua");
 static WRITE_LEASE: LazyLock<Script> = script!("lease.lua");
+static RELEASE_LEASE: LazyLock<Script> = script!("release.lua");
 static WRITER: LazyLock<Script> = script!("writer.lua");
 static PAGE: LazyLock<Script> = script!("page.lua");
 static OPEN: LazyLock<Script> = script!("open.lua");
@@ -247,14 +248,18 @@ impl FeedServer for RedisFeed {
 
     fn write_lease<'a>(&'a self, lease: &'a LeaseWrite) -> BoxFuture<'a, Result<ServerState, FeedError>> {
         Box::pin(async move {
-            let value = StoredLease { position: lease.position, ack: lease.ack.clone() };
-            let mut json = serde_json::to_vec(&value).unwrap_or_default();
-            if json.len() > MAX_ACK_BYTES {
-                json = serde_json::to_vec(&StoredLease { position: lease.position, ack: None }).unwrap_or_default();
-            }
+            let json = wire::lease_text(lease);
             let position = lease.position.map_or_else(Vec::new, |position| bytes(position.score()));
             let args = [lease.name.clone().into_bytes(), json, bytes(lease.ttl.as_millis()), position];
             self.state_by(&WRITE_LEASE, Some(&lease.name), &args).await
+        })
+    }
+
+    fn release_lease<'a>(&'a self, lease: &'a LeaseWrite) -> BoxFuture<'a, Result<(), FeedError>> {
+        Box::pin(async move {
+            let args = [lease.name.clone().into_bytes(), wire::lease_text(lease)];
+            self.run(&RELEASE_LEASE, Some(&lease.name), &args).await?;
+            Ok(())
         })
     }
 
@@ -273,7 +278,7 @@ impl FeedServer for RedisFeed {
                 let values: Vec<Option<Vec<u8>>> = self.after(&self.commands, values).await?;
                 leases.extend(chunk.iter().zip(values).filter_map(|(name, value)| {
                     // One of another release that can't be read is alive all the same.
-                    let stored: StoredLease = serde_json::from_slice(&value?).unwrap_or_default();
+                    let stored: wire::StoredLease = serde_json::from_slice(&value?).unwrap_or_default();
                     Some(Lease { name: name.clone(), position: stored.position, ack: stored.ack })
                 }));
             }
@@ -387,10 +392,4 @@ impl FeedServer for RedisFeed {
             wire::typed(&self.run(&PURGE, None, &args).await?)
         })
     }
-}
-
-#[derive(Default, serde::Serialize, serde::Deserialize)]
-struct StoredLease {
-    position: Option<Position>,
-    ack: Option<Ack>,
 }

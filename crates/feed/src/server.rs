@@ -30,6 +30,10 @@ pub trait FeedServer: Send + Sync + fmt::Debug {
     /// Writes a reader's lease and reads the state in the same step.
     fn write_lease<'a>(&'a self, lease: &'a LeaseWrite) -> BoxFuture<'a, Result<ServerState, FeedError>>;
 
+    /// Takes a reader's lease away, if it is still the one written last by `lease`'s writer: what another run has written under
+    /// the name since stays.
+    fn release_lease<'a>(&'a self, lease: &'a LeaseWrite) -> BoxFuture<'a, Result<(), FeedError>>;
+
     /// Leases that are alive.
     fn leases(&self) -> BoxFuture<'_, Result<Vec<Lease>, FeedError>>;
 

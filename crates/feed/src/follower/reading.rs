@@ -17,6 +17,8 @@ use crate::{
 
 const TAIL_WAIT: Duration = Duration::from_secs(5);
 const PURGE_INTERVAL: Duration = Duration::from_mins(1);
+/// How long an end waits for the server to take our lease away.
+const GOODBYE: Duration = Duration::from_secs(1);
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 
 /// What is being read.
@@ -75,6 +77,8 @@ pub(super) struct Reading {
     step: Option<BoxFuture<'static, Step>>,
     lease: Option<BoxFuture<'static, LeaseAnswer>>,
     next_lease: Instant,
+    /// What the latest lease said.
+    written: Option<LeaseWrite>,
     /// A tail that a lease's answer named and we have still to reach, with the moment that lease was sent.
     unconfirmed: Option<(Position, i64)>,
     /// Where a reading of the live set stood when it was broken off. Only its end moves our position: an entry that became
@@ -103,6 +107,7 @@ impl Reading {
             step: None,
             lease: None,
             next_lease: now,
+            written: None,
             unconfirmed: None,
             broken_off: None,
             behind: None,
@@ -145,6 +150,21 @@ impl Reading {
                 }
             }
         }
+        // Nobody need wait for one who says that it goes; whoever can't be told finds out when the lease ends.
+        let _ = tokio::time::timeout(GOODBYE, self.release()).await;
+    }
+
+    /// Takes our lease away, after what is on its way has arrived.
+    async fn release(&mut self) {
+        if let Some(lease) = &mut self.lease {
+            lease.await;
+            self.lease = None;
+        }
+        if let Some(written) = self.written.take()
+            && let Err(error) = self.server.release_lease(&written).await
+        {
+            tracing::debug!(server = %self.server.describe(), %error, "the lease was not taken away; it ends by itself");
+        }
     }
 
     fn write_lease(&mut self) -> BoxFuture<'static, LeaseAnswer> {
@@ -155,6 +175,7 @@ impl Reading {
             position: reached_at_send,
             ack: self.acks.borrow_and_update().clone(),
         };
+        self.written = Some(lease.clone());
         let server = Arc::clone(&self.server);
         Box::pin(async move {
             let sent_at = Clock::boot_micros();

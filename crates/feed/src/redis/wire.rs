@@ -9,9 +9,26 @@ use countersign_core::{
 use redis::{FromRedisValue, Value, from_redis_value_ref, streams::StreamId};
 use serde::{Deserialize, Serialize};
 
-use crate::server::{EpochRecord, FeedError, ServerState, TailItem};
+use crate::{
+    lease::{Ack, MAX_ACK_BYTES},
+    server::{EpochRecord, FeedError, LeaseWrite, ServerState, TailItem},
+};
 
 const DIGITS: usize = 20;
+
+/// What stands in a lease's key.
+#[derive(Default, Serialize, Deserialize)]
+pub(super) struct StoredLease {
+    pub(super) position: Option<Position>,
+    pub(super) ack: Option<Ack>,
+}
+
+/// A lease as it is stored. One too large is written without its acknowledgement: alive, and vouching for nothing.
+pub(super) fn lease_text(lease: &LeaseWrite) -> Vec<u8> {
+    let text = |ack| serde_json::to_vec(&StoredLease { position: lease.position, ack }).unwrap_or_default();
+    let whole = text(lease.ack.clone());
+    if whole.len() > MAX_ACK_BYTES { text(None) } else { whole }
+}
 
 /// What of an entry is not compared.
 #[derive(Serialize, Deserialize)]

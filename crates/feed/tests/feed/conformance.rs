@@ -3,11 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use countersign_core::revocation::{Entry, Position};
-use countersign_feed::{Ack, Clock, FeedError, Lease, LeaseWrite, Publication, PublishRow};
+use countersign_feed::{Ack, Clock, FeedError, Follower, FollowerConfig, Lease, LeaseWrite, Publication, PublishRow};
 
 use crate::{
     gate::Gate,
-    scene::{Scene, fresh, fresh_again, in_epoch, is_revoked, is_revoked_at, not_fresh, session, subject, until},
+    scene::{Scene, fresh, fresh_again, in_epoch, is_revoked, is_revoked_at, not_fresh, quick, session, subject, until},
 };
 
 macro_rules! on_both_servers {
@@ -32,6 +32,7 @@ on_both_servers!(
     a_new_epoch_keeps_recorded_positions_and_is_fresh_only_once_seeded,
     writes_of_another_epoch_or_past_the_tail_are_refused,
     leases_carry_acknowledgements_and_end,
+    a_reader_that_stops_takes_its_lease_away_and_no_other_s,
     a_reader_that_holds_more_than_the_server_makes_the_writer_open_an_epoch,
     what_was_committed_but_not_published_is_published_by_the_next_start,
     a_writer_cut_off_answers_pending_and_readers_stay_fresh,
@@ -196,6 +197,7 @@ fn ack(start_id: &str) -> Ack {
         schemas: vec![1],
         trusted_bundle_keys: Vec::new(),
         refused: Vec::new(),
+        unknown_keys: Vec::new(),
     }
 }
 
@@ -214,6 +216,23 @@ async fn leases_carry_acknowledgements_and_end(scene: Scene) {
     until("withdrawn", || async { scene.server.leases().await.unwrap().iter().all(|lease| lease.ack.is_none()) }).await;
     drop(restarted);
     until("the lease's end", || async { scene.server.leases().await.unwrap().is_empty() }).await;
+}
+
+async fn a_reader_that_stops_takes_its_lease_away_and_no_other_s(scene: Scene) {
+    let _publisher = scene.publisher();
+    let long = |name: &str| FollowerConfig { lease_ttl: Duration::from_mins(5), ..quick(name) };
+    let names = || async { scene.server.leases().await.unwrap().into_iter().map(|lease| lease.name).collect::<Vec<_>>() };
+    let [leaves, stays] = ["leaves", "stays"].map(|name| Follower::spawn(Arc::clone(&scene.server), long(name)).unwrap());
+    leaves.set_ack(Some(ack("run 1")));
+    until("both", || async { names().await == ["leaves", "stays"] }).await;
+    leaves.shutdown().await;
+    assert_eq!(names().await, ["stays"], "at once, not when the lease would end");
+    // A run that ends while the next one of its name is there already.
+    let before = LeaseWrite { name: "stays".into(), ttl: Duration::from_secs(5), position: None, ack: Some(ack("run 0")) };
+    scene.server.release_lease(&before).await.unwrap();
+    assert_eq!(names().await, ["stays"]);
+    stays.shutdown().await;
+    assert!(names().await.is_empty());
 }
 
 async fn a_reader_that_holds_more_than_the_server_makes_the_writer_open_an_epoch(scene: Scene) {

@@ -71,6 +71,10 @@ impl FeedServer for Gate {
         })
     }
 
+    fn release_lease<'a>(&'a self, lease: &'a LeaseWrite) -> BoxFuture<'a, Result<(), FeedError>> {
+        self.server.release_lease(lease)
+    }
+
     fn leases(&self) -> BoxFuture<'_, Result<Vec<Lease>, FeedError>> {
         self.server.leases()
     }

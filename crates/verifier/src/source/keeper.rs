@@ -418,6 +418,7 @@ impl Core {
             generations: self.held.generations(),
             schemas: (1..=SCHEMA).collect(),
             trusted_bundle_keys: self.trusted_keys.clone(),
+            unknown_keys: Vec::new(),
             refused: refused
                 .map(|r| RefusedPolicy { policy: r.policy, held: r.held, reason: r.reason.to_owned() })
                 .collect(),
