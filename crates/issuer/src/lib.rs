@@ -14,6 +14,7 @@ mod public;
 mod revoker;
 mod serving;
 mod tls;
+mod turns;
 
 pub use fleet::{Enforcement, Fleet, Verifier};
 pub use health::Health;

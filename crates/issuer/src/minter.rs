@@ -1,13 +1,7 @@
 //! Signing tokens.
 //!
-//! A token must outlive no cut-off that was asked for before it: minting holds its policy's lock shared, re-reads what ends
-//! the subject, the session and the signing key, and only then takes the clock; cut-offs hold the lock alone and take the
-//! clock within. `iat_ms` is raised above a cut-off of the same millisecond.
-
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+//! Minting takes its share of the policy's turn, re-reads what ends the subject, the session and the signing key, and only
+//! then takes the clock. `iat_ms` is raised above a cut-off of the same millisecond.
 
 use countersign_core::{
     keys::SigningKeyError,
@@ -18,12 +12,12 @@ use countersign_core::{
 };
 use countersign_feed::Clock;
 use serde_json::Map;
-use tokio::sync::RwLock;
 use uuid::Uuid;
 
 use crate::{
     policies::IssuerPolicy,
     revoker::{Ledger, LedgerError},
+    turns::Turns,
 };
 
 /// The longest subject, session id, role, scope or audience, bytes.
@@ -99,23 +93,12 @@ pub enum MintError {
 #[derive(Clone, Debug)]
 pub struct Minter {
     ledger: Ledger,
-    locks: Locks,
-}
-
-/// One lock for each policy: shared by mints, exclusive to cut-offs.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Locks(Arc<Mutex<HashMap<PolicyName, Arc<RwLock<()>>>>>);
-
-impl Locks {
-    pub(crate) fn of(&self, policy: &PolicyName) -> Arc<RwLock<()>> {
-        let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        locks.entry(policy.clone()).or_default().clone()
-    }
+    turns: Turns,
 }
 
 impl Minter {
-    pub(crate) fn new(ledger: Ledger, locks: Locks) -> Self {
-        Self { ledger, locks }
+    pub(crate) fn new(ledger: Ledger, turns: Turns) -> Self {
+        Self { ledger, turns }
     }
 
     /// Makes an access token.
@@ -126,8 +109,7 @@ impl Minter {
         let session_id = request.session_id.clone().unwrap_or_else(new_id);
         let warnings = oddities(policy, &request);
 
-        let lock = self.locks.of(&policy.name);
-        let _shared = lock.read().await;
+        let issuing = self.turns.issue(&policy.name).await?;
         let scopes = Scopes { policy: &policy.name, issuer: &own.issuer };
         let kid = signer.key().kid().to_owned();
         let keys = scopes.keys(&[(Kind::Key, &kid), (Kind::Session, &session_id), (Kind::Subject, &request.subject)]);
@@ -150,6 +132,7 @@ impl Minter {
             extra: Map::new(),
         };
         let token = mint_access(signer.key(), &spec)?;
+        issuing.remember(issued_at).await?;
         Ok(Minted { token, token_id: spec.token_id, session_id, expires_at, warnings })
     }
 }

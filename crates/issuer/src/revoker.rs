@@ -19,8 +19,8 @@ use self::request::Belongs;
 use crate::{
     Health,
     fleet::{Enforcement, Fleet},
-    minter::Locks,
     policies::{IssuerPolicy, Policies},
+    turns::Turns,
 };
 
 /// How long a revocation may take to the feed before the answer is "pending".
@@ -30,7 +30,7 @@ const PUBLISH_WITHIN: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct Revoker {
     ledger: Ledger,
-    locks: Locks,
+    turns: Turns,
     fleet: Fleet,
     health: Health,
     /// Rung when a key was revoked: whoever keeps the rings acts on it at once.
@@ -62,8 +62,8 @@ pub enum RevokeError {
 }
 
 impl Revoker {
-    pub(crate) fn new(ledger: Ledger, locks: Locks, fleet: Fleet, health: Health, key_revoked: Arc<Notify>) -> Self {
-        Self { ledger, locks, fleet, health, key_revoked }
+    pub(crate) fn new(ledger: Ledger, turns: Turns, fleet: Fleet, health: Health, key_revoked: Arc<Notify>) -> Self {
+        Self { ledger, turns, fleet, health, key_revoked }
     }
 
     /// Ends what `request` names. Waits up to `wait` for every verifier.
@@ -75,10 +75,9 @@ impl Revoker {
         wait: Duration,
     ) -> Result<Revoked, RevokeError> {
         let (kind, id, rows) = {
-            let lock = self.locks.of(&policy.name);
-            let _alone = lock.write().await;
-            let new = request.to_revocation(policy, source, Clock::wall())?;
-            (new.entry.kind, new.entry.id.clone(), self.ledger.write(new, policy.max_entries).await?)
+            let cutting = self.turns.cut(&policy.name, Clock::wall).await?;
+            let new = request.to_revocation(policy, source, cutting.now)?;
+            (new.entry.kind, new.entry.id.clone(), self.ledger.write(new, cutting.now, policy.max_entries).await?)
         };
         let publication = self.ledger.publish(rows, PUBLISH_WITHIN).await;
         if kind == Kind::Key {

@@ -23,7 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Fleet, Health, Minter, Policies, Revoker, admin, health, minter::Locks, public, revoker::Ledger, tls::TlsListener,
+    Fleet, Health, Minter, Policies, Revoker, admin, health, public, revoker::Ledger, tls::TlsListener, turns::Turns,
 };
 
 /// How long calls under way may take to end after the stop.
@@ -133,12 +133,12 @@ pub enum ServeError {
 impl Issuer {
     /// An issuer of these parts.
     pub fn new(config: IssuerConfig) -> Self {
-        let locks = Locks::default();
         let ledger = Ledger::new(config.store, config.publisher.clone());
-        let minter = Minter::new(ledger.clone(), locks.clone());
+        let turns = Turns::new(ledger.clone());
+        let minter = Minter::new(ledger.clone(), turns.clone());
         let health = Health::default();
         let fleet = config.fleet.clone();
-        let revoker = Revoker::new(ledger.clone(), locks, fleet, health.clone(), config.keys.key_revoked());
+        let revoker = Revoker::new(ledger.clone(), turns, fleet, health.clone(), config.keys.key_revoked());
         let parts = Parts {
             minter,
             revoker,

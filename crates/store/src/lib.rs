@@ -5,6 +5,7 @@
 //!
 //! This crate must not know of HTTP, nor decide anything about keys or tokens.
 
+mod issued;
 mod lookup;
 mod outbox;
 mod revocations;

@@ -148,8 +148,10 @@ fn recorded(row: &SqliteRow) -> Result<Recorded, StoreError> {
 async fn append(tx: &mut Transaction<'static, Sqlite>, new: &NewRevocation, created: i64) -> Result<i64, StoreError> {
     let mut entry = new.entry.clone();
     if matches!(entry.kind, Kind::Token | Kind::Session) {
-        // The time at which a cut-off of the access ring says the same; 0 where none does.
-        entry.version = if new.access_only { created.unsigned_abs() } else { 0 };
+        // The time at which a cut-off of the access ring says the same: no token that this ends is issued later. 0 where none
+        // does.
+        entry.version =
+            if new.access_only { created.max(issued_until(tx, &entry.policy).await?).unsigned_abs() } else { 0 };
     }
     let key = entry.key();
     let held = sqlx::query(
@@ -162,6 +164,10 @@ async fn append(tx: &mut Transaction<'static, Sqlite>, new: &NewRevocation, crea
     if let Some(row) = held {
         let (id, held): (i64, Entry) = (row.try_get("id")?, row::entry(&row)?);
         let merged = row.try_get::<Option<i64>, _>("merged_into")?.is_some();
+        if entry.kind == Kind::Ip {
+            // Whoever asks later has the last word, whatever the clock that made the version says.
+            entry.version = entry.version.max(held.version.saturating_add(1));
+        }
         let entry = if merged { entry } else { joined(held.clone(), entry) };
         if merged || says_more(&entry, &held) {
             sqlx::query(
@@ -201,6 +207,11 @@ async fn append(tx: &mut Transaction<'static, Sqlite>, new: &NewRevocation, crea
     .fetch_one(&mut **tx)
     .await?;
     Ok(id)
+}
+
+async fn issued_until(tx: &mut Transaction<'static, Sqlite>, policy: &PolicyName) -> Result<i64, StoreError> {
+    let row = sqlx::query_scalar("SELECT until FROM issued WHERE policy = ?1").bind(policy.as_str());
+    Ok(row.fetch_optional(&mut **tx).await?.unwrap_or(0))
 }
 
 /// At least as strict as each; replaceable by a cut-off only when each is.

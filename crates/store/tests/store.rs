@@ -14,7 +14,7 @@ use std::{
 use countersign_api::bundle::RingName;
 use countersign_core::{
     names::PolicyName,
-    revocation::{ACCESS_RING_ONLY, Entry, Kind, Position, Revocable},
+    revocation::{ACCESS_RING_ONLY, Entry, Kind, LIFTED, Position, Revocable},
     ring::Ring,
     time::UnixMillis,
 };
@@ -343,4 +343,33 @@ async fn killed_at_any_moment_nothing_that_was_answered_is_lost() {
     for id in &answered {
         assert!(held.contains(id), "{id} was answered and is gone");
     }
+}
+
+#[tokio::test]
+async fn after_the_clock_went_back_the_later_word_on_an_address_still_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store.db")).await.unwrap();
+    let block = |version, cutoff| {
+        let new = of_kind(Kind::Ip, "203.0.113.7/32");
+        NewRevocation { entry: Entry { version, cutoff, ..new.entry }, ..new }
+    };
+    revoke(&store, &[block(2_000, UnixMillis::FOREVER)], 10).await;
+    revoke(&store, &[block(1_000, LIFTED)], 10).await;
+    let held = store.history(&shop(), &HistoryFilter::default()).await.unwrap().remove(0).entry;
+    assert_eq!((held.version, held.cutoff), (2_001, LIFTED));
+}
+
+#[tokio::test]
+async fn a_merged_cut_off_is_no_earlier_than_a_token_that_may_have_been_issued() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store.db")).await.unwrap();
+    store.issue_until(&shop(), UnixMillis(5_000)).await.unwrap();
+    store.issue_until(&shop(), UnixMillis(4_000)).await.unwrap();
+    assert_eq!(store.issued_until(&shop()).await.unwrap(), Some(UnixMillis(5_000)));
+    // By a clock that has gone back since.
+    let merged = revoke(&store, &[session("a"), session("b")], 1).await.merged;
+    assert_eq!(merged, [shop()]);
+    let history = store.history(&shop(), &HistoryFilter::default()).await.unwrap();
+    let cutoff = history.iter().find(|row| row.entry.kind == Kind::Policy).unwrap();
+    assert_eq!(cutoff.entry.cutoff, UnixMillis(5_000));
 }

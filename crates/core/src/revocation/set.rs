@@ -10,6 +10,7 @@ mod snapshot;
 mod table;
 
 use std::{
+    cell::Cell,
     net::IpAddr,
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -99,10 +100,20 @@ impl RevocationSet {
             let id = self.hasher.id(&entry.policy, Kind::Policy, None, ACCESS_RING_ONLY);
             return self.insert(id, record.as_cutoff(access));
         }
-        let changed = self.insert(self.hasher.entry_id(entry), record);
+        let id = self.hasher.entry_id(entry);
+        let changed = self.insert(id, record);
         if entry.kind == Kind::Policy && entry.id == ACCESS_RING_ONLY && entry.issuer.is_none() && entry.cutoff > access {
             self.policies.raise_access_cutoff(policy, entry.cutoff);
-            self.retain(|held| held.policy() != policy || !held.is_subsumed_by(entry.cutoff));
+            // What it takes the place of may name tokens that live longer than the cut-off was told.
+            let longest = Cell::new(record);
+            self.retain(|held| {
+                let keeps = held.policy() != policy || !held.is_subsumed_by(entry.cutoff);
+                if !keeps {
+                    longest.set(longest.get().outliving(*held));
+                }
+                keeps
+            });
+            return self.insert(id, longest.get()) || changed;
         }
         changed
     }

@@ -5,8 +5,9 @@ use std::{sync::Arc, time::Duration};
 use countersign_core::{
     names::PolicyName,
     revocation::{Entry, EntryKey},
+    time::UnixMillis,
 };
-use countersign_feed::{Clock, Publication, Publisher};
+use countersign_feed::{Publication, Publisher};
 use countersign_store::{HistoryFilter, NewRevocation, Recorded, Store, StoreError};
 
 /// What is written, and what publishes it.
@@ -26,9 +27,14 @@ impl Ledger {
         Self { store, publisher }
     }
 
-    /// Commits a revocation; says which rows to publish. `max_entries` is its policy's bound.
-    pub(crate) async fn write(&self, revocation: NewRevocation, max_entries: usize) -> Result<Vec<i64>, LedgerError> {
-        let appended = self.store.revoke(&[revocation], Clock::wall(), |_| max_entries).await?;
+    /// Commits a revocation, made at `now`; says which rows to publish. `max_entries` is its policy's bound.
+    pub(crate) async fn write(
+        &self,
+        revocation: NewRevocation,
+        now: UnixMillis,
+        max_entries: usize,
+    ) -> Result<Vec<i64>, LedgerError> {
+        let appended = self.store.revoke(&[revocation], now, |_| max_entries).await?;
         for policy in &appended.merged {
             tracing::warn!(%policy, max_entries, "too many live revocations: one cut-off of the access ring takes their place");
         }
@@ -43,6 +49,16 @@ impl Ledger {
     /// What has ended under these names.
     pub(crate) async fn find(&self, keys: &[EntryKey]) -> Result<Vec<Entry>, LedgerError> {
         Ok(self.store.entries(keys).await?)
+    }
+
+    /// Up to when tokens of a policy may have been issued.
+    pub(crate) async fn issued_until(&self, policy: &PolicyName) -> Result<Option<UnixMillis>, LedgerError> {
+        Ok(self.store.issued_until(policy).await?)
+    }
+
+    /// From here on they may be issued up to `until`.
+    pub(crate) async fn issue_until(&self, policy: &PolicyName, until: UnixMillis) -> Result<(), LedgerError> {
+        Ok(self.store.issue_until(policy, until).await?)
     }
 
     /// A policy's revocations, latest first.

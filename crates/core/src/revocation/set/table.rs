@@ -65,6 +65,11 @@ impl Record {
         Self { cutoff, expires: self.expires, tag: self.policy() | always }
     }
 
+    /// This record, kept as long as the longer-lived of the two.
+    pub(super) fn outliving(self, other: Self) -> Self {
+        Self { expires: self.expires.max(other.expires), ..self }
+    }
+
     pub(super) const fn expired_before(self, at: UnixMillis) -> bool {
         self.expires != NEVER && (self.expires as i64) * 1000 < at.0
     }

@@ -371,6 +371,38 @@ proptest! {
         }
     }
 
+    /// Wherever a cut-off of the access ring comes in between: what an entry names stays dead for as long as the entry was to
+    /// live, though the cut-off itself was told a shorter life.
+    #[test]
+    fn a_merged_cutoff_outlives_whatever_it_took_the_place_of(
+        ops in prop::collection::vec(op(), 1..40),
+        place in any::<prop::sample::Index>(),
+        access in 0..3_i64,
+        now in 0..12 * HOUR,
+    ) {
+        let set = set();
+        let mut entries: Vec<Entry> = ops.iter().filter_map(|op| match op {
+            Op::Apply { kind, id, cutoff, expires, mergeable } => Some(Entry {
+                cutoff: UnixMillis(*cutoff),
+                expires: UnixMillis(*expires),
+                version: u64::from(*mergeable),
+                ..entry(*kind, &id.to_string())
+            }),
+            Op::Purge(_) => None,
+        }).collect();
+        entries.insert(place.index(entries.len() + 1), Entry { cutoff: UnixMillis(access), ..entry(Kind::Policy, ACCESS_RING_ONLY) });
+        for entry in &entries {
+            set.apply(entry);
+        }
+        set.purge(UnixMillis(now), UnixMillis(now));
+        for named in entries.iter().filter(|e| e.kind != Kind::Policy && e.expires.plus(PURGE_AFTER_MS) >= UnixMillis(now)) {
+            let issued = UnixMillis(0);
+            let dead = set.lookup(&ids(&set, &named.id, &named.id, &named.id), Some(issued)).is_some();
+            let by_key = named.kind == Kind::Key;
+            prop_assert!(dead || by_key || named.cutoff < issued, "{named:?} was forgotten");
+        }
+    }
+
     /// Whatever the order: no loss, no credential revived.
     #[test]
     fn entries_commute(
