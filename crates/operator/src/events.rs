@@ -1,0 +1,56 @@
+//! Events: what people see under `kubectl describe`. Never in the way of work: a full queue drops them, and the log has them.
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::{
+    Client,
+    runtime::events::{Event, EventType, Recorder, Reporter},
+};
+use tokio::sync::mpsc;
+
+/// How many may wait to be written.
+const WAITING: usize = 2048;
+/// The longest note that the API server takes.
+const MAX_NOTE: usize = 1024;
+
+/// Where events go.
+#[derive(Clone, Debug)]
+pub struct Events(mpsc::Sender<(Event, ObjectReference)>);
+
+impl Events {
+    /// Begins to write events, one after the other, in a task of its own that ends with the last handle.
+    pub fn new(client: Client, identity: &str) -> Self {
+        let reporter = Reporter {
+            controller: countersign_api::cluster::FIELD_MANAGER.to_owned(),
+            instance: Some(identity.to_owned()),
+        };
+        let recorder = Recorder::new(client, reporter);
+        let (sender, mut waiting) = mpsc::channel::<(Event, ObjectReference)>(WAITING);
+        tokio::spawn(async move {
+            while let Some((event, regarding)) = waiting.recv().await {
+                if let Err(error) = recorder.publish(&event, &regarding).await {
+                    tracing::debug!(%error, reason = event.reason, "an event could not be written");
+                }
+            }
+        });
+        Self(sender)
+    }
+
+    /// Something that is as it should be.
+    pub fn normal(&self, regarding: &ObjectReference, reason: &str, note: impl Into<String>) {
+        self.send(EventType::Normal, regarding, reason, note.into());
+    }
+
+    /// Something that a person should look at.
+    pub fn warning(&self, regarding: &ObjectReference, reason: &str, note: impl Into<String>) {
+        self.send(EventType::Warning, regarding, reason, note.into());
+    }
+
+    fn send(&self, type_: EventType, regarding: &ObjectReference, reason: &str, note: String) {
+        let note: String = note.chars().take(MAX_NOTE).collect();
+        let event =
+            Event { type_, reason: reason.to_owned(), note: Some(note), action: "Reconcile".to_owned(), secondary: None };
+        if self.0.try_send((event, regarding.clone())).is_err() {
+            tracing::debug!(reason, "too many events at once; this one is dropped");
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Keeps the fleet's roll: pods, nodes and what the feed says of leases.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use countersign_api::cluster::{
+    self, APP_NAME, COMPONENT_LABEL, FIELD_MANAGER, FLEET, HISTORY, HISTORY_KEY, ISSUER, VERIFIER,
+};
+use countersign_feed::Clock;
+use k8s_openapi::{
+    api::core::v1::{ConfigMap, Node, Pod},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::{
+    Api,
+    api::{Patch, PatchParams, PostParams},
+    core::PartialObjectMeta,
+    runtime::watcher,
+};
+use tokio::{sync::Notify, time::Instant};
+
+use super::{PodSeen, Roll, Verifier};
+use crate::{
+    history::History,
+    mirror::{Mirror, WatchLost},
+    registry::{FeedPresent, Request},
+    run::Context,
+    versions::version_of,
+};
+
+/// The key of the ConfigMap [`FLEET`]: the names of verifiers outside pods, as a JSON list.
+const VERIFIERS_KEY: &str = "verifiers.json";
+/// How often absences are looked at when nothing else happens.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// What a pod of ours is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Member {
+    Verifier(PodSeen),
+    /// One that the API server lists may still sign.
+    Issuer,
+}
+
+/// What is watched.
+#[derive(Default)]
+struct Watched {
+    members: Mirror<Member>,
+    nodes: Mirror<()>,
+    remembered: Mirror<BTreeSet<String>>,
+    history: Mirror<String>,
+    changed: Notify,
+}
+
+/// Keeps the fleet until the process ends.
+pub(crate) async fn run(context: Context, history: Arc<History>) -> Result<(), WatchLost> {
+    let watched = Watched::default();
+    let pods: Api<Pod> = Api::namespaced(context.client.clone(), &context.config.system_namespace);
+    let ours = format!("app.kubernetes.io/name={APP_NAME},{COMPONENT_LABEL} in ({VERIFIER},{ISSUER})");
+    let nodes: Api<PartialObjectMeta<Node>> = Api::all(context.client.clone());
+    let system_maps: Api<ConfigMap> = Api::namespaced(context.client.clone(), &context.config.system_namespace);
+    let bundle_maps: Api<ConfigMap> = Api::namespaced(context.client.clone(), &context.config.bundles_namespace);
+    let named = |name: &str| watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let told = |_| watched.changed.notify_one();
+    tokio::select! {
+        lost = watched.members.run("pods", watcher(pods, watcher::Config::default().labels(&ours)), member, told) => lost,
+        lost = watched.nodes.run("nodes", watcher(nodes, watcher::Config::default()), |node| Some((node.metadata.name?, ())), told) => lost,
+        lost = watched.remembered.run("the fleet's memory", watcher(system_maps, named(FLEET)), remembered, told) => lost,
+        lost = watched.history.run("the history", watcher(bundle_maps, named(HISTORY)), history_value, told) => lost,
+        () = observe(&context, &watched, &history) => Ok(()),
+        () = context.stop.cancelled() => Ok(()),
+    }
+}
+
+async fn observe(context: &Context, watched: &Watched, history: &History) {
+    tokio::join!(watched.members.synced(), watched.nodes.synced(), watched.remembered.synced(), watched.history.synced());
+    let mut roll = Roll::default();
+    let mut feed = context.registry.feed();
+    let mut told: Option<(Vec<Verifier>, bool, String)> = None;
+    let mut told_at = Instant::now();
+    loop {
+        if watched.history.one(HISTORY) != Some(history.value())
+            && let Err(error) = history.repair().await
+        {
+            tracing::warn!(%error, "the history is not as it should be and can't be repaired now");
+        }
+        let present = feed.borrow_and_update().clone();
+        let verifiers = look(&mut roll, watched, &present);
+        remember(context, watched, &roll).await;
+        let issuers = watched.members.all().iter().filter(|member| **member == Member::Issuer).count();
+        let value = history.value();
+        let key = (said(&verifiers), present.fresh, value.clone());
+        context.registry.set_fleet(roll.fleet(verifiers, &value, &present, issuers));
+        if told.as_ref() != Some(&key) || told_at.elapsed() >= EVERY {
+            told = Some(key);
+            told_at = Instant::now();
+            if context.registry.ask(Request::Fleet).await.is_err() {
+                return;
+            }
+        }
+        tokio::select! {
+            changed = feed.changed() => if changed.is_err() { return },
+            () = watched.changed.notified() => {}
+            () = tokio::time::sleep(EVERY) => {}
+        }
+    }
+}
+
+fn look(roll: &mut Roll, watched: &Watched, present: &FeedPresent) -> Vec<Verifier> {
+    let pod = |member| match member {
+        Member::Verifier(pod) => Some(pod),
+        Member::Issuer => None,
+    };
+    let pods: Vec<PodSeen> = watched.members.all().into_iter().filter_map(pod).collect();
+    let nodes: BTreeSet<String> = watched.nodes.keys().into_iter().collect();
+    let remembered = watched.remembered.one(FLEET).unwrap_or_default();
+    roll.observe(&pods, &nodes, &remembered, present, Clock::boot_millis())
+}
+
+/// Absences aside, which change all the time.
+fn said(verifiers: &[Verifier]) -> Vec<Verifier> {
+    verifiers.iter().map(|verifier| Verifier { absent_ms: 0, ..verifier.clone() }).collect()
+}
+
+fn member(pod: Pod) -> Option<(String, Member)> {
+    let name = pod.metadata.name?;
+    let issuer = pod.metadata.labels.as_ref().and_then(|l| l.get(COMPONENT_LABEL)).is_some_and(|c| c == ISSUER);
+    if issuer {
+        return Some((name, Member::Issuer));
+    }
+    let status = pod.status.unwrap_or_default();
+    let containers = status.container_statuses.unwrap_or_default();
+    let ended = |c: &k8s_openapi::api::core::v1::ContainerStatus| c.state.as_ref().is_some_and(|s| s.terminated.is_some());
+    // A container that is about to be started again counts as running; a pod that has come to its end doesn't restart any.
+    let phase_over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    let being_deleted = pod.metadata.deletion_timestamp.is_some();
+    let terminated = phase_over || being_deleted && !containers.is_empty() && containers.iter().all(ended);
+    let node = pod.spec.and_then(|spec| spec.node_name).filter(|node| !node.is_empty());
+    Some((name.clone(), Member::Verifier(PodSeen { name, node, terminated })))
+}
+
+fn remembered(map: ConfigMap) -> Option<(String, BTreeSet<String>)> {
+    let names = names_in(&map);
+    Some((map.metadata.name?, names))
+}
+
+fn names_in(map: &ConfigMap) -> BTreeSet<String> {
+    let text = map.data.as_ref().and_then(|data| data.get(VERIFIERS_KEY));
+    let parsed = text.map(|text| serde_json::from_str(text)).transpose();
+    parsed
+        .unwrap_or_else(|error| {
+            tracing::warn!(%error, "the ConfigMap {FLEET} can't be read: no verifier outside a pod is remembered");
+            None
+        })
+        .unwrap_or_default()
+}
+
+fn history_value(map: ConfigMap) -> Option<(String, String)> {
+    let value = map.data.and_then(|mut data| data.remove(HISTORY_KEY)).unwrap_or_default();
+    Some((map.metadata.name?, value))
+}
+
+async fn remember(context: &Context, watched: &Watched, roll: &Roll) {
+    let fresh = roll.to_remember();
+    if fresh.is_empty() {
+        return;
+    }
+    let mut names = watched.remembered.one(FLEET).unwrap_or_default();
+    names.extend(fresh.iter().cloned());
+    match write(context, &names).await {
+        Ok(()) => {
+            tracing::info!(verifiers = ?fresh, "verifiers outside pods are remembered until they are forgotten by name")
+        }
+        Err(error) => tracing::warn!(%error, "the ConfigMap {FLEET} can't be written"),
+    }
+}
+
+async fn write(context: &Context, names: &BTreeSet<String>) -> Result<(), kube::Error> {
+    let text = serde_json::to_string(names).map_err(kube::Error::SerdeError)?;
+    let map = ConfigMap {
+        metadata: ObjectMeta { name: Some(FLEET.to_owned()), ..ObjectMeta::default() },
+        data: Some(BTreeMap::from([(VERIFIERS_KEY.to_owned(), text)])),
+        ..ConfigMap::default()
+    };
+    let api: Api<ConfigMap> = Api::namespaced(context.client.clone(), &context.config.system_namespace);
+    let written = api.patch(FLEET, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&map)).await?;
+    context.versions.note(version_of(&written.metadata));
+    Ok(())
+}
+
+/// Forgets a verifier outside pods, so that no rotation waits for it. Whether it was remembered.
+pub(crate) async fn forget(context: &Context, name: &str) -> Result<bool, kube::Error> {
+    let api: Api<ConfigMap> = Api::namespaced(context.client.clone(), &context.config.system_namespace);
+    let Some(mut map) = api.get_opt(cluster::FLEET).await? else { return Ok(false) };
+    let mut names = names_in(&map);
+    if !names.remove(name) {
+        return Ok(false);
+    }
+    let text = serde_json::to_string(&names).map_err(kube::Error::SerdeError)?;
+    map.data = Some(BTreeMap::from([(VERIFIERS_KEY.to_owned(), text)]));
+    let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+    let written = api.replace(FLEET, &params, &map).await?;
+    context.versions.note(version_of(&written.metadata));
+    Ok(true)
+}

@@ -1,0 +1,289 @@
+//! Leading: one operator at a time works, the one that holds the Lease.
+//!
+//! A candidate takes a Lease that nobody holds, or one that hasn't changed for as long as its holder said it would last,
+//! measured by the candidate's own monotonic clock: no two machines' clocks are compared. Every write carries the version
+//! that it was decided on. A holder that couldn't renew for [`DEADLINE`] stops leading before anyone else may begin, and its
+//! process ends. A leader that stopped without knowing is harmless: what it writes next is fenced by the rings' versions.
+
+use std::{sync::Arc, time::Duration};
+
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
+    jiff::Timestamp,
+};
+use kube::{Api, Client, api::PostParams};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    jitter::jittered,
+    versions::{Versions, version_of},
+};
+
+/// How long a Lease is good for without renewal.
+const DURATION: Duration = Duration::from_secs(15);
+/// How long its holder goes on without having renewed it.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// How often it is renewed, or looked at by those who wait.
+const EVERY: Duration = Duration::from_secs(2);
+/// How long one call may take.
+const CALL: Duration = Duration::from_secs(4);
+
+/// Why leading ended.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseError {
+    /// It could not be renewed in time.
+    #[error("the Lease could not be renewed for {} s: {reason}", DEADLINE.as_secs())]
+    NotRenewed {
+        /// The last failure.
+        reason: String,
+    },
+    /// Somebody else holds it.
+    #[error("the Lease is held by {0} now")]
+    Taken(String),
+}
+
+/// What a candidate does about the Lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Move {
+    /// It is free: take it.
+    Take,
+    /// It is ours: renew it.
+    Renew,
+    /// Somebody holds it.
+    Wait { holder: String },
+}
+
+/// What a candidate has seen of the Lease.
+#[derive(Debug, Default)]
+struct Seen {
+    /// The version that it had, and when it was first seen so.
+    version: Option<(u64, Instant)>,
+}
+
+impl Seen {
+    /// Takes in a look at the Lease; says for how long it has been as it is.
+    fn unchanged_for(&mut self, version: u64, now: Instant) -> Duration {
+        match self.version {
+            Some((seen, since)) if seen == version => now - since,
+            _ => {
+                self.version = Some((version, now));
+                Duration::ZERO
+            }
+        }
+    }
+}
+
+fn decide(spec: &LeaseSpec, me: &str, unchanged_for: Duration) -> Move {
+    let holder = spec.holder_identity.as_deref().unwrap_or_default();
+    let lasts = Duration::from_secs(spec.lease_duration_seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or(0));
+    if holder == me {
+        Move::Renew
+    } else if holder.is_empty() || unchanged_for >= lasts {
+        Move::Take
+    } else {
+        Move::Wait { holder: holder.to_owned() }
+    }
+}
+
+/// A candidate, and then the leader.
+pub struct Elector {
+    api: Api<Lease>,
+    name: &'static str,
+    me: String,
+    versions: Arc<Versions>,
+    held: Option<Lease>,
+}
+
+impl Elector {
+    /// A candidate under the name `me` for the Lease `name` of a namespace.
+    pub fn new(client: Client, namespace: &str, name: &'static str, me: String, versions: Arc<Versions>) -> Self {
+        Self { api: Api::namespaced(client, namespace), name, me, versions, held: None }
+    }
+
+    /// Waits until this process leads.
+    pub async fn acquire(&mut self) {
+        let mut seen = Seen::default();
+        let mut told = None;
+        loop {
+            match timeout(CALL, self.attempt(&mut seen)).await {
+                Ok(Ok(Move::Take | Move::Renew)) => return,
+                Ok(Ok(Move::Wait { holder })) => {
+                    if told.as_ref() != Some(&holder) {
+                        tracing::info!(%holder, "another operator leads; waiting");
+                        told = Some(holder);
+                    }
+                }
+                Ok(Err(error)) => tracing::warn!(%error, "the Lease can't be had now"),
+                Err(_) => tracing::warn!("the API server doesn't answer about the Lease"),
+            }
+            sleep(jittered(EVERY)).await;
+        }
+    }
+
+    async fn attempt(&mut self, seen: &mut Seen) -> Result<Move, kube::Error> {
+        let Some(found) = self.api.get_opt(self.name).await? else {
+            let metadata = ObjectMeta { name: Some(self.name.to_owned()), ..ObjectMeta::default() };
+            let lease = Lease { metadata, spec: Some(self.spec(None)) };
+            return self.keep_if_written(self.api.create(&PostParams::default(), &lease).await);
+        };
+        let unchanged_for = seen.unchanged_for(version_of(&found.metadata), Instant::now());
+        let decided = decide(found.spec.as_ref().unwrap_or(&LeaseSpec::default()), &self.me, unchanged_for);
+        if matches!(decided, Move::Wait { .. }) {
+            return Ok(decided);
+        }
+        let lease = Lease { spec: Some(self.spec(found.spec.as_ref())), metadata: found.metadata };
+        self.keep_if_written(self.api.replace(self.name, &PostParams::default(), &lease).await)
+    }
+
+    fn keep_if_written(&mut self, written: Result<Lease, kube::Error>) -> Result<Move, kube::Error> {
+        match written {
+            Ok(lease) => {
+                self.held = Some(lease);
+                Ok(Move::Take)
+            }
+            // Somebody was quicker.
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                Ok(Move::Wait { holder: "another candidate".to_owned() })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn spec(&self, before: Option<&LeaseSpec>) -> LeaseSpec {
+        let now = MicroTime(Timestamp::now());
+        let mine = before.is_some_and(|spec| spec.holder_identity.as_deref() == Some(self.me.as_str()));
+        let transitions = before.and_then(|spec| spec.lease_transitions).unwrap_or(0);
+        LeaseSpec {
+            holder_identity: Some(self.me.clone()),
+            lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
+            acquire_time: if mine { before.and_then(|spec| spec.acquire_time.clone()) } else { Some(now.clone()) },
+            renew_time: Some(now),
+            lease_transitions: Some(if mine || before.is_none() { transitions } else { transitions + 1 }),
+            ..LeaseSpec::default()
+        }
+    }
+
+    /// Renews until `stop`, or until the Lease is lost. Tells when the API server's version went back.
+    pub async fn keep(&mut self, stop: &CancellationToken, mut went_back: impl AsyncFnMut()) -> Result<(), LeaseError> {
+        let mut renewed = Instant::now();
+        let mut reason = "no answer".to_owned();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = sleep(EVERY) => {}
+            }
+            let before = self.versions.highest();
+            let asked = Instant::now();
+            match timeout(CALL, self.renew()).await {
+                Ok(Ok(version)) => {
+                    renewed = asked;
+                    if self.versions.went_back(before, version) {
+                        tracing::error!(before, now = version, "the API server's version went back: it was restored");
+                        went_back().await;
+                    }
+                }
+                Ok(Err(RenewError::Taken(holder))) => return Err(LeaseError::Taken(holder)),
+                Ok(Err(RenewError::Kube(error))) => {
+                    tracing::warn!(%error, "the Lease could not be renewed; trying again");
+                    reason = error.to_string();
+                }
+                Err(_) => tracing::warn!("the API server doesn't answer about the Lease"),
+            }
+            if renewed.elapsed() > DEADLINE {
+                return Err(LeaseError::NotRenewed { reason });
+            }
+        }
+    }
+
+    async fn renew(&mut self) -> Result<u64, RenewError> {
+        let Some(held) = &self.held else { return Err(RenewError::Taken("nobody".to_owned())) };
+        let mut lease = held.clone();
+        lease.spec = Some(self.spec(held.spec.as_ref()));
+        let written = match self.api.replace(self.name, &PostParams::default(), &lease).await {
+            Ok(written) => written,
+            // Touched by somebody (or restored, or deleted): it is still ours if it says so, or if it says nothing.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
+                let found = self.api.get_opt(self.name).await?;
+                let holder = found.as_ref().and_then(|lease| lease.spec.as_ref()?.holder_identity.clone());
+                if let Some(holder) = holder.filter(|holder| !holder.is_empty() && *holder != self.me) {
+                    return Err(RenewError::Taken(holder));
+                }
+                match found {
+                    Some(found) => {
+                        let lease = Lease { spec: Some(self.spec(found.spec.as_ref())), metadata: found.metadata };
+                        self.api.replace(self.name, &PostParams::default(), &lease).await?
+                    }
+                    None => {
+                        let metadata = ObjectMeta { name: Some(self.name.to_owned()), ..ObjectMeta::default() };
+                        let lease = Lease { metadata, spec: Some(self.spec(None)) };
+                        self.api.create(&PostParams::default(), &lease).await?
+                    }
+                }
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let version = version_of(&written.metadata);
+        self.held = Some(written);
+        Ok(version)
+    }
+
+    /// Gives the Lease up, so that the next needn't wait for it to run out.
+    pub async fn release(mut self) {
+        let Some(mut lease) = self.held.take() else { return };
+        if let Some(spec) = &mut lease.spec {
+            spec.holder_identity = None;
+            spec.lease_duration_seconds = Some(1);
+            spec.renew_time = Some(MicroTime(Timestamp::now()));
+        }
+        match timeout(CALL, self.api.replace(self.name, &PostParams::default(), &lease)).await {
+            Ok(Ok(_)) => tracing::info!("the Lease is given up"),
+            Ok(Err(error)) => tracing::warn!(%error, "the Lease could not be given up; it runs out"),
+            Err(_) => tracing::warn!("the Lease could not be given up in time; it runs out"),
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum RenewError {
+    #[error("held by {0}")]
+    Taken(String),
+    #[error(transparent)]
+    Kube(#[from] kube::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held_by(holder: &str) -> LeaseSpec {
+        let holder_identity = Some(holder.to_owned()).filter(|h| !h.is_empty());
+        LeaseSpec { holder_identity, lease_duration_seconds: Some(15), ..LeaseSpec::default() }
+    }
+
+    #[test]
+    fn a_lease_is_taken_only_when_it_is_free_or_has_not_changed_for_its_duration() {
+        let secs = Duration::from_secs;
+        for (holder, unchanged_for, expected) in [
+            ("", secs(0), Move::Take),
+            ("me", secs(100), Move::Renew),
+            ("other", secs(14), Move::Wait { holder: "other".into() }),
+            ("other", secs(15), Move::Take),
+        ] {
+            assert_eq!(decide(&held_by(holder), "me", unchanged_for), expected, "{holder} {unchanged_for:?}");
+        }
+        assert_eq!(decide(&LeaseSpec::default(), "me", secs(0)), Move::Take);
+    }
+
+    #[test]
+    fn a_lease_counts_as_unchanged_from_when_its_version_was_first_seen() {
+        let start = Instant::now();
+        let mut seen = Seen::default();
+        let at = |secs| start + Duration::from_secs(secs);
+        assert_eq!(seen.unchanged_for(7, at(0)), Duration::ZERO);
+        assert_eq!(seen.unchanged_for(7, at(9)), Duration::from_secs(9));
+        assert_eq!(seen.unchanged_for(8, at(10)), Duration::ZERO);
+        assert_eq!(seen.unchanged_for(7, at(11)), Duration::ZERO, "whichever way it changed");
+    }
+}

@@ -1,0 +1,29 @@
+//! How the feed stands.
+
+use countersign_core::time::UnixMillis;
+use countersign_feed::{Clock, Lease};
+
+/// The feed as it was last seen.
+#[derive(Clone, Debug, Default)]
+pub struct FeedPresent {
+    /// Whether the server was reached just now and its leases were read.
+    pub fresh: bool,
+    /// The server's clock, and this machine's monotonic one ([`Clock::boot_millis`]) at that moment.
+    pub server_time: Option<(UnixMillis, i64)>,
+    /// The epoch that the server is in, if a record names its present run.
+    pub epoch: Option<u64>,
+    /// Whether every live entry is in it.
+    pub seeded: bool,
+    /// The readers that are alive. Means nothing unless `fresh`.
+    pub leases: Vec<Lease>,
+    /// Why it isn't fresh, for people.
+    pub problem: Option<String>,
+}
+
+impl FeedPresent {
+    /// The server's clock now; `None` while the server is out of reach.
+    pub fn server_now(&self) -> Option<UnixMillis> {
+        let (server, boot) = self.server_time.filter(|_| self.fresh)?;
+        Some(server.plus(Clock::boot_millis().saturating_sub(boot)))
+    }
+}

@@ -1,0 +1,182 @@
+//! An operator from start to end: wait for the Lease, lead, hand over.
+//!
+//! Every part of a leader is a task here. When one of them ends before the process is told to, because the Lease or a watch is
+//! lost, the process ends too: what is left would work on a state that it doesn't know.
+
+use std::{sync::Arc, time::Duration};
+
+use countersign_api::cluster;
+use kube::{Client, config::KubeConfigOptions, config::Kubeconfig};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::Config,
+    events::Events,
+    fleet,
+    health::Health,
+    history,
+    lease::{Elector, LeaseError},
+    policies,
+    registry::{Registry, Request},
+    versions::Versions,
+};
+
+/// How long parts may take to end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What every part of a leading operator is given.
+#[derive(Clone)]
+pub struct Context {
+    /// The API server.
+    pub client: Client,
+    /// The settings.
+    pub config: Arc<Config>,
+    /// Where parts meet.
+    pub registry: Arc<Registry>,
+    /// Where events go.
+    pub events: Events,
+    /// The versions of the API server.
+    pub versions: Arc<Versions>,
+    /// Cancelled when the process is to end: a part then finishes what it is at and returns.
+    pub stop: CancellationToken,
+}
+
+/// Why a part of the operator ended before its time.
+pub type PartError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why the process ends.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// There is no cluster to work in.
+    #[error("no cluster: {0}")]
+    Cluster(#[source] PartError),
+    /// A listener.
+    #[error("--health-listen: {0}")]
+    Health(#[source] std::io::Error),
+    /// What a leader writes first could not be written.
+    #[error("the history of bundles could not be begun: {0}")]
+    History(#[source] PartError),
+    /// Leading ended.
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
+    /// A part ended.
+    #[error("{part} ended: {source}")]
+    Part {
+        /// Which.
+        part: &'static str,
+        /// Why.
+        source: PartError,
+    },
+}
+
+/// Works until `stop`, or until it may not lead any more.
+pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError> {
+    let config = Arc::new(config);
+    let client = client(&config).await.map_err(RunError::Cluster)?;
+    let health = Health::bind(config.health_listen, config.metrics_policy_label).await.map_err(RunError::Health)?;
+    let versions = Arc::new(Versions::default());
+    let mut elector =
+        Elector::new(client.clone(), &config.system_namespace, cluster::LEASE, config.identity.clone(), versions.clone());
+    tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        () = elector.acquire() => {}
+    }
+    tracing::info!(identity = %config.identity, "leading");
+    let led = lead(client, config, versions, &mut elector, &health, &stop).await;
+    health.end();
+    if led.is_ok() {
+        elector.release().await;
+    }
+    led
+}
+
+/// Leads until `stop`; the Lease is still held when this returns `Ok`.
+async fn lead(
+    client: Client,
+    config: Arc<Config>,
+    versions: Arc<Versions>,
+    elector: &mut Elector,
+    health: &Health,
+    stop: &CancellationToken,
+) -> Result<(), RunError> {
+    let (registry, inbox) = Registry::new();
+    let parts_stop = CancellationToken::new();
+    let events = Events::new(client.clone(), &config.identity);
+    let context = Context { client, config, registry: registry.clone(), events, versions, stop: parts_stop.clone() };
+    let history = history::begin(&context).await.map_err(|error| RunError::History(error.into()))?;
+    // One line per part: `async fn run(Context) -> Result<(), impl Into<PartError>>`, which returns `Ok` after `context.stop`.
+    let mut parts = Parts::default();
+    parts.spawn("the fleet's watch", fleet::watching::run(context.clone(), history.clone()));
+    parts.spawn("the policies' reconciler", policies::run(context.clone(), inbox, history.clone()));
+    health.leads(registry.clone());
+
+    let lease_stop = CancellationToken::new();
+    let went_back = async || {
+        history.lost();
+        // A reconciler that has ended ends the process by itself.
+        let _ = registry.ask(Request::WentBack).await;
+    };
+    let keeping = elector.keep(&lease_stop, went_back);
+    tokio::pin!(keeping);
+    let led = tokio::select! {
+        kept = &mut keeping => return kept.map_err(RunError::Lease),
+        ended = parts.ended() => Err(ended),
+        () = stop.cancelled() => Ok(()),
+    };
+    // Whoever leads next begins when all of ours have ended.
+    parts_stop.cancel();
+    tokio::select! {
+        kept = &mut keeping => return kept.map_err(RunError::Lease),
+        () = parts.drain() => {}
+    }
+    led
+}
+
+/// The tasks of a leader.
+#[derive(Default)]
+struct Parts(JoinSet<(&'static str, Result<(), PartError>)>);
+
+impl Parts {
+    fn spawn<E: Into<PartError>>(
+        &mut self,
+        name: &'static str,
+        part: impl Future<Output = Result<(), E>> + Send + 'static,
+    ) {
+        self.0.spawn(async move { (name, part.await.map_err(Into::into)) });
+    }
+
+    /// Waits for one to end, and says that it did.
+    async fn ended(&mut self) -> RunError {
+        match self.0.join_next().await {
+            Some(Ok((part, Err(source)))) => RunError::Part { part, source },
+            Some(Ok((part, Ok(())))) => RunError::Part { part, source: "it had nothing left to do".into() },
+            Some(Err(error)) => RunError::Part { part: "a part", source: error.into() },
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn drain(&mut self) {
+        let all = async { while self.0.join_next().await.is_some() {} };
+        if tokio::time::timeout(PATIENCE, all).await.is_err() {
+            tracing::warn!("parts of the operator did not end in time");
+            self.0.abort_all();
+        }
+    }
+}
+
+async fn client(config: &Config) -> Result<Client, PartError> {
+    // One provider of cryptography for the whole process; another part may have been first.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let mut settings = match &config.kubeconfig {
+        None => kube::Config::infer().await?,
+        Some(path) => {
+            let kubeconfig = Kubeconfig::read_from(path)?;
+            kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?
+        }
+    };
+    // A watch that hears nothing for so long is broken: the API server sends bookmarks each minute.
+    settings.read_timeout = Some(Duration::from_mins(5));
+    settings.connect_timeout = Some(Duration::from_secs(10));
+    Ok(Client::try_from(settings)?)
+}
