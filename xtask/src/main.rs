@@ -1,6 +1,7 @@
 //! Developers' commands: `cargo xtask …`. Thin: each one names what it runs, runs it, and says what it left out.
 
 mod bench;
+mod cluster;
 mod drift;
 mod lint;
 mod parts;
@@ -27,6 +28,9 @@ enum Command {
     Drift(drift::Options),
     /// Measure speed, memory and freshness (release build).
     Bench(bench::Options),
+    /// A real Kubernetes control plane to try things on.
+    #[command(subcommand)]
+    Cluster(cluster::Action),
     /// What continuous integration runs: lint, drift, test.
     Ci,
 }
@@ -38,6 +42,7 @@ fn main() -> Result<()> {
         Command::Lint => lint::run(&mut skipped)?,
         Command::Drift(options) => drift::run(&options)?,
         Command::Bench(options) => bench::run(&options)?,
+        Command::Cluster(action) => return cluster::run(&action),
         Command::Ci => {
             lint::run(&mut skipped)?;
             drift::run(&drift::Options::default())?;
