@@ -20,10 +20,27 @@ pub const BUNDLE_LABEL: &str = "countersign.dev/bundle";
 pub const VERIFY_SECRETS_LABEL: &str = "countersign.dev/verify-secrets";
 /// Label of a Secret that holds a policy's key rings; its value is [`FORMAT`].
 pub const KEY_RING_LABEL: &str = "countersign.dev/key-ring";
+/// Label of a Secret that delivers a declared session's token; its value is [`FORMAT`].
+pub const SESSION_TOKEN_LABEL: &str = "countersign.dev/session-token";
+/// The type of such a Secret. A Secret's type can't be changed, so what somebody else made is never taken for one of these.
+pub const SESSION_TOKEN_TYPE: &str = "countersign.dev/session-token";
+/// The keys of such a Secret.
+pub mod session_token {
+    /// The token.
+    pub const TOKEN: &str = "token";
+    /// When it expires, RFC 3339.
+    pub const EXPIRES_AT: &str = "expires-at";
+    /// The session that it belongs to.
+    pub const SESSION_ID: &str = "session-id";
+    /// The policy's public keys, a JWKS.
+    pub const JWKS: &str = "jwks.json";
+}
 /// Label of what the operator made, with the uid of the object that it was made for.
 pub const OWNER_UID_LABEL: &str = "countersign.dev/owner-uid";
 /// Annotation that names the policy, `NAMESPACE/NAME`, on whatever belongs to one.
 pub const POLICY_ANNOTATION: &str = "countersign.dev/policy";
+/// Annotation on the Secret of a declared session: when the session ends (RFC 3339), or `never`.
+pub const SESSION_ENDS_ANNOTATION: &str = "countersign.dev/session-ends";
 /// Annotation on a key ring's Secret with which an administrator lets a policy of this uid take it over.
 pub const ADOPT_ANNOTATION: &str = "countersign.dev/adopt";
 /// The layout of objects with one of these labels.

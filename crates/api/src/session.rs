@@ -1,11 +1,14 @@
 //! `Session`: a declared session. Never one object per login: a workload's or a person's grant, delivered and renewed as a
 //! Secret.
 
+mod permitted;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::{policy::SecretRef, settings::settings, values::Duration};
 
@@ -68,18 +71,23 @@ settings! {
     TokenSecret => EffectiveTokenSecret {
         required {
             /// Its name.
-            #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+            #[schemars(length(min = 1, max = 253), regex(pattern = crate::values::OBJECT_NAME))]
             name: String,
         }
         defaulted {
-            /// Labels for it.
-            #[schemars(extend("maxProperties" = 32))]
+            /// Labels for it. Names under `countersign.dev` are the operator's.
+            #[schemars(extend("maxProperties" = 32, "additionalProperties" = label_value()))]
             labels: BTreeMap<String, String> = BTreeMap::new(),
-            /// Annotations for it.
-            #[schemars(extend("maxProperties" = 32))]
+            /// Annotations for it. Names under `countersign.dev` are the operator's.
+            #[schemars(extend("maxProperties" = 32, "additionalProperties" = json!({"type": "string", "maxLength": 4096})))]
             annotations: BTreeMap<String, String> = BTreeMap::new(),
         }
     }
+}
+
+/// What Kubernetes takes as a label's value.
+fn label_value() -> Value {
+    json!({"type": "string", "maxLength": 63, "pattern": "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"})
 }
 
 /// What became of a declared session.
