@@ -26,7 +26,11 @@ use countersign_core::{
 };
 use serde::de::DeserializeOwned;
 
-use crate::{Enforcement, IssuerPolicy, Verifier, problem::Problem, serving::Issuer};
+use crate::{
+    Enforcement, IssuerPolicy, Verifier,
+    problem::Problem,
+    serving::{Issuer, TooSlow},
+};
 
 /// What authorises every call of a policy.
 const ADMIN_PERMISSION: &str = "countersign:admin";
@@ -155,6 +159,9 @@ impl FromRequest<Issuer> for Content {
             Ok(bytes) => Ok(Self(bytes)),
             Err(e) if e.status() == StatusCode::PAYLOAD_TOO_LARGE => {
                 Err(Problem::new(e.status(), "invalid_request", format!("the body is over {MAX_BODY} bytes")))
+            }
+            Err(e) if TooSlow::caused(&e) => {
+                Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "invalid_request", TooSlow.to_string()))
             }
             Err(e) => Err(Problem::invalid_request(e.body_text())),
         }

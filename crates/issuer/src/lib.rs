@@ -13,7 +13,6 @@ mod problem;
 mod public;
 mod revoker;
 mod serving;
-mod tls;
 mod turns;
 
 pub use fleet::{Enforcement, Fleet, Verifier};

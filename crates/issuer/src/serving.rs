@@ -1,5 +1,8 @@
 //! The issuer's listeners and what stands behind them.
 
+mod connections;
+mod patience;
+
 use std::{
     future::Future,
     io,
@@ -10,7 +13,6 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
 use countersign_core::names::PolicyName;
 use countersign_feed::{FeedState, Publisher};
 use countersign_store::Store;
@@ -22,12 +24,20 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    Fleet, Health, Minter, Policies, Revoker, admin, health, public, revoker::Ledger, tls::TlsListener, turns::Turns,
+pub(crate) use self::patience::TooSlow;
+use self::{
+    connections::{Bounds, Door},
+    patience::Patience,
 };
+use crate::{Fleet, Health, Minter, Policies, Revoker, admin, health, public, revoker::Ledger, turns::Turns};
 
 /// How long calls under way may take to end after the stop.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// Connections of people's clients at once.
+const MAX_CONNECTIONS: usize = 4096;
+/// Connections at once of each of the other listeners.
+const MAX_OTHER_CONNECTIONS: usize = 256;
 
 /// Which ring is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,18 +176,16 @@ impl Issuer {
         let over = stop.clone();
         let public = public::routes(self.clone());
         let Listeners { public: public_listener, health: health_listener, admin, admin_socket, tls } = listeners;
-        servers.spawn(serve_tcp(public_listener, tls.clone(), public, stop.clone()));
-        servers.spawn(serve_tcp(health_listener, None, health::routes(self.clone()), stop.clone()));
+        let people = Bounds { connections: MAX_CONNECTIONS, patience: Patience::default() };
+        let few = Bounds { connections: MAX_OTHER_CONNECTIONS, ..people };
+        servers.spawn(connections::serve(Door::Tcp(public_listener, tls.clone()), public, people, stop.clone()));
+        let health_routes = health::routes(self.clone());
+        servers.spawn(connections::serve(Door::Tcp(health_listener, None), health_routes, few, stop.clone()));
         let admin_routes = admin::routes(self.clone(), admin::Door::Bearer);
-        servers.spawn(serve_tcp(admin, tls, admin_routes, stop.clone()));
+        servers.spawn(connections::serve(Door::Tcp(admin, tls), admin_routes, few, stop.clone()));
         let socket_routes = admin::routes(self.clone(), admin::Door::FileMode);
         let AdminSocket { listener, path } = admin_socket;
-        servers.spawn(async move {
-            let serving = axum::serve(listener, socket_routes).with_graceful_shutdown(stop.cancelled_owned());
-            if let Err(error) = serving.await {
-                tracing::error!(%error, "the admin socket stopped");
-            }
-        });
+        servers.spawn(connections::serve(Door::Unix(listener), socket_routes, few, stop));
         let drained = async { while servers.join_next().await.is_some() {} };
         let patience = async {
             over.cancelled().await;
@@ -232,18 +240,5 @@ impl AdminSocket {
         std::fs::set_permissions(&hidden, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
         std::fs::rename(&hidden, path).map_err(failed)?;
         Ok(Self { listener, path: path.to_owned() })
-    }
-}
-
-async fn serve_tcp(listener: TcpListener, tls: Option<TlsAcceptor>, routes: Router, stop: CancellationToken) {
-    let served = match tls {
-        None => axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await,
-        Some(acceptor) => {
-            let listener = TlsListener::new(listener, acceptor);
-            axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await
-        }
-    };
-    if let Err(error) = served {
-        tracing::error!(%error, "a listener stopped");
     }
 }
