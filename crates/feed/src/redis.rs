@@ -28,8 +28,8 @@ use crate::{
     },
 };
 
-const KEYS: [&str; 7] =
-    ["{cs}:epoch", "{cs}:live", "{cs}:entries", "{cs}:expiry", "{cs}:tail", "{cs}:leases", "{cs}:writers"];
+const KEYS: [&str; 8] =
+    ["{cs}:epoch", "{cs}:live", "{cs}:entries", "{cs}:expiry", "{cs}:tail", "{cs}:leases", "{cs}:writers", "{cs}:ahead"];
 const LEASE: &str = "{cs}:lease:";
 const TAIL_PAGE: usize = 1000;
 const PURGE_PAGE: usize = 1000;

@@ -1,6 +1,6 @@
 -- What every script begins with. All keys share the hash tag {cs}.
-local EPOCH, LIVE, ENTRIES, EXPIRY, TAIL, LEASES, WRITERS =
-  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local EPOCH, LIVE, ENTRIES, EXPIRY, TAIL, LEASES, WRITERS, AHEAD =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local PLACES = 68719476736
 
 local function int(x) return string.format('%.0f', x) end
@@ -8,15 +8,15 @@ local function int(x) return string.format('%.0f', x) end
 local time = redis.call('TIME')
 local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') or ''
-local held = redis.call('HMGET', EPOCH, 'epoch', 'run_id', 'seeded', 'place', 'ahead', 'size')
+local held = redis.call('HMGET', EPOCH, 'epoch', 'run_id', 'seeded', 'place', 'size')
 -- Entries held, in both keys that hold them; -1 when these don't agree. A key that was evicted or deleted shows in it.
 local function size()
   local n = redis.call('ZCARD', LIVE)
   return n == redis.call('HLEN', ENTRIES) and n or -1
 end
 local record = held[1] and {
-  epoch = tonumber(held[1]), run = held[2], seeded = held[3] == '1', place = tonumber(held[4]), ahead = held[5] or '',
-  whole = size() == tonumber(held[6] or '-2')
+  epoch = tonumber(held[1]), run = held[2], seeded = held[3] == '1', place = tonumber(held[4]), ahead = redis.call('GET', AHEAD) or '',
+  whole = size() == tonumber(held[5] or '-2')
 }
 
 -- Run, seconds, microseconds, when a writer was last seen; then the record, if any.

@@ -11,4 +11,5 @@ mod histories;
 mod merging;
 mod proxy;
 mod redis_server;
+mod roles;
 mod scene;

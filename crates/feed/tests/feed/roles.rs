@@ -1,0 +1,146 @@
+//! What the users of Redis that the chart ships may do: their work, and nothing else.
+
+use std::{sync::Arc, time::Duration};
+
+use countersign_core::{revocation::Position, time::UnixMillis};
+use countersign_feed::{FeedError, FeedServer as _, Follower, LeaseWrite, RedisFeed};
+
+use crate::{
+    redis_server::{RedisServer, feed_at},
+    scene::{Scene, fresh, quick, session, until},
+};
+
+const USERS: &str = include_str!("../../../../charts/countersign/files/redis-users.acl");
+const VERIFIER: &str = "countersign-verifier";
+const OPERATOR: &str = "countersign-operator";
+
+fn with_users() -> RedisServer {
+    let redis = RedisServer::start();
+    for line in USERS.lines() {
+        redis.run(&format!("ACL SETUSER {} on >s3cret", line.strip_prefix("user ").unwrap()));
+    }
+    redis
+}
+
+fn url(redis: &RedisServer, user: &str) -> String {
+    format!("redis://{user}:s3cret@127.0.0.1:{}", redis.port())
+}
+
+fn feed(redis: &RedisServer, user: &str) -> RedisFeed {
+    feed_at(&url(redis, user))
+}
+
+fn lease(name: &str, position: Option<Position>) -> LeaseWrite {
+    LeaseWrite { name: name.into(), ttl: Duration::from_secs(5), position, ack: None }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_verifier_and_an_operator_work_as_the_users_that_the_chart_ships() {
+    let redis = with_users();
+    let scene = Scene::over(Arc::new(feed(&redis, OPERATOR)));
+    let publisher = scene.publisher();
+    let follower = Follower::spawn(Arc::new(feed(&redis, VERIFIER)), quick("reader")).unwrap();
+    let position = scene.revoke(&publisher, session("s")).await;
+    assert!(follower.state().wait_for(position, Duration::from_secs(5)).await);
+    fresh(&follower).await;
+    until("the operator sees the verifier's lease", || async {
+        scene.server.leases().await.unwrap().iter().any(|lease| lease.name == "reader")
+    })
+    .await;
+
+    // What they do now and then.
+    let state = scene.server.state().await.unwrap();
+    let epoch = state.present().unwrap().epoch;
+    scene.server.purge(epoch, UnixMillis(0)).await.unwrap();
+    scene.server.remove(epoch, &[(session("s").key(), position)]).await.unwrap();
+    let verifier = feed(&redis, VERIFIER);
+    verifier.release_lease(&lease("gone", None)).await.unwrap();
+    let beyond = Position::new(epoch, position.place() + 100);
+    let told = verifier.write_lease(&lease("further", beyond)).await.unwrap();
+    assert_eq!(told.present().unwrap().ahead, beyond);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_verifier_can_revoke_nothing_and_hide_nothing() {
+    let redis = with_users();
+    let scene = Scene::over(Arc::new(feed(&redis, OPERATOR)));
+    let publisher = scene.publisher();
+    let position = scene.revoke(&publisher, session("s")).await;
+    drop(publisher);
+    let before = scene.server.state().await.unwrap().record;
+
+    let verifier = feed(&redis, VERIFIER);
+    let epoch = position.epoch();
+    let refused: Vec<(&str, FeedError)> = vec![
+        ("open", verifier.open_epoch(epoch + 1).await.map(|_| ()).unwrap_err()),
+        ("seal", verifier.seal(epoch).await.unwrap_err()),
+        ("purge", verifier.purge(epoch, UnixMillis(i64::MAX)).await.map(|_| ()).unwrap_err()),
+        ("remove", verifier.remove(epoch, &[(session("s").key(), position)]).await.unwrap_err()),
+        ("writer", verifier.write_writer_lease("me").await.map(|_| ()).unwrap_err()),
+        ("leases", verifier.leases().await.map(|_| ()).unwrap_err()),
+    ];
+    for (what, error) in refused {
+        assert!(matches!(error, FeedError::Protocol(_)), "{what}: {error:?}");
+    }
+    assert_eq!(scene.server.state().await.unwrap().record, before);
+}
+
+/// What each may not, in the words of the protocol.
+#[test]
+fn neither_may_do_what_its_part_does_not_do() {
+    let redis = with_users();
+    redis.run("SET other value");
+    let both = [
+        "FLUSHALL",
+        "FLUSHDB",
+        "KEYS *",
+        "SCAN 0",
+        "GET other",
+        "SET other x",
+        "DEL other",
+        "CONFIG GET requirepass",
+        "CONFIG SET maxmemory-policy allkeys-lru",
+        "ACL LIST",
+        "ACL SETUSER countersign-verifier +@all",
+        "SCRIPT FLUSH",
+        "FUNCTION LIST",
+        "CLIENT LIST",
+        "CLIENT KILL ID 1",
+        "REPLICAOF NO ONE",
+        "SHUTDOWN NOSAVE",
+        "PUBLISH a b",
+        "SUBSCRIBE a",
+        "EVAL return(redis.call('GET','other')) 0",
+        "EVAL return(redis.call('GET',KEYS[1])) 1 other",
+    ];
+    let verifier = [
+        "SET {cs}:epoch x",
+        "HSET {cs}:epoch seeded 1",
+        "DEL {cs}:epoch",
+        "ZADD {cs}:live 1 x",
+        "ZREM {cs}:live x",
+        "DEL {cs}:live",
+        "HSET {cs}:entries a b",
+        "XADD {cs}:tail * a b",
+        "ZADD {cs}:writers 1 x",
+        "DEL {cs}:leases",
+        "DEL {cs}:ahead",
+        "GET {cs}:expiry",
+        "MGET {cs}:lease:a",
+        "EVAL return(redis.call('DEL',KEYS[1])) 1 {cs}:live",
+        "EVAL return(redis.call('HSET',KEYS[1],'seeded','1')) 1 {cs}:epoch",
+    ];
+    for (user, commands) in [(OPERATOR, &both[..]), (VERIFIER, &both[..]), (VERIFIER, &verifier[..])] {
+        let mut connection = redis::Client::open(url(&redis, user)).unwrap().get_connection().unwrap();
+        for command in commands {
+            let mut words = command.split(' ');
+            let mut call = redis::cmd(words.next().unwrap());
+            for word in words {
+                call.arg(word);
+            }
+            let said = call.query::<redis::Value>(&mut connection).unwrap_err().to_string();
+            let denied = ["No permissions", "no permissions", "NOPERM", "can't run this command", "can't access"];
+            assert!(denied.iter().any(|words| said.contains(words)), "{user}: {command}: {said}");
+        }
+    }
+}
