@@ -1,4 +1,4 @@
-//! `policy check` and `policy test`: what is wrong or odd about policies, and what their rules do to a token.
+//! `policy check` and `policy test`: what is wrong or odd about policies and sessions, and what rules do to a token.
 
 use countersign_core::{
     claims::{self, Claims, WrongType},
@@ -12,7 +12,7 @@ use countersign_core::{
 use serde_json::{Map, json};
 
 use crate::{
-    load::{Diagnostic, Loaded, Severity},
+    load::{Diagnostic, Loaded, LoadedSession, Severity},
     policy::{EffectiveListMapping, EffectivePolicy, EffectiveRule, EffectiveTrustedIssuer},
     references::References,
     resolve::resolve,
@@ -34,9 +34,22 @@ pub fn check(loaded: &Loaded, references: Option<&dyn References>, now: UnixMill
         }
         tell(Severity::Warning, warnings(&policy.effective, now));
     }
+    diagnostics.extend(loaded.sessions.iter().flat_map(|session| sessions_rights(session, loaded)));
     diagnostics.extend(shared_issuers(loaded));
     diagnostics.sort_by(|a, b| (&a.file, a.line, a.severity).cmp(&(&b.file, b.line, b.severity)));
     diagnostics
+}
+
+/// What a session asks for beyond what its policy permits.
+fn sessions_rights(session: &LoadedSession, loaded: &Loaded) -> Vec<Diagnostic> {
+    let tell = |severity, problem: &Problem| session.place.diagnostic(severity, problem);
+    if let Some(policy) = loaded.policies.iter().find(|p| p.name == session.policy) {
+        let refused = session.effective.not_permitted_by(&policy.effective);
+        refused.iter().map(|problem| tell(Severity::Error, problem)).collect()
+    } else {
+        let message = format!("policy {} isn't in these files: what it permits was not looked at", session.policy);
+        vec![tell(Severity::Warning, &Problem::new("spec.policyRef.name", message))]
+    }
 }
 
 /// What is no mistake but likely not meant.

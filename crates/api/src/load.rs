@@ -70,6 +70,10 @@ pub struct LoadedPolicy {
 /// A session from a file.
 #[derive(Clone, Debug)]
 pub struct LoadedSession {
+    /// Its namespace and name.
+    pub name: String,
+    /// The policy that it refers to.
+    pub policy: PolicyName,
     /// As it was written.
     pub object: Session,
     /// With every default filled in.
@@ -124,6 +128,35 @@ impl Loaded {
         self.diagnostics.extend(other.diagnostics);
     }
 
+    /// Of two sessions of one name, or that write one Secret, neither is used.
+    fn refuse_twin_sessions(&mut self) {
+        type Identity = fn(&LoadedSession) -> String;
+        let identities: [(&str, Identity, &str); 2] = [
+            ("metadata.name", |s| s.name.clone(), "stands twice; keep one"),
+            (
+                "spec.secret.name",
+                |s| format!("{}/{}", s.policy.namespace(), s.effective.secret.name),
+                "is written by two sessions; name another Secret",
+            ),
+        ];
+        let mut refused = Vec::new();
+        for (field, identity, message) in identities {
+            let mut places: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+            for (index, session) in self.sessions.iter().enumerate() {
+                places.entry(identity(session)).or_default().push(index);
+            }
+            for (what, twins) in places.into_iter().filter(|(_, places)| places.len() > 1) {
+                for index in twins.iter().filter(|index| !refused.contains(*index)) {
+                    let problem = Problem::new(field, format!("{what} {message}"));
+                    self.diagnostics.push(self.sessions[*index].place.diagnostic(Severity::Error, &problem));
+                }
+                refused.extend(twins);
+            }
+        }
+        let mut index = 0..;
+        self.sessions.retain(|_| index.next().is_none_or(|index| !refused.contains(&index)));
+    }
+
     /// Of two policies of one name neither is used: which one would depend on the files' names.
     fn refuse_twins(&mut self) {
         let mut places: BTreeMap<PolicyName, Vec<usize>> = BTreeMap::new();
@@ -141,6 +174,7 @@ impl Loaded {
             }
         }
         self.policies.retain(|policy| !places.contains_key(&policy.name));
+        self.refuse_twin_sessions();
         self.diagnostics.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
     }
 }
@@ -259,9 +293,19 @@ fn load_object(file: &str, document: Document, loaded: &mut Loaded) {
             problems.extend(found);
             let mut object = Session::new("", spec);
             object.metadata = metadata;
-            if problems.is_empty() {
+            let namespace = object.metadata.namespace.clone().unwrap_or_else(|| "default".to_owned());
+            // Names of objects obey the same rules whatever their kind.
+            let named = |name: &str| PolicyName::try_new(&namespace, name);
+            if let Some(given) = object.metadata.name.as_deref()
+                && named(given).is_err()
+            {
+                let message = format!("{namespace}/{given} is not a name; use small letters, digits and dashes");
+                problems.push(Problem::new("metadata.name", message));
+            }
+            if let (Ok(policy), true) = (named(&object.spec.policy_ref.name), problems.is_empty()) {
                 let effective = object.spec.resolve();
-                loaded.sessions.push(LoadedSession { object, effective, place: place.clone() });
+                let name = format!("{namespace}/{}", object.metadata.name.as_deref().unwrap_or_default());
+                loaded.sessions.push(LoadedSession { name, policy, object, effective, place: place.clone() });
             }
         }
     }

@@ -56,7 +56,7 @@ settings! {
         printcolumn(name = "Key-Age", type_ = "date", json_path = ".status.keyRings[?(@.name==\"Access\")].lastRotationTime"),
         printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
         printcolumn(name = "Issuer", type_ = "string", json_path = ".spec.issuer", priority = 1),
-        printcolumn(name = "Algorithm", type_ = "string", json_path = ".spec.tokens.algorithm", priority = 1),
+        printcolumn(name = "Algorithm", type_ = "string", json_path = ".status.keys[?(@.state==\"Active\")].algorithm", priority = 1),
         printcolumn(name = "Next-Rotation", type_ = "string", json_path = ".status.keyRings[?(@.name==\"Access\")].nextRotationTime", priority = 1),
         printcolumn(name = "Generation", type_ = "integer", json_path = ".status.enforcement.generation", priority = 1),
         printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", priority = 1)

@@ -12,7 +12,13 @@ use serde_json::{Map, Value, json};
 
 pub(crate) use check::{check, repaired};
 
-use crate::{policy::AuthPolicy, session::Session, settings::Resolve, validation};
+use crate::{
+    policy::AuthPolicy,
+    session::Session,
+    settings::Resolve,
+    validation,
+    values::{Duration, Network},
+};
 
 /// A mistake in a resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +69,7 @@ pub(crate) fn session_spec_schema() -> &'static Value {
     &schema_of(&SESSION)["properties"]["spec"]
 }
 
-fn finished<C: serde::Serialize>(crd: &C, defaults: &Value, rules: impl Iterator<Item = validation::CelRule>) -> Value {
+fn finished<C: serde::Serialize>(crd: &C, defaults: &Value, rules: &[validation::CelRule]) -> Value {
     let mut crd = serde_json::to_value(crd).expect("a definition always serialises");
     let root = &mut crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
     tidy(root);
@@ -71,11 +77,16 @@ fn finished<C: serde::Serialize>(crd: &C, defaults: &Value, rules: impl Iterator
         root.remove("title");
     }
     tell_defaults(&mut root["properties"]["spec"], &defaults["spec"]);
+    judge_values(root);
     for rule in rules {
         if let Some(place) = place_mut(root, rule.at) {
             let rules = place.entry("x-kubernetes-validations").or_insert_with(|| json!([]));
             if let Some(rules) = rules.as_array_mut() {
-                rules.push(json!({"rule": rule.cel, "message": rule.message}));
+                let mut shown = json!({"rule": rule.cel, "message": rule.message});
+                if !rule.field.is_empty() {
+                    shown["fieldPath"] = json!(rule.field);
+                }
+                rules.push(shown);
             }
         }
     }
@@ -115,6 +126,27 @@ fn tidy(schema: &mut Value) {
         }
         Value::Array(items) => items.iter_mut().for_each(tidy),
         _ => {}
+    }
+}
+
+/// Adds what a pattern can't tell of a value.
+fn judge_values(schema: &mut Value) {
+    let beyond = match schema.get("pattern").and_then(Value::as_str) {
+        Some(Duration::PATTERN) => Some((Duration::CEL, "must be at most 99999h")),
+        Some(Network::PATTERN) => {
+            Some((Network::CEL, "must be a network such as 10.0.0.0/8 or 2001:db8::/32, without bits beyond its prefix"))
+        }
+        _ => None,
+    };
+    if let (Some((rule, message)), Some(members)) = (beyond, schema.as_object_mut()) {
+        members.insert("x-kubernetes-validations".into(), json!([{"rule": rule, "message": message}]));
+    }
+    let Some(members) = schema.as_object_mut() else { return };
+    if let Some(Value::Object(properties)) = members.get_mut("properties") {
+        properties.values_mut().for_each(judge_values);
+    }
+    for below in ["items", "additionalProperties"] {
+        members.get_mut(below).into_iter().for_each(judge_values);
     }
 }
 

@@ -6,6 +6,9 @@ use countersign_core::time::UnixMillis;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+/// What a text of an object's name looks like: a DNS subdomain (RFC 1123), as Kubernetes has it for Secrets and ConfigMaps.
+pub(crate) const OBJECT_NAME: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+
 /// A span of time as GEP-2257 writes it: `15m`, `720h`, `1h30m`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Duration(i64);
@@ -13,6 +16,9 @@ pub struct Duration(i64);
 impl Duration {
     /// What a text of a duration looks like (GEP-2257).
     pub const PATTERN: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
+
+    /// What every duration must be besides, for the API server: what [`Duration::from_str`] says of sums.
+    pub(crate) const CEL: &str = "duration(self) <= duration('99999h')";
 
     /// Whole seconds.
     pub const fn secs(secs: i64) -> Self {
@@ -144,6 +150,8 @@ pub struct Network(pub ipnet::IpNet);
 impl Network {
     /// What a text of it looks like.
     pub const PATTERN: &str = "^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$";
+    /// What every network must be besides, for the API server: what [`Network::from_str`] says.
+    pub(crate) const CEL: &str = "self.contains('/') ? isCIDR(self) && cidr(self) == cidr(self).masked() : isIP(self)";
 }
 
 /// Not a network.
@@ -159,10 +167,15 @@ impl FromStr for Network {
         let net = net.or_else(|| text.parse::<std::net::IpAddr>().ok().map(Into::into));
         match net {
             // Bits beyond the prefix would silently be ignored: more likely a mistake.
-            Some(net) if net.trunc() == net => Ok(Self(net)),
+            // IPv4 within IPv6 would match no client: addresses are compared as what they are.
+            Some(net) if net.trunc() == net && !is_mapped(net) => Ok(Self(net)),
             _ => Err(InvalidNetwork(text.chars().take(64).collect())),
         }
     }
+}
+
+fn is_mapped(net: ipnet::IpNet) -> bool {
+    matches!(net, ipnet::IpNet::V6(net) if net.addr().to_ipv4_mapped().is_some())
 }
 
 impl fmt::Display for Network {
@@ -174,6 +187,11 @@ impl fmt::Display for Network {
 /// An instant, RFC 3339.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Time(pub UnixMillis);
+
+impl Time {
+    /// What a text of it looks like: RFC 3339, without leap seconds.
+    pub const PATTERN: &str = "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$";
+}
 
 /// Not an instant.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -239,7 +257,7 @@ as_text!(
     Duration: {"type": "string", "maxLength": 24, "pattern": (Duration::PATTERN)},
     Memory: {"type": "string", "maxLength": 9, "pattern": (Memory::PATTERN)},
     Network: {"type": "string", "maxLength": 43, "pattern": (Network::PATTERN)},
-    Time: {"type": "string", "maxLength": 40, "format": "date-time"}
+    Time: {"type": "string", "maxLength": 40, "format": "date-time", "pattern": (Time::PATTERN)}
 );
 
 #[cfg(test)]
@@ -278,7 +296,7 @@ mod tests {
         }
         assert_eq!("10.0.0.0/8".parse::<Network>().unwrap().to_string(), "10.0.0.0/8");
         assert_eq!("10.1.2.3".parse::<Network>().unwrap().to_string(), "10.1.2.3/32");
-        for bad in ["10.0.0.1/8", "10.0.0.0/33", "localhost", ""] {
+        for bad in ["10.0.0.1/8", "10.0.0.0/33", "localhost", "", "::ffff:10.0.0.0/104", "::ffff:10.0.0.1"] {
             assert!(bad.parse::<Network>().is_err(), "{bad}");
         }
         assert_eq!("2027-03-01T00:00:00Z".parse::<Time>().unwrap().0, UnixMillis(1_803_859_200_000));

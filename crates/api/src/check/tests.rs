@@ -103,6 +103,54 @@ fn two_policies_of_one_issuer_are_warned_about() {
     assert_eq!(told(&loaded, &Held::default()), ["f.yaml:9: warning: spec.issuer: policy default/a has the same issuer"]);
 }
 
+#[test]
+fn sessions_are_held_against_their_policy_and_against_each_other() {
+    let session = |name: &str, spec: &str| {
+        format!(
+            "---\napiVersion: countersign.dev/v1alpha1\nkind: Session\nmetadata: {{name: {name}}}\nspec: {{policyRef: {{name: shop}}, {spec}}}\n"
+        )
+    };
+    let shop = "apiVersion: countersign.dev/v1alpha1\nkind: AuthPolicy\nmetadata: {name: shop}\nspec: {issuer: https://i, audiences: [a], declaredSessions: {roles: [r]}, roles: [{name: r}]}\n";
+    for (sessions, expected) in [
+        (session("a", "subject: svc-a, secret: {name: s}, roles: [r], audiences: [a]"), vec![]),
+        (
+            session("a", "subject: a, secret: {name: s}, roles: [x]"),
+            vec![
+                "f.yaml:9: spec.subject: must begin with \"svc-\"",
+                "f.yaml:9: spec.roles: not among the policy's declaredSessions.roles: x",
+            ],
+        ),
+        (
+            session("a", "subject: svc-a, secret: {name: s}, tokenTTL: 1h"),
+            vec!["f.yaml:9: spec.tokenTTL: is 1h, longer than the policy's tokens.accessTTL; set at most 15m"],
+        ),
+        (
+            session("a", "subject: svc-a, secret: {name: s}, tokenTTL: 30s"),
+            vec!["f.yaml:9: spec.tokenTTL: tokenTTL must be"],
+        ),
+        (session("A", "subject: svc-a, secret: {name: s}"), vec!["f.yaml:8: metadata.name: default/A is not a name"]),
+        (
+            session("a", "subject: svc-a, secret: {name: s}") + &session("a", "subject: svc-a, secret: {name: t}"),
+            vec!["f.yaml:8: metadata.name: default/a stands twice", "f.yaml:13: metadata.name: default/a stands twice"],
+        ),
+        (
+            session("a", "subject: svc-a, secret: {name: s}") + &session("b", "subject: svc-a, secret: {name: s}"),
+            vec![
+                "f.yaml:9: spec.secret.name: default/s is written by two sessions",
+                "f.yaml:14: spec.secret.name: default/s is written by two sessions",
+            ],
+        ),
+        (
+            session("a", "subject: svc-a, secret: {name: s}").replace("name: shop", "name: other"),
+            vec!["f.yaml:9: warning: spec.policyRef.name: policy default/other isn't in these files"],
+        ),
+    ] {
+        let told = told(&load_text("f.yaml", &format!("{shop}{sessions}")), &Held::default());
+        let as_expected = told.iter().zip(&expected).all(|(told, expected)| told.starts_with(expected));
+        assert!(told.len() == expected.len() && as_expected, "{sessions}: {told:#?}");
+    }
+}
+
 const LEGACY: &str = "  trustedIssuers: [{name: legacy, algorithms: [HS256], secretKeyRef: {name: s, key: k}, notAfter: 2030-01-01T00:00:00Z}]\n";
 const MIRRORED: &str = "  trustedIssuers: [{name: m, issuer: 'https://m', algorithms: [EdDSA], jwks: {configMapKeyRef: {name: c, key: jwks.json}}}]\n";
 const OPAQUE: &str = "  opaqueKeys: {secretKeyRefs: [{name: o, key: keys.json}]}\n";

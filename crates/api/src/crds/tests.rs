@@ -88,6 +88,13 @@ fn kubectl_shows_what_the_design_says() {
         let columns = crd["spec"]["versions"][0]["additionalPrinterColumns"].as_array().unwrap().clone();
         columns.iter().map(|c| c["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>().join(" ")
     };
+    let path = |crd: &Value, name: &str| {
+        let columns = crd["spec"]["versions"][0]["additionalPrinterColumns"].as_array().unwrap();
+        columns.iter().find(|c| c["name"] == name).unwrap()["jsonPath"].clone()
+    };
+    // What holds, not what was written: most policies write neither.
+    assert_eq!(path(&schema::AUTH_POLICY, "Algorithm"), ".status.keys[?(@.state==\"Active\")].algorithm");
+    assert_eq!(path(&schema::AUTH_POLICY, "Verifiers"), ".status.enforcement.summary");
     let names =
         |crd: &Value| (crd["spec"]["names"]["shortNames"][0].clone(), crd["spec"]["names"]["categories"][0].clone());
     assert_eq!(

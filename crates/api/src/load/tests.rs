@@ -62,6 +62,7 @@ fn all_mistakes_of_a_file_are_told_at_once_each_with_its_line_and_a_way_out() {
             "7: spec.audience: there is no such field; did you mean audiences?",
             "9: spec.tokens.accessTTL: \"15 minutes\" is not a duration; write it as in 15m, 720h or 1h30m",
             "10: spec.tokens.algorithm: \"ES265\" is not one of EdDSA, ES256, ES384, RS256, PS256; did you mean ES256?",
+            "11: spec.tokens.clockSkew: clockSkew must be at most 5m",
             "14: spec.roles[0].permission: there is no such field; did you mean permissions?",
             "15: spec.roles[1].name: \"admin\" stands twice in spec.roles; each name may stand once",
             "17: spec.roles[2].inherits: role \"user\" inherits \"nobody\", which is not defined",
@@ -130,15 +131,15 @@ fn trusted_issuers_are_checked_among_each_other_and_against_the_policy() {
     for (entries, expected) in [
         (
             "[{name: a, issuer: https://auth.shop.example}]",
-            "spec.trustedIssuers[0].issuer: no two trusted issuers, nor the policy itself, may have the same issuer",
+            "spec.trustedIssuers[0].issuer: no two of trustedIssuers, nor the policy itself, may have the same issuer",
         ),
         ("[{name: a, issuer: https://a}, {name: b, issuer: https://a}]", "spec.trustedIssuers[1].issuer: no two"),
         ("[{name: a, issuer: https://a}, {name: a, issuer: https://b}]", "spec.trustedIssuers[1].name: \"a\" stands twice"),
         ("[{name: a}]", "spec.trustedIssuers[0].issuer: issuer is needed"),
-        ("[{name: a, issuer: legacy}]", "spec.trustedIssuers[0].issuer: without jwks the keys are found through issuer"),
+        ("[{name: a, issuer: legacy}]", "spec.trustedIssuers[0].issuer: issuer is where the keys are found"),
         (
             "[{name: a, issuer: https://a, algorithms: [HS256, RS256], secretKeyRef: {name: s, key: k}, notAfter: 2030-01-01T00:00:00Z}]",
-            "spec.trustedIssuers[0].algorithms: symmetric algorithms",
+            "spec.trustedIssuers[0].algorithms: algorithms mixes symmetric ones",
         ),
         (
             "[{name: a, issuer: https://a, algorithms: [HS256]}]",
@@ -146,16 +147,16 @@ fn trusted_issuers_are_checked_among_each_other_and_against_the_policy() {
         ),
         (
             "[{name: a, issuer: https://a, algorithms: [HS256], secretKeyRef: {name: s, key: k}}]",
-            "spec.trustedIssuers[0].notAfter: symmetric keys need notAfter",
+            "spec.trustedIssuers[0].notAfter: notAfter is needed with a symmetric key",
         ),
         (
             "[{name: a, issuer: https://a, secretKeyRef: {name: s, key: k}, notAfter: 2030-01-01T00:00:00Z}]",
             "spec.trustedIssuers[0].secretKeyRef: secretKeyRef goes with",
         ),
-        ("[{name: a, issuer: https://a, jwks: {}}]", "spec.trustedIssuers[0].jwks: exactly one of url"),
+        ("[{name: a, issuer: https://a, jwks: {}}]", "spec.trustedIssuers[0].jwks: jwks takes exactly one of url"),
         (
             "[{name: a, issuer: https://a, jwks: {url: 'https://b', inline: {keys: []}}}]",
-            "spec.trustedIssuers[0].jwks: exactly one of url",
+            "spec.trustedIssuers[0].jwks: jwks takes exactly one of url",
         ),
         (
             "[{name: a, issuer: https://a, jwks: {url: 'http://b/jwks'}}]",
@@ -175,7 +176,7 @@ fn trusted_issuers_are_checked_among_each_other_and_against_the_policy() {
         ),
         (
             "[{name: a, issuer: https://a, claimMappings: {roles: {claim: r, expression: claims.r}}}]",
-            "spec.trustedIssuers[0].claimMappings.roles: exactly one of claim and expression",
+            "spec.trustedIssuers[0].claimMappings.roles: roles takes exactly one of claim and expression",
         ),
         (
             "[{name: a, issuer: https://a, claimMappings: {roles: {expression: roles}}}]",
@@ -187,7 +188,7 @@ fn trusted_issuers_are_checked_among_each_other_and_against_the_policy() {
         ),
         (
             "[{name: a, issuer: https://a, audiences: ['*', x]}]",
-            "spec.trustedIssuers[0].audiences: \"*\" (not checked) stands alone",
+            "spec.trustedIssuers[0].audiences: audiences holds \"*\" (not checked), which stands alone",
         ),
         (
             "[{name: a, issuer: https://a, notAfter: 2030-01-01}]",
@@ -195,14 +196,14 @@ fn trusted_issuers_are_checked_among_each_other_and_against_the_policy() {
         ),
         (
             "[{name: a, algorithms: [HS256], secretKeyRef: {name: s, key: k}, notAfter: '2030-01-01T00:00:00Z'}, {name: b, algorithms: [HS256], secretKeyRef: {name: s, key: k}, notAfter: '2030-01-01T00:00:00Z'}]",
-            "spec.trustedIssuers[1].issuer: only one trusted issuer can be for tokens without iss",
+            "spec.trustedIssuers[1].issuer: only one of trustedIssuers can be for tokens without iss",
         ),
     ] {
         let told = told(&with_spec(&format!("  trustedIssuers: {entries}\n")));
         assert!(told.iter().any(|line| line.contains(expected)), "{entries}: {told:?}");
     }
     let verify_only = GOOD.replace("  issuer: https://auth.shop.example\n", "");
-    assert!(told(&verify_only)[0].contains("without issuer the policy only verifies others' tokens"));
+    assert!(told(&verify_only)[0].contains("nobody's tokens are accepted"));
     assert_eq!(told(&format!("{verify_only}  trustedIssuers: [{{name: a, issuer: 'https://a/'}}]\n")), [""; 0]);
     let with_login = format!("{verify_only}  trustedIssuers: [{{name: a, issuer: 'https://a'}}]\n  login: {{}}\n");
     assert!(told(&with_login)[0].contains("login needs issuer"));

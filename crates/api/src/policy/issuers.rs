@@ -110,14 +110,33 @@ settings! {
             /// A ConfigMap of this namespace.
             config_map_key_ref: ConfigMapKeyRef,
             /// The JWKS itself (RFC 7517): an object with `keys`. Public keys only.
-            #[schemars(schema_with = "free_object")]
+            #[schemars(schema_with = "key_set")]
             inline: Value,
         }
     }
 }
 
-fn free_object(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
+/// A JWKS. Only what rules look at is declared.
+fn key_set(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object",
+        "x-kubernetes-preserve-unknown-fields": true,
+        "required": ["keys"],
+        "properties": {"keys": {
+            "type": "array",
+            "maxItems": 100,
+            "description": "Public keys (RFC 7517).",
+            "items": {
+                "type": "object",
+                "x-kubernetes-preserve-unknown-fields": true,
+                "properties": {"d": {
+                    "type": "string",
+                    "maxLength": 2048,
+                    "description": "The private half. Must be absent.",
+                }},
+            },
+        }},
+    })
 }
 
 settings! {
@@ -125,7 +144,7 @@ settings! {
     ConfigMapKeyRef => EffectiveConfigMapKeyRef {
         required {
             /// The ConfigMap.
-            #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+            #[schemars(length(min = 1, max = 253), regex(pattern = crate::values::OBJECT_NAME))]
             name: String,
             /// The key in it.
             #[schemars(length(min = 1, max = 253), regex(pattern = r"^[-._a-zA-Z0-9]+$"))]
@@ -139,7 +158,7 @@ settings! {
     SecretKeyRef => EffectiveSecretKeyRef {
         required {
             /// The Secret.
-            #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+            #[schemars(length(min = 1, max = 253), regex(pattern = crate::values::OBJECT_NAME))]
             name: String,
             /// The key in it.
             #[schemars(length(min = 1, max = 253), regex(pattern = r"^[-._a-zA-Z0-9]+$"))]

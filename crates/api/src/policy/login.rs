@@ -237,7 +237,7 @@ settings! {
     Cookies => EffectiveCookies {
         optional {
             /// The cookies' `Domain`. Needs a prefix that begins with `__Secure-`. Absent: the issuer's host alone.
-            #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+            #[schemars(length(min = 1, max = 253), regex(pattern = crate::values::OBJECT_NAME))]
             domain: String,
         }
         defaulted {
@@ -288,7 +288,7 @@ settings! {
     SecretRef => EffectiveSecretRef {
         required {
             /// The Secret.
-            #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+            #[schemars(length(min = 1, max = 253), regex(pattern = crate::values::OBJECT_NAME))]
             name: String,
         }
     }

@@ -20,7 +20,9 @@ static PATTERNS: LazyLock<BTreeMap<String, Regex>> = LazyLock::new(|| {
 
 fn collect_patterns(schema: &Value, patterns: &mut BTreeMap<String, Regex>) {
     if let Some(pattern) = schema.get("pattern").and_then(Value::as_str) {
-        let regex = Regex::new(pattern).expect("the patterns of the types are regular expressions");
+        // For the API server \s is what it is in RE2: ASCII alone. It stands in classes only.
+        let regex = Regex::new(&pattern.replace(r"\s", r"\t\n\x0c\r "));
+        let regex = regex.expect("the patterns of the types are regular expressions");
         patterns.insert(pattern.to_owned(), regex);
     }
     let properties = schema.get("properties").and_then(Value::as_object).into_iter().flat_map(Map::values);
@@ -145,6 +147,7 @@ fn pattern_in_words(pattern: &str) -> String {
         Duration::PATTERN => "is not a duration; write it as in 15m, 720h or 1h30m".into(),
         Network::PATTERN => "is not a network; write it as in 10.0.0.0/8 or 2001:db8::/32".into(),
         Memory::PATTERN => "is not an amount of memory; write it as in 19Mi".into(),
+        Time::PATTERN => "is not a time; write it as in 2027-03-01T00:00:00Z (RFC 3339)".into(),
         p if p.starts_with("^https?://") => {
             "is not an address of that kind; write it as in https://auth.shop.example".into()
         }
@@ -234,7 +237,9 @@ pub(crate) fn repaired(schema: &Value, value: &Value) -> Value {
     let wanted = schema.get("type").and_then(Value::as_str);
     match (wanted, value) {
         (Some("object"), Value::Object(members)) => {
-            let Some(properties) = schema.get("properties").and_then(Value::as_object) else { return value.clone() };
+            let is_free = schema.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true));
+            let properties = schema.get("properties").and_then(Value::as_object).filter(|_| !is_free);
+            let Some(properties) = properties else { return value.clone() };
             let mut kept = Map::new();
             for (name, property) in properties {
                 let given = members.get(name).filter(|value| fits(property, value));

@@ -9,11 +9,15 @@ impl EffectiveSession {
     pub fn not_permitted_by(&self, policy: &EffectivePolicy) -> Vec<Problem> {
         let mut problems = Vec::new();
         if policy.issuer.is_none() {
-            problems.push(Problem::new("spec.policyRef", "the policy only verifies others' tokens (it has no issuer)"));
+            problems.push(Problem::new(
+                "spec.policyRef",
+                "the policy only verifies others' tokens (it has no issuer): name another",
+            ));
         }
         let grant = &policy.declared_sessions;
         if !self.subject.starts_with(&grant.subject_prefix) {
-            let message = format!("must begin with {:?}, the policy's declaredSessions.subjectPrefix", grant.subject_prefix);
+            let message =
+                format!("must begin with {:?}, the policy's declaredSessions.subjectPrefix", grant.subject_prefix);
             problems.push(Problem::new("spec.subject", message));
         }
         if let Some(message) = beyond(&self.roles, &grant.roles, "the policy's declaredSessions.roles") {
@@ -24,7 +28,10 @@ impl EffectiveSession {
             problems.push(Problem::new("spec.audiences", message));
         }
         if self.token_ttl > policy.tokens.access_ttl {
-            let message = format!("{} is longer than the policy's accessTTL, {}", self.token_ttl, policy.tokens.access_ttl);
+            let message = format!(
+                "is {}, longer than the policy's tokens.accessTTL; set at most {}",
+                self.token_ttl, policy.tokens.access_ttl
+            );
             problems.push(Problem::new("spec.tokenTTL", message));
         }
         problems
@@ -33,7 +40,7 @@ impl EffectiveSession {
 
 fn beyond(asked: &[String], granted: &[String], whose: &str) -> Option<String> {
     let surplus: Vec<&str> = asked.iter().filter(|a| !granted.contains(a)).map(String::as_str).collect();
-    (!surplus.is_empty()).then(|| format!("not among {whose}: {}", surplus.join(", ")))
+    (!surplus.is_empty()).then(|| format!("not among {whose}: {}; remove that, or have it added there", surplus.join(", ")))
 }
 
 #[cfg(test)]
@@ -71,7 +78,10 @@ mod tests {
     fn a_session_gets_what_its_policy_grants_and_is_told_each_thing_beyond() {
         let cases: [(SessionSpec, &[&str]); 7] = [
             (session(), &[]),
-            (SessionSpec { roles: Some(vec!["user".into()]), audiences: Some(vec!["shop-admin".into()]), ..session() }, &[]),
+            (
+                SessionSpec { roles: Some(vec!["user".into()]), audiences: Some(vec!["shop-admin".into()]), ..session() },
+                &[],
+            ),
             (SessionSpec { token_ttl: Some(Duration::minutes(20)), ..session() }, &[]),
             (SessionSpec { token_ttl: Some(Duration::minutes(21)), ..session() }, &["spec.tokenTTL"]),
             (SessionSpec { subject: "alice".into(), ..session() }, &["spec.subject"]),
