@@ -11,15 +11,15 @@ use std::{
 use arc_swap::ArcSwap;
 use countersign_api::bundle;
 use countersign_core::{
-    check::{self, Allowed, Ask, World},
+    check::{self, Allowed, Ask, Authenticated, World},
     jose::{MAX_TOKEN_BYTES, compact},
     mint::API_KEY_PREFIX,
     names::PolicyName,
-    policy::RateLimit,
+    policy::{Policy, RateLimit},
     ratelimit::RateLimiter,
-    revocation::Position,
+    revocation::{Kind, Position, Revocable},
     time::UnixMillis,
-    verdict::Refusal,
+    verdict::{Refusal, RevokedBy},
 };
 use countersign_feed::{Clock, FeedState, FeedView};
 use tokio::sync::mpsc;
@@ -30,6 +30,7 @@ use crate::{
     metrics::{Metrics, sampled},
     net::Peer,
     slot::{PolicySlot, RefusedBundle, Snapshot},
+    source::status::SourceStatus,
 };
 
 /// How long a verify waits for the position that it names.
@@ -69,6 +70,8 @@ pub(crate) struct App {
     /// When the source was last known to say what the snapshot says, by [`Clock::boot_millis`].
     confirmed_at: AtomicI64,
     loaded: AtomicBool,
+    /// How it stands with the source of policies.
+    pub(crate) source: SourceStatus,
     /// What whoever writes the source couldn't put into it.
     pub(crate) unwritten: ArcSwap<Vec<RefusedBundle>>,
     callers: RateLimiter,
@@ -95,7 +98,7 @@ pub(crate) struct Question<'a> {
 /// An accepted credential and what its answer is made of.
 pub(crate) struct Granted<'a> {
     pub(crate) allowed: Allowed<'a>,
-    pub(crate) prefix: &'a [u8],
+    pub(crate) proven: &'a Proven,
     pub(crate) position: Option<Position>,
 }
 
@@ -115,6 +118,7 @@ impl App {
             unknown_keys,
             confirmed_at: AtomicI64::new(i64::MIN),
             loaded: AtomicBool::new(false),
+            source: SourceStatus::default(),
             unwritten: ArcSwap::default(),
             callers: RateLimiter::with_capacity(16_384),
             subjects: RateLimiter::new(),
@@ -134,6 +138,18 @@ impl App {
         moment: Moment,
         answer: impl FnOnce(Result<Granted<'_>, Refusal>) -> R,
     ) -> R {
+        self.judge_also(slot, question, moment, |_| None, answer)
+    }
+
+    /// The same, where a good credential alone isn't enough: `also` may refuse it last.
+    pub(crate) fn judge_also<R>(
+        &self,
+        slot: &PolicySlot,
+        question: &Question<'_>,
+        moment: Moment,
+        also: impl FnOnce(&Authenticated) -> Option<Refusal>,
+        answer: impl FnOnce(Result<Granted<'_>, Refusal>) -> R,
+    ) -> R {
         let mut started = sampled().then(Instant::now);
         let (proven, hit) = match self.find_or_prove(slot, question, moment.now, &mut started) {
             Ok(found) => found,
@@ -150,10 +166,11 @@ impl App {
             behind: question.behind,
             rate_limiter: &self.subjects,
         };
-        let outcome = check::judge(slot.policy(), &proven.credential, &question.ask, &world);
+        let outcome = check::judge(slot.policy(), &proven.credential, &question.ask, &world)
+            .and_then(|allowed| also(allowed.credential()).map_or(Ok(allowed), Err));
         slot.counters.verdict(outcome.as_ref().err(), hit);
         self.time(started, hit);
-        answer(outcome.map(|allowed| Granted { allowed, prefix: &proven.prefix, position: moment.feed.position }))
+        answer(outcome.map(|allowed| Granted { allowed, proven: &*proven, position: moment.feed.position }))
     }
 
     fn find_or_prove(
@@ -213,6 +230,24 @@ impl App {
         if entry.keys.all().is_empty() { Refusal::NotReady } else { refusal }
     }
 
+    /// Whether the feed has revoked one of the policy's own keys since its bundle was written.
+    pub(crate) fn is_key_revoked(&self, policy: &Policy, kid: &str) -> bool {
+        let revocations = self.feed.revocations();
+        let ids = revocations.hasher().ids_of(&Revocable {
+            policy: &policy.name,
+            issuer: policy.own.as_ref().map(|own| &*own.issuer),
+            own: true,
+            access_ring: false,
+            token_kind: Kind::Token,
+            token_id: None,
+            session_id: None,
+            subject: None,
+            kid: Some(kid),
+        });
+        // Keys come before cut-offs of the whole policy, which end tokens and no key.
+        revocations.lookup(&ids, None).is_some_and(|hit| hit.by == RevokedBy::Key)
+    }
+
     fn time(&self, started: Option<Instant>, hit: bool) {
         if let Some(started) = started {
             if hit {
@@ -233,7 +268,12 @@ impl App {
 
     /// The snapshot says what the source says now.
     pub(crate) fn confirm(&self) {
-        self.confirmed_at.store(Clock::boot_millis(), Relaxed);
+        self.confirm_as_of(Clock::boot_millis());
+    }
+
+    /// The snapshot says what the source said at that moment of [`Clock::boot_millis`], or later.
+    pub(crate) fn confirm_as_of(&self, boot_millis: i64) {
+        self.confirmed_at.fetch_max(boot_millis, Relaxed);
     }
 
     /// Whether there is a snapshot at all.

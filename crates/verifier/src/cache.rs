@@ -9,7 +9,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use countersign_core::check::Authenticated;
 use quick_cache::{OptionsBuilder, Weighter, sync::Cache};
 
-use crate::http::verdict::valid_prefix;
+use crate::http::{authorize::AnswerHeaders, verdict::valid_prefix};
 
 /// A cryptographic hash of a credential's text. Two texts share one only if somebody breaks SHA-256.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -35,12 +35,14 @@ pub(crate) struct Proven {
     pub(crate) credential: Authenticated,
     /// A 200 body up to where time and feed come in.
     pub(crate) prefix: Box<[u8]>,
+    /// The same for forward-auth, once it was asked for.
+    pub(crate) answer_headers: AnswerHeaders,
 }
 
 impl Proven {
     pub(crate) fn new(credential: Authenticated) -> Self {
         let prefix = valid_prefix(&credential).into_boxed_slice();
-        Self { credential, prefix }
+        Self { credential, prefix, answer_headers: AnswerHeaders::default() }
     }
 }
 
@@ -81,13 +83,13 @@ impl VerdictCache {
     }
 }
 
-/// Counts entries by the memory that they take, roughly: claims are held parsed and as text.
+/// Counts entries by the memory that they take, roughly: claims are held parsed and as text, and again in headers.
 #[derive(Clone)]
 struct Bytes;
 
 impl Weighter<TokenHash, Arc<Proven>> for Bytes {
     fn weight(&self, _: &TokenHash, proven: &Arc<Proven>) -> u64 {
-        const FIXED: usize = 768;
+        const FIXED: usize = 1792;
         (FIXED + proven.prefix.len() * 4) as u64
     }
 }

@@ -1,6 +1,6 @@
 //! The verification API over HTTP: from a request to an answer.
 
-mod authorize;
+pub(crate) mod authorize;
 mod batch;
 mod body;
 mod csrf;

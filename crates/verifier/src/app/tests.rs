@@ -167,7 +167,7 @@ impl World {
             let held = before.find(name.as_str()).map(|slot| &**slot);
             let slot = PolicySlot::new(loaded, held, app.settings.cache_bytes, &app.metrics, self.now);
             let others = before.sorted().into_iter().filter(|s| s.policy().name != name).cloned();
-            app.publish(Snapshot::new(others.chain([Arc::new(slot)]), Vec::new(), Vec::new()));
+            app.publish(Snapshot::default().with(&[], others.chain([Arc::new(slot)]).collect(), Vec::new(), Vec::new()));
             app.confirm();
         }
     }
@@ -260,7 +260,7 @@ impl World {
         let question = Question { token, ask: question, caller: CALLER, behind: ask == 7 };
         app.judge(slot, &question, moment, |outcome| {
             let body = match outcome {
-                Ok(granted) => valid_body(granted.prefix, &granted.allowed, granted.position),
+                Ok(granted) => valid_body(&granted.proven.prefix, &granted.allowed, granted.position),
                 Err(refusal) => refused_body(&refusal),
             };
             String::from_utf8(body).unwrap()

@@ -1,9 +1,13 @@
 //! Forward-auth: a proxy asks with the request's own headers, and reads status and headers.
 
-use std::{borrow::Cow, fmt::Write as _, sync::atomic::Ordering::Relaxed};
+use std::{
+    borrow::Cow,
+    fmt::Write as _,
+    sync::{OnceLock, atomic::Ordering::Relaxed},
+};
 
 use countersign_core::{
-    check::{Ask, Require},
+    check::{Ask, Authenticated, Require},
     rules,
     verdict::{Denial, DenialReason, Refusal, VALID},
 };
@@ -32,6 +36,8 @@ const PERMISSIONS: HeaderName = HeaderName::from_static("x-auth-permissions");
 const TRUNCATED: HeaderName = HeaderName::from_static("x-auth-truncated");
 const ERROR: HeaderName = HeaderName::from_static("x-auth-error");
 
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
 /// What all `X-Auth-…` headers may take, names and values.
 const MAX_AUTH_HEADERS: usize = 4096;
 
@@ -40,15 +46,22 @@ pub(crate) fn authorize(app: &App, name: &str, rest: Option<&str>, head: &Parts,
     let mut options = Options::default();
     match judged(app, name, rest, head, peer, &mut options) {
         Ok(answer) => answer,
-        Err(problem) => {
-            app.metrics.bad_requests.fetch_add(1, Relaxed);
-            let mut answer = blank(problem.status, "", &options);
-            if let Ok(detail) = HeaderValue::from_str(&problem.detail) {
-                answer.headers_mut().insert(ERROR, detail);
-            }
-            answer
-        }
+        Err(problem) => wrong(app, &problem, &options),
     }
+}
+
+/// The answer to a request that is itself wrong.
+pub(crate) fn wrong(app: &App, problem: &Problem, options: &Options) -> Answer {
+    app.metrics.bad_requests.fetch_add(1, Relaxed);
+    let mut answer = blank(problem.status, "", options);
+    let headers = answer.headers_mut();
+    if let Ok(detail) = HeaderValue::from_str(&problem.detail) {
+        headers.insert(ERROR, detail);
+    }
+    if problem.close {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    answer
 }
 
 fn judged(
@@ -118,10 +131,11 @@ fn judge(
     let moment = app.moment(slot);
     let needs_csrf = credential.from_cookie && !csrf::is_safe(original.method.as_deref());
     let question = Question { token: &credential.token, ask, caller: peer, behind: false };
-    app.judge(slot, &question, moment, |outcome| match outcome {
-        Ok(granted) if needs_csrf && !csrf::holds(slot.policy(), granted.allowed.credential(), headers, moment.now) => {
-            refused(&Refusal::Denied(Denial::of(DenialReason::Csrf)), options)
-        }
+    let forged = |credential: &Authenticated| {
+        let holds = !needs_csrf || csrf::holds(app, slot.policy(), credential, headers, moment.now);
+        (!holds).then(|| Refusal::Denied(Denial::of(DenialReason::Csrf)))
+    };
+    app.judge_also(slot, &question, moment, forged, |outcome| match outcome {
         Ok(granted) => allowed(&granted, options),
         Err(refusal) => refused(&refusal, options),
     })
@@ -142,14 +156,14 @@ fn credential<'a>(slot: &PolicySlot, headers: &'a HeaderMap) -> Result<Result<Cr
         Ok(token) => Ok(Credential { token: Cow::Borrowed(token), from_cookie }),
         Err(_) => Err(UNREADABLE),
     };
-    if let Some(value) = only(headers, header::AUTHORIZATION.as_str(), "two Authorization headers")? {
+    if let Some(value) = only(headers, &header::AUTHORIZATION, "two Authorization headers")? {
         let value = value.as_bytes().trim_ascii();
         let end = value.iter().position(u8::is_ascii_whitespace).unwrap_or(value.len());
         if value[..end].eq_ignore_ascii_case(b"bearer") {
             return Ok(given(&value[end..], false));
         }
     }
-    if let Some(value) = only(headers, "x-api-key", "two X-API-Key headers")? {
+    if let Some(value) = only(headers, &API_KEY, "two X-API-Key headers")? {
         return Ok(given(value.as_bytes(), false));
     }
     let Some(prefix) = &slot.loaded.cookie_prefix else { return Ok(Err(Refusal::Missing)) };
@@ -168,7 +182,7 @@ fn credential<'a>(slot: &PolicySlot, headers: &'a HeaderMap) -> Result<Result<Cr
     }
 }
 
-fn only<'a>(headers: &'a HeaderMap, name: &str, twice: &'static str) -> Result<Option<&'a HeaderValue>, Problem> {
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName, twice: &'static str) -> Result<Option<&'a HeaderValue>, Problem> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (value, None) => Ok(value),
@@ -205,10 +219,33 @@ fn refused(refusal: &Refusal, options: &Options) -> Answer {
 }
 
 fn allowed(granted: &Granted<'_>, options: &Options) -> Answer {
-    let credential = granted.allowed.credential();
-    let mut answer = blank(StatusCode::OK, VALID, options);
+    let mut answer = Response::new(http_body_util::Full::default());
     let headers = answer.headers_mut();
-    headers.insert(STALE, HeaderValue::from_static(if granted.allowed.stale() { "true" } else { "false" }));
+    headers.clone_from(granted.proven.answer_headers.of(&granted.proven.credential, options.show_permissions));
+    if granted.allowed.stale() {
+        headers.insert(STALE, HeaderValue::from_static("true"));
+    }
+    answer
+}
+
+/// The headers of an allowed credential's answer, which never change but for `X-Auth-Stale`: made when first asked for.
+#[derive(Debug, Default)]
+pub(crate) struct AnswerHeaders {
+    plain: OnceLock<HeaderMap>,
+    with_permissions: OnceLock<HeaderMap>,
+}
+
+impl AnswerHeaders {
+    fn of(&self, credential: &Authenticated, show_permissions: bool) -> &HeaderMap {
+        let made = if show_permissions { &self.with_permissions } else { &self.plain };
+        made.get_or_init(|| fresh_headers(credential, show_permissions))
+    }
+}
+
+fn fresh_headers(credential: &Authenticated, show_permissions: bool) -> HeaderMap {
+    let options = Options { show_permissions, ..Options::default() };
+    let mut headers = std::mem::take(blank(StatusCode::OK, VALID, &options).headers_mut());
+    headers.insert(STALE, HeaderValue::from_static("false"));
     if let Some(expires) = credential.expires_at() {
         headers.insert(EXPIRES, expires.as_secs().into());
     }
@@ -221,13 +258,13 @@ fn allowed(granted: &Granted<'_>, options: &Options) -> Answer {
         headers.insert(SESSION, session);
     }
     headers.insert(ROLES, room.list(credential.roles()));
-    if options.show_permissions {
+    if show_permissions {
         headers.insert(PERMISSIONS, room.list(credential.permissions()));
     }
     if room.cut {
         headers.insert(TRUNCATED, HeaderValue::from_static("1"));
     }
-    answer
+    headers
 }
 
 fn is_ours(name: &HeaderName) -> bool {

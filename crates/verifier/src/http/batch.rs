@@ -10,9 +10,10 @@ use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::{
+    memory::Taken,
     problem::Problem,
-    request::VerifyRequest,
-    verdict::{batch_item, refused_body, valid_body},
+    request::{VerifyRequest, only_tokens},
+    verdict::{batch_item, refused_body, valid_item},
 };
 use crate::{
     app::{App, MIN_POSITION_WAIT, Question},
@@ -26,8 +27,53 @@ const MAX_ITEMS: usize = 1000;
 /// After this many answers other requests get their turn, and the moment is read anew.
 const TURN: usize = 32;
 
-/// The questions of a batch, each still as text: one that is wrong is its own affair.
-pub(crate) fn parse(body: &[u8]) -> Result<Vec<&RawValue>, Problem> {
+/// What an ordinary result takes, bytes.
+const TYPICAL_RESULT: usize = 768;
+
+/// What an answer may take without asking for room.
+const FREE: usize = 128 << 10;
+
+/// What it asks for at a time: a short question may have a long answer.
+const STEP: usize = 256 << 10;
+
+/// The questions of a batch.
+pub(crate) enum Items<'a> {
+    /// Each only names a token.
+    Tokens(Vec<&'a str>),
+    /// Each still as text: one that is wrong is its own affair.
+    Texts(Vec<&'a RawValue>),
+}
+
+impl<'a> Items<'a> {
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Tokens(tokens) => tokens.len(),
+            Self::Texts(texts) => texts.len(),
+        }
+    }
+
+    /// The item itself nests two levels down in the body.
+    fn request(&self, at: usize) -> Result<VerifyRequest<'a>, Problem> {
+        match self {
+            Self::Tokens(tokens) => Ok(VerifyRequest::of(tokens[at])),
+            Self::Texts(texts) => VerifyRequest::parse_within(texts[at].get().as_bytes(), MAX_DEPTH - 2),
+        }
+    }
+}
+
+/// Reads a batch. The usual one in one pass; what that doesn't take is for the JSON parser, which decides.
+pub(crate) fn parse(body: &[u8]) -> Result<Items<'_>, Problem> {
+    let items = match only_tokens(body) {
+        Some(tokens) => Items::Tokens(tokens),
+        None => Items::Texts(parse_texts(body)?),
+    };
+    if items.len() > MAX_ITEMS {
+        return Err(Problem::invalid("a batch has at most 1000 items"));
+    }
+    Ok(items)
+}
+
+fn parse_texts(body: &[u8]) -> Result<Vec<&RawValue>, Problem> {
     let batch: Batch<'_> = serde_json::from_slice(body).map_err(|error| {
         if error.is_data() {
             Problem::invalid("the body: expected {\"items\": [...]} without duplicate members")
@@ -39,19 +85,25 @@ pub(crate) fn parse(body: &[u8]) -> Result<Vec<&RawValue>, Problem> {
         strict_json::parse(other.get().as_bytes(), MAX_DEPTH - 1)
             .map_err(|e| Problem::invalid(format!("the body: {e}")))?;
     }
-    if batch.items.len() > MAX_ITEMS {
-        return Err(Problem::invalid("a batch has at most 1000 items"));
-    }
     Ok(batch.items)
 }
 
-/// Answers each, in order. Without a slot the policy isn't ready.
-pub(crate) async fn answer(app: &App, slot: Option<&PolicySlot>, items: &[&RawValue], caller: Peer) -> Vec<u8> {
-    let mut out = Vec::with_capacity(64 + items.len() * 512);
+/// Answers each, in order. Without a slot the policy isn't ready. `room` is for what the answer takes; questions for whose
+/// answers there is none are told so.
+pub(crate) async fn answer(
+    app: &App,
+    slot: Option<&PolicySlot>,
+    items: &Items<'_>,
+    caller: Peer,
+    room: &mut Taken,
+) -> Vec<u8> {
+    let mut out = Vec::with_capacity(64 + items.len() * TYPICAL_RESULT);
     out.extend_from_slice(b"{\"results\":[");
+    let mut granted = FREE;
+    let mut full = false;
     let mut waiting = Some(tokio::time::Instant::now() + MIN_POSITION_WAIT);
     let mut moment = slot.map(|slot| app.moment(slot));
-    for (i, item) in items.iter().enumerate() {
+    for i in 0..items.len() {
         if i > 0 {
             out.push(b',');
         }
@@ -59,7 +111,15 @@ pub(crate) async fn answer(app: &App, slot: Option<&PolicySlot>, items: &[&RawVa
             tokio::task::yield_now().await;
             moment = slot.map(|slot| app.moment(slot));
         }
-        let request = match parse_item(item) {
+        while out.len() > granted && !full {
+            full = !room.grow(STEP);
+            granted += STEP;
+        }
+        if full {
+            wrong_item(&mut out, &Problem::overloaded());
+            continue;
+        }
+        let request = match items.request(i) {
             Ok(request) => request,
             Err(problem) => {
                 wrong_item(&mut out, &problem);
@@ -88,17 +148,12 @@ pub(crate) async fn answer(app: &App, slot: Option<&PolicySlot>, items: &[&RawVa
         }
         let question = Question { token: &request.token, ask: request.ask(), caller, behind };
         app.judge(slot, &question, now, |outcome| match outcome {
-            Ok(granted) => batch_item(&mut out, 200, &valid_body(granted.prefix, &granted.allowed, granted.position)),
+            Ok(granted) => valid_item(&mut out, &granted.proven.prefix, &granted.allowed, granted.position),
             Err(refusal) => batch_item(&mut out, refusal.status(), &refused_body(&refusal)),
         });
     }
     out.extend_from_slice(b"]}");
     out
-}
-
-/// The item itself nests two levels down in the body.
-fn parse_item(item: &RawValue) -> Result<VerifyRequest<'_>, Problem> {
-    VerifyRequest::parse_within(item.get().as_bytes(), MAX_DEPTH - 2)
 }
 
 fn wrong_item(out: &mut Vec<u8>, problem: &Problem) {
@@ -150,9 +205,32 @@ mod tests {
     use super::*;
 
     #[test]
+    fn both_ways_of_reading_a_batch_agree() {
+        for (body, tokens) in [
+            (r#"{"items":[{"token":"a.b.c"}]}"#, Some(1)),
+            (" { \"items\" : [ { \"token\" : \"a\" } ,\n{\"token\":\"b\"} ] } ", Some(2)),
+            (r#"{"items":[{"token":"a"},]}"#, None),
+            (r#"{"items":[{"token":"a"}],"x":1}"#, None),
+            (r#"{"items":[{"token":"a\u0062"}]}"#, None),
+            (r#"{"items":[{"token":"a","token":"b"}]}"#, None),
+            (r#"{"items":[{"token":"a"}]}}"#, None),
+            (r#"{"items":[{"token":""}]}"#, None),
+        ] {
+            let quick = only_tokens(body.as_bytes());
+            assert_eq!(quick.as_ref().map(Vec::len), tokens, "{body}");
+            let Some(quick) = quick else { continue };
+            let slow = parse_texts(body.as_bytes()).unwrap();
+            for (quick, slow) in quick.iter().zip(slow) {
+                let slow = VerifyRequest::parse_within(slow.get().as_bytes(), MAX_DEPTH - 2).unwrap();
+                assert_eq!(VerifyRequest::of(quick), slow, "{body}");
+            }
+        }
+    }
+
+    #[test]
     fn a_batch_is_an_object_with_a_list_of_items() {
         assert_eq!(parse(br#"{"items":[{"token":"a"},5],"x":{}}"#).unwrap().len(), 2);
-        assert!(parse(br#"{"items":[]}"#).unwrap().is_empty());
+        assert_eq!(parse(br#"{"items":[]}"#).unwrap().len(), 0);
         for bad in [
             "",
             "{}",
@@ -165,9 +243,11 @@ mod tests {
             r#"{"items":[],"x":{"a":1,"a":2}}"#,
             r#"{"items":[{]}"#,
         ] {
-            assert_eq!(parse(bad.as_bytes()).unwrap_err().status, 400, "{bad}");
+            assert_eq!(parse(bad.as_bytes()).err().map(|p| p.status.as_u16()), Some(400), "{bad}");
         }
         let many = format!(r#"{{"items":[{}]}}"#, vec!["1"; 1001].join(","));
-        assert_eq!(parse(many.as_bytes()).unwrap_err().status, 400);
+        assert_eq!(parse(many.as_bytes()).err().map(|p| p.status.as_u16()), Some(400));
+        let many = format!(r#"{{"items":[{}]}}"#, vec![r#"{"token":"a"}"#; 1001].join(","));
+        assert_eq!(parse(many.as_bytes()).err().map(|p| p.status.as_u16()), Some(400));
     }
 }

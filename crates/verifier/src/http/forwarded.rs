@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use http::{HeaderMap, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use ipnet::IpNet;
 
 use super::{
@@ -12,10 +12,7 @@ use super::{
 };
 use crate::net::Peer;
 
-const FORWARDED_FOR: &str = "x-forwarded-for";
-const METHOD: [&str; 2] = ["x-forwarded-method", "x-original-method"];
-const URI: [&str; 3] = ["x-forwarded-uri", "x-original-uri", "x-original-url"];
-const HOST: [&str; 1] = ["x-forwarded-host"];
+const REQUIRE: HeaderName = HeaderName::from_static("x-countersign-require");
 
 /// Whose word about other requests is taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,26 +61,35 @@ impl Original {
         if !trusted.trusts(peer) {
             return Ok(Self::untrusted(headers, peer));
         }
-        let method = METHOD.iter().try_fold(None, |seen, name| agreed(seen, all(headers, name)?, "methods"))?;
+        let mut method = None;
+        let mut host = None;
         let mut uri: Option<Target<'_>> = None;
-        for text in URI.iter().map(|name| all(headers, name)).collect::<Result<Vec<_>, _>>()?.into_iter().flatten() {
-            let target = Target::parse(text)?;
-            uri = Some(match uri {
-                None => target,
-                Some(seen) if (&seen.path, seen.query) == (&target.path, target.query) => {
-                    Target { host: agreed(seen.host, target.host, "hosts")?, ..seen }
+        let mut chain = Vec::new();
+        for (name, value) in headers {
+            match Told::by(name) {
+                None => {}
+                Some(Told::Method) => method = agreed(method, Some(text(name, value)?), "methods")?,
+                Some(Told::Host) => host = agreed(host, Some(text(name, value)?), "hosts")?,
+                Some(Told::For) => chain.push(value),
+                Some(Told::Uri) => {
+                    let target = Target::parse(text(name, value)?)?;
+                    uri = Some(match uri {
+                        None => target,
+                        Some(seen) if (&seen.path, seen.query) == (&target.path, target.query) => {
+                            Target { host: agreed(seen.host, target.host, "hosts")?, ..seen }
+                        }
+                        Some(_) => return Err(disagree("targets")),
+                    });
                 }
-                Some(_) => return Err(disagree("targets")),
-            });
+            }
         }
-        let host = all(headers, HOST[0])?;
         let host = agreed(host, uri.as_ref().and_then(|u| u.host), "hosts")?;
         Ok(Self {
             method: method.map(str::to_owned),
-            path: uri.as_ref().map(|u| u.path.clone().into_owned()),
             query: uri.as_ref().and_then(|u| u.query).map(str::to_owned),
+            path: uri.map(|u| u.path.into_owned()),
             host: host.map(str::to_owned),
-            ip: client_address(headers, peer, trusted)?,
+            ip: client_address(&chain, peer, trusted)?,
             ignored: false,
         })
     }
@@ -98,7 +104,9 @@ impl Original {
         trusted: &TrustedProxies,
     ) -> Result<Self, Problem> {
         let from = if trusted.trusts(peer) {
-            Self { ip: client_address(headers, peer, trusted)?, ..Self::default() }
+            let chain: Vec<&HeaderValue> =
+                headers.iter().filter(|(n, _)| Told::by(n) == Some(Told::For)).map(|(_, v)| v).collect();
+            Self { ip: client_address(&chain, peer, trusted)?, ..Self::default() }
         } else {
             Self::untrusted(headers, peer)
         };
@@ -107,14 +115,35 @@ impl Original {
             method: Some(method.as_str().to_owned()),
             path: Some(path),
             query: query.map(str::to_owned),
-            host: all(headers, header::HOST.as_str())?.map(str::to_owned),
+            host: own_host(headers)?.map(str::to_owned),
             ..from
         })
     }
 
     fn untrusted(headers: &HeaderMap, peer: Peer) -> Self {
-        let mut names = METHOD.iter().chain(&URI).chain(&HOST).chain([&FORWARDED_FOR]);
-        Self { ip: own_address(peer), ignored: names.any(|name| headers.contains_key(*name)), ..Self::default() }
+        Self { ip: own_address(peer), ignored: headers.keys().any(|name| Told::by(name).is_some()), ..Self::default() }
+    }
+}
+
+/// What a header tells of the original request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Method,
+    Uri,
+    Host,
+    /// Who asked, and by whom it was sent on.
+    For,
+}
+
+impl Told {
+    fn by(name: &HeaderName) -> Option<Self> {
+        match name.as_str().strip_prefix("x-")? {
+            "forwarded-method" | "original-method" => Some(Self::Method),
+            "forwarded-uri" | "original-uri" | "original-url" => Some(Self::Uri),
+            "forwarded-host" => Some(Self::Host),
+            "forwarded-for" => Some(Self::For),
+            _ => None,
+        }
     }
 }
 
@@ -126,15 +155,11 @@ fn own_address(peer: Peer) -> Option<IpAddr> {
 }
 
 /// From the right, past our own proxies: everything further left was written by somebody we don't know.
-fn client_address(headers: &HeaderMap, peer: Peer, trusted: &TrustedProxies) -> Result<Option<IpAddr>, Problem> {
-    let lines: Vec<&str> = headers
-        .get_all(FORWARDED_FOR)
-        .iter()
-        .map(|value| value.to_str().map_err(|_| Problem::invalid("X-Forwarded-For holds what is not an IP address")))
-        .collect::<Result<_, _>>()?;
+fn client_address(chain: &[&HeaderValue], peer: Peer, trusted: &TrustedProxies) -> Result<Option<IpAddr>, Problem> {
+    let wrong = || Problem::invalid("X-Forwarded-For holds what is not an IP address");
+    let lines = chain.iter().map(|value| value.to_str().map_err(|_| wrong())).collect::<Result<Vec<&str>, _>>()?;
     let mut client = own_address(peer);
     for hop in lines.iter().rev().flat_map(|line| line.rsplit(',')) {
-        let wrong = || Problem::invalid("X-Forwarded-For holds what is not an IP address");
         let ip = address(hop.trim()).ok_or_else(wrong)?;
         client = Some(ip);
         if !trusted.contains(ip) {
@@ -144,12 +169,14 @@ fn client_address(headers: &HeaderMap, peer: Peer, trusted: &TrustedProxies) -> 
     Ok(client)
 }
 
-/// The one value of a header, which may be repeated but not contradict itself.
-fn all<'h>(headers: &'h HeaderMap, name: &str) -> Result<Option<&'h str>, Problem> {
-    headers.get_all(name).iter().try_fold(None, |seen, value| {
-        let text = value.to_str().map_err(|_| Problem::invalid(format!("the header {name} is not plain text")))?;
-        agreed(seen, Some(text), "values of one header")
-    })
+fn text<'h>(name: &HeaderName, value: &'h HeaderValue) -> Result<&'h str, Problem> {
+    value.to_str().map_err(|_| Problem::invalid(format!("the header {name} is not plain text")))
+}
+
+/// The request's own `Host`, which may be repeated but not contradict itself.
+fn own_host(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let mut values = headers.get_all(header::HOST).iter();
+    values.try_fold(None, |seen, value| agreed(seen, Some(text(&header::HOST, value)?), "hosts"))
 }
 
 fn agreed<'h>(one: Option<&'h str>, other: Option<&'h str>, what: &str) -> Result<Option<&'h str>, Problem> {
@@ -189,7 +216,7 @@ impl Options {
     /// Adds those of `X-Countersign-Require`. An unknown one is an error: a demand that is misspelt must not be dropped.
     pub(crate) fn add_headers(&mut self, headers: &HeaderMap) -> Result<(), Problem> {
         let wrong = || Problem::invalid("X-Countersign-Require is not of the form permission=NAME&role=NAME");
-        for value in headers.get_all("x-countersign-require") {
+        for value in headers.get_all(REQUIRE) {
             let pairs = form_pairs(value.as_bytes()).filter(|pairs| !pairs.is_empty()).ok_or_else(wrong)?;
             for (name, value) in pairs {
                 if !self.add(&name, value)? {

@@ -45,10 +45,15 @@ impl<'a> VerifyRequest<'a> {
         Self::parse_within(body, MAX_DEPTH)
     }
 
+    /// A request that only names a token.
+    pub(crate) fn of(token: &'a str) -> Self {
+        Self { token: Cow::Borrowed(token), ..Self::default() }
+    }
+
     /// Reads a request that may nest `max_depth` levels.
     pub(crate) fn parse_within(body: &'a [u8], max_depth: usize) -> Result<Self, Problem> {
         if let Some(token) = only_token(body) {
-            return Ok(Self { token: Cow::Borrowed(token), ..Self::default() });
+            return Ok(Self::of(token));
         }
         if let Ok(wire) = serde_json::from_slice::<Object<Wire<'a>>>(body)
             && let Some(request) = wire.0.into_request()
@@ -125,6 +130,34 @@ fn not_an_address() -> Problem {
 
 /// `{"token":"…"}` and nothing else, the token in characters that need no unescaping.
 fn only_token(body: &[u8]) -> Option<&str> {
+    let (token, rest) = token_object(body)?;
+    skip_space(rest).is_empty().then_some(token)
+}
+
+/// `{"items":[{"token":"…"},…]}` and nothing else, with such tokens: what nearly every batch is.
+pub(crate) fn only_tokens(body: &[u8]) -> Option<Vec<&str>> {
+    let rest = skip_space(body).strip_prefix(b"{")?;
+    let rest = skip_space(rest).strip_prefix(b"\"items\"")?;
+    let rest = skip_space(rest).strip_prefix(b":")?;
+    let mut rest = skip_space(rest).strip_prefix(b"[")?;
+    let mut tokens = Vec::new();
+    loop {
+        let (token, after) = token_object(rest)?;
+        tokens.push(token);
+        rest = skip_space(after);
+        match rest.split_first()? {
+            (b',', more) => rest = more,
+            (b']', more) => {
+                let rest = skip_space(more).strip_prefix(b"}")?;
+                return skip_space(rest).is_empty().then_some(tokens);
+            }
+            _ => return None,
+        }
+    }
+}
+
+/// The token of a `{"token":"…"}`, and what follows.
+fn token_object(body: &[u8]) -> Option<(&str, &[u8])> {
     let rest = skip_space(body).strip_prefix(b"{")?;
     let rest = skip_space(rest).strip_prefix(b"\"token\"")?;
     let rest = skip_space(rest).strip_prefix(b":")?;
@@ -134,10 +167,10 @@ fn only_token(body: &[u8]) -> Option<&str> {
     let rest = skip_space(rest).strip_prefix(b"}")?;
     #[expect(clippy::needless_bitwise_bool, reason = "without an early end many bytes are looked at a time")]
     let odd = token.iter().fold(false, |odd, b| odd | !(0x21..=0x7e).contains(b) | (*b == b'\\'));
-    if odd || token.is_empty() || !skip_space(rest).is_empty() {
+    if odd || token.is_empty() {
         return None;
     }
-    std::str::from_utf8(token).ok()
+    Some((std::str::from_utf8(token).ok()?, rest))
 }
 
 fn skip_space(bytes: &[u8]) -> &[u8] {

@@ -8,7 +8,9 @@ use http::{HeaderMap, Method, Request, header};
 use hyper::body::{Body as _, Incoming};
 
 use super::{
-    authorize, batch, body, introspect, listing,
+    authorize, batch, body,
+    forwarded::Options,
+    introspect, listing,
     memory::{BodyMemory, HeldBody, Taken},
     problem::Problem,
     request::VerifyRequest,
@@ -85,11 +87,11 @@ impl Service for Api {
         if body.size_hint().exact().is_none()
             && let Err(problem) = check_framing(&head.headers, connected)
         {
-            return self.problem(&problem, &head.method);
+            return self.unreadable(&problem, &head);
         }
         if let Err(problem) = check_size(&head) {
             body::drain(body);
-            return self.problem(&problem, &head.method);
+            return self.unreadable(&problem, &head);
         }
         let path = head.uri.path();
         let route = route(path);
@@ -155,6 +157,16 @@ impl Api {
         problem.answer(method)
     }
 
+    /// A problem that comes before the question: proxies get it in the form that they ask for.
+    fn unreadable(&self, problem: &Problem, head: &http::request::Parts) -> Answer {
+        match route(head.uri.path()) {
+            Some(Route::Policy { call: Call::Authorize(_), .. }) => {
+                authorize::wrong(&self.app, problem, &Options::default())
+            }
+            _ => self.problem(problem, &head.method),
+        }
+    }
+
     fn snapshot(&self) -> Guard<Arc<Snapshot>> {
         self.app.snapshot.load()
     }
@@ -194,7 +206,7 @@ impl Api {
         let app = &self.app;
         let question = Question { token: &request.token, ask: request.ask(), caller: connected.peer, behind };
         Ok(app.judge(&slot, &question, app.moment(&slot), |outcome| match outcome {
-            Ok(granted) => verdict::json(verdict::valid_body(granted.prefix, &granted.allowed, granted.position)),
+            Ok(granted) => verdict::json(verdict::valid_body(&granted.proven.prefix, &granted.allowed, granted.position)),
             Err(refusal) => verdict::refused(&refusal),
         }))
     }
@@ -207,13 +219,9 @@ impl Api {
         connected: &Connected,
     ) -> Result<Answer, Problem> {
         let mut taken: Option<Taken> = None;
-        let room = |size: usize| match (size > MAX_BODY).then(|| self.memory.take(connected.peer, size)) {
-            Some(None) => Err(Problem::overloaded()),
-            Some(some) => {
-                taken = some;
-                Ok(())
-            }
-            None => Ok(()),
+        let room = |size: usize| {
+            taken = self.memory.take(connected.peer, if size > MAX_BODY { size } else { 0 });
+            if taken.is_some() { Ok(()) } else { Err(Problem::overloaded()) }
         };
         let (found, body) = self.posted(name, head, body, body::expect_json, MAX_BATCH, room).await?;
         let items = batch::parse(&body)?;
@@ -221,11 +229,9 @@ impl Api {
             Found::Slot(slot) => Some(slot),
             Found::NotReady => None,
         };
-        let results = batch::answer(&self.app, slot.as_deref(), &items, connected.peer).await;
-        Ok(match taken {
-            None => verdict::json(results),
-            Some(taken) => verdict::json(Bytes::from_owner(HeldBody { bytes: results, taken })),
-        })
+        let Some(mut taken) = taken else { return Err(Problem::overloaded()) };
+        let results = batch::answer(&self.app, slot.as_deref(), &items, connected.peer, &mut taken).await;
+        Ok(verdict::json(Bytes::from_owner(HeldBody { bytes: results, taken })))
     }
 
     async fn introspect(

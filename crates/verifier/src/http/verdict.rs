@@ -62,6 +62,19 @@ pub(crate) fn valid_prefix(credential: &Authenticated) -> Vec<u8> {
 pub(crate) fn valid_body(prefix: &[u8], allowed: &Allowed<'_>, position: Option<Position>) -> Vec<u8> {
     let mut body = Vec::with_capacity(prefix.len() + 96);
     body.extend_from_slice(prefix);
+    add_moment(&mut body, allowed, position);
+    body
+}
+
+/// One result of a batch: a 200 body with its status.
+pub(crate) fn valid_item(out: &mut Vec<u8>, prefix: &[u8], allowed: &Allowed<'_>, position: Option<Position>) {
+    out.extend_from_slice(b"{\"status\":200,");
+    out.extend_from_slice(&prefix[1..]);
+    add_moment(out, allowed, position);
+}
+
+/// What the moment adds to a prefix, and the end of the body.
+fn add_moment(body: &mut Vec<u8>, allowed: &Allowed<'_>, position: Option<Position>) {
     let mut number = itoa::Buffer::new();
     match position {
         Some(position) => {
@@ -83,7 +96,6 @@ pub(crate) fn valid_body(prefix: &[u8], allowed: &Allowed<'_>, position: Option<
         None => body.extend_from_slice(b"null"),
     }
     body.push(b'}');
-    body
 }
 
 /// The body of a refusal.
