@@ -5,6 +5,7 @@ mod keys;
 mod policy;
 mod revoke;
 mod token;
+mod wait;
 
 use std::path::PathBuf;
 
@@ -18,8 +19,9 @@ pub(crate) use keys::{KeyRevoke, Keys, RingChoice, Rotate};
 pub(crate) use policy::{PolicyCheck, PolicyCommand, PolicyShow, PolicyTest};
 pub(crate) use revoke::{RevokeArgs, RevokeKind};
 pub(crate) use token::{Demands, ExplainArgs, TokenCommand, TokenInspect, TokenMint, VerifyArgs};
+pub(crate) use wait::separated_wait;
 
-use crate::span::Span;
+use crate::{cluster::account::AccountName, span::Span};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -41,6 +43,8 @@ const STYLES: Styles = Styles::styled()
         countersign token mint --subject alice --role user\n  \
         countersign verify --explain \"$TOKEN\"\n  \
         countersign revoke subject alice\n  \
+        countersign keys rotate --context prod-eu -n shop --policy shop   # on a cluster\n  \
+        kubectl countersign status                       # likewise, installed as kubectl-countersign\n  \
         countersign demo                                 # the story in a minute",
     styles = STYLES,
     propagate_version = false,
@@ -61,8 +65,9 @@ pub(crate) struct Cli {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Common options")]
 pub(crate) struct Common {
-    /// Whom to talk to: an admin API's URL, or unix:PATH of its socket; for `verify` also a verifier's.
-    /// Without it, ./.countersign/admin.sock if a process listens there
+    /// Whom to talk to: an admin API's URL, or unix:PATH of its socket; for `verify` also a verifier's. Without it: the
+    /// cluster of --context or --kubeconfig, of `kubectl countersign`, or of this pod; else ./.countersign/admin.sock if a
+    /// process listens there
     #[arg(long, global = true, value_name = "URL|unix:PATH", env = "COUNTERSIGN_SERVER")]
     pub(crate) server: Option<String>,
 
@@ -71,7 +76,24 @@ pub(crate) struct Common {
     #[arg(long, global = true, value_name = "FILE", env = "COUNTERSIGN_BEARER_TOKEN_FILE")]
     pub(crate) bearer_token_file: Option<PathBuf>,
 
-    /// Namespace of the policy [default: "default"]
+    /// The kubeconfig's context whose cluster is meant [default with --kubeconfig or as kubectl plugin: the current one]
+    #[arg(long, global = true, value_name = "NAME", env = "COUNTERSIGN_CONTEXT")]
+    pub(crate) context: Option<String>,
+
+    /// The kubeconfig that names the cluster [default with --context or as kubectl plugin: KUBECONFIG, else ~/.kube/config]
+    #[arg(long, global = true, value_name = "FILE", env = "COUNTERSIGN_KUBECONFIG")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+
+    /// The service account as which a cluster's operator is asked, with a token of ten minutes made for it alone [default:
+    /// the caller's own token]
+    #[arg(long, global = true, value_name = "NS/NAME", env = "COUNTERSIGN_AS_SERVICE_ACCOUNT")]
+    pub(crate) as_service_account: Option<AccountName>,
+
+    /// Namespace of a cluster's operator [default: countersign-system]
+    #[arg(long, global = true, value_name = "NS", env = "COUNTERSIGN_SYSTEM_NAMESPACE")]
+    pub(crate) system_namespace: Option<String>,
+
+    /// Namespace of the policy [default: on a cluster the context's, else "default"]
     #[arg(short, long, global = true, value_name = "NS", env = "COUNTERSIGN_NAMESPACE")]
     pub(crate) namespace: Option<String>,
 
@@ -132,6 +154,21 @@ pub(crate) enum ColorChoice {
     Never,
 }
 
+const FLEET_EXAMPLES: &str = "Examples:\n  countersign fleet\n  countersign fleet -o wide\n  \
+    countersign fleet --context prod-eu";
+
+/// `countersign fleet …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum FleetCommand {
+    /// Stop waiting for a verifier outside pods that has gone for good. One that is alive is remembered again
+    #[command(after_long_help = "Examples:\n  countersign fleet forget edge-7 --context prod-eu")]
+    Forget {
+        /// Its name, as `fleet` shows it
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+}
+
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -168,8 +205,12 @@ pub(crate) enum Command {
     Status,
 
     /// Show every verifier: what it holds, how fresh it is, what it refused
-    #[command(after_long_help = "Examples:\n  countersign fleet\n  countersign fleet -o wide")]
-    Fleet,
+    #[command(after_long_help = FLEET_EXAMPLES)]
+    Fleet {
+        /// What to do instead
+        #[command(subcommand)]
+        command: Option<FleetCommand>,
+    },
 
     /// Check policy files, show them with every default filled in, or try their rules on a token
     #[command(subcommand, arg_required_else_help = true)]

@@ -1,5 +1,6 @@
 //! The toolkit: one module for each group of commands.
 
+pub(crate) mod fleet;
 pub(crate) mod keys;
 pub(crate) mod plain;
 pub(crate) mod policy;

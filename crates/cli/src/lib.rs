@@ -1,10 +1,11 @@
 //! The `countersign` command: `dev` (everything in one process) and the toolkit around it.
 //!
-//! Flags are read in [`args`], what is asked of a server goes through [`client`], results leave through [`output`]. This crate
-//! decides nothing about tokens: that is core's; nor does it know what a verifier or an issuer does with a call.
+//! Flags are read in [`args`]; [`target`] settles whom they speak of: a server, asked through [`client`], or a [`cluster`].
+//! Results leave through [`output`]. This crate decides nothing about tokens: that is core's; nor does it know what a verifier or an issuer does with a call.
 
 mod args;
 mod client;
+mod cluster;
 mod commands;
 mod credential;
 mod demo;
@@ -15,14 +16,18 @@ mod reference;
 mod span;
 mod target;
 
-use std::process::ExitCode;
+use std::{
+    ffi::{OsStr, OsString},
+    path::Path,
+    process::ExitCode,
+};
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, FromArgMatches as _};
 
 pub use reference::reference;
 
 use crate::{
-    args::{Cli, Command, Common, Keys, PolicyCommand, TokenCommand},
+    args::{Cli, Command, Common, FleetCommand, Keys, PolicyCommand, TokenCommand},
     failure::{Exit, Failure},
     output::Printer,
 };
@@ -31,13 +36,20 @@ use crate::{
 struct Session {
     common: Common,
     printer: Printer,
+    /// Run by kubectl.
+    plugin: bool,
 }
+
+/// The name under which kubectl finds this command.
+const PLUGIN: &str = "kubectl-countersign";
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let plugin = arguments.first().is_some_and(|name| Path::new(name).file_stem() == Some(OsStr::new(PLUGIN)));
+    let cli = parse(&arguments, plugin);
     let printer = Printer::new(&cli.common, std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty()));
-    let session = Session { common: cli.common, printer };
+    let session = Session { common: cli.common, printer, plugin };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -57,6 +69,19 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// The command line; what is wrong with it, or the help that was asked for, ends the process.
+fn parse(arguments: &[OsString], plugin: bool) -> Cli {
+    let mut command = Cli::command();
+    if plugin {
+        command = command.bin_name("kubectl countersign");
+    }
+    if let Some(separated) = args::separated_wait(arguments) {
+        command.error(clap::error::ErrorKind::ValueValidation, separated).exit();
+    }
+    let parsed = command.try_get_matches_from_mut(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
+    parsed.unwrap_or_else(|error| error.format(&mut command).exit())
+}
+
 async fn run(session: &Session, command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Dev(args) => dev::run(session, &args).await,
@@ -72,7 +97,8 @@ async fn run(session: &Session, command: Command) -> Result<Exit, Failure> {
         Command::Keys(Keys::Rotate(args)) => commands::keys::rotate(session, &args).await,
         Command::Keys(Keys::Revoke(args)) => commands::keys::revoke(session, &args).await,
         Command::Status => commands::status::status(session).await,
-        Command::Fleet => commands::status::fleet(session).await,
+        Command::Fleet { command: None } => commands::fleet::list(session).await,
+        Command::Fleet { command: Some(FleetCommand::Forget { name }) } => commands::fleet::forget(session, &name).await,
         Command::Policy(PolicyCommand::Check(args)) => commands::policy::check(session, &args),
         Command::Policy(PolicyCommand::Show(args)) => commands::policy::show(session, &args).await,
         Command::Policy(PolicyCommand::Test(args)) => commands::policy::test(session, &args),

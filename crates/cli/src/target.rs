@@ -1,6 +1,9 @@
-//! Which server and which policy a command speaks of.
+//! Whom a command speaks to, and of which policy.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::{BufRead as _, IsTerminal as _, Write as _},
+    path::{Path, PathBuf},
+};
 
 use countersign_core::names::PolicyName;
 use serde_json::Value;
@@ -9,6 +12,7 @@ use crate::{
     Session,
     args::Common,
     client::{Address, Client, listens},
+    cluster::{self, Cluster, connect::Source},
     failure::Failure,
     output::printable,
 };
@@ -19,6 +23,103 @@ pub(crate) const DEFAULT_DATA_DIR: &str = ".countersign";
 pub(crate) const ADMIN_SOCKET: &str = "admin.sock";
 /// The verifier's socket in a data directory.
 pub(crate) const VERIFIER_SOCKET: &str = "verifier.sock";
+
+/// Whom a command speaks to.
+pub(crate) enum Target {
+    /// An admin API: `dev`'s, or an issuer's.
+    Server(Client),
+    /// A cluster's API server, and the operator behind it.
+    Cluster(Box<Cluster>),
+}
+
+/// What a command is about to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Intent {
+    /// Look.
+    Look,
+    /// Change something: then there must be no doubt where.
+    Change,
+}
+
+/// The target: the server that is named, else the cluster that is, else the data directory here.
+pub(crate) async fn find(session: &Session, intent: Intent) -> Result<Target, Failure> {
+    if session.common.server.is_some() {
+        return admin(session).map(Target::Server);
+    }
+    let source = match cluster::connect::named(&session.common, session.plugin) {
+        Some(source) => source,
+        None if intent == Intent::Change && dev_is_not_meant()? => Source::Kubeconfig,
+        None => return admin(session).map(Target::Server),
+    };
+    Ok(Target::Cluster(Box::new(cluster::connect::connect(&session.common, source).await?)))
+}
+
+/// When a dev server listens here and a kubeconfig has a context, and neither was named, a person says which is meant.
+fn dev_is_not_meant() -> Result<bool, Failure> {
+    let socket = Path::new(DEFAULT_DATA_DIR).join(ADMIN_SOCKET);
+    let Some(context) = cluster::connect::present_context().filter(|_| listens(&socket)) else { return Ok(false) };
+    let context = printable(&context);
+    let choice = format!("a server listens on ./{}, and the kubeconfig has context {context}", socket.display());
+    // `--yes` is no answer to "which".
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        return Err(Failure::usage(format!("which is meant: {choice}"))
+            .fix(format!("name one: --server unix:{}, or --context {context}", socket.display())));
+    }
+    let mut line = String::new();
+    write!(std::io::stderr(), "Which is meant: {choice}. [s]erver or [c]ontext? ")
+        .and_then(|()| std::io::stdin().lock().read_line(&mut line))
+        .map_err(|e| Failure::usage(format!("can't ask: {e}")))?;
+    match line.trim() {
+        "s" | "server" => Ok(false),
+        "c" | "context" => Ok(true),
+        _ => Err(Failure::no("nothing was changed")),
+    }
+}
+
+impl Target {
+    /// The policy that the flags name, or the only one that there is.
+    pub(crate) async fn policy(&self, session: &Session) -> Result<PolicyName, Failure> {
+        match self {
+            Self::Server(client) => policy(session, client, ADMIN_POLICIES).await,
+            Self::Cluster(cluster) => {
+                let namespace = session.common.namespace.as_deref().unwrap_or(cluster.namespace());
+                if let Some(policy) = named_policy_in(&session.common, namespace)? {
+                    return Ok(policy);
+                }
+                let found = cluster.list(Some(namespace)).await?;
+                let names: Vec<PolicyName> = found.iter().filter_map(cluster::name_of).collect();
+                the_only_one(&names, &format!("namespace {} of {cluster}", printable(namespace)))
+            }
+        }
+    }
+
+    /// The policy's rings, as the admin API has them.
+    pub(crate) async fn keys(&self, policy: &PolicyName) -> Result<Value, Failure> {
+        match self {
+            Self::Server(client) => client.get(&format!("/admin/v1/policies/{policy}/keys")).await?.success(),
+            Self::Cluster(cluster) => Ok(cluster::rings::document(policy, &cluster.policy(policy).await?)),
+        }
+    }
+
+    /// A new token, as the admin API has it.
+    pub(crate) async fn mint(&self, policy: &PolicyName, order: &Value) -> Result<Value, Failure> {
+        match self {
+            Self::Server(client) => {
+                let path = format!("/admin/v1/policies/{policy}/tokens");
+                client.post(&path, order, std::time::Duration::ZERO).await?.success()
+            }
+            Self::Cluster(cluster) => cluster.operator_post(&cluster::operator::of_policy(policy, "tokens"), order).await,
+        }
+    }
+
+    /// Said before a command changes something.
+    pub(crate) fn announce(&self, session: &Session, policy: &PolicyName) {
+        match self {
+            Self::Server(client) => announce(session, client, policy),
+            Self::Cluster(cluster) => session.printer.remark(&format!("{cluster}, policy {policy}")),
+        }
+    }
+}
 
 /// The admin API that the flags name, or the one of the data directory here.
 pub(crate) fn admin(session: &Session) -> Result<Client, Failure> {
@@ -42,6 +143,12 @@ pub(crate) fn verifier(session: &Session) -> Result<Client, Failure> {
             Address::Socket(path.with_file_name(VERIFIER_SOCKET))
         }
         Some(address) => address,
+        None if cluster::connect::named(&session.common, session.plugin).is_some() => {
+            return Err(Failure::usage("a verdict comes from one verifier, not from a cluster").fix(
+                "name it with --server: on a node unix:/run/countersign/verifier.sock, in a pod \
+                 http://countersign-verifier.countersign-system:7480, elsewhere by `kubectl port-forward`",
+            ));
+        }
         None => Address::Socket(here(VERIFIER_SOCKET)?),
     };
     connect(session, address)
@@ -77,15 +184,21 @@ fn named(common: &Common) -> Result<Option<Address>, Failure> {
 fn here(socket: &str) -> Result<PathBuf, Failure> {
     let path = Path::new(DEFAULT_DATA_DIR).join(socket);
     if listens(&path) {
-        Ok(path)
-    } else {
-        Err(Failure::unable(format!("no server named, and nothing listens on ./{}", path.display()))
-            .fix("start `countersign dev` here, or name a server with --server (COUNTERSIGN_SERVER)"))
+        return Ok(path);
     }
+    let fix = match cluster::connect::present_context() {
+        Some(context) => format!("for the kubeconfig's cluster add --context {}", printable(&context)),
+        None => "start `countersign dev` here, or name a server with --server (COUNTERSIGN_SERVER)".to_owned(),
+    };
+    Err(Failure::unable(format!("no server named, and nothing listens on ./{}", path.display())).fix(fix))
 }
 
-/// The policy that the flags name.
+/// The policy that the flags name, where a bare name is meant in namespace `default`.
 pub(crate) fn named_policy(common: &Common) -> Result<Option<PolicyName>, Failure> {
+    named_policy_in(common, common.namespace.as_deref().unwrap_or("default"))
+}
+
+fn named_policy_in(common: &Common, default_namespace: &str) -> Result<Option<PolicyName>, Failure> {
     let Some(text) = &common.policy else { return Ok(None) };
     let parsed = match text.split_once('/') {
         Some((namespace, name)) => match &common.namespace {
@@ -94,7 +207,7 @@ pub(crate) fn named_policy(common: &Common) -> Result<Option<PolicyName>, Failur
             }
             _ => PolicyName::try_new(namespace, name),
         },
-        None => PolicyName::try_new(common.namespace.as_deref().unwrap_or("default"), text),
+        None => PolicyName::try_new(default_namespace, text),
     };
     parsed.map(Some).map_err(|e| Failure::usage(format!("--policy: {e}")))
 }
@@ -104,16 +217,19 @@ pub(crate) async fn policy(session: &Session, client: &Client, path: &str) -> Re
     if let Some(policy) = named_policy(&session.common)? {
         return Ok(policy);
     }
-    let ask = || Failure::usage("which policy?").fix("name it with --policy NS/NAME");
     let answer = client.get(path).await?;
     if !answer.ok() {
-        return Err(ask());
+        return Err(Failure::usage("which policy?").fix("name it with --policy NS/NAME"));
     }
     let within = |name: &PolicyName| session.common.namespace.as_deref().is_none_or(|ns| ns == name.namespace());
     let names: Vec<PolicyName> = policies_of(&answer.body).into_iter().filter(within).collect();
-    match names.as_slice() {
+    the_only_one(&names, &client.address().to_string())
+}
+
+fn the_only_one(names: &[PolicyName], place: &str) -> Result<PolicyName, Failure> {
+    match names {
         [one] => Ok(one.clone()),
-        [] => Err(Failure::unable(format!("{} has no policy", client.address()))),
+        [] => Err(Failure::unable(format!("{place} has no policy"))),
         several => {
             let list: Vec<String> = several.iter().map(|n| printable(n.as_str())).collect();
             Err(Failure::usage("which policy?").fix(format!("name it with --policy: {}", list.join(", "))))

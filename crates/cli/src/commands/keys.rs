@@ -1,29 +1,26 @@
 //! `keys`.
 
-use std::time::{Duration, Instant};
+mod rotate;
 
-use countersign_core::names::PolicyName;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{instant, now, relative, text, texts};
+pub(crate) use rotate::rotate;
+
 use crate::{
     Session,
-    args::{KeyRevoke, RingChoice, Rotate},
-    client::Client,
+    args::KeyRevoke,
     failure::{Exit, Failure},
     output::{Block, Cell, Report, Table, Tone, printable},
     span::rough,
-    target,
+    target::{self, Intent},
 };
-
-/// How often a rotation is looked at while it is waited for.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// `countersign keys list`
 pub(crate) async fn list(session: &Session) -> Result<Exit, Failure> {
-    let client = target::admin(session)?;
-    let policy = target::policy(session, &client, target::ADMIN_POLICIES).await?;
-    let body = fetch(&client, &policy).await?;
+    let target = target::find(session, Intent::Look).await?;
+    let policy = target.policy(session).await?;
+    let body = target.keys(&policy).await?;
     let mut table = Table::new(&["RING", "KID", "STATE", "ALG", "AGE", "ACKNOWLEDGED", "NEXT"]).wide(&[
         "CREATED",
         "ACTIVE-SINCE",
@@ -42,6 +39,9 @@ pub(crate) async fn list(session: &Session) -> Result<Exit, Failure> {
         if !text(waiting, "detail").is_empty() {
             human.push(Block::Text(format!("{}: {}", ring_name(ring), printable(text(waiting, "detail")))));
         }
+    }
+    if human.len() == 1 && !text(&body, "detail").is_empty() {
+        human.push(Block::Text(printable(text(&body, "detail"))));
     }
     session.printer.report(&Report { document: body, human, names })?;
     Ok(Exit::Done)
@@ -83,64 +83,8 @@ fn row(ring: &str, key: &Value, body: &Value) -> Vec<Cell> {
     ]
 }
 
-fn ring_name(ring: &str) -> &'static str {
+pub(super) fn ring_name(ring: &str) -> &'static str {
     if ring == "access" { "access" } else { "api-key" }
-}
-
-async fn fetch(client: &Client, policy: &PolicyName) -> Result<Value, Failure> {
-    client.get(&format!("/admin/v1/policies/{policy}/keys")).await?.success()
-}
-
-fn active(body: &Value, ring: &str) -> Option<String> {
-    let keys = body["rings"][ring].as_array()?;
-    keys.iter().find(|k| text(k, "state") == "Active").map(|k| text(k, "kid").to_owned())
-}
-
-/// `countersign keys rotate`
-pub(crate) async fn rotate(session: &Session, args: &Rotate) -> Result<Exit, Failure> {
-    let client = target::admin(session)?;
-    let policy = target::policy(session, &client, target::ADMIN_POLICIES).await?;
-    target::announce(session, &client, &policy);
-    let (word, rings): (_, &[&str]) = match args.ring {
-        RingChoice::Access => ("access", &["access"]),
-        RingChoice::ApiKey => ("api-key", &["api_key"]),
-        RingChoice::All => ("all", &["access", "api_key"]),
-    };
-    if session.common.dry_run {
-        return session.printer.dry_run(&format!("rotate {word} of {policy}"));
-    }
-    let before = fetch(&client, &policy).await?;
-    let path = format!("/admin/v1/policies/{policy}/keys/rotate");
-    client.post(&path, &json!({"ring": word}), Duration::ZERO).await?.success()?;
-    let started = Instant::now();
-    let wait = if args.no_wait { Duration::ZERO } else { args.wait.0 };
-    let (after, signing) = loop {
-        let after = fetch(&client, &policy).await?;
-        let signing = rings.iter().all(|ring| active(&after, ring).is_some_and(|kid| Some(kid) != active(&before, ring)));
-        if signing || started.elapsed() >= wait {
-            break (after, signing);
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    };
-    let mut human = Vec::new();
-    let mut names = Vec::new();
-    for ring in rings {
-        let kid = active(&after, ring).unwrap_or_default();
-        if Some(&kid) == active(&before, ring).as_ref() {
-            let why = text(&after["status"][*ring]["waiting"], "detail").to_owned();
-            let why = if why.is_empty() { "not yet: `countersign status` says why".to_owned() } else { printable(&why) };
-            human.push(Block::Text(format!("{}: {kid} still signs; {why}", ring_name(ring))));
-        } else {
-            human.push(Block::Text(format!("{}: {kid} signs, after {}", ring_name(ring), rough_ms(started.elapsed()))));
-            names.push(kid);
-        }
-    }
-    session.printer.report(&Report { document: after, human, names })?;
-    Ok(if signing || args.no_wait { Exit::Done } else { Exit::Unable })
-}
-
-fn rough_ms(elapsed: Duration) -> String {
-    rough(i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX))
 }
 
 /// `countersign keys revoke`

@@ -23,10 +23,11 @@ use super::now;
 use crate::{
     Session,
     args::{PolicyCheck, PolicyShow, PolicyTest},
+    cluster::Cluster,
     credential,
     failure::{Exit, Failure},
     output::{Block, Cell, Report, Table, Tone, printable},
-    target,
+    target::{self, Intent, Target},
 };
 
 /// What standard input is called in messages.
@@ -127,13 +128,16 @@ fn good_policies(files: &[PathBuf], named: Option<&PolicyName>) -> Result<Vec<Lo
 /// `countersign policy show`
 pub(crate) async fn show(session: &Session, args: &PolicyShow) -> Result<Exit, Failure> {
     let documents: Vec<Value> = if args.files.is_empty() {
-        if !args.effective {
-            return Err(Failure::usage("the server tells policies with every default filled in")
-                .fix("add --effective, or name a file"));
-        }
-        let client = target::admin(session)?;
-        let policy = target::policy(session, &client, target::ADMIN_POLICIES).await?;
-        let spec = client.get(&format!("/admin/v1/policies/{policy}/effective")).await?.success()?;
+        let target = target::find(session, Intent::Look).await?;
+        let policy = target.policy(session).await?;
+        let spec = match &target {
+            Target::Server(_) if !args.effective => {
+                return Err(Failure::usage("the server tells policies with every default filled in")
+                    .fix("add --effective, or name a file"));
+            }
+            Target::Server(client) => client.get(&format!("/admin/v1/policies/{policy}/effective")).await?.success()?,
+            Target::Cluster(cluster) => of_cluster(cluster, &policy, args.effective).await?,
+        };
         vec![object(&policy, &spec)]
     } else {
         let named = target::named_policy(&session.common)?;
@@ -160,6 +164,20 @@ pub(crate) async fn show(session: &Session, args: &PolicyShow) -> Result<Exit, F
     };
     session.printer.report(&Report { document, human, names })?;
     Ok(Exit::Done)
+}
+
+/// The spec as it is stored, or with every default filled in as this build does.
+async fn of_cluster(cluster: &Cluster, policy: &PolicyName, effective: bool) -> Result<Value, Failure> {
+    let spec = cluster.policy(policy).await?.data["spec"].clone();
+    if !effective {
+        return Ok(spec);
+    }
+    let loaded = load_text(&cluster.to_string(), &object(policy, &spec).to_string());
+    if let Some(loaded) = loaded.policies.first() {
+        return serde_json::to_value(&loaded.effective).map_err(|e| Failure::unable(e.to_string()));
+    }
+    let wrong: Vec<String> = loaded.diagnostics.iter().map(|d| printable(&d.to_string())).collect();
+    Err(Failure::no(wrong.join("\n")))
 }
 
 fn object(policy: &PolicyName, spec: &Value) -> Value {

@@ -1,5 +1,7 @@
 //! `revoke`: what ends, and on how many verifiers it is in force.
 
+mod keys;
+
 use std::{
     collections::BTreeSet,
     io::{BufRead as _, IsTerminal as _, Write as _},
@@ -18,7 +20,7 @@ use crate::{
     credential,
     failure::{Exit, Failure},
     output::{Block, Report, printable},
-    target,
+    target::{self, Intent, Target},
 };
 
 /// How many calls are under way at once when many ids are revoked.
@@ -105,12 +107,25 @@ fn ids(args: &RevokeArgs) -> Result<Vec<String>, Failure> {
 }
 
 async fn carry_out(session: &Session, order: &Order, ids: &[String]) -> Result<Exit, Failure> {
-    let client = target::admin(session)?;
-    let orders = addressed(session, &client, order.kind, ids).await?;
+    let target = target::find(session, Intent::Change).await?;
+    match &target {
+        Target::Server(client) => on_server(session, &target, client, order, ids).await,
+        Target::Cluster(cluster) => keys::on_cluster(session, &target, cluster, order, ids).await,
+    }
+}
+
+async fn on_server(
+    session: &Session,
+    target: &Target,
+    client: &Client,
+    order: &Order,
+    ids: &[String],
+) -> Result<Exit, Failure> {
+    let orders = addressed(session, client, order.kind, ids).await?;
     for policy in orders.iter().map(|(policy, _)| policy).collect::<BTreeSet<_>>() {
-        target::announce(session, &client, policy);
+        target.announce(session, policy);
         if order.kind == RevokeKind::Key && order.issuer.is_none() {
-            say_what_ends(session, &client, policy, ids).await;
+            say_what_ends(session, &target.keys(policy).await?, ids);
         }
     }
     if session.common.dry_run {
@@ -129,13 +144,13 @@ async fn carry_out(session: &Session, order: &Order, ids: &[String]) -> Result<E
     // All but the last don't wait: once the last is in force, so is what was published before it.
     let (last, earlier) = orders.split_last().ok_or_else(|| Failure::usage("no ID given"))?;
     let no_wait = Order { wait: None, reason: order.reason.clone(), issuer: order.issuer.clone(), ..*order };
-    let calls = earlier.iter().map(|(policy, id)| post(&client, policy, &no_wait, id));
+    let calls = earlier.iter().map(|(policy, id)| post(client, policy, &no_wait, id));
     let mut results: Vec<Result<Value, Failure>> = stream::iter(calls).buffered(AT_ONCE).collect().await;
-    results.push(post(&client, &last.0, order, last.1).await);
+    results.push(post(client, &last.0, order, last.1).await);
     let answers = all_or_which(results, &orders)?;
     let verdict = answers.last().cloned().unwrap_or_default();
     let enforced = if order.wait.is_some() && orders.len() > 1 {
-        settle(&client, &answers, &orders, order).await?
+        settle(client, &answers, &orders, order).await?
     } else {
         verdict.get("verifiers").cloned().unwrap_or_default()
     };
@@ -267,11 +282,11 @@ fn check_kind(kind: RevokeKind, id: &str) -> Result<(), Failure> {
     }
 }
 
-async fn say_what_ends(session: &Session, client: &Client, policy: &PolicyName, kids: &[String]) {
-    let Ok(answer) = client.get(&format!("/admin/v1/policies/{policy}/keys")).await else { return };
+/// `keys` is the policy's rings, as the admin API has them.
+fn say_what_ends(session: &Session, keys: &Value, kids: &[String]) {
     for kid in kids {
         let found = ["access", "api_key"].into_iter().find_map(|ring| {
-            let keys = answer.body["rings"][ring].as_array()?;
+            let keys = keys["rings"][ring].as_array()?;
             keys.iter().find(|k| text(k, "kid") == kid).map(|k| (ring, text(k, "state")))
         });
         let what = match found {

@@ -1,4 +1,6 @@
-//! `status` and `fleet`.
+//! `status`.
+
+mod cluster;
 
 use serde_json::Value;
 
@@ -7,13 +9,15 @@ use crate::{
     Session,
     failure::{Exit, Failure},
     output::{Block, Cell, Report, Table, Tone, printable},
-    span::rough,
-    target,
+    target::{self, Intent, Target},
 };
 
 /// `countersign status`
 pub(crate) async fn status(session: &Session) -> Result<Exit, Failure> {
-    let client = target::admin(session)?;
+    let client = match target::find(session, Intent::Look).await? {
+        Target::Server(client) => client,
+        Target::Cluster(cluster) => return cluster::status(session, &cluster).await,
+    };
     let body = client.get("/admin/v1/status").await?.success()?;
     let mut human = Vec::new();
     let paint = |ok: bool, good: &str, bad: &str| {
@@ -88,36 +92,4 @@ fn policy_row(policy: &Value) -> Vec<Cell> {
         policy["generation"].as_u64().map_or_else(String::new, |n| n.to_string()).into(),
         text(policy, "issuer").into(),
     ]
-}
-
-/// `countersign fleet`
-pub(crate) async fn fleet(session: &Session) -> Result<Exit, Failure> {
-    let client = target::admin(session)?;
-    let body = client.get("/admin/v1/fleet").await?.success()?;
-    let mut table = Table::new(&["VERIFIER", "POSITION", "POLICIES", "BEHIND", "REFUSED"]).wide(&["SCHEMAS", "START"]);
-    let mut names = Vec::new();
-    for verifier in body["verifiers"].as_array().into_iter().flatten() {
-        let refused = verifier["refused"].as_array().into_iter().flatten();
-        let refused: Vec<String> = refused.map(|r| format!("{} ({})", text(r, "policy"), text(r, "reason"))).collect();
-        let behind = texts(verifier, "behind");
-        let held = verifier["generations"].as_object().map_or(0, serde_json::Map::len);
-        let acked = verifier["acknowledged"] == Value::Bool(true);
-        let schemas: Vec<String> = verifier["schemas"].as_array().into_iter().flatten().map(Value::to_string).collect();
-        table.row(vec![
-            text(verifier, "name").into(),
-            text(verifier, "position").into(),
-            if acked { held.to_string().into() } else { Cell::toned("no acknowledgement yet", Tone::Warn) },
-            if behind.is_empty() { "-".into() } else { Cell::toned(behind.join(","), Tone::Warn) },
-            if refused.is_empty() { "-".into() } else { Cell::toned(refused.join(","), Tone::Bad) },
-            schemas.join(",").into(),
-            text(verifier, "start_id").into(),
-        ]);
-        names.push(text(verifier, "name").to_owned());
-    }
-    let mut human = vec![Block::Table(table)];
-    if let Some(ms) = body["feed_age_ms"].as_i64().filter(|ms| *ms > 5000) {
-        human.push(Block::Text(format!("the feed was last reached {} ago", rough(ms))));
-    }
-    session.printer.report(&Report { document: body, human, names })?;
-    Ok(Exit::Done)
 }

@@ -12,14 +12,14 @@ use crate::{
     credential::{self, Unverified},
     failure::{Exit, Failure},
     output::{Block, Report, Table, Tone},
-    target,
+    target::{self, Intent},
 };
 
 /// `countersign token mint`
 pub(crate) async fn mint(session: &Session, args: &TokenMint) -> Result<Exit, Failure> {
-    let client = target::admin(session)?;
-    let policy = target::policy(session, &client, target::ADMIN_POLICIES).await?;
-    target::announce(session, &client, &policy);
+    let target = target::find(session, Intent::Change).await?;
+    let policy = target.policy(session).await?;
+    target.announce(session, &policy);
     let mut body = json!({
         "subject": args.subject,
         "roles": args.roles,
@@ -35,7 +35,7 @@ pub(crate) async fn mint(session: &Session, args: &TokenMint) -> Result<Exit, Fa
     if session.common.dry_run {
         return session.printer.dry_run(&format!("mint a token for {}", args.subject));
     }
-    let minted = client.post(&format!("/admin/v1/policies/{policy}/tokens"), &body, Duration::ZERO).await?.success()?;
+    let minted = target.mint(&policy, &body).await?;
     for warning in super::texts(&minted, "warnings") {
         session.printer.warn(&warning);
     }

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on says so")]
 
 mod admin;
+mod api_server;
+mod cluster;
 mod dev;
 mod documented;
 mod environment;

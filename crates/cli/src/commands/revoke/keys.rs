@@ -1,0 +1,118 @@
+//! `revoke key` and `keys revoke` on a cluster: entries of `spec.keys.revoked`, written with the caller's own rights.
+
+use countersign_core::names::PolicyName;
+use serde_json::{Value, json};
+
+use super::{Order, say_what_ends, what};
+use crate::{
+    Session,
+    args::RevokeKind,
+    cluster::{
+        Cluster,
+        following::Followed,
+        rings::{self, Enforced, Ring},
+    },
+    commands::text,
+    failure::{Exit, Failure},
+    output::{Block, Report, printable},
+    target::Target,
+};
+
+/// Ends these keys. Everything else ends where it was issued, and no issuer is behind a cluster's API server.
+pub(super) async fn on_cluster(
+    session: &Session,
+    target: &Target,
+    cluster: &Cluster,
+    order: &Order,
+    kids: &[String],
+) -> Result<Exit, Failure> {
+    if order.kind != RevokeKind::Key {
+        return Err(no_issuer(cluster, order.kind));
+    }
+    if order.issuer.is_some() {
+        return Err(Failure::usage("--issuer: a cluster revokes the policy's own keys")
+            .fix("another issuer's key goes from its JWKS, or with its entry in spec.trustedIssuers"));
+    }
+    let policy = target.policy(session).await?;
+    target.announce(session, &policy);
+    say_what_ends(session, &target.keys(&policy).await?, kids);
+    let object = cluster.revoke_keys(&policy, kids, order.reason.as_deref(), session.common.dry_run).await?;
+    if session.common.dry_run {
+        return session.printer.dry_run(&format!("revoke {}; {cluster} accepts it", what(order.kind, kids)));
+    }
+    let generation = object.metadata.generation.unwrap_or(0);
+    let followed = match order.wait {
+        None => Followed { object, found: None },
+        Some(wait) => {
+            let deadline = tokio::time::Instant::now() + wait;
+            let look = |object: &_| Some(()).filter(|()| rings::enforced(object, generation).holds);
+            let followed = cluster.follow(&policy, object, deadline, look).await;
+            followed.map_err(|failure| Failure { message: format!("revoked; but {}", failure.message), ..failure })?
+        }
+    };
+    report(session, order, kids, &policy, generation, &followed)
+}
+
+fn no_issuer(cluster: &Cluster, kind: RevokeKind) -> Failure {
+    let instead = match kind {
+        RevokeKind::Session => {
+            "a declared session ends by `kubectl patch session NAME --type merge -p '{\"spec\":{\"suspend\":true}}'`"
+        }
+        _ => "`revoke key` ends all that a key signed; a declared session ends by its spec.suspend",
+    };
+    Failure::usage(format!("{cluster}: only keys can be revoked through a cluster; the rest is ended by an issuer"))
+        .fix(format!("name the issuer's admin API with --server; without one: {instead}"))
+}
+
+fn report(
+    session: &Session,
+    order: &Order,
+    kids: &[String],
+    policy: &PolicyName,
+    generation: i64,
+    followed: &Followed<()>,
+) -> Result<Exit, Failure> {
+    let enforced = rings::enforced(&followed.object, generation);
+    let (exit, state) = match (order.wait, followed.found) {
+        (None, _) => (Exit::Done, "in the policy; not waited for verifiers".to_owned()),
+        (Some(_), Some(())) => (Exit::Done, format!("enforced on {} of {} verifiers", enforced.confirmed, enforced.total)),
+        (Some(_), None) => (Exit::Unable, not_yet(&enforced)),
+    };
+    let document = json!({
+        "policy": policy,
+        "kind": "key",
+        "revoked": kids,
+        "generation": generation,
+        "verifiers": enforced.document(),
+        "enforced": enforced.holds,
+    });
+    let mut human = vec![Block::Text(format!("revoked {}; {state}", what(order.kind, kids)))];
+    human.extend(successors(&rings::document(policy, &followed.object), kids).map(Block::Text));
+    session.printer.report(&Report { document, human, names: kids.to_vec() })?;
+    Ok(exit)
+}
+
+fn not_yet(enforced: &Enforced) -> String {
+    let mut state = format!("enforced on {} of {} verifiers", enforced.confirmed, enforced.total);
+    if !enforced.lagging.is_empty() {
+        state.extend(["; not yet on ", &printable(&enforced.lagging.join(", "))]);
+    }
+    if !enforced.why.is_empty() {
+        state.extend([" (", &printable(&enforced.why), ")"]);
+    }
+    state
+}
+
+/// Which key signs in place of one that was revoked while it did.
+fn successors<'a>(after: &'a Value, kids: &'a [String]) -> impl Iterator<Item = String> + 'a {
+    Ring::ALL.into_iter().filter_map(move |ring| {
+        let keys = after["rings"][ring.member()].as_array()?;
+        if !keys.iter().any(|key| kids.iter().any(|kid| kid == text(key, "kid"))) {
+            return None;
+        }
+        Some(match keys.iter().find(|key| text(key, "state") == "Active") {
+            Some(key) => format!("{}: {} signs", ring.word(), printable(text(key, "kid"))),
+            None => format!("{}: no key signs yet; {}", ring.word(), printable(text(after, "detail"))),
+        })
+    })
+}
