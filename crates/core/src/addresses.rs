@@ -29,6 +29,13 @@ impl AddressLists {
         Self { allow: plain(allow), deny: plain(deny) }
     }
 
+    /// Whether some address of `network` is among those that are named as allowed. To allow every address names none.
+    pub fn names_allowed(&self, network: &IpNet) -> bool {
+        let network = unmapped_net(*network);
+        let mut named = self.allow.iter().filter(|net| net.prefix_len() > 0);
+        named.any(|net| net.contains(&network) || network.contains(net))
+    }
+
     /// Judges the client at this address.
     pub fn judge(&self, address: Option<IpAddr>) -> AddressVerdict {
         if self.allow.is_empty() && self.deny.is_empty() {
@@ -59,6 +66,21 @@ mod tests {
     fn lists(allow: &[&str], deny: &[&str]) -> AddressLists {
         let nets = |list: &[&str]| list.iter().map(|n| n.parse().unwrap()).collect();
         AddressLists::new(nets(allow), nets(deny))
+    }
+
+    #[test]
+    fn a_network_that_overlaps_an_allowed_one_is_named() {
+        let lists = lists(&["203.0.113.0/24", "::/0", "::ffff:198.51.100.0/120"], &["192.0.2.0/24"]);
+        for (network, named) in [
+            ("203.0.113.7/32", true),
+            ("203.0.0.0/16", true),
+            ("::ffff:203.0.113.7/128", true),
+            ("198.51.100.1/32", true),
+            ("192.0.2.1/32", false),
+            ("2001:db8::/32", false),
+        ] {
+            assert_eq!(lists.names_allowed(&network.parse().unwrap()), named, "{network}");
+        }
     }
 
     #[test]

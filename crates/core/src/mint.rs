@@ -83,7 +83,7 @@ pub fn mint_access(key: &SigningKey, spec: &AccessTokenSpec) -> Result<String, S
     }
     claims.insert("client_id".to_owned(), json!(spec.client_id.as_deref().unwrap_or(OWN_CLIENT_ID)));
     claims.insert("roles".to_owned(), json!(spec.roles));
-    claims.insert("scope".to_owned(), json!(spec.scopes.join(" ")));
+    claims.insert("scope".to_owned(), json!(joined(&spec.scopes)?));
     if !spec.amr.is_empty() {
         claims.insert("amr".to_owned(), json!(spec.amr));
     }
@@ -95,8 +95,14 @@ pub fn mint_api_key(key: &SigningKey, spec: &ApiKeySpec) -> Result<String, Signi
     let mut claims =
         common_claims(&spec.issuer, &spec.subject, &spec.audiences, spec.issued_at, spec.expires, &spec.token_id);
     claims.insert("roles".to_owned(), json!(spec.roles));
-    claims.insert("scope".to_owned(), json!(spec.scopes.join(" ")));
+    claims.insert("scope".to_owned(), json!(joined(&spec.scopes)?));
     Ok(format!("{API_KEY_PREFIX}{}", sign(key, API_KEY_TYPE, &claims)?))
+}
+
+/// The value of `scope`.
+fn joined(scopes: &[String]) -> Result<String, SigningKeyError> {
+    let odd = |scope: &String| scope.is_empty() || scope.chars().any(|c| c == ' ' || c.is_control());
+    if scopes.iter().any(odd) { Err(SigningKeyError::Scope) } else { Ok(scopes.join(" ")) }
 }
 
 /// A compact JWS over `claims`, with `alg`, `kid` and `typ` in its header.

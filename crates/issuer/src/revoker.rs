@@ -26,6 +26,9 @@ use crate::{
 /// How long a revocation may take to the feed before the answer is "pending".
 const PUBLISH_WITHIN: Duration = Duration::from_secs(1);
 
+/// The most addresses and networks that a policy blocks at once.
+const MAX_BLOCKS: u64 = 10_000;
+
 /// Writes revocations, publishes them, and tells where they are in force.
 #[derive(Clone, Debug)]
 pub struct Revoker {
@@ -77,6 +80,11 @@ impl Revoker {
         let (kind, id, rows) = {
             let cutting = self.turns.cut(&policy.name, Clock::wall).await?;
             let new = request.to_revocation(policy, source, cutting.now)?;
+            if new.entry.kind == Kind::Ip
+                && self.ledger.other_blocks(&policy.name, &new.entry.id, Clock::wall()).await? >= MAX_BLOCKS
+            {
+                return Err(InvalidRevocation::TooManyBlocks.into());
+            }
             (new.entry.kind, new.entry.id.clone(), self.ledger.write(new, cutting.now, policy.max_entries).await?)
         };
         let publication = self.ledger.publish(rows, PUBLISH_WITHIN).await;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use countersign_core::{
     names::PolicyName,
-    revocation::{ACCESS_RING_ONLY, Entry, Kind, Position},
+    revocation::{ACCESS_RING_ONLY, Entry, Kind, LIFTED, Position},
     time::UnixMillis,
 };
 use sqlx::{Row as _, Sqlite, Transaction, sqlite::SqliteRow};
@@ -122,6 +122,15 @@ impl Store {
              FROM revocations WHERE policy = ?1 AND kind = 'key' ORDER BY id",
         );
         rows.bind(policy.as_str()).fetch_all(&self.readers).await?.iter().map(recorded).collect()
+    }
+
+    /// Blocks of a policy that are in force at `now`, but for that of `network`.
+    pub async fn other_blocks(&self, policy: &PolicyName, network: &str, now: UnixMillis) -> Result<u64, StoreError> {
+        let count = sqlx::query_scalar::<_, i64>(
+            "SELECT count(*) FROM revocations WHERE policy = ?1 AND kind = 'ip' AND name <> ?2 AND expires > ?3 AND cutoff <> ?4",
+        );
+        let count = count.bind(policy.as_str()).bind(network).bind(now.0).bind(LIFTED.0);
+        Ok(count.fetch_one(&self.readers).await?.unsigned_abs())
     }
 
     /// Live entries of a policy that no cut-off may take the place of: what API keys and subjects are revoked by.

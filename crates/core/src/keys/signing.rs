@@ -28,6 +28,9 @@ pub enum SigningKeyError {
     /// Not the PKCS#8 of a key for that algorithm.
     #[error("not the PKCS#8 of a key for {0}")]
     Rejected(Algorithm),
+    /// A scope that would read as several, or none: `scope` joins them with spaces.
+    #[error("a scope is empty, or holds a space or a control character (RFC 6749 section 3.3)")]
+    Scope,
     /// The library failed to sign.
     #[error("the cryptographic library could not sign")]
     Sign,

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use countersign_core::{
     jose::{Algorithm, Jwk, JwkSet, base64url, compact, strict_json},
-    keys::{SigningKey, VerifyingKey, load_jwks},
+    keys::{SigningKey, SigningKeyError, VerifyingKey, load_jwks},
     mint::{self, ApiKeySpec, mint_api_key},
     time::UnixMillis,
 };
@@ -189,4 +189,8 @@ fn an_api_key_is_a_token_behind_a_prefix() {
         "scope": "orders:read orders:list",
     });
     assert_eq!(Value::Object(parsed.payload), expected);
+    for odd in ["orders:read orders:write", "", "orders:read\n"] {
+        let refused = mint_api_key(&key, &ApiKeySpec { scopes: vec![odd.into()], ..spec.clone() });
+        assert_eq!(refused, Err(SigningKeyError::Scope), "{odd:?}");
+    }
 }

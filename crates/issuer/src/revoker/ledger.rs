@@ -51,6 +51,16 @@ impl Ledger {
         Ok(self.store.entries(keys).await?)
     }
 
+    /// Blocks in force at `now` beside that of `network`.
+    pub(crate) async fn other_blocks(
+        &self,
+        policy: &PolicyName,
+        network: &str,
+        now: UnixMillis,
+    ) -> Result<u64, LedgerError> {
+        Ok(self.store.other_blocks(policy, network, now).await?)
+    }
+
     /// Up to when tokens of a policy may have been issued.
     pub(crate) async fn issued_until(&self, policy: &PolicyName) -> Result<Option<UnixMillis>, LedgerError> {
         Ok(self.store.issued_until(policy).await?)

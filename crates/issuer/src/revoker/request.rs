@@ -83,6 +83,12 @@ pub enum InvalidRevocation {
     /// An address that must never be blocked.
     #[error("{0} is or holds private, loopback or link-local addresses: blocking them would block our own parts")]
     OwnAddress(String),
+    /// An address that the policy names as allowed.
+    #[error("{0} is or holds addresses that spec.clientAddresses.allow names: take them out there first")]
+    AllowedAddress(String),
+    /// No room for another.
+    #[error("the policy blocks 10,000 addresses and networks already: block wider networks, or let some run out")]
+    TooManyBlocks,
     /// A time out of range.
     #[error("ttl_s goes with the kind ip and is 1 to 31536000")]
     Ttl,
@@ -157,13 +163,19 @@ impl RevocationRequest {
                 if let Some(issuer) = self.issuer.as_ref().filter(|i| !knows(policy, i)) {
                     return Err(InvalidRevocation::UnknownIssuer(policy.name.clone(), issuer.clone()));
                 }
-                self.of_kind(kind, blank, now)
+                self.of_kind(policy, kind, blank, now)
             }
             _ => Err(InvalidRevocation::Shape),
         }
     }
 
-    fn of_kind(&self, kind: Kind, blank: Entry, now: UnixMillis) -> Result<Entry, InvalidRevocation> {
+    fn of_kind(
+        &self,
+        policy: &IssuerPolicy,
+        kind: Kind,
+        blank: Entry,
+        now: UnixMillis,
+    ) -> Result<Entry, InvalidRevocation> {
         let cutoff = self.cutoff(kind, now)?;
         let id = self.id.clone().unwrap_or_default();
         if kind == Kind::Policy {
@@ -184,7 +196,11 @@ impl RevocationRequest {
                     Some(_) => return Err(InvalidRevocation::Ttl),
                 };
                 let version = u64::try_from(now.0).unwrap_or(0);
-                Ok(Entry { kind, id: network(&id)?, issuer: None, cutoff, expires: now.plus(ttl_ms), version, ..blank })
+                let network = network(&id)?;
+                if network.parse().is_ok_and(|network| policy.compiled.addresses.names_allowed(&network)) {
+                    return Err(InvalidRevocation::AllowedAddress(id));
+                }
+                Ok(Entry { kind, id: network, issuer: None, cutoff, expires: now.plus(ttl_ms), version, ..blank })
             }
             Kind::Token | Kind::Session | Kind::Subject | Kind::ApiKey | Kind::Policy => {
                 Ok(Entry { kind, id, cutoff, ..blank })
