@@ -4,8 +4,10 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     str::FromStr,
+    time::Duration,
 };
 
+use countersign_api::cluster::BUNDLES_NAMESPACE;
 use countersign_feed::{InvalidRedisUrl, RedisUrl};
 use ipnet::IpNet;
 
@@ -22,6 +24,22 @@ pub struct Flags {
     /// Directory of policy bundles to serve and follow (`countersign dev` writes them to DATA_DIR/bundles)
     #[arg(long, value_name = "DIR", env = "COUNTERSIGN_BUNDLES")]
     pub bundles: Option<PathBuf>,
+    /// Follow the cluster of this kubeconfig instead of a directory; within a cluster, that cluster is followed without it
+    #[arg(long, value_name = "FILE", env = "COUNTERSIGN_KUBECONFIG")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Namespace of the cluster that holds bundles
+    #[arg(long, value_name = "NAMESPACE", default_value = BUNDLES_NAMESPACE, env = "COUNTERSIGN_BUNDLES_NAMESPACE")]
+    pub bundles_namespace: String,
+    /// Public keys (a JWKS) that the cluster's bundles are signed with: a file, or the directory that the ConfigMap
+    /// `bundle-trust` is mounted as; read again when it changes
+    #[arg(long, value_name = "FILE|DIR", env = "COUNTERSIGN_BUNDLE_TRUST")]
+    pub bundle_trust: Option<PathBuf>,
+    /// Set by the kubelet: this process runs in a cluster
+    #[arg(long, hide = true, env = "KUBERNETES_SERVICE_HOST")]
+    pub kubernetes_service_host: Option<String>,
+    /// The pod's name, under which the operator waits for this verifier
+    #[arg(long, hide = true, env = "POD_NAME")]
+    pub pod_name: Option<String>,
     /// Redis that carries revocations: redis://[USER:PASSWORD@]HOST[:PORT] or rediss://… (also from REDIS_URL)
     #[arg(long, value_name = "URL", env = "COUNTERSIGN_REDIS", hide_env_values = true)]
     pub redis: Option<String>,
@@ -34,7 +52,8 @@ pub struct Flags {
     /// Directory for what a restart needs (last good policies, revocations); without it nothing is kept
     #[arg(long, value_name = "DIR", env = "COUNTERSIGN_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
-    /// This verifier's name in the fleet; default: one kept in the data directory, else made of host name and process id
+    /// This verifier's name in the fleet; default: the pod's (POD_NAME), one kept in the data directory, else made of host name
+    /// and process id
     #[arg(long, env = "COUNTERSIGN_NAME")]
     pub name: Option<String>,
     /// Unix socket to serve on, or `off`
@@ -87,8 +106,8 @@ pub struct Flags {
 /// Settings that hold together. Made of [`Flags`], or by a program that has a verifier within.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The directory of bundles.
-    pub bundles: PathBuf,
+    /// Where policies come from.
+    pub source: Source,
     /// Where the last good state is kept.
     pub data_dir: Option<PathBuf>,
     /// The Unix socket.
@@ -113,6 +132,33 @@ pub struct Config {
     pub metrics_policy_label: bool,
     /// What trusted issuers' key sets may be fetched from.
     pub fetch_rules: FetchRules,
+}
+
+/// Where policies come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A directory of bundles.
+    Directory(PathBuf),
+    /// A cluster's bundles.
+    Kubernetes(KubernetesSource),
+}
+
+/// A cluster's bundles.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KubernetesSource {
+    /// How to reach the cluster; absent: as a pod within it.
+    pub kubeconfig: Option<PathBuf>,
+    /// The namespace of bundles.
+    pub namespace: String,
+    /// The file, or the directory, that names the keys of bundles.
+    pub trust: PathBuf,
+    /// The longest random wait before all bundles are listed again after a gap, so that a fleet doesn't come at once.
+    pub relist_jitter: Duration,
+}
+
+impl KubernetesSource {
+    /// The longest random wait before another list, unless told otherwise.
+    pub const RELIST_JITTER: Duration = Duration::from_secs(5);
 }
 
 /// A certificate chain and its key.
@@ -142,8 +188,32 @@ pub enum FeedConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// No source.
-    #[error("--bundles DIR is missing: the directory that holds the policies' bundles (COUNTERSIGN_BUNDLES)")]
-    NoBundles,
+    #[error(
+        "say where policies come from: --bundles DIR, a directory of bundles, or --kubeconfig FILE, a cluster (within a cluster \
+         it is that one)"
+    )]
+    NoSource,
+    /// Both.
+    #[error("--bundles and {other} exclude each other: a directory of bundles, or a cluster")]
+    TwoSources {
+        /// The flag of the other.
+        other: &'static str,
+    },
+    /// A cluster, and nobody to trust.
+    #[error(
+        "--bundle-trust FILE|DIR is missing: only signed bundles are taken from a cluster; mount the ConfigMap bundle-trust of \
+         the operator's namespace, and name the mount (COUNTERSIGN_BUNDLE_TRUST)"
+    )]
+    NoTrust,
+    /// A pod whose name the operator could not wait for.
+    #[error(
+        "POD_NAME is missing: in a cluster a verifier goes by its pod's name; set it in the container's env from the field \
+         metadata.name, or give --name"
+    )]
+    NoName,
+    /// Not a namespace.
+    #[error("--bundles-namespace: {0:?} is no name of a namespace")]
+    Namespace(String),
     /// Neither.
     #[error("say where revocations come from: --redis URL, or --without-feed to serve policies with onStale: Allow only")]
     NoFeed,
@@ -195,6 +265,11 @@ pub enum ConfigError {
 }
 
 impl Flags {
+    /// The name in the fleet that flags or environment give, if any.
+    pub fn given_name(&self) -> Option<&str> {
+        [&self.name, &self.pod_name].into_iter().flatten().map(String::as_str).find(|name| !name.is_empty())
+    }
+
     /// Where revocations come from. `redis_url` is the environment's `REDIS_URL`, which counts where no flag says anything.
     pub fn feed(&self, redis_url: Option<String>) -> Result<FeedConfig, ConfigError> {
         let url = match (&self.redis, self.without_feed) {
@@ -230,7 +305,7 @@ impl TryFrom<&Flags> for Config {
             return Err(ConfigError::NoConnections);
         }
         Ok(Self {
-            bundles: flags.bundles.clone().ok_or(ConfigError::NoBundles)?,
+            source: source(flags)?,
             data_dir: flags.data_dir.clone(),
             socket,
             listen,
@@ -251,7 +326,7 @@ impl Config {
     /// The settings of a verifier within another program: nothing bound, defaults elsewhere.
     pub fn embedded(bundles: PathBuf) -> Self {
         Self {
-            bundles,
+            source: Source::Directory(bundles),
             data_dir: None,
             socket: None,
             listen: None,
@@ -285,6 +360,34 @@ impl FromStr for TrustedProxies {
         }
         Ok(trusted)
     }
+}
+
+fn source(flags: &Flags) -> Result<Source, ConfigError> {
+    if let Some(bundles) = &flags.bundles {
+        let others = [("--kubeconfig", flags.kubeconfig.is_some()), ("--bundle-trust", flags.bundle_trust.is_some())];
+        return match others.into_iter().find(|(_, given)| *given) {
+            Some((other, _)) => Err(ConfigError::TwoSources { other }),
+            None => Ok(Source::Directory(bundles.clone())),
+        };
+    }
+    let in_cluster = flags.kubernetes_service_host.as_ref().is_some_and(|host| !host.is_empty());
+    if flags.kubeconfig.is_none() && !in_cluster {
+        return Err(ConfigError::NoSource);
+    }
+    if flags.kubeconfig.is_none() && flags.given_name().is_none() {
+        return Err(ConfigError::NoName);
+    }
+    let namespace = flags.bundles_namespace.clone();
+    let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    if namespace.is_empty() || namespace.len() > 63 || !namespace.bytes().all(legal) {
+        return Err(ConfigError::Namespace(namespace));
+    }
+    Ok(Source::Kubernetes(KubernetesSource {
+        kubeconfig: flags.kubeconfig.clone(),
+        namespace,
+        trust: flags.bundle_trust.clone().ok_or(ConfigError::NoTrust)?,
+        relist_jitter: KubernetesSource::RELIST_JITTER,
+    }))
 }
 
 fn listener(flag: &'static str, value: &str) -> Result<Option<SocketAddr>, ConfigError> {
@@ -349,6 +452,36 @@ mod tests {
             (&["--cache-mib", "x"], "--cache-mib"),
         ] {
             let said = config(arguments).unwrap_err();
+            assert!(said.contains(named), "{arguments:?}: {said}");
+        }
+    }
+
+    #[test]
+    fn there_is_exactly_one_answer_to_where_policies_come_from() {
+        let source = |arguments: &[&str]| {
+            let flags = Flags::try_parse_from(["countersign-verifier"].iter().chain(arguments)).unwrap();
+            Config::try_from(&flags).map(|config| config.source).map_err(|error| error.to_string())
+        };
+        let pod = ["--kubernetes-service-host", "10.0.0.1", "--bundle-trust", "/t"];
+        let with = |more: &[&'static str]| [&pod[..], more].concat();
+        let Ok(Source::Kubernetes(found)) = source(&with(&["--pod-name", "v-1"])) else {
+            panic!("a pod follows its cluster")
+        };
+        assert_eq!((found.kubeconfig, &*found.namespace), (None, BUNDLES_NAMESPACE));
+        let outside = source(&["--kubeconfig", "/k", "--bundle-trust", "/t", "--bundles-namespace", "b"]);
+        assert!(matches!(outside, Ok(Source::Kubernetes(found)) if found.kubeconfig.is_some() && found.namespace == "b"));
+        let directory = ["--bundles", "/b", "--kubernetes-service-host", "10.0.0.1"];
+        assert_eq!(source(&directory), Ok(Source::Directory("/b".into())), "a pod may be given a directory");
+        for (arguments, named) in [
+            (vec![], "--bundles DIR"),
+            (with(&[]), "POD_NAME"),
+            (with(&["--pod-name", ""]), "POD_NAME"),
+            (vec!["--kubeconfig", "/k"], "--bundle-trust FILE|DIR"),
+            (vec!["--bundles", "/b", "--kubeconfig", "/k"], "--bundles and --kubeconfig"),
+            (vec!["--bundles", "/b", "--bundle-trust", "/t"], "--bundles and --bundle-trust"),
+            (with(&["--name", "v", "--bundles-namespace", "A/b"]), "--bundles-namespace"),
+        ] {
+            let said = source(&arguments).unwrap_err();
             assert!(said.contains(named), "{arguments:?}: {said}");
         }
     }

@@ -1,9 +1,9 @@
 //! The verifier: policies' bundles and the revocation feed in, verdicts out, over HTTP and a Unix socket.
 //!
 //! Follow a request: [`net`] accepts its connection, `http::service` finds the question in it, `app` finds or proves the token
-//! and lets `countersign_core::check` judge it, `http::verdict` writes the answer. Follow a policy: `source::directory` reads
-//! its bundle, `source::held` decides whether it may replace the one before, `source::keeper` compiles it into a
-//! [`slot`](slot::PolicySlot) and publishes the snapshot that requests read.
+//! and lets `countersign_core::check` judge it, `http::verdict` writes the answer. Follow a policy: `source::directory` or
+//! `source::kubernetes` reads its bundle, `source::held` decides whether it may replace the one before, `source::enforced` compiles it into a
+//! [`slot`](slot::PolicySlot), publishes the snapshot that requests read, and saves it; `source::keeper` acknowledges it.
 //!
 //! This crate holds no private key, writes to no store, and asks nobody anything on the way to a verdict.
 
@@ -19,5 +19,5 @@ mod verifier;
 
 pub use config::{Config, ConfigError, FeedConfig, Flags};
 pub use net::{BindError, ServingTls, TlsError};
-pub use source::{jwks::ClientError, keeper::SourceError};
+pub use source::{jwks::ClientError, keeper::SourceError, kubernetes::ApiError, trust::TrustError};
 pub use verifier::{Addresses, Feed, RunningVerifier, StartError, Verifier};

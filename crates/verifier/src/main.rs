@@ -64,7 +64,7 @@ async fn serve(flags: &Flags, config: Config, feed: FeedConfig) -> anyhow::Resul
         FeedConfig::Without => Feed::Without,
         FeedConfig::Redis { url, ca_pem } => {
             let server = RedisFeed::new(*url, RedisOptions { ca_pem, ..RedisOptions::default() })?;
-            let name = name(flags.name.as_deref(), config.data_dir.as_deref())?;
+            let name = name(flags.given_name(), config.data_dir.as_deref())?;
             let mut following = FollowerConfig::new(name);
             if let Some(data_dir) = &config.data_dir {
                 following = following.saved_in(data_dir.join("feed"));
@@ -72,7 +72,12 @@ async fn serve(flags: &Flags, config: Config, feed: FeedConfig) -> anyhow::Resul
             Feed::Followed(Follower::spawn(Arc::new(server), following)?)
         }
     };
-    let verifier = Verifier::start(config, feed).await?;
+    // A start may wait for an API server that is away; whoever wants to stop needn't.
+    let verifier = tokio::select! {
+        verifier = Verifier::start(config, feed) => verifier?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

@@ -18,7 +18,7 @@ use crate::{
     metrics::Metrics,
     net::{BindError, Bound, Patience, Server, ServerLimits, ServingTls, Tls, TlsError, raise_open_files},
     slot::RefusedBundle,
-    source::keeper::{Keeper, SourceError},
+    source::keeper::{Keeper, Post, SourceError},
 };
 
 /// Descriptors that are not connections: listeners, files, the feed, fetches.
@@ -101,15 +101,8 @@ impl Verifier {
         state.observe_lag(move |took| lag.revocation_lag.observe(took, 1));
         let (unknown_keys, unknown) = mpsc::channel(64);
         let app = Arc::new(App::new(state, metrics, Settings::from(&config), unknown_keys));
-        let keeper = Keeper::start(
-            app.clone(),
-            config.bundles.clone(),
-            config.data_dir.clone(),
-            config.fetch_rules.clone(),
-            follower.clone(),
-            unknown,
-        )
-        .await?;
+        let post = Post { app: app.clone(), follower: follower.clone(), unknown_keys: unknown };
+        let keeper = Keeper::start(&config, post).await?;
 
         let mut addresses = Addresses::default();
         let mut listeners = Vec::new();

@@ -59,6 +59,7 @@ impl Health {
             "draining": draining,
             "policies": snapshot.names().count(),
             "confirmed_ms": app.confirmed_ms(),
+            "source": app.source.describe(),
             "refused": snapshot.refused.iter().chain(app.unwritten.load().iter()).collect::<Vec<_>>(),
             "feed": {
                 "followed": app.feed.has_feed(),
@@ -90,7 +91,8 @@ impl Health {
             connections: self.connections.open(),
             connections_refused: self.connections.refused(),
         };
-        let text = app.metrics.render(&gauges, app.settings.policy_label);
+        let mut text = app.metrics.render(&gauges, app.settings.policy_label);
+        app.source.write_metrics(&mut text, app.confirmed_ms());
         let mut answer = Response::new(Full::new(Bytes::from(text)));
         let text_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
         answer.headers_mut().insert(header::CONTENT_TYPE, text_type);

@@ -1,5 +1,7 @@
 //! Bundles in a directory.
 
+mod keeper;
+
 use std::{
     collections::BTreeMap,
     fs, io,
@@ -9,11 +11,19 @@ use std::{
     time::Duration,
 };
 
-use countersign_api::bundle::{self, Trust};
-use countersign_core::{digest::sha256, jose::JwkSet};
+use countersign_api::bundle;
+use countersign_core::digest::sha256;
 use notify::Watcher as _;
 use serde::Deserialize;
 use tokio::sync::mpsc;
+
+pub(crate) use keeper::DirectoryKeeper;
+
+use super::{
+    held::{Content, Offer, Trusted},
+    saved::read_bounded,
+    trust,
+};
 
 /// How often the directory is looked at, whatever the watch says.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -22,19 +32,13 @@ pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(2);
 const TRUST_FILE: &str = "bundle-trust.json";
 /// Which state of which history the directory is in.
 const REVISION_FILE: &str = ".revision";
-/// No file of ours is larger.
-const MAX_FILE: u64 = 8 << 20;
 
 /// What a directory holds at one moment.
 #[derive(Debug)]
 pub(crate) struct Listing {
     pub(crate) revision: Revision,
-    pub(crate) trust: Trust,
-    /// The trusted keys' ids; empty where the file system is the trust.
-    pub(crate) trusted_keys: Vec<String>,
-    pub(crate) bundles: BTreeMap<String, BundleFile>,
-    /// What the trust file says, in a word: another one makes every bundle be judged anew.
-    pub(crate) trust_digest: [u8; 32],
+    pub(crate) trusted: Trusted,
+    pub(crate) bundles: BTreeMap<String, Offer>,
 }
 
 /// The state of a directory as its writer names it.
@@ -54,28 +58,14 @@ fn text_or_number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<S
     }
 }
 
-/// One bundle's files.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct BundleFile {
-    pub(crate) content: FileContent,
-    pub(crate) secrets: Option<Arc<[u8]>>,
-}
-
-/// A file that is there and can't be read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Unreadable(pub(crate) String);
-
 /// What tells one content of a file from another without reading it.
 type Stamp = (u64, u64, i64, i64, u64);
-
-/// What a file holds.
-type FileContent = Result<Arc<[u8]>, Unreadable>;
 
 /// Reads a directory again and again, and only what changed.
 #[derive(Debug)]
 pub(crate) struct Directory {
     path: PathBuf,
-    files: BTreeMap<String, (Stamp, FileContent)>,
+    files: BTreeMap<String, (Stamp, Content)>,
 }
 
 impl Directory {
@@ -100,44 +90,49 @@ impl Directory {
             }
         }
         self.files = files;
-        let bundles: BTreeMap<String, BundleFile> = self
+        let bundles: BTreeMap<String, Offer> = self
             .files
             .iter()
             .filter(|(name, _)| bundle::is_bundle_file(name))
             .map(|(name, (_, content))| {
                 let secrets = self.files.get(&secrets_beside(name)).and_then(|(_, s)| s.as_ref().ok().cloned());
-                (name.clone(), BundleFile { content: content.clone(), secrets })
+                (name.clone(), Offer { content: content.clone(), secrets, policy: None })
             })
             .collect();
-        let (trust, trusted_keys, trust_digest) = read_trust(trust);
+        let trusted = trust.map_or_else(trust::in_file_system, |bytes| {
+            trust::parse(&bytes).unwrap_or_else(|error| {
+                tracing::error!(file = TRUST_FILE, %error, "no bundle is trusted until the file is mended");
+                trust::in_nobody(&bytes)
+            })
+        });
         let revision = revision
             .and_then(|bytes| serde_json::from_slice(&bytes).ok())
             .unwrap_or_else(|| Revision { history: String::new(), revision: digest_of(&bundles) });
-        Ok(Listing { revision, trust, trusted_keys, bundles, trust_digest })
+        Ok(Listing { revision, trusted, bundles })
     }
 
     fn file(&self, name: &str) -> Option<Arc<[u8]>> {
         read_bounded(&self.path.join(name)).ok()
     }
+}
 
-    /// Says whenever something changed, as far as the system tells; [`LOOK_EVERY`] finds the rest.
-    pub(crate) fn watch(&self) -> (Option<notify::RecommendedWatcher>, mpsc::Receiver<()>) {
-        let (tell, changes) = mpsc::channel(1);
-        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            if event.is_ok_and(|e| !e.kind.is_access()) {
-                // Full: somebody will look anyway.
-                let _ = tell.try_send(());
-            }
-        });
-        let watching = watcher.and_then(|mut watcher| {
-            watcher.watch(&self.path, notify::RecursiveMode::NonRecursive)?;
-            Ok(watcher)
-        });
-        if let Err(error) = &watching {
-            tracing::warn!(directory = %self.path.display(), %error, "the directory can't be watched; it is looked at every 2 s");
+/// Says whenever something changed in a directory, as far as the system tells; [`LOOK_EVERY`] finds the rest.
+fn watch(path: &Path) -> (Option<notify::RecommendedWatcher>, mpsc::Receiver<()>) {
+    let (tell, changes) = mpsc::channel(1);
+    let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        if event.is_ok_and(|e| !e.kind.is_access()) {
+            // Full: somebody will look anyway.
+            let _ = tell.try_send(());
         }
-        (watching.ok(), changes)
+    });
+    let watching = watcher.and_then(|mut watcher| {
+        watcher.watch(path, notify::RecursiveMode::NonRecursive)?;
+        Ok(watcher)
+    });
+    if let Err(error) = &watching {
+        tracing::warn!(directory = %path.display(), %error, "the directory can't be watched; it is looked at every 2 s");
     }
+    (watching.ok(), changes)
 }
 
 fn is_ours(name: &str) -> bool {
@@ -154,37 +149,7 @@ fn stamp(path: &Path) -> Option<Stamp> {
     Some((m.ino(), m.len(), m.mtime(), m.mtime_nsec(), m.dev()))
 }
 
-pub(crate) fn read_bounded(path: &Path) -> FileContent {
-    use io::Read as _;
-    let read = || {
-        let mut bytes = Vec::new();
-        fs::File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
-        Ok::<_, io::Error>(bytes)
-    };
-    match read() {
-        Ok(bytes) if bytes.len() as u64 > MAX_FILE => Err(Unreadable("the file is over 8 MiB".into())),
-        Ok(bytes) => Ok(bytes.into()),
-        Err(error) => Err(Unreadable(error.to_string())),
-    }
-}
-
-/// A trust file that can't be understood trusts nobody.
-fn read_trust(file: Option<Arc<[u8]>>) -> (Trust, Vec<String>, [u8; 32]) {
-    let Some(bytes) = file else { return (Trust::FileSystem, Vec::new(), [0; 32]) };
-    let digest = sha256(&bytes);
-    match JwkSet::parse(&bytes) {
-        Ok(set) => {
-            let kids = set.keys.iter().filter_map(|k| k.kid.clone()).collect();
-            (Trust::from_jwks(&set), kids, digest)
-        }
-        Err(error) => {
-            tracing::error!(file = TRUST_FILE, %error, "no bundle is trusted until the file is mended");
-            (Trust::Keys(Vec::new()), Vec::new(), digest)
-        }
-    }
-}
-
-fn digest_of(bundles: &BTreeMap<String, BundleFile>) -> String {
+fn digest_of(bundles: &BTreeMap<String, Offer>) -> String {
     let mut all = Vec::new();
     for (name, file) in bundles {
         all.extend_from_slice(name.as_bytes());

@@ -1,13 +1,16 @@
 //! What is held of each policy, and which bundle may take its place. No I/O.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use countersign_api::bundle::{
     self, Bundle, BundleIssuerKeys, CompileError, FetchedKeys, Trust, VerifySecrets, VerifySection,
 };
 use countersign_core::{jose::JwkSet, names::PolicyName};
 
-use super::{directory::BundleFile, jwks::Target};
+use super::jwks::Target;
 use crate::slot::{ListedKey, Loaded, RefusedBundle};
 
 /// Policies in force, by the name of their file.
@@ -18,6 +21,36 @@ pub(crate) struct Held {
     refused: BTreeMap<String, Refused>,
     /// Generations of saved bundles that can't be used by themselves, for want of secrets: nothing older may come instead.
     floors: BTreeMap<String, u64>,
+    /// Policies in force that are gone from the source.
+    vanished: BTreeSet<String>,
+    /// Policies in force whose bundle nobody would take now: the key that signed it is trusted no more.
+    distrusted: BTreeMap<String, Refusal>,
+}
+
+/// Something that the source calls a bundle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Offer {
+    pub(crate) content: Content,
+    pub(crate) secrets: Option<Arc<[u8]>>,
+    /// Whose bundle it is by its name, where that can be told without opening it.
+    pub(crate) policy: Option<PolicyName>,
+}
+
+/// What a bundle's file or object holds.
+pub(crate) type Content = Result<Arc<[u8]>, Unreadable>;
+
+/// There, and can't be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unreadable(pub(crate) String);
+
+/// Whose signature counts at present.
+#[derive(Debug)]
+pub(crate) struct Trusted {
+    pub(crate) trust: Trust,
+    /// The trusted keys' ids; empty where the file system is the trust.
+    pub(crate) kids: Vec<String>,
+    /// What the trust file says, in a word: another one makes every bundle be judged anew.
+    pub(crate) digest: [u8; 32],
 }
 
 /// A good bundle.
@@ -27,125 +60,183 @@ struct HeldBundle {
     secrets_bytes: Option<Arc<[u8]>>,
     bundle: Bundle,
     secrets: Option<VerifySecrets>,
-    /// Not in the source any more.
-    vanished: bool,
+    /// The generation that lies on disk.
+    saved: Option<u64>,
 }
 
 /// A bundle that isn't used.
 #[derive(Clone, Debug)]
 struct Refused {
-    file: BundleFile,
+    offer: Offer,
     trust_digest: [u8; 32],
-    reason: &'static str,
-    detail: String,
+    why: Refusal,
 }
 
-/// What became of the bundles of one reading.
-#[derive(Debug, Default)]
-pub(crate) struct Changes {
-    /// Files whose policy is new; `None`: withdrawn.
-    pub(crate) changed: Vec<(String, Option<Loaded>)>,
-    /// Refusals that weren't there before.
-    pub(crate) refused: Vec<RefusedBundle>,
+/// Why a bundle isn't used: a word of a fixed set, and a sentence for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) reason: &'static str,
+    pub(crate) detail: String,
+}
+
+/// The word for a bundle whose verify-secrets aren't there, or are others.
+pub(crate) const SECRETS: &str = "secrets";
+
+/// What became of an offer.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// Known, whether good or not; `true`: what was said against it is no longer true.
+    Same(bool),
+    /// In force from now on; `None`: withdrawn.
+    Changed(Option<Loaded>),
+    /// Not used, and that is news.
+    Refused(RefusedBundle),
+    /// Not used for want of its verify-secrets, and not put down as refused: they may come.
+    WantsSecrets,
 }
 
 impl Held {
-    /// Takes back what was saved. Our own disk is believed: it was checked when it was written.
+    /// Takes back what was saved. Our own disk is believed: it was checked when it was written. Says whether the bundle could be
+    /// read at all.
     pub(crate) fn restore(
         &mut self,
         name: &str,
         envelope: &Arc<[u8]>,
         secrets: Option<Arc<[u8]>>,
         keys: &dyn KeySets,
-    ) -> Option<Loaded> {
-        let file = BundleFile { content: Ok(envelope.clone()), secrets };
-        match self.judge(name, &file, &Trust::FileSystem, keys) {
-            Ok((held, loaded)) => {
+    ) -> Result<Option<Loaded>, Unusable> {
+        let offer = Offer { content: Ok(envelope.clone()), secrets, policy: None };
+        match self.judge(name, &offer, &Trust::FileSystem, keys) {
+            Ok((mut held, loaded)) => {
+                held.saved = Some(held.bundle.generation);
                 self.policies.insert(name.to_owned(), held);
-                loaded
+                Ok(loaded)
             }
-            Err((reason, detail)) => {
-                if let Ok(bundle) = bundle::open(envelope, &Trust::FileSystem, None) {
-                    self.floors.insert(name.to_owned(), bundle.generation);
-                }
-                tracing::warn!(file = name, reason, detail, "a saved bundle can't be used by itself");
-                None
+            Err(why) => {
+                tracing::warn!(
+                    file = name,
+                    reason = why.reason,
+                    detail = why.detail,
+                    "a saved bundle can't be used by itself"
+                );
+                let Ok(bundle) = bundle::open(envelope, &Trust::FileSystem, None) else { return Err(Unusable(None)) };
+                self.floors.insert(name.to_owned(), bundle.generation);
+                Err(Unusable(Some(RefusedBundle {
+                    policy: bundle.policy.to_string(),
+                    held: None,
+                    reason: why.reason,
+                    detail: why.detail,
+                })))
             }
         }
     }
 
-    /// Compares with what the source holds now.
-    pub(crate) fn update(
+    /// Considers what the source now holds under `name`.
+    pub(crate) fn consider(
         &mut self,
-        files: &BTreeMap<String, BundleFile>,
-        trust: &Trust,
-        trust_digest: [u8; 32],
+        name: &str,
+        offer: &Offer,
+        secrets_may_come: bool,
+        trusted: &Trusted,
         keys: &dyn KeySets,
-    ) -> Changes {
-        let mut changes = Changes::default();
-        for (name, file) in files {
-            if let Some(held) = self.policies.get_mut(name) {
-                held.vanished = false;
-                let same = file.content.as_ref().is_ok_and(|content| **content == *held.envelope);
-                if same && (file.secrets == held.secrets_bytes || held.bundle_needs_no_secrets()) {
-                    self.refused.remove(name);
-                    continue;
-                }
-            }
-            let known = self.refused.get(name).is_some_and(|r| r.file == *file && r.trust_digest == trust_digest);
-            if known {
-                continue;
-            }
-            match self.judge(name, file, trust, keys) {
-                Ok((held, loaded)) => {
-                    self.policies.insert(name.clone(), held);
-                    self.refused.remove(name);
-                    self.floors.remove(name);
-                    changes.changed.push((name.clone(), loaded));
-                }
-                Err((reason, detail)) => {
-                    let refused = Refused { file: file.clone(), trust_digest, reason, detail };
-                    changes.refused.push(self.refused_bundle(name, &refused));
-                    self.refused.insert(name.clone(), refused);
-                }
+    ) -> Outcome {
+        let returned = self.vanished.remove(name);
+        if let Some(held) = self.policies.get(name) {
+            let same = offer.content.as_ref().is_ok_and(|content| **content == *held.envelope);
+            if same && (offer.secrets == held.secrets_bytes || held.bundle_needs_no_secrets()) {
+                return Outcome::Same(self.refused.remove(name).is_some() || returned);
             }
         }
-        self.refused.retain(|name, _| files.contains_key(name));
-        for (name, held) in &mut self.policies {
-            held.vanished = !files.contains_key(name);
+        if self.refused.get(name).is_some_and(|r| r.offer == *offer && r.trust_digest == trusted.digest) {
+            return Outcome::Same(returned);
         }
-        changes
+        match self.judge(name, offer, &trusted.trust, keys) {
+            Ok((mut held, loaded)) => {
+                held.saved = self.policies.get(name).and_then(|before| before.saved);
+                self.policies.insert(name.to_owned(), held);
+                self.refused.remove(name);
+                self.floors.remove(name);
+                self.distrusted.remove(name);
+                Outcome::Changed(loaded)
+            }
+            Err(why) if why.reason == SECRETS && secrets_may_come => Outcome::WantsSecrets,
+            Err(why) => {
+                let refused = Refused { offer: offer.clone(), trust_digest: trusted.digest, why };
+                let told = self.refused_bundle(name, &refused);
+                self.refused.insert(name.to_owned(), refused);
+                Outcome::Refused(told)
+            }
+        }
+    }
+
+    /// The source holds nothing under `name` any more. True when a policy leaves force by it: one that is neither there nor
+    /// trusted. Any other is served on.
+    pub(crate) fn vanish(&mut self, name: &str) -> bool {
+        self.refused.remove(name);
+        if self.distrusted.remove(name).is_some() {
+            self.vanished.remove(name);
+            return self.policies.remove(name).is_some();
+        }
+        if self.policies.contains_key(name) {
+            self.vanished.insert(name.to_owned());
+        }
+        false
+    }
+
+    /// Everything that is known of but `names` vanishes; the names of policies that left force by it.
+    pub(crate) fn keep_only(&mut self, names: &dyn Fn(&str) -> bool) -> Vec<String> {
+        let known = self.policies.keys().chain(self.refused.keys());
+        let gone: BTreeSet<String> = known.filter(|name| !names(name)).cloned().collect();
+        gone.into_iter().filter(|name| self.vanish(name)).collect()
+    }
+
+    /// Judges again by whom is trusted now: what is in force stays, but is reported, and no longer keeps older ones out; what is
+    /// neither trusted nor in the source leaves force.
+    pub(crate) fn rejudge(&mut self, trusted: &Trusted) -> Rejudged {
+        let doubtful = self.policies.iter().filter_map(|(name, held)| {
+            let error = bundle::open(&held.envelope, &trusted.trust, None).err()?;
+            Some((
+                name.clone(),
+                Refusal { reason: error.reason(), detail: format!("served until another replaces it: {error}") },
+            ))
+        });
+        self.distrusted = doubtful.collect();
+        let gone: Vec<String> = self.vanished.iter().filter(|name| self.distrusted.contains_key(*name)).cloned().collect();
+        Rejudged {
+            withdrawn: gone.into_iter().filter(|name| self.vanish(name)).collect(),
+            offers: self.refused.iter().map(|(name, refused)| (name.clone(), refused.offer.clone())).collect(),
+        }
     }
 
     fn judge(
         &self,
         name: &str,
-        file: &BundleFile,
+        offer: &Offer,
         trust: &Trust,
         keys: &dyn KeySets,
-    ) -> Result<(HeldBundle, Option<Loaded>), (&'static str, String)> {
-        let envelope = file.content.clone().map_err(|unreadable| ("unreadable", unreadable.0))?;
-        let held = self.policies.get(name).map(|held| held.bundle.generation);
+    ) -> Result<(HeldBundle, Option<Loaded>), Refusal> {
+        let envelope = offer.content.clone().map_err(|Unreadable(detail)| Refusal { reason: "unreadable", detail })?;
+        let held =
+            self.policies.get(name).filter(|_| !self.distrusted.contains_key(name)).map(|held| held.bundle.generation);
         let generation = held.max(self.floors.get(name).copied());
-        let opened = bundle::open(&envelope, trust, generation).map_err(|e| (e.reason(), e.to_string()))?;
+        let opened = bundle::open(&envelope, trust, generation).map_err(of_bundle)?;
         if bundle::file_name(&opened.policy) != name {
-            let refusal = bundle::BundleRefusal::WrongName(opened.policy);
-            return Err((refusal.reason(), refusal.to_string()));
+            return Err(of_bundle(bundle::BundleRefusal::WrongName(opened.policy)));
         }
         let wanted = opened.verify.as_ref().and_then(|v| v.secrets_sha256.as_deref());
         let secrets = match wanted {
             None => None,
             Some(expected) => {
-                let bytes = file.secrets.as_ref().ok_or_else(|| of_compile(&CompileError::SecretsMissing))?;
+                let bytes = offer.secrets.as_ref().ok_or_else(|| of_compile(&CompileError::SecretsMissing))?;
                 Some(VerifySecrets::parse(bytes, expected).map_err(|e| of_compile(&e.into()))?)
             }
         };
         let held = HeldBundle {
             envelope,
-            secrets_bytes: secrets.is_some().then(|| file.secrets.clone()).flatten(),
+            secrets_bytes: secrets.is_some().then(|| offer.secrets.clone()).flatten(),
             bundle: opened,
             secrets,
-            vanished: false,
+            saved: None,
         };
         // Only what compiles is good.
         let loaded = held.compile(keys).map_err(|e| of_compile(&e))?;
@@ -174,16 +265,48 @@ impl Held {
         Some((&held.envelope, held.secrets_bytes.as_deref().filter(|_| saveable)))
     }
 
+    /// What was just written to disk.
+    pub(crate) fn saved(&mut self, name: &str) {
+        if let Some(held) = self.policies.get_mut(name) {
+            held.saved = Some(held.bundle.generation);
+        }
+    }
+
+    /// The generation that a restart would begin with.
+    pub(crate) fn saved_generation(&self, name: &str) -> Option<u64> {
+        self.policies.get(name)?.saved
+    }
+
+    /// The verify-secrets in use.
+    pub(crate) fn secrets(&self, name: &str) -> Option<Arc<[u8]>> {
+        self.policies.get(name)?.secrets_bytes.clone()
+    }
+
+    /// What is refused for want of its verify-secrets.
+    pub(crate) fn wants_secrets(&self, name: &str) -> Option<&Offer> {
+        self.refused.get(name).filter(|refused| refused.why.reason == SECRETS).map(|refused| &refused.offer)
+    }
+
+    /// Names of everything that is refused for want of its verify-secrets.
+    pub(crate) fn all_that_want_secrets(&self) -> Vec<String> {
+        self.refused.iter().filter(|(_, refused)| refused.why.reason == SECRETS).map(|(name, _)| name.clone()).collect()
+    }
+
     /// The generations in force.
     pub(crate) fn generations(&self) -> BTreeMap<String, u64> {
         self.policies.values().map(|held| (held.bundle.policy.to_string(), held.bundle.generation)).collect()
     }
 
-    /// Everything that isn't as the source's writer would want it.
+    /// Everything that isn't as the source's writer would want it. As cheap as there are such things.
     pub(crate) fn refused(&self) -> Vec<RefusedBundle> {
         let refused = self.refused.iter().map(|(name, refused)| self.refused_bundle(name, refused));
-        let vanished = self.policies.values().filter(|held| held.vanished && held.bundle.verify.is_some());
-        refused.chain(vanished.map(HeldBundle::as_vanished)).collect()
+        let distrusted = self.distrusted.iter().filter(|(name, _)| !self.refused.contains_key(*name));
+        let distrusted = distrusted.filter_map(|(name, why)| Some(self.policies.get(name)?.refused_for(why)));
+        let vanished = self.vanished.iter().filter_map(|name| self.policies.get(name));
+        refused
+            .chain(distrusted)
+            .chain(vanished.filter(|held| held.bundle.verify.is_some()).map(HeldBundle::as_vanished))
+            .collect()
     }
 
     /// Files that are there without anything good ever having been: their policies aren't unknown.
@@ -209,15 +332,32 @@ impl Held {
     }
 
     fn refused_bundle(&self, name: &str, refused: &Refused) -> RefusedBundle {
-        let held = self.policies.get(name).map(|held| &held.bundle);
-        RefusedBundle {
-            policy: held.map_or_else(|| name.to_owned(), |b| b.policy.to_string()),
-            held: held.map(|b| b.generation),
-            reason: refused.reason,
-            detail: refused.detail.clone(),
-        }
+        let Some(held) = self.policies.get(name) else {
+            // Whatever it says of itself is unproven; its name is a digest of the policy's.
+            let claimed = refused.offer.policy.as_ref().filter(|policy| bundle::file_name(policy) == name);
+            return RefusedBundle {
+                policy: claimed.map_or_else(|| name.to_owned(), ToString::to_string),
+                held: None,
+                reason: refused.why.reason,
+                detail: refused.why.detail.clone(),
+            };
+        };
+        held.refused_for(&refused.why)
     }
 }
+
+/// What another trust makes of everything that is known.
+#[derive(Debug)]
+pub(crate) struct Rejudged {
+    /// Left force.
+    pub(crate) withdrawn: Vec<String>,
+    /// Refused so far, and to be considered again.
+    pub(crate) offers: Vec<(String, Offer)>,
+}
+
+/// A saved bundle that can't be used: what to tell of it, unless not even that is known.
+#[derive(Debug)]
+pub(crate) struct Unusable(pub(crate) Option<RefusedBundle>);
 
 /// Key sets by what they are fetched from.
 pub(crate) trait KeySets {
@@ -229,13 +369,18 @@ impl HeldBundle {
         self.bundle.verify.as_ref().is_none_or(|v| v.secrets_sha256.is_none())
     }
 
-    fn as_vanished(&self) -> RefusedBundle {
+    fn refused_for(&self, why: &Refusal) -> RefusedBundle {
         RefusedBundle {
             policy: self.bundle.policy.to_string(),
             held: Some(self.bundle.generation),
-            reason: "vanished",
-            detail: "the bundle is gone from its source; only a withdrawn one ends a policy".into(),
+            reason: why.reason,
+            detail: why.detail.clone(),
         }
+    }
+
+    fn as_vanished(&self) -> RefusedBundle {
+        let detail = "the bundle is gone from its source; only a withdrawn one ends a policy".into();
+        self.refused_for(&Refusal { reason: "vanished", detail })
     }
 
     fn targets(&self) -> impl Iterator<Item = (&str, Target)> {
@@ -283,6 +428,10 @@ fn listed_keys(section: &VerifySection) -> Vec<ListedKey> {
         .collect()
 }
 
-fn of_compile(error: &CompileError) -> (&'static str, String) {
-    (error.reason(), error.to_string())
+fn of_compile(error: &CompileError) -> Refusal {
+    Refusal { reason: error.reason(), detail: error.to_string() }
+}
+
+fn of_bundle(error: bundle::BundleRefusal) -> Refusal {
+    Refusal { reason: error.reason(), detail: error.to_string() }
 }

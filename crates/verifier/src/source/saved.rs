@@ -9,12 +9,22 @@ use std::{
 };
 
 use countersign_api::bundle;
+use countersign_feed::RefusedPolicy;
+use serde::{Deserialize, Serialize};
 
-use super::directory::read_bounded;
+use super::held::{Content, Unreadable};
+
+/// The file that says up to where the source is applied.
+const POSITION_FILE: &str = "source.json";
+/// No file of ours is larger.
+const MAX_FILE: u64 = 8 << 20;
+/// Past this many files, one flush of the file system is cheaper than one of each.
+const FLUSH_EACH: usize = 8;
 
 /// A directory of last good bundles and key sets. Holds no private key, and no symmetric one.
 #[derive(Clone, Debug)]
 pub(crate) struct Saved {
+    root: PathBuf,
     bundles: PathBuf,
     key_sets: PathBuf,
 }
@@ -26,10 +36,26 @@ pub(crate) struct SavedBundle {
     pub(crate) secrets: Option<Arc<[u8]>>,
 }
 
+/// A bundle to save.
+pub(crate) struct ToSave<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) envelope: &'a [u8],
+    pub(crate) secrets: Option<&'a [u8]>,
+}
+
+/// Up to where an ordered source is applied and saved, and what of it isn't in force. Never ahead of the bundles beside it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SavedPosition {
+    pub(crate) history: String,
+    pub(crate) version: u64,
+    #[serde(default)]
+    pub(crate) refused: Vec<RefusedPolicy>,
+}
+
 impl Saved {
     /// Opens `data_dir`, and makes it where it is missing.
     pub(crate) fn open(data_dir: &Path) -> io::Result<Self> {
-        let saved = Self { bundles: data_dir.join("bundles"), key_sets: data_dir.join("jwks") };
+        let saved = Self { root: data_dir.to_owned(), bundles: data_dir.join("bundles"), key_sets: data_dir.join("jwks") };
         for directory in [data_dir, &saved.bundles, &saved.key_sets] {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         }
@@ -49,14 +75,51 @@ impl Saved {
             .collect()
     }
 
-    /// Keeps a bundle. Its secrets first: a bundle that is there can then be used.
-    pub(crate) fn keep_bundle(&self, name: &str, envelope: &[u8], secrets: Option<&[u8]>) -> io::Result<()> {
-        let beside = self.bundles.join(secrets_name(name));
-        match secrets {
-            Some(secrets) => write_whole(&beside, secrets)?,
-            None => remove(&beside)?,
+    /// Keeps bundles, each whole or not at all, and on the disk when this returns. A bundle's secrets come first: a bundle that
+    /// is there can then be used.
+    pub(crate) fn keep_bundles(&self, bundles: &[ToSave<'_>]) -> Vec<io::Result<()>> {
+        let each = bundles.len() <= FLUSH_EACH;
+        let written = |kept: &ToSave<'_>| {
+            if let Some(secrets) = kept.secrets {
+                write_beside(&self.bundles.join(secrets_name(kept.name)), secrets, each)?;
+            }
+            write_beside(&self.bundles.join(kept.name), kept.envelope, each)
+        };
+        let mut results: Vec<io::Result<()>> = bundles.iter().map(written).collect();
+        if !each && let Err(error) = self.flush_all() {
+            fail(&mut results, &error);
         }
-        write_whole(&self.bundles.join(name), envelope)
+        for (kept, result) in bundles.iter().zip(&mut results).filter(|(_, result)| result.is_ok()) {
+            let beside = self.bundles.join(secrets_name(kept.name));
+            let secrets = if kept.secrets.is_some() { take_place(&beside) } else { remove(&beside) };
+            *result = secrets.and_then(|()| take_place(&self.bundles.join(kept.name)));
+        }
+        if !bundles.is_empty()
+            && let Err(error) = flush(&self.bundles)
+        {
+            fail(&mut results, &error);
+        }
+        results
+    }
+
+    /// Removes a bundle that must not come back.
+    pub(crate) fn forget_bundle(&self, name: &str) -> io::Result<()> {
+        remove(&self.bundles.join(name))?;
+        remove(&self.bundles.join(secrets_name(name)))?;
+        flush(&self.bundles)
+    }
+
+    /// Up to where the source was applied when that was last kept.
+    pub(crate) fn position(&self) -> Option<SavedPosition> {
+        serde_json::from_slice(&read_bounded(&self.root.join(POSITION_FILE)).ok()?).ok()
+    }
+
+    /// Keeps a position. The bundles that it speaks of are saved already.
+    pub(crate) fn keep_position(&self, position: &SavedPosition) -> io::Result<()> {
+        let path = self.root.join(POSITION_FILE);
+        // Not flushed: an older one, or none, is true as well.
+        write_beside(&path, &serde_json::to_vec(position)?, false)?;
+        take_place(&path)
     }
 
     /// The key set kept under `name`.
@@ -67,6 +130,31 @@ impl Saved {
     /// Keeps a key set.
     pub(crate) fn keep_key_set(&self, name: &str, set: &[u8]) -> io::Result<()> {
         write_whole(&self.key_sets.join(name), set)
+    }
+
+    fn flush_all(&self) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(fs::File::open(&self.bundles)?)?)
+    }
+}
+
+/// A file's content, if it isn't too large.
+pub(crate) fn read_bounded(path: &Path) -> Content {
+    use io::Read as _;
+    let read = || {
+        let mut bytes = Vec::new();
+        fs::File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+        Ok::<_, io::Error>(bytes)
+    };
+    match read() {
+        Ok(bytes) if bytes.len() as u64 > MAX_FILE => Err(Unreadable("the file is over 8 MiB".into())),
+        Ok(bytes) => Ok(bytes.into()),
+        Err(error) => Err(Unreadable(error.to_string())),
+    }
+}
+
+fn fail(results: &mut [io::Result<()>], error: &io::Error) {
+    for result in results.iter_mut().filter(|result| result.is_ok()) {
+        *result = Err(io::Error::new(error.kind(), error.to_string()));
     }
 }
 
@@ -83,9 +171,58 @@ fn remove(path: &Path) -> io::Result<()> {
 
 /// Under another name, then renamed over: whoever reads finds the old or the new, never a part.
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("new");
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    write_beside(path, bytes, true)?;
+    take_place(path)
+}
+
+fn write_beside(path: &Path, bytes: &[u8], flushed: bool) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(beside(path))?;
     file.write_all(bytes)?;
-    file.sync_data()?;
-    fs::rename(&temporary, path)
+    if flushed { file.sync_data() } else { Ok(()) }
+}
+
+fn take_place(path: &Path) -> io::Result<()> {
+    fs::rename(beside(path), path)
+}
+
+fn beside(path: &Path) -> PathBuf {
+    path.with_extension("new")
+}
+
+fn flush(directory: &Path) -> io::Result<()> {
+    fs::File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(i: usize) -> String {
+        format!("b-{i:032x}.json")
+    }
+
+    #[test]
+    fn many_bundles_are_kept_as_well_as_few_and_one_that_cannot_be_kept_harms_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let saved = Saved::open(directory.path()).unwrap();
+        // A directory in its place can't be renamed over.
+        fs::create_dir_all(directory.path().join("bundles").join(name(1)).join("x")).unwrap();
+        for count in [3, 40] {
+            let names: Vec<String> = (0..count).map(name).collect();
+            let bundles: Vec<_> =
+                names.iter().map(|name| ToSave { name, envelope: name.as_bytes(), secrets: Some(b"s") }).collect();
+            let results = saved.keep_bundles(&bundles);
+            assert!(results[1].is_err(), "{count}");
+            assert_eq!(results.iter().filter(|r| r.is_ok()).count(), count - 1);
+        }
+        let kept = saved.bundles();
+        assert_eq!(kept.len(), 39);
+        assert!(kept.iter().all(|b| *b.envelope == *b.name.as_bytes() && b.secrets.as_deref() == Some(b"s")));
+        // Secrets that a bundle no longer has don't stay.
+        saved.keep_bundles(&[ToSave { name: &name(2), envelope: b"2", secrets: None }]).remove(0).unwrap();
+        let second = saved.bundles().into_iter().find(|b| b.name == name(2)).unwrap();
+        assert_eq!((&*second.envelope, second.secrets), (&b"2"[..], None));
+        saved.forget_bundle(&name(2)).unwrap();
+        assert_eq!(saved.bundles().len(), 38);
+    }
 }

@@ -2,7 +2,7 @@
 
 use countersign_api::bundle::{self, BundleKey, RingName};
 use countersign_core::{revocation::Kind, ring::KeyState};
-use countersign_verifier::{Config, Feed, SourceError, StartError};
+use countersign_verifier::{Config, Feed, SourceError, StartError, config::Source};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -109,7 +109,7 @@ async fn a_verifier_starts_without_its_source_from_what_it_saved() {
     drop(Rig::with(&bundles, Feed::Without, keeping(&data)).await);
     let nowhere = |config: &mut Config| {
         config.data_dir = Some(data.path().to_owned());
-        config.bundles = "/nonexistent/bundles".into();
+        config.source = Source::Directory("/nonexistent/bundles".into());
     };
     let rig = Rig::with(&bundles, Feed::Without, nowhere).await;
     assert_eq!(rig.word(&token()).await.0, 200);
@@ -123,7 +123,7 @@ async fn a_verifier_starts_without_its_source_from_what_it_saved() {
     let fresh = tempfile::tempdir().unwrap();
     let nothing = Rig::try_with(&bundles, Feed::Without, |config| {
         config.data_dir = Some(fresh.path().to_owned());
-        config.bundles = "/nonexistent/bundles".into();
+        config.source = Source::Directory("/nonexistent/bundles".into());
     })
     .await;
     let error = nothing.err().unwrap();

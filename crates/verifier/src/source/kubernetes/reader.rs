@@ -1,0 +1,433 @@
+//! The one ordered watch.
+//!
+//! Lists everything, then watches from the list's version on, so that what it hands over is, at each moment, what the API
+//! server held at the version that it names. A watch that ends is resumed where it was; what can't be resumed is listed anew:
+//! a version that is no longer known, and any sign that versions are of another history than ours (an etcd restored from a
+//! backup counts on from where the backup was).
+
+use std::{collections::VecDeque, pin::pin, sync::Arc, time::Duration};
+
+use countersign_api::cluster::{HISTORY, HISTORY_KEY};
+use countersign_feed::Clock;
+use futures_util::{StreamExt as _, future::OptionFuture};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{
+    Api, Client,
+    api::{ListParams, WatchEvent, WatchParams},
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+use super::{
+    connect::{ApiError, in_time},
+    object::{Change, gone, present, version},
+    pace::{Backoff, confirm_every, random_fraction, watch_for},
+};
+use crate::app::App;
+
+/// Objects of one page of a list.
+const PAGE: u32 = 500;
+/// Events that are handed over at once, at most.
+const CHUNK: usize = 256;
+/// How much longer than asked for a watch may last before it counts as dead.
+const GRACE: Duration = Duration::from_secs(10);
+/// How long an API server has to begin a watch.
+const BEGIN: Duration = Duration::from_secs(30);
+/// A watch that can't be resumed within this time may have been resumed in another history.
+const GAP: Duration = Duration::from_secs(2);
+/// A watch that ends sooner than this counts as a failure.
+const SHORT: Duration = Duration::from_secs(1);
+
+const CONFIG_MAPS: &str = "ConfigMaps";
+
+/// What the reader hands over, in order.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// A list begins; what an earlier one brought of it was broken off.
+    ListBegun,
+    /// A part of it.
+    Page(Vec<Change>),
+    /// That was all: this is what there is at this version.
+    Listed {
+        /// The list's version.
+        version: u64,
+        /// The history that it is of.
+        history: String,
+        /// When it was asked for, by [`Clock::boot_millis`].
+        asked_at: i64,
+    },
+    /// What changed up to a version.
+    Events {
+        /// In order.
+        changes: Vec<Change>,
+        /// Up to here.
+        version: u64,
+    },
+    /// What was handed over is what the API server held at that moment or later.
+    Confirmed {
+        /// By [`Clock::boot_millis`].
+        asked_at: i64,
+    },
+    /// The API server can't be asked; it is asked again.
+    Trouble(ApiError),
+}
+
+/// Why a watch, or a list, ended.
+#[derive(Debug)]
+enum Ended {
+    /// As it was asked to.
+    InTime,
+    /// It brought nothing for too long.
+    Silent,
+    /// Its version is no longer known.
+    Gone,
+    /// The API server's version is behind ours.
+    WentBack,
+    /// The API server's versions are of another history.
+    OtherHistory,
+    /// An event that isn't after the one before it.
+    OutOfOrder,
+    /// The API server, or the way to it.
+    Failed(ApiError),
+    /// Nobody listens any more.
+    Unheard,
+}
+
+impl Ended {
+    const fn reason(&self) -> &'static str {
+        match self {
+            Self::InTime => "ended",
+            Self::Silent => "silent",
+            Self::Gone => "gone",
+            Self::WentBack => "went_back",
+            Self::OtherHistory => "other_history",
+            Self::OutOfOrder => "out_of_order",
+            Self::Failed(_) => "failed",
+            Self::Unheard => "unheard",
+        }
+    }
+
+    const fn can_be_resumed(&self) -> bool {
+        matches!(self, Self::InTime | Self::Silent | Self::Failed(_))
+    }
+}
+
+impl From<ApiError> for Ended {
+    fn from(error: ApiError) -> Self {
+        match error {
+            ApiError::Gone => Self::Gone,
+            error => Self::Failed(error),
+        }
+    }
+}
+
+/// The `history` ConfigMap as the API server shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct History {
+    value: String,
+    version: u64,
+}
+
+/// The API server's present version.
+#[derive(Debug)]
+struct Probe {
+    asked_at: i64,
+    version: u64,
+    history: Option<History>,
+}
+
+/// Lists and watches.
+pub(super) struct Reader {
+    app: Arc<App>,
+    api: Api<ConfigMap>,
+    namespace: String,
+    tell: mpsc::Sender<Message>,
+    /// The shortest time that a policy may go unconfirmed, milliseconds.
+    unconfirmed_ms: watch::Receiver<Option<i64>>,
+    relist_jitter: Duration,
+    /// Up to here everything is handed over.
+    position: Option<u64>,
+    history: Option<History>,
+    /// Since when there has been no watch.
+    unwatched_since: Option<Instant>,
+    /// A watch was resumed so late that the API server may have been restored from a backup in between: the next change of
+    /// history is taken as a sign that it was.
+    doubtful: bool,
+    /// Present versions that we haven't reached yet.
+    unreached: VecDeque<(i64, u64)>,
+    backoff: Backoff,
+}
+
+impl Reader {
+    pub(super) fn new(
+        app: Arc<App>,
+        client: Client,
+        namespace: &str,
+        relist_jitter: Duration,
+        tell: mpsc::Sender<Message>,
+        unconfirmed_ms: watch::Receiver<Option<i64>>,
+    ) -> Self {
+        Self {
+            app,
+            api: Api::namespaced(client, namespace),
+            namespace: namespace.to_owned(),
+            tell,
+            unconfirmed_ms,
+            relist_jitter,
+            position: None,
+            history: None,
+            unwatched_since: None,
+            doubtful: false,
+            unreached: VecDeque::new(),
+            backoff: Backoff::default(),
+        }
+    }
+
+    /// Reads for ever, or until nobody listens.
+    pub(super) async fn run(mut self) {
+        loop {
+            let begun = Instant::now();
+            let ended = match self.position {
+                None => match self.list().await {
+                    Ok(()) => continue,
+                    Err(ended) => ended,
+                },
+                Some(position) => {
+                    let ended = self.follow(position).await;
+                    self.app.source.watch_ended(ended.reason());
+                    ended
+                }
+            };
+            self.unwatched_since.get_or_insert_with(Instant::now);
+            self.unreached.clear();
+            self.position = self.position.filter(|_| ended.can_be_resumed());
+            let wait = match &ended {
+                Ended::Unheard => return,
+                Ended::InTime if begun.elapsed() > SHORT => Duration::ZERO,
+                Ended::WentBack | Ended::OtherHistory | Ended::OutOfOrder | Ended::Gone => {
+                    let jitter = self.relist_jitter.mul_f64(random_fraction());
+                    tracing::warn!(reason = ended.reason(), wait = ?jitter, "everything is listed again");
+                    jitter + if begun.elapsed() > SHORT { Duration::ZERO } else { self.backoff.next() }
+                }
+                _ => self.backoff.next(),
+            };
+            if let Ended::Failed(error) = ended
+                && self.tell(Message::Trouble(error)).await.is_err()
+            {
+                return;
+            }
+            sleep(wait).await;
+        }
+    }
+
+    async fn tell(&self, message: Message) -> Result<(), Ended> {
+        self.tell.send(message).await.map_err(|_| Ended::Unheard)
+    }
+
+    /// Hands over everything that there is. Without a version in the question, the answer is the present state.
+    async fn list(&mut self) -> Result<(), Ended> {
+        let asked_at = Clock::boot_millis();
+        self.tell(Message::ListBegun).await?;
+        let mut parameters = ListParams::default().limit(PAGE);
+        let (mut at, mut history) = (None, None);
+        loop {
+            let page = in_time(self.api.list(&parameters), CONFIG_MAPS, &self.namespace).await?;
+            let page_version = number(page.metadata.resource_version.as_deref())?;
+            if *at.get_or_insert(page_version) != page_version {
+                // The rest of a list whose version is forgotten is that of a later one.
+                return Err(Ended::Gone);
+            }
+            for object in &page.items {
+                history = history_of(object)?.or(history);
+            }
+            let changes = page.items.into_iter().filter_map(present).filter(|c| !matches!(c, Change::History(_)));
+            self.tell(Message::Page(changes.collect())).await?;
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => parameters = parameters.continue_token(&token),
+                None => break,
+            }
+        }
+        let version = at.unwrap_or_default();
+        let value = history.as_ref().map(|history: &History| history.value.clone()).unwrap_or_default();
+        self.app.source.listed();
+        self.tell(Message::Listed { version, history: value, asked_at }).await?;
+        self.position = Some(version);
+        self.history = history;
+        self.unwatched_since = None;
+        self.doubtful = false;
+        self.backoff.reset();
+        Ok(())
+    }
+
+    /// The API server's present version, and whether ours leads to it.
+    async fn probe(&self) -> Result<Probe, ApiError> {
+        let asked_at = Clock::boot_millis();
+        probe(self.api.clone(), self.namespace.clone(), asked_at).await
+    }
+
+    fn check(&self, probe: &Probe) -> Result<(), Ended> {
+        let position = self.position.unwrap_or_default();
+        if probe.version < position {
+            return Err(Ended::WentBack);
+        }
+        match &probe.history {
+            // Older than what we have handed over, and not what that was.
+            Some(found) if found.version <= position && self.history.as_ref() != Some(found) => Err(Ended::OtherHistory),
+            _ => Ok(()),
+        }
+    }
+
+    /// Watches from a position on.
+    async fn follow(&mut self, position: u64) -> Ended {
+        match self.watch(position).await {
+            Ok(never) => match never {},
+            Err(ended) => ended,
+        }
+    }
+
+    async fn watch(&mut self, position: u64) -> Result<std::convert::Infallible, Ended> {
+        let first = self.probe().await?;
+        self.check(&first)?;
+        let length = watch_for(*self.unconfirmed_ms.borrow_and_update());
+        // Not all at the same time.
+        let seconds = length.mul_f64(random_fraction().mul_add(-0.2, 1.0)).as_secs().max(3);
+        let parameters = WatchParams::default().timeout(u32::try_from(seconds).unwrap_or(u32::MAX));
+        let from = position.to_string();
+        let begun = timeout(BEGIN, self.api.watch(&parameters, &from)).await;
+        let events = begun.map_err(|_| ApiError::Away("no watch was begun within 30 s".into()))?;
+        let events = events.map_err(|error| ApiError::of(error, CONFIG_MAPS, &self.namespace))?;
+        let mut events = pin!(events.ready_chunks(CHUNK));
+        self.doubtful |= self.unwatched_since.take().is_some_and(|since| since.elapsed() > GAP);
+        self.unreached.push_back((first.asked_at, first.version));
+        self.settle().await?;
+
+        let dead = Instant::now() + Duration::from_secs(seconds) + GRACE;
+        let mut next_probe = Instant::now() + confirm_every(*self.unconfirmed_ms.borrow());
+        let mut probing = OptionFuture::default();
+        loop {
+            tokio::select! {
+                chunk = events.next() => match chunk {
+                    Some(chunk) => self.take(chunk).await?,
+                    None => return Err(Ended::InTime),
+                },
+                Some(probed) = &mut probing => {
+                    probing = OptionFuture::default();
+                    let probed: Probe = probed?;
+                    self.check(&probed)?;
+                    self.unreached.push_back((probed.asked_at, probed.version));
+                    self.settle().await?;
+                    next_probe = Instant::now() + confirm_every(*self.unconfirmed_ms.borrow());
+                }
+                () = sleep_until(next_probe) => {
+                    next_probe = dead;
+                    probing = Some(Box::pin(probe(self.api.clone(), self.namespace.clone(), Clock::boot_millis()))).into();
+                }
+                Ok(()) = self.unconfirmed_ms.changed() => {
+                    // A policy that must be confirmed much more often: a watch of that length says often enough where it stands.
+                    if watch_for(*self.unconfirmed_ms.borrow_and_update()) * 2 < length {
+                        return Err(Ended::InTime);
+                    }
+                }
+                () = sleep_until(dead) => return Err(Ended::Silent),
+            }
+        }
+    }
+
+    /// Hands over events, in order, as far as they are in order.
+    async fn take(&mut self, chunk: Vec<kube::Result<WatchEvent<ConfigMap>>>) -> Result<(), Ended> {
+        let mut changes = Vec::with_capacity(chunk.len());
+        let before = self.position;
+        let mut ended = None;
+        for event in chunk {
+            match self.step(event) {
+                Ok(change) => changes.extend(change),
+                Err(end) => {
+                    ended = Some(end);
+                    break;
+                }
+            }
+        }
+        if self.position != before
+            && let Some(version) = self.position
+        {
+            self.backoff.reset();
+            self.tell(Message::Events { changes, version }).await?;
+            self.settle().await?;
+        }
+        ended.map_or(Ok(()), Err)
+    }
+
+    /// What an event says, once it has moved the position.
+    fn step(&mut self, event: kube::Result<WatchEvent<ConfigMap>>) -> Result<Option<Change>, Ended> {
+        let event = event.map_err(|error| ApiError::of(error, CONFIG_MAPS, &self.namespace))?;
+        let position = self.position.unwrap_or_default();
+        let (object, ends) = match event {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => (object, false),
+            WatchEvent::Deleted(object) => (object, true),
+            WatchEvent::Bookmark(bookmark) => {
+                let at = number(Some(&bookmark.metadata.resource_version))?;
+                if at < position {
+                    return Err(Ended::OutOfOrder);
+                }
+                self.position = Some(at);
+                return Ok(None);
+            }
+            WatchEvent::Error(status) => {
+                return Err(ApiError::of(kube::Error::Api(status), CONFIG_MAPS, &self.namespace).into());
+            }
+        };
+        let at = number(object.metadata.resource_version.as_deref())?;
+        if at <= position {
+            return Err(Ended::OutOfOrder);
+        }
+        if object.metadata.name.as_deref() == Some(HISTORY) {
+            let found = if ends { None } else { history_of(&object)? };
+            let value = |history: &Option<History>| history.as_ref().map(|h| h.value.clone());
+            if self.doubtful && value(&found) != value(&self.history) {
+                return Err(Ended::OtherHistory);
+            }
+            self.history = found;
+        }
+        self.position = Some(at);
+        Ok(if ends { gone(&object) } else { present(object) })
+    }
+
+    /// Says up to which moment what was handed over is known to be the present.
+    async fn settle(&mut self) -> Result<(), Ended> {
+        let position = self.position.unwrap_or_default();
+        let mut confirmed = None;
+        while let Some((asked_at, version)) = self.unreached.front().copied()
+            && version <= position
+        {
+            self.unreached.pop_front();
+            confirmed = Some(asked_at);
+        }
+        match confirmed {
+            Some(asked_at) => self.tell(Message::Confirmed { asked_at }).await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// Asks for the `history` ConfigMap alone, without a version in the question: the answer's own is the present one.
+async fn probe(api: Api<ConfigMap>, namespace: String, asked_at: i64) -> Result<Probe, ApiError> {
+    let only = ListParams::default().fields(&format!("metadata.name={HISTORY}")).limit(1);
+    let list = in_time(api.list(&only), CONFIG_MAPS, &namespace).await?;
+    let version = number(list.metadata.resource_version.as_deref())?;
+    let history = list.items.first().map(history_of).transpose()?.flatten();
+    Ok(Probe { asked_at, version, history })
+}
+
+fn history_of(object: &ConfigMap) -> Result<Option<History>, ApiError> {
+    if object.metadata.name.as_deref() != Some(HISTORY) {
+        return Ok(None);
+    }
+    let value = object.data.as_ref().and_then(|data| data.get(HISTORY_KEY)).cloned().unwrap_or_default();
+    Ok(Some(History { value, version: number(object.metadata.resource_version.as_deref())? }))
+}
+
+fn number(text: Option<&str>) -> Result<u64, ApiError> {
+    version(text).ok_or_else(|| ApiError::Unexpected(format!("{text:?} is no resourceVersion that can be compared")))
+}

@@ -1,0 +1,124 @@
+//! How it stands with the source of policies, for whoever looks: no verdict depends on it.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use countersign_feed::Clock;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use crate::metrics::head;
+
+/// What `/readyz` and `/metrics` tell of the source.
+#[derive(Debug, Default)]
+pub(crate) struct SourceStatus(Mutex<Status>);
+
+#[derive(Debug, Default)]
+struct Status {
+    kind: Option<&'static str>,
+    problem: Option<String>,
+    trust_problem: Option<String>,
+    watch: Option<Watch>,
+    restarts: BTreeMap<&'static str, u64>,
+    lists: u64,
+}
+
+/// Where an ordered watch stands.
+#[derive(Debug)]
+struct Watch {
+    history: String,
+    version: u64,
+    /// When the source last said where it stands, by [`Clock::boot_millis`].
+    told_at: i64,
+}
+
+impl SourceStatus {
+    pub(crate) fn is_directory(&self) {
+        self.0.lock().kind = Some("directory");
+    }
+
+    pub(crate) fn is_kubernetes(&self) {
+        self.0.lock().kind = Some("kubernetes");
+    }
+
+    /// The source can't be read. True when that, or what is wrong, is new.
+    pub(crate) fn troubled(&self, problem: &str) -> bool {
+        let mut status = self.0.lock();
+        let new = status.problem.as_deref() != Some(problem);
+        status.problem = Some(problem.to_owned());
+        new
+    }
+
+    /// The source can be read. True when that is new.
+    pub(crate) fn mended(&self) -> bool {
+        self.0.lock().problem.take().is_some()
+    }
+
+    pub(crate) fn trust(&self, problem: Option<&str>) {
+        self.0.lock().trust_problem = problem.map(str::to_owned);
+    }
+
+    /// Everything up to here is in force.
+    pub(crate) fn reached(&self, history: &str, version: u64) {
+        self.0.lock().watch = Some(Watch { history: history.to_owned(), version, told_at: Clock::boot_millis() });
+    }
+
+    /// A watch ended, for a reason of a fixed set.
+    pub(crate) fn watch_ended(&self, reason: &'static str) {
+        *self.0.lock().restarts.entry(reason).or_default() += 1;
+    }
+
+    /// Everything was listed.
+    pub(crate) fn listed(&self) {
+        self.0.lock().lists += 1;
+    }
+
+    /// The member `source` of `/readyz`.
+    pub(crate) fn describe(&self) -> Value {
+        let status = self.0.lock();
+        let mut all = json!({ "kind": status.kind, "problem": status.problem });
+        if status.kind == Some("kubernetes") {
+            let watch = status.watch.as_ref();
+            all["trust_problem"] = json!(status.trust_problem);
+            all["history"] = json!(watch.map(|w| &w.history));
+            all["resource_version"] = json!(watch.map(|w| w.version.to_string()));
+            all["told_ms"] = json!(watch.map(Watch::told_ms));
+        }
+        all
+    }
+
+    /// Adds to the text of `/metrics`.
+    pub(crate) fn write_metrics(&self, out: &mut String, confirmed_ms: Option<i64>) {
+        let name = "countersign_source_confirmed_age_seconds";
+        head(out, name, "gauge", "Since policies were last known to be what the source says; absent: never.");
+        if let Some(ms) = confirmed_ms {
+            let _ = writeln!(out, "{name} {}", seconds(ms));
+        }
+        let status = self.0.lock();
+        if status.kind != Some("kubernetes") {
+            return;
+        }
+        let name = "countersign_source_position_age_seconds";
+        head(out, name, "gauge", "Since the API server last said up to where policies are applied; absent: never.");
+        if let Some(watch) = &status.watch {
+            let _ = writeln!(out, "{name} {}", seconds(watch.told_ms()));
+        }
+        let name = "countersign_source_lists_total";
+        head(out, name, "counter", "Times that all bundles were listed.");
+        let _ = writeln!(out, "{name} {}", status.lists);
+        let name = "countersign_source_watch_restarts_total";
+        head(out, name, "counter", "Watches that ended; `ended` is ordinary.");
+        for (reason, n) in &status.restarts {
+            let _ = writeln!(out, "{name}{{reason=\"{reason}\"}} {n}");
+        }
+    }
+}
+
+impl Watch {
+    fn told_ms(&self) -> i64 {
+        Clock::boot_millis().saturating_sub(self.told_at)
+    }
+}
+
+fn seconds(ms: i64) -> String {
+    format!("{}.{:03}", ms / 1000, (ms % 1000).abs())
+}
