@@ -132,7 +132,9 @@ fn tidy(schema: &mut Value) {
 /// Adds what a pattern can't tell of a value.
 fn judge_values(schema: &mut Value) {
     let beyond = match schema.get("pattern").and_then(Value::as_str) {
-        Some(Duration::PATTERN) => Some((Duration::CEL, "must be at most 99999h")),
+        Some(Duration::PATTERN) => {
+            Some((Duration::CEL, "must be a duration such as 15m, 720h or 1h30m, and at most 99999h"))
+        }
         Some(Network::PATTERN) => {
             Some((Network::CEL, "must be a network such as 10.0.0.0/8 or 2001:db8::/32, without bits beyond its prefix"))
         }

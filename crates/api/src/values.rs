@@ -18,7 +18,7 @@ impl Duration {
     pub const PATTERN: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
 
     /// What every duration must be besides, for the API server: what [`Duration::from_str`] says of sums.
-    pub(crate) const CEL: &str = "duration(self) <= duration('99999h')";
+    pub(crate) const CEL: &str = "self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') && duration(self) <= duration('99999h')";
 
     /// Whole seconds.
     pub const fn secs(secs: i64) -> Self {
@@ -163,8 +163,14 @@ impl FromStr for Network {
     type Err = InvalidNetwork;
 
     fn from_str(text: &str) -> Result<Self, InvalidNetwork> {
-        let net = text.parse::<ipnet::IpNet>().ok();
-        let net = net.or_else(|| text.parse::<std::net::IpAddr>().ok().map(Into::into));
+        // Strictly: some read 010.0.0.0 as 8.0.0.0.
+        let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
+        let address = address.parse::<std::net::IpAddr>().ok();
+        let net = address.and_then(|address| match prefix {
+            None => Some(address.into()),
+            Some(prefix) if prefix.len() > 1 && prefix.starts_with('0') => None,
+            Some(prefix) => ipnet::IpNet::new(address, prefix.parse().ok()?).ok(),
+        });
         match net {
             // Bits beyond the prefix would silently be ignored: more likely a mistake.
             // IPv4 within IPv6 would match no client: addresses are compared as what they are.
@@ -296,7 +302,16 @@ mod tests {
         }
         assert_eq!("10.0.0.0/8".parse::<Network>().unwrap().to_string(), "10.0.0.0/8");
         assert_eq!("10.1.2.3".parse::<Network>().unwrap().to_string(), "10.1.2.3/32");
-        for bad in ["10.0.0.1/8", "10.0.0.0/33", "localhost", "", "::ffff:10.0.0.0/104", "::ffff:10.0.0.1"] {
+        for bad in [
+            "10.0.0.1/8",
+            "10.0.0.0/33",
+            "localhost",
+            "",
+            "::ffff:10.0.0.0/104",
+            "::ffff:10.0.0.1",
+            "010.0.0.0/8",
+            "10.0.0.0/08",
+        ] {
             assert!(bad.parse::<Network>().is_err(), "{bad}");
         }
         assert_eq!("2027-03-01T00:00:00Z".parse::<Time>().unwrap().0, UnixMillis(1_803_859_200_000));

@@ -125,7 +125,7 @@ fn sessions_are_held_against_their_policy_and_against_each_other() {
             vec!["f.yaml:9: spec.tokenTTL: is 1h, longer than the policy's tokens.accessTTL; set at most 15m"],
         ),
         (
-            session("a", "subject: svc-a, secret: {name: s}, tokenTTL: 30s"),
+            session("a", "subject: svc-a, secret: {name: s}, tokenTTL: 30s, renewBefore: 9s"),
             vec!["f.yaml:9: spec.tokenTTL: tokenTTL must be"],
         ),
         (session("A", "subject: svc-a, secret: {name: s}"), vec!["f.yaml:8: metadata.name: default/A is not a name"]),

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::CelRule;
+use super::{CelRule, expand::is_no_duration};
 use crate::values::Duration;
 
 /// A duration's bounds.
@@ -22,7 +22,12 @@ impl Bound {
             "" => least,
             most => format!("({least} && duration({value}) <= duration('{most}'))"),
         };
-        CelRule { at: self.at, field: self.field, cel: format!("!has({value}) || {holds}"), message: self.message() }
+        CelRule {
+            at: self.at,
+            field: self.field,
+            cel: format!("!has({value}) || {} || {holds}", is_no_duration(&value)),
+            message: self.message(),
+        }
     }
 
     pub(super) fn message(&self) -> String {
