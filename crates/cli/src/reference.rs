@@ -4,15 +4,19 @@ use clap::CommandFactory as _;
 
 use crate::args::Cli;
 
-/// `docs/cli.md`: every command's long help, in the order of `--help`.
+/// Which cluster is meant, and what one has to be allowed there.
+const ON_A_CLUSTER: &str = include_str!("reference/cluster.md");
+
+/// `docs/cli.md`: every command's long help, in the order of `--help`, and what holds on a cluster.
 pub fn reference() -> String {
     let mut text = String::from(
         "# The command line\n\nGenerated from `countersign --help`; a test compares. Common options stand with the first command and \
-         hold for all.\n",
+         hold for all; what commands do and need on a cluster stands [at the end](#on-a-cluster).\n",
     );
     let mut root = quiet_about_this_environment(Cli::command().term_width(100));
     root.build();
     section(&mut text, &mut root, true);
+    text.push_str(ON_A_CLUSTER);
     text
 }
 

@@ -46,6 +46,9 @@ impl Ring {
     }
 }
 
+/// Nothing is reported.
+const UNSEEN: &str = "the operator has not reported on it yet";
+
 /// A condition's `status`, `reason` and `message`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Condition {
@@ -111,7 +114,7 @@ pub(crate) fn enforced(object: &DynamicObject, generation: i64) -> Enforced {
     if said < generation || condition.generation < generation {
         let refused = ["Accepted", "KeysReady"].map(|kind| self::condition(object, kind));
         let why = refused.into_iter().find(|c| c.status == "False" && c.generation >= generation);
-        let why = why.map_or_else(|| "the operator has not reported on it yet".to_owned(), |c| sentence(&c));
+        let why = why.map_or_else(|| UNSEEN.to_owned(), |c| sentence(&c));
         return Enforced { total: number("verifiers"), why, ..Enforced::default() };
     }
     let holds = condition.holds();
@@ -126,6 +129,7 @@ pub(crate) fn enforced(object: &DynamicObject, generation: i64) -> Enforced {
 
 fn sentence(condition: &Condition) -> String {
     match (condition.reason.as_str(), condition.message.as_str()) {
+        ("", "") => UNSEEN.to_owned(),
         (reason, "") => reason.to_owned(),
         (reason, message) => format!("{reason}: {message}"),
     }

@@ -73,8 +73,8 @@ async fn of_server(session: &Session, client: &Client) -> Result<Exit, Failure> 
 
 async fn of_cluster(session: &Session, cluster: &Cluster) -> Result<Exit, Failure> {
     let body = cluster.operator_get("/operator/v1/fleet").await?;
-    let columns = ["VERIFIER", "STATE", "REVISION", "FRESH", "REFUSED", "LAST-ACK"];
-    let mut table = Table::new(&columns).wide(&["POSITION", "SCHEMAS", "START"]);
+    let columns = ["VERIFIER", "WHERE", "STATE", "ACKNOWLEDGED", "REFUSED"];
+    let mut table = Table::new(&columns).wide(&["SCHEMAS", "START"]);
     let mut names = Vec::new();
     for verifier in body["verifiers"].as_array().into_iter().flatten() {
         table.row(row(verifier));
@@ -84,42 +84,39 @@ async fn of_cluster(session: &Session, cluster: &Cluster) -> Result<Exit, Failur
     if names.is_empty() {
         human = vec![Block::Text("no verifier".into())];
     }
+    if body["reached"] == Value::Bool(false) {
+        session.printer.warn("the operator does not reach the feed: this is how it last saw the fleet");
+    }
     session.printer.report(&Report { document: body, human, names })?;
     Ok(Exit::Done)
 }
 
 fn row(verifier: &Value) -> Vec<Cell> {
-    let flag = |name: &str| verifier[name] == Value::Bool(true);
-    let ago = |name: &str| verifier[name].as_i64().map(|ms| format!("{} ago", rough(ms)));
-    let state = match (flag("alive"), text(verifier, "ended")) {
-        (true, _) => Cell::toned("alive", Tone::Good),
-        (false, "") => {
-            Cell::toned(ago("absent_ms").map_or("absent".to_owned(), |ago| format!("absent since {ago}")), Tone::Bad)
-        }
-        (false, ended) => Cell::toned(ended, Tone::Faint),
+    let is = |name: &str| verifier[name] == Value::Bool(true);
+    let state = match (is("alive"), text(verifier, "ended"), verifier["absent_ms"].as_i64()) {
+        (true, ..) => Cell::toned("alive", Tone::Good),
+        (false, "", Some(ms)) => Cell::toned(format!("absent for {}", rough(ms)), Tone::Bad),
+        (false, "", None) => Cell::toned("absent", Tone::Bad),
+        (false, ended, _) => Cell::toned(ended, Tone::Faint),
     };
     let refused = verifier["refused"].as_array().into_iter().flatten();
-    let refused: Vec<String> = refused.map(|r| format!("{} ({})", text(r, "policy"), text(r, "reason"))).collect();
-    let fresh = match &verifier["fresh"] {
-        Value::Bool(true) => Cell::toned("yes", Tone::Good),
-        Value::Bool(false) => Cell::toned("no", Tone::Bad),
-        _ => "-".into(),
-    };
+    let refused: Vec<String> = refused.map(refusal).collect();
     let schemas: Vec<String> = verifier["schemas"].as_array().into_iter().flatten().map(Value::to_string).collect();
-    let or_none = |name: &str| match &verifier[name] {
-        Value::String(text) if !text.is_empty() => text.clone(),
-        Value::Number(number) => number.to_string(),
-        _ => "-".to_owned(),
-    };
     vec![
         text(verifier, "name").into(),
+        if is("pod") { "pod".into() } else { "outside".into() },
         state,
-        or_none("revision").into(),
-        fresh,
+        match text(verifier, "revision") {
+            "" => Cell::toned("never", Tone::Warn),
+            revision => format!("up to {revision}").into(),
+        },
         if refused.is_empty() { "-".into() } else { Cell::toned(refused.join(", "), Tone::Bad) },
-        ago("acknowledged_ms").map_or_else(|| Cell::toned("never", Tone::Warn), Cell::from),
-        or_none("position").into(),
         schemas.join(",").into(),
-        or_none("start_id").into(),
+        text(verifier, "start_id").into(),
     ]
+}
+
+fn refusal(refused: &Value) -> String {
+    let held = refused["held"].as_u64().map_or_else(|| "holds none".to_owned(), |held| format!("holds {held}"));
+    format!("{} ({}, {held})", text(refused, "policy"), text(refused, "reason"))
 }

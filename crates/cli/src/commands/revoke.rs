@@ -125,7 +125,8 @@ async fn on_server(
     for policy in orders.iter().map(|(policy, _)| policy).collect::<BTreeSet<_>>() {
         target.announce(session, policy);
         if order.kind == RevokeKind::Key && order.issuer.is_none() {
-            say_what_ends(session, &target.keys(policy).await?, ids);
+            let otherwise = "tokens of a trusted issuer signed by it need --issuer";
+            say_what_ends(session, &target.keys(policy).await?, ids, otherwise);
         }
     }
     if session.common.dry_run {
@@ -282,8 +283,8 @@ fn check_kind(kind: RevokeKind, id: &str) -> Result<(), Failure> {
     }
 }
 
-/// `keys` is the policy's rings, as the admin API has them.
-fn say_what_ends(session: &Session, keys: &Value, kids: &[String]) {
+/// `keys` is the policy's rings, as the admin API has them; `otherwise`, what may be meant by a key that is in none.
+fn say_what_ends(session: &Session, keys: &Value, kids: &[String], otherwise: &str) {
     for kid in kids {
         let found = ["access", "api_key"].into_iter().find_map(|ring| {
             let keys = keys["rings"][ring].as_array()?;
@@ -299,8 +300,7 @@ fn say_what_ends(session: &Session, keys: &Value, kids: &[String]) {
             }
             None => {
                 // Never left out: a mistyped kid revokes nothing that exists.
-                let what = "is in none of the policy's rings: tokens of a trusted issuer signed by it need --issuer";
-                session.printer.warn(&format!("key {} {what}", printable(kid)));
+                session.printer.warn(&format!("key {} is in none of the policy's rings: {otherwise}", printable(kid)));
                 continue;
             }
         };

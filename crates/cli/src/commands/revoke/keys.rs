@@ -35,7 +35,7 @@ pub(super) async fn on_cluster(
     }
     let policy = target.policy(session).await?;
     target.announce(session, &policy);
-    say_what_ends(session, &target.keys(&policy).await?, kids);
+    say_what_ends(session, &target.keys(&policy).await?, kids, "is it mistyped?");
     let object = cluster.revoke_keys(&policy, kids, order.reason.as_deref(), session.common.dry_run).await?;
     if session.common.dry_run {
         return session.printer.dry_run(&format!("revoke {}; {cluster} accepts it", what(order.kind, kids)));

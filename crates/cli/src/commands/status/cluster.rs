@@ -8,7 +8,7 @@ use crate::{
         Cluster,
         overview::{Leader, Overview, PolicyState},
     },
-    commands::{now, relative, text, texts},
+    commands::{now, relative, text},
     failure::{Exit, Failure},
     output::{Block, Cell, Report, Table, Tone, printable},
     span::rough,
@@ -44,12 +44,8 @@ pub(super) async fn status(session: &Session, cluster: &Cluster) -> Result<Exit,
         let word = session.printer.paint(word, tone);
         human.push(Block::Text(format!("{name:<9} {word} {}", printable(rest)).trim_end().to_owned()));
     }
-    let mut problems: Vec<String> = match &overview.operator {
-        Ok(said) => texts(said, "problems"),
-        Err(_) => Vec::new(),
-    };
-    problems
-        .extend(overview.policies.iter().filter(|p| !p.problem.is_empty()).map(|p| format!("{}: {}", p.name, p.problem)));
+    let wrong = overview.policies.iter().filter(|policy| !policy.problem.is_empty());
+    let problems: Vec<String> = wrong.map(|policy| format!("{}: {}", policy.name, policy.problem)).collect();
     human.push(Block::Text(String::new()));
     match (overview.policies.is_empty(), &overview.namespace) {
         (true, None) => human.push(Block::Text("no AuthPolicy".into())),
@@ -108,11 +104,15 @@ fn feed(overview: &Overview) -> Part {
         Ok(said) => &said["feed"],
     };
     let fresh = feed["fresh"] == Value::Bool(true);
-    let mut line = format!("{}, {}", if fresh { "fresh" } else { "NOT-FRESH" }, text(feed, "server"));
-    for (name, label) in [("position", "position "), ("problem", "")] {
-        if !text(feed, name).is_empty() {
-            line.extend([", ", label, text(feed, name)]);
+    let mut line = String::from(if fresh { "fresh" } else { "NOT-FRESH" });
+    if let Some(epoch) = feed["epoch"].as_u64() {
+        line.extend([", epoch ", &epoch.to_string()]);
+        if feed["seeded"] == Value::Bool(false) {
+            line.push_str(", being seeded");
         }
+    }
+    if !text(feed, "problem").is_empty() {
+        line.extend([", ", text(feed, "problem")]);
     }
     Part { health: if fresh { Health::Good } else { Health::Bad }, line }
 }
@@ -120,18 +120,16 @@ fn feed(overview: &Overview) -> Part {
 fn fleet(overview: &Overview) -> Part {
     let fleet = match &overview.operator {
         Err(_) => return Part { health: Health::Unknown, line: "unknown: the operator tells who verifies".into() },
-        Ok(said) => &said["fleet"],
+        Ok(said) => &said["verifiers"],
     };
     let number = |name: &str| fleet[name].as_u64().unwrap_or(0);
-    let (required, present, refusing) = (number("required"), number("live"), number("refusing"));
-    if required == 0 {
-        return Part { health: Health::Bad, line: "none: no verifier runs".into() };
+    match (number("known"), number("alive")) {
+        (0, _) => Part { health: Health::Bad, line: "none: no verifier runs".into() },
+        (known, alive) => {
+            let health = if alive >= known { Health::Good } else { Health::Bad };
+            Part { health, line: format!("{alive} of {known} verifiers are alive") }
+        }
     }
-    let mut line = format!("{present} of {required} verifiers are there");
-    if refusing > 0 {
-        line.extend([", ", &refusing.to_string(), " refuse a policy: see `countersign fleet`"]);
-    }
-    Part { health: if present >= required && refusing == 0 { Health::Good } else { Health::Bad }, line }
 }
 
 fn table(policies: &[PolicyState]) -> Table {
