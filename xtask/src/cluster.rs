@@ -93,6 +93,12 @@ pub(crate) fn build() -> Result<PathBuf> {
     Ok(present)
 }
 
+/// Helm, from the cache, else built.
+pub(crate) fn helm() -> Result<PathBuf> {
+    let helm = TOOLS.iter().find(|tool| tool.name == "helm").context("no version of Helm is named")?;
+    install(helm, &run::cache()?.join("cluster"))
+}
+
 fn control_plane(cache: &Path) -> Result<PathBuf> {
     let module = run::root().join("tests/cluster");
     let (version, fingerprint) = describe(&module)?;

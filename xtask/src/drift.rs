@@ -5,7 +5,7 @@
 use anyhow::Result;
 use clap::Args;
 
-use crate::run;
+use crate::{chart, run};
 
 #[derive(Args, Default)]
 pub(crate) struct Options {
@@ -33,5 +33,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
         run::run(&mut command)?;
     }
-    Ok(())
+    // What the chart renders to, and its reference; last, because it copies crds/.
+    chart::run(&chart::Options { write: options.write })
 }

@@ -1,6 +1,7 @@
 //! Developers' commands: `cargo xtask …`. Thin: each one names what it runs, runs it, and says what it left out.
 
 mod bench;
+mod chart;
 mod cluster;
 mod drift;
 mod lint;
@@ -26,6 +27,8 @@ enum Command {
     Lint,
     /// Compare generated files with what the code generates now.
     Drift(drift::Options),
+    /// Lint, render and compare the Helm chart, and test its alerts.
+    Chart(chart::Options),
     /// Measure speed, memory and freshness (release build).
     Bench(bench::Options),
     /// A real Kubernetes control plane to try things on.
@@ -41,6 +44,7 @@ fn main() -> Result<()> {
         Command::Test(options) => test::run(&options, &mut skipped)?,
         Command::Lint => lint::run(&mut skipped)?,
         Command::Drift(options) => drift::run(&options)?,
+        Command::Chart(options) => chart::run(&options)?,
         Command::Bench(options) => bench::run(&options)?,
         Command::Cluster(action) => return cluster::run(&action),
         Command::Ci => {

@@ -16,6 +16,7 @@ const NEEDED: &[Part] = &[
     Part { program: "redis-server", package: "redis-server" },
     Part { program: "faketime", package: "faketime" },
     Part { program: "python3", package: "python3" },
+    Part { program: "promtool", package: "prometheus" },
     Part { program: "node", package: "nodejs" },
     Part { program: "npm", package: "npm" },
 ];
