@@ -17,7 +17,7 @@ use kube::{
 use tower::{BoxError, Layer as _, ServiceExt as _, service_fn};
 
 use super::{Cluster, account::AccountName, refusal::Need};
-use crate::failure::Failure;
+use crate::{failure::Failure, output::printable};
 
 /// The header that carries the token.
 pub(super) const TOKEN_HEADER: &str = "x-countersign-token";
@@ -64,6 +64,13 @@ impl Cluster {
 
     /// The bearer token that the client library would log in with, whatever it comes from: text, file or plugin.
     async fn own_token(&self) -> Result<String, Failure> {
+        if let Some(another) = &self.config.auth_info.impersonate {
+            let another = printable(another);
+            return Err(Failure::usage(format!(
+                "the kubeconfig acts as {another}, whom the operator can't tell from its token"
+            ))
+            .fix("add --as-service-account NAMESPACE/NAME, or use a context that acts as nobody else"));
+        }
         let no_token = || {
             Failure::usage(format!("the credentials for {self} are no token, and the operator can't check any others"))
                 .fix("add --as-service-account NAMESPACE/NAME: one that may do it, and whose tokens you may create")

@@ -69,7 +69,7 @@ impl Cluster {
             401 => Failure::unable(format!("the operator of {self} does not accept this identity: {}", detail(answer)))
                 .fix("log in again, or ask with --as-service-account NAMESPACE/NAME"),
             403 => with_fix(Failure::unable(format!("the operator of {self} refuses: {}", detail(answer))), body),
-            400 | 404 | 422 => with_fix(Failure::usage(format!("the operator of {self}: {}", detail(answer))), body),
+            400 | 422 => with_fix(Failure::usage(format!("the operator of {self}: {}", detail(answer))), body),
             _ => with_fix(Failure::unable(format!("the operator of {self}: {}", detail(answer))), body),
         }
     }

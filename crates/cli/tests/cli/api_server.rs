@@ -89,9 +89,12 @@ impl ApiServer {
                 {"name": "eu", "cluster": {"server": format!("http://{address}")}},
                 {"name": "away", "cluster": {"server": format!("http://{nobody}")}},
             ],
-            "users": [{"name": "alice", "user": {"token": "alices-own-token"}}, {"name": "certificate", "user": {}}],
+            "users": [{"name": "alice", "user": {"token": "alices-own-token"}}, {"name": "certificate", "user": {}},
+                {"name": "bob", "user": {"token": "alices-own-token", "as": "bob"}},
+            ],
             "contexts": [
                 context("prod-eu", "eu", "alice"), context("by-certificate", "eu", "certificate"),
+                context("as-bob", "eu", "bob"),
                 context("away", "away", "alice"),
             ],
         });

@@ -45,7 +45,15 @@ pub(super) async fn on_cluster(
         None => Followed { object, found: None },
         Some(wait) => {
             let deadline = tokio::time::Instant::now() + wait;
-            let look = |object: &_| Some(()).filter(|()| rings::enforced(object, generation).holds);
+            let mut said = Enforced::default();
+            let look = |object: &_| {
+                let now = rings::enforced(object, generation);
+                if !now.holds && (now.confirmed, now.total) != (said.confirmed, said.total) {
+                    session.printer.remark(&format!("waiting: {}", not_yet(&now)));
+                    said = now.clone();
+                }
+                now.holds.then_some(())
+            };
             let followed = cluster.follow(&policy, object, deadline, look).await;
             followed.map_err(|failure| Failure { message: format!("revoked; but {}", failure.message), ..failure })?
         }

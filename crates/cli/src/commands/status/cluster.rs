@@ -85,7 +85,11 @@ fn unknown(failure: &Failure) -> Part {
 
 fn leader(overview: &Overview) -> Part {
     match &overview.leader {
-        Err(failure) => unknown(failure),
+        // Who may not look at the Lease still hears who leads from the operator that answers.
+        Err(failure) => match overview.operator.as_ref().map(|said| text(said, "leader")) {
+            Ok(name) if !name.is_empty() => Part { health: Health::Good, line: format!("leads: {name}, by its own word") },
+            _ => unknown(failure),
+        },
         Ok(Some(leader)) if leader.leads() => {
             let (leads, renewed) = (rough(leader.leads_ms), rough(leader.renewed_ms));
             Part { health: Health::Good, line: format!("leads: {} for {leads}, renewed {renewed} ago", leader.name) }

@@ -123,8 +123,14 @@ fn what_may_not_be_looked_at_is_unknown_and_the_rest_is_shown() {
     let server = installed();
     server.world().forbidden.insert(("get", "leases"));
     let said = server.run(&["status"]);
+    assert_eq!(said.status, 0, "the operator itself says who leads: {said:?}");
+    assert!(said.out.contains("leads: operator-a, by its own word"), "{said:?}");
+    server.world().forbidden.insert(("get", "services/proxy"));
+    let said = server.run(&["status"]);
     assert_eq!(said.status, 3, "neither well nor ill: {said:?}");
-    assert!(said.out.contains("may not get leases.coordination.k8s.io") && said.out.contains("shop/shop"), "{said:?}");
+    for part in ["may not get leases.coordination.k8s.io", "may not get services/proxy", "shop/shop"] {
+        assert!(said.out.contains(part), "{part}: {said:?}");
+    }
 }
 
 #[test]

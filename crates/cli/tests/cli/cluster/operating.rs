@@ -106,6 +106,7 @@ fn revoking_a_key_adds_it_to_the_spec_says_what_ends_and_waits_until_it_is_enfor
         assert_eq!(said.status, 0, "{said:?}");
         assert_eq!(said.out, "revoked key k1; enforced on 3 of 3 verifiers\naccess: k2 signs\n");
         assert!(said.err.contains("every access token that it signed is refused, for ever"), "{said:?}");
+        assert!(said.err.contains("waiting: enforced on 1 of 3 verifiers; not yet on node-c"), "{said:?}");
         let keys = server.policy("shop/shop")["spec"]["keys"].clone();
         assert_eq!(keys["revoked"], json!([{"kid": "k0", "reason": "old"}, {"kid": "k1", "reason": "leaked"}]));
         assert_eq!(keys["ackTimeout"], "5m");

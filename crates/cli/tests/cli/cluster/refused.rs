@@ -48,11 +48,12 @@ fn what_is_not_there_is_told_apart() {
     for (command, status, says) in [
         (&["--context", "prod-eu", "keys", "list", "--policy", "shop/other"][..], 3, "has no AuthPolicy shop/other"),
         (&["--context", "prod-eu", "keys", "list", "-n", "empty"], 3, "namespace empty of cluster prod-eu has no policy"),
-        (&["--context", "prod-us", "keys", "list"], 2, "it has prod-eu, by-certificate, away"),
+        (&["--context", "prod-us", "keys", "list"], 2, "it has prod-eu, by-certificate, as-bob, away"),
         (&["--kubeconfig", "nowhere", "keys", "list"], 2, "kubeconfig nowhere: No such file"),
         (&["--context", "away", "keys", "list"], 3, "can't reach cluster away at http://127.0.0.1:"),
         (&["--context", "prod-eu", "fleet"], 3, "no operator answers in namespace countersign-system"),
         (&["--context", "by-certificate", "fleet"], 2, "--as-service-account"),
+        (&["--context", "as-bob", "fleet"], 2, "acts as bob"),
         (&["--context", "prod-eu", "verify", "x.y.z"], 2, "a verdict comes from one verifier"),
         (&["--as-service-account", "ops", "fleet"], 2, "names no service account"),
     ] {
