@@ -8,6 +8,7 @@ use std::{
 use aws_lc_rs::digest::{SHA256, digest};
 use countersign_core::check::Authenticated;
 use quick_cache::{OptionsBuilder, Weighter, sync::Cache};
+use serde_json::Value;
 
 use crate::http::{authorize::AnswerHeaders, verdict::valid_prefix};
 
@@ -90,7 +91,25 @@ struct Bytes;
 impl Weighter<TokenHash, Arc<Proven>> for Bytes {
     fn weight(&self, _: &TokenHash, proven: &Arc<Proven>) -> u64 {
         const FIXED: usize = 1792;
-        (FIXED + proven.prefix.len() * 4) as u64
+        let text = proven.prefix.len();
+        let claims: usize = proven.credential.claims().iter().map(|(name, value)| member(name, value)).sum();
+        (FIXED + (text * 4).max(text * 3 + claims)) as u64
+    }
+}
+
+/// A short text may hold many values, each with its own place in memory.
+fn member(name: &str, value: &Value) -> usize {
+    const NODE: usize = size_of::<String>() + size_of::<Value>() + 16;
+    NODE + name.len() + held(value)
+}
+
+/// What a value takes beside its own place. Claims nest no deeper than the parser lets them.
+fn held(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(|item| size_of::<Value>() + held(item)).sum(),
+        Value::Object(members) => members.iter().map(|(name, value)| member(name, value)).sum(),
     }
 }
 

@@ -129,10 +129,16 @@ impl Verifier {
         }
         let patience = Patience::default();
         let connections = config.max_connections.min(files.saturating_sub(OTHER_FILES).max(1));
-        let api = Server::start(listeners, Arc::new(Api::new(app.clone())), ServerLimits { connections, patience });
+        let api = Server::start(
+            listeners,
+            Arc::new(Api::new(app.clone())),
+            ServerLimits { connections, patience, idle_make_room: false },
+        );
         let health = health.map(|listener| {
             let service = Health { app: app.clone(), connections: api.connections() };
-            Server::start(vec![listener], Arc::new(service), ServerLimits { connections: 64, patience })
+            // Whoever holds connections open mustn't keep probes from being answered.
+            let limits = ServerLimits { connections: 64, patience, idle_make_room: true };
+            Server::start(vec![listener], Arc::new(service), limits)
         });
         tracing::info!(
             tcp = ?addresses.verifier, socket = ?addresses.socket, health = ?addresses.verifier_health, connections,

@@ -22,7 +22,16 @@ pub(crate) async fn read(mut body: Incoming, limit: usize) -> Result<Bytes, Prob
         drain(body);
         return Err(Problem::too_large(limit));
     }
-    let Some(first) = frame(&mut body, limit).await? else { return Ok(Bytes::new()) };
+    let first = match frame(&mut body, limit).await {
+        Ok(Some(first)) => first,
+        Ok(None) => return Ok(Bytes::new()),
+        Err(problem) => {
+            if !problem.close {
+                drain(body);
+            }
+            return Err(problem);
+        }
+    };
     if body.is_end_stream() {
         return Ok(first);
     }

@@ -13,6 +13,8 @@ use countersign_core::{
 use http::{HeaderMap, Method};
 use serde_json::Value;
 
+use crate::app::App;
+
 /// The header that carries it.
 const HEADER: &str = "x-csrf-token";
 
@@ -23,7 +25,7 @@ pub(crate) fn is_safe(method: Option<&str>) -> bool {
 }
 
 /// Whether the request carries a token that belongs to the credential's session.
-pub(crate) fn holds(policy: &Policy, credential: &Authenticated, headers: &HeaderMap, now: UnixMillis) -> bool {
+pub(crate) fn holds(app: &App, policy: &Policy, credential: &Authenticated, headers: &HeaderMap, now: UnixMillis) -> bool {
     let mut sent = headers.get_all(HEADER).iter();
     let (Some(token), None) = (sent.next().and_then(|v| v.to_str().ok()), sent.next()) else { return false };
     let (Some(own), Some(session)) = (&policy.own, credential.session_id()) else { return false };
@@ -37,7 +39,10 @@ pub(crate) fn holds(policy: &Policy, credential: &Authenticated, headers: &Heade
         && claim("sid") == Some(session)
         && lives
         && own.access.with_kid(kid).any(|entry| {
-            !entry.revoked && entry.key.fits(algorithm) && entry.key.verify(algorithm, jws.signing_input, &jws.signature)
+            !entry.revoked
+                && !app.is_key_revoked(policy, kid)
+                && entry.key.fits(algorithm)
+                && entry.key.verify(algorithm, jws.signing_input, &jws.signature)
         })
 }
 

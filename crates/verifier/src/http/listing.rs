@@ -4,11 +4,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
-use countersign_core::{
-    jose::JwkSet,
-    revocation::{Kind, Revocable},
-    verdict::RevokedBy,
-};
+use countersign_core::jose::JwkSet;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use serde_json::json;
@@ -50,7 +46,7 @@ pub(crate) fn policies(app: &App) -> Result<Answer, Problem> {
 /// A key as it is now: the feed may have revoked it since the bundle was written.
 fn current(app: &App, slot: &PolicySlot, key: &ListedKey) -> ListedKey {
     let mut key = key.clone();
-    if is_revoked(app, slot, &key.kid) {
+    if app.is_key_revoked(slot.policy(), &key.kid) {
         key.state = "Revoked".into();
     }
     key
@@ -106,29 +102,11 @@ fn published(app: &App, slot: &PolicySlot) -> Arc<PublishedKeys> {
     let rings = slot.policy().own.iter().flat_map(|own| [&own.access, &own.api_key]);
     let keys = rings
         .flat_map(|ring| ring.jwks().keys)
-        .filter(|jwk| !jwk.kid.as_deref().is_some_and(|kid| is_revoked(app, slot, kid)))
+        .filter(|jwk| !jwk.kid.as_deref().is_some_and(|kid| app.is_key_revoked(slot.policy(), kid)))
         .collect();
     let body = serde_json::to_vec(&JwkSet { keys }).expect("keys always serialise");
     let etag = format!("\"{}\"", hex::encode(&digest(&SHA256, &body).as_ref()[..16]));
     let published = Arc::new(PublishedKeys { version, body: body.into(), etag });
     slot.jwks.store(Some(published.clone()));
     published
-}
-
-fn is_revoked(app: &App, slot: &PolicySlot, kid: &str) -> bool {
-    let policy = slot.policy();
-    let revocations = app.feed.revocations();
-    let ids = revocations.hasher().ids_of(&Revocable {
-        policy: &policy.name,
-        issuer: policy.own.as_ref().map(|own| &*own.issuer),
-        own: true,
-        access_ring: false,
-        token_kind: Kind::Token,
-        token_id: None,
-        session_id: None,
-        subject: None,
-        kid: Some(kid),
-    });
-    // Keys come before cut-offs of the whole policy, which end tokens and no key.
-    revocations.lookup(&ids, None).is_some_and(|hit| hit.by == RevokedBy::Key)
 }

@@ -45,6 +45,21 @@ impl BodyMemory {
     }
 }
 
+impl Taken {
+    /// Takes `bytes` more; false when that is too much now.
+    pub(crate) fn grow(&mut self, bytes: usize) -> bool {
+        let mut used = self.memory.0.lock();
+        let mine = used.by_caller.get(&self.caller).copied().unwrap_or_default();
+        if used.total + bytes > TOTAL || mine + bytes > PER_CALLER {
+            return false;
+        }
+        used.total += bytes;
+        used.by_caller.insert(self.caller, mine + bytes);
+        self.bytes += bytes;
+        true
+    }
+}
+
 impl Drop for Taken {
     fn drop(&mut self) {
         let mut used = self.memory.0.lock();
@@ -61,12 +76,12 @@ impl Drop for Taken {
 /// Bytes of an answer with the memory that they take: given back when the last of them is written.
 pub(crate) struct HeldBody {
     pub(crate) bytes: Vec<u8>,
+    #[expect(dead_code, reason = "held until this is dropped")]
     pub(crate) taken: Taken,
 }
 
 impl AsRef<[u8]> for HeldBody {
     fn as_ref(&self) -> &[u8] {
-        debug_assert!(self.taken.bytes > 0);
         &self.bytes
     }
 }
@@ -83,7 +98,12 @@ mod tests {
         assert_eq!(held.len(), 8);
         let others: Vec<_> = (2..100).map_while(|uid| memory.take(caller(uid), 4 << 20)).collect();
         assert_eq!(others.len(), 24);
+        let mut last = others.into_iter().last().unwrap();
+        assert!(!last.grow(PER_CALLER), "no more than its share");
         drop(held);
+        assert!(last.grow(1 << 20));
+        assert_eq!(last.bytes, 5 << 20);
+        let others = last;
         assert!(memory.take(caller(1), 4 << 20).is_some());
         drop(others);
         let used = memory.0.lock();

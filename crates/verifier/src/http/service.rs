@@ -89,7 +89,7 @@ impl Service for Api {
         {
             return self.unreadable(&problem, &head);
         }
-        if let Err(problem) = check_size(&head) {
+        if let Err(problem) = check_head(&head) {
             body::drain(body);
             return self.unreadable(&problem, &head);
         }
@@ -302,14 +302,21 @@ fn check_framing(headers: &HeaderMap, connected: &Connected) -> Result<(), Probl
     }
 }
 
-fn check_size(head: &http::request::Parts) -> Result<(), Problem> {
+fn check_head(head: &http::request::Parts) -> Result<(), Problem> {
     let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
     if target > MAX_TARGET {
         return Err(Problem::target_too_long());
     }
     // Each field's name, colon, space, value and line end.
     let fields: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-    if fields > MAX_HEADERS { Err(Problem::headers_too_large()) } else { Ok(()) }
+    if fields > MAX_HEADERS {
+        return Err(Problem::headers_too_large());
+    }
+    // RFC 9112 section 3.2: who passes it on and who answers it might mean different ones.
+    if head.headers.get_all(header::HOST).iter().nth(1).is_some() {
+        return Err(Problem::invalid("the request names more than one host"));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

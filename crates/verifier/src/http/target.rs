@@ -19,6 +19,10 @@ impl<'a> Target<'a> {
     /// Reads an origin-form (`/path?query`) or absolute target. What servers are known to read in different ways (an encoded
     /// slash, a backslash, a NUL) is refused.
     pub(crate) fn parse(target: &'a str) -> Result<Self, Problem> {
+        // Some servers end the path there, others take it for part of the path; no honest client sends one (RFC 9112 section 3.2).
+        if target.contains('#') {
+            return Err(Problem::invalid("the original request's target holds a fragment"));
+        }
         let (host, rest) = match target.split_once("://") {
             Some(("http" | "https", rest)) => {
                 let end = rest.find(['/', '?']).unwrap_or(rest.len());
@@ -158,6 +162,14 @@ mod tests {
         let bare = Target::parse("http://shop.example").unwrap();
         assert_eq!((&*bare.path, bare.query, bare.host), ("/", None, Some("shop.example")));
         assert_eq!(&*Target::parse("http://h?x").unwrap().path, "/");
+    }
+
+    #[test]
+    fn a_fragment_is_refused_wherever_it_stands() {
+        for target in ["/admin#x", "/a?b#c", "http://h#/a", "#"] {
+            assert_eq!(Target::parse(target).unwrap_err().status, 400, "{target}");
+        }
+        assert_eq!(&*Target::parse("/admin%23x").unwrap().path, "/admin#x");
     }
 
     #[test]

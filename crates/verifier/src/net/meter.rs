@@ -119,6 +119,12 @@ impl Meter {
         self.ambiguous_length.load(Relaxed)
     }
 
+    /// For how many ticks there has been no request; `None` while there is one.
+    pub(crate) fn idle_for(&self, ticks: &Ticks) -> Option<u32> {
+        let word = self.phase.load(Relaxed);
+        (word >> 30 == IDLE).then(|| ticks.now().wrapping_sub(word & Self::MASK) & Self::MASK)
+    }
+
     /// Whether the peer has used up our patience at tick `now`.
     pub(crate) fn is_overdue(&self, now: u32, patience: &Patience) -> bool {
         let over = |since: u32, limit: Duration| {

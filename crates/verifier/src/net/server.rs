@@ -46,6 +46,8 @@ const OVERLOADED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: ap
 pub(crate) struct ServerLimits {
     /// Connections open at once, over all listeners.
     pub(crate) connections: usize,
+    /// At that limit, whether the connection that has been idle for longest makes room. Looks at all of them: for few.
+    pub(crate) idle_make_room: bool,
     /// Patience with slow peers.
     pub(crate) patience: Patience,
 }
@@ -199,7 +201,7 @@ impl<S: Service> Shared<S> {
         let meter = Arc::new(Meter::new(&self.ticks));
         // The entry is made under the same lock that the task needs to leave it.
         let mut open = self.open.lock();
-        if open.len() >= self.limits.connections {
+        if open.len() >= self.limits.connections && !self.make_room(&open) {
             drop(open);
             self.refused.fetch_add(1, Relaxed);
             refuse(&stream, matches!(tls, Tls::Required(_)));
@@ -209,6 +211,16 @@ impl<S: Service> Shared<S> {
         let place = Place { shared: self.clone(), key: slot.key() };
         let task = tokio::spawn(self.clone().run(stream, peer, tls.clone(), meter.clone(), place)).abort_handle();
         slot.insert(Tracked { meter, task });
+    }
+
+    /// Ends an idle connection. Its entry goes when its task does, a moment later.
+    fn make_room(&self, open: &Slab<Tracked>) -> bool {
+        if !self.limits.idle_make_room || open.len() >= self.limits.connections * 2 {
+            return false;
+        }
+        let idle = open.iter().filter_map(|(_, tracked)| Some((tracked.meter.idle_for(&self.ticks)?, tracked)));
+        let longest = idle.max_by_key(|(ticks, _)| *ticks);
+        longest.inspect(|(_, tracked)| tracked.task.abort()).is_some()
     }
 
     async fn run(self: Arc<Self>, stream: Accepted, peer: Peer, tls: Tls, meter: Arc<Meter>, _place: Place<S>) {

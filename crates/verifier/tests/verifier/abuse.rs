@@ -177,6 +177,19 @@ async fn slow_peers_are_given_up_one_by_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn open_connections_keep_no_probe_from_its_answer() {
+    let (_bundles, rig) = Rig::ordinary().await;
+    let health = rig.verifier.addresses().verifier_health.unwrap();
+    let mut open = Vec::new();
+    for _ in 0..100 {
+        open.push(Connection::tcp(health).await);
+    }
+    for _ in 0..5 {
+        assert_eq!(rig.health("/healthz").await.status, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn connections_beyond_the_limit_are_told_so() {
     let bundles = Bundles::new();
     bundles.put_policy("shop/shop", 1, section());

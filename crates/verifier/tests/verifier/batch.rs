@@ -1,8 +1,9 @@
 //! `verify-batch`.
 
+use countersign_api::bundle::BundleRole;
 use serde_json::{Value, json};
 
-use crate::rig::{Bundles, Rig, TestFeed, section, token};
+use crate::rig::{Bundles, Rig, TestFeed, keys, section, token, token_with};
 
 const PATH: &str = "/v1/policies/shop/shop/verify-batch";
 
@@ -40,6 +41,30 @@ async fn a_batch_has_bounds() {
     assert_eq!(rig.post(PATH, &huge).await.word(), (413, "payload_too_large".into()));
     assert_eq!(rig.post(PATH, &json!({"items": []})).await.json(), json!({"results": []}));
     assert_eq!(rig.post(PATH, &json!({})).await.status, 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn short_questions_with_long_answers_take_no_more_memory_than_one_caller_may() {
+    let bundles = Bundles::new();
+    let mut verify = section();
+    verify.roles.push(BundleRole {
+        name: "fat".into(),
+        permissions: (0..1000).map(|n| format!("{n:04}{}", "x".repeat(60))).collect(),
+        inherits: Vec::new(),
+    });
+    bundles.put_policy("shop/shop", 1, verify);
+    let rig = Rig::on(&bundles).await;
+    let fat = token_with(&keys().access, &json!({"roles": ["fat"]}));
+    let answer = rig.post(PATH, &json!({"items": vec![json!({"token": fat}); 1000]})).await;
+    assert_eq!(answer.status, 200);
+    assert!(answer.body.len() < 33 << 20, "{}", answer.body.len());
+    let results = answer.json()["results"].as_array().unwrap().clone();
+    let whole = results.iter().take_while(|r| r["status"] == 200).count();
+    assert!(whole > 300, "{whole}");
+    assert!(results[whole..].iter().all(|r| r["status"] == 503 && r["error"] == "overloaded"));
+    assert_eq!(results.len(), 1000);
+    let again = rig.post(PATH, &json!({"items": vec![json!({"token": token()}); 1000]})).await;
+    assert!(again.json()["results"].as_array().unwrap().iter().all(|r| r["status"] == 200), "the memory was given back");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,10 +1,14 @@
 //! `authorize`: what proxies send and read.
 
-use countersign_core::mint;
+use countersign_api::bundle::{BundleKey, RingName};
+use countersign_core::{mint, revocation::Kind, ring::KeyState};
 use serde_json::json;
 
 use crate::{
-    rig::{AUDIENCE, Bundles, ISSUER, Rig, api_key, fat_token, keys, now, rule, section, token, token_with},
+    rig::{
+        AUDIENCE, Bundles, ISSUER, Rig, TestFeed, api_key, entry, eventually, fat_token, keys, now, rule, section, token,
+        token_with,
+    },
     wire::Answer,
 };
 
@@ -124,6 +128,40 @@ async fn a_cookie_may_change_things_with_its_own_session_s_csrf_token_only() {
     }
     let as_credential = format!("Bearer {}", csrf("s1", 60, "csrf+jwt"));
     assert_eq!(seen(&ask(&rig, PATH, &[("Authorization", &as_credential)]).await).0, 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_csrf_token_dies_with_its_key() {
+    let bundles = Bundles::new();
+    let mut verify = section();
+    verify.cookie_prefix = Some("__Host-cs_".into());
+    let jwk = keys().next.public_jwk().clone();
+    verify.keys.push(BundleKey { ring: RingName::Access, state: KeyState::Retiring, jwk });
+    bundles.put_policy("shop/shop", 1, verify);
+    let feed = TestFeed::new().await;
+    let rig = Rig::with(&bundles, feed.follow(), |_| {}).await;
+    let claims = json!({"iss": ISSUER, "sid": "s1", "exp": now().as_secs() + 60});
+    let csrf = mint::sign(&keys().next, "csrf+jwt", claims.as_object().unwrap()).unwrap();
+    let cookie = format!("__Host-cs_access={}", token());
+    let headers = [("Cookie", cookie.as_str()), ("X-Forwarded-Method", "DELETE"), ("X-CSRF-Token", &csrf)];
+    assert_eq!(seen(&ask(&rig, PATH, &headers).await), (200, "valid"));
+    feed.revoke(entry("shop/shop", Kind::Key, keys().next.kid())).await;
+    eventually("refused", async || seen(&ask(&rig, PATH, &headers).await) == (403, "denied")).await;
+    let metrics = String::from_utf8(rig.health("/metrics").await.body).unwrap();
+    assert!(!metrics.contains("verdict=\"denied\"} 0") && metrics.contains("verdict=\"denied\"}"), "{metrics}");
+    assert_eq!(rig.word(&token()).await.0, 200, "the other key's tokens are good");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_before_the_question_is_told_in_headers_too() {
+    let (_bundles, rig) = rig().await;
+    let long = "x".repeat(17 << 10);
+    assert_eq!(seen(&ask(&rig, PATH, &[("X-Long", &long)]).await), (431, ""));
+    assert_eq!(seen(&ask(&rig, &format!("{PATH}?{}", "x".repeat(9 << 10)), &[]).await), (414, ""));
+    assert_eq!(seen(&ask(&rig, PATH, &[("Host", "other")]).await), (400, ""));
+    let bearer = format!("Bearer {}", token());
+    let fragment = [("Authorization", bearer.as_str()), ("X-Forwarded-Uri", "/a#/../b")];
+    assert_eq!(seen(&ask(&rig, PATH, &fragment).await), (400, ""));
 }
 
 #[tokio::test(flavor = "multi_thread")]
