@@ -105,9 +105,50 @@ pub(super) struct Inserted {
     pub(super) changed: bool,
 }
 
+/// Slots in pieces of one size. Tables grow often and all at once; pieces that one gives back fit the next, where whole
+/// arrays of ever other sizes would leave holes as large as themselves in the allocator's hands.
+#[derive(Default)]
+struct Slots {
+    /// All but the last hold [`PIECE`].
+    pieces: Vec<Box<[Slot]>>,
+    len: usize,
+}
+
+/// Slots in a piece: 16 KiB.
+const PIECE: usize = 512;
+
+impl Slots {
+    fn new(len: usize) -> Self {
+        let piece = |start: usize| vec![FREE; PIECE.min(len - start)].into_boxed_slice();
+        Self { pieces: (0..len).step_by(PIECE).map(piece).collect(), len }
+    }
+
+    const fn len(&self) -> usize {
+        self.len
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Slot> {
+        self.pieces.iter().flatten()
+    }
+}
+
+impl std::ops::Index<usize> for Slots {
+    type Output = Slot;
+
+    fn index(&self, at: usize) -> &Slot {
+        &self.pieces[at / PIECE][at % PIECE]
+    }
+}
+
+impl std::ops::IndexMut<usize> for Slots {
+    fn index_mut(&mut self, at: usize) -> &mut Slot {
+        &mut self.pieces[at / PIECE][at % PIECE]
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Table {
-    slots: Vec<Slot>,
+    slots: Slots,
     len: usize,
 }
 
@@ -117,7 +158,7 @@ impl Table {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.slots.capacity() * size_of::<Slot>()
+        self.slots.len() * size_of::<Slot>() + self.slots.pieces.capacity() * size_of::<Box<[Slot]>>()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (u128, Record)> + '_ {
@@ -151,14 +192,14 @@ impl Table {
             return;
         }
         self.len = kept.len();
-        self.slots = vec![FREE; if kept.is_empty() { 0 } else { (kept.len() * 5 / 4).max(4) }];
+        self.slots = Slots::new(if kept.is_empty() { 0 } else { (kept.len() * 5 / 4).max(4) });
         for slot in kept {
             self.place(slot);
         }
     }
 
     fn position(&self, id: u128) -> Option<usize> {
-        if self.slots.is_empty() {
+        if self.slots.len() == 0 {
             return None;
         }
         let mut at = home(id, self.slots.len());
@@ -193,9 +234,11 @@ impl Table {
     }
 
     fn resize(&mut self, size: usize) {
-        let old = std::mem::replace(&mut self.slots, vec![FREE; size]);
-        for slot in old.into_iter().filter(|slot| slot.id != 0) {
-            self.place(slot);
+        let old = std::mem::replace(&mut self.slots, Slots::new(size));
+        for piece in old.pieces {
+            for slot in piece.iter().filter(|slot| slot.id != 0) {
+                self.place(*slot);
+            }
         }
     }
 
