@@ -37,15 +37,15 @@ impl Events {
 
     /// Something that is as it should be.
     pub fn normal(&self, regarding: &ObjectReference, reason: &str, note: impl Into<String>) {
-        self.send(EventType::Normal, regarding, reason, note.into());
+        self.send(EventType::Normal, regarding, reason, &note.into());
     }
 
     /// Something that a person should look at.
     pub fn warning(&self, regarding: &ObjectReference, reason: &str, note: impl Into<String>) {
-        self.send(EventType::Warning, regarding, reason, note.into());
+        self.send(EventType::Warning, regarding, reason, &note.into());
     }
 
-    fn send(&self, type_: EventType, regarding: &ObjectReference, reason: &str, note: String) {
+    fn send(&self, type_: EventType, regarding: &ObjectReference, reason: &str, note: &str) {
         let note: String = note.chars().take(MAX_NOTE).collect();
         let event =
             Event { type_, reason: reason.to_owned(), note: Some(note), action: "Reconcile".to_owned(), secondary: None };

@@ -210,16 +210,13 @@ impl Elector {
                 if let Some(holder) = holder.filter(|holder| !holder.is_empty() && *holder != self.me) {
                     return Err(RenewError::Taken(holder));
                 }
-                match found {
-                    Some(found) => {
-                        let lease = Lease { spec: Some(self.spec(found.spec.as_ref())), metadata: found.metadata };
-                        self.api.replace(self.name, &PostParams::default(), &lease).await?
-                    }
-                    None => {
-                        let metadata = ObjectMeta { name: Some(self.name.to_owned()), ..ObjectMeta::default() };
-                        let lease = Lease { metadata, spec: Some(self.spec(None)) };
-                        self.api.create(&PostParams::default(), &lease).await?
-                    }
+                if let Some(found) = found {
+                    let lease = Lease { spec: Some(self.spec(found.spec.as_ref())), metadata: found.metadata };
+                    self.api.replace(self.name, &PostParams::default(), &lease).await?
+                } else {
+                    let metadata = ObjectMeta { name: Some(self.name.to_owned()), ..ObjectMeta::default() };
+                    let lease = Lease { metadata, spec: Some(self.spec(None)) };
+                    self.api.create(&PostParams::default(), &lease).await?
                 }
             }
             Err(error) => return Err(error.into()),

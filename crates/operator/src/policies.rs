@@ -1,30 +1,384 @@
-//! The policies' reconciler.
+//! The policies' reconciler: which policy is looked at when.
+//!
+//! A policy is looked at when anything about it changes, when it is asked for, when verifiers have come to what it waits for,
+//! and when time alone may give it something to do. Never twice at once, at most [`AT_ONCE`] side by side; one that fails is
+//! tried again after a while and keeps no other waiting. What the fleet says touches only the policies that wait for it.
 
-use std::sync::Arc;
+mod bundles;
+mod caches;
+mod claims;
+mod keeping;
+mod memory;
+mod reconcile;
+mod record;
+mod references;
+mod reporting;
+mod signing;
+mod standing;
+mod status;
+mod turning;
 
-use tokio::sync::mpsc;
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
+use countersign_api::cluster::bundle_name;
+use countersign_core::names::PolicyName;
+use countersign_feed::Clock;
+use futures_util::StreamExt as _;
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    task::JoinSet,
+    time::Instant,
+};
+use tokio_util::time::{DelayQueue, delay_queue::Key};
+
+use self::{
+    caches::{Caches, Changed},
+    claims::Claims,
+    memory::{End, Managed, Next, Waits},
+    reconcile::ReconcileError,
+    references::InUse,
+    signing::BundleKeys,
+};
 use crate::{
     history::History,
-    registry::Request,
+    jitter::jittered,
+    registry::{FeedPresent, Request},
     run::{Context, PartError},
 };
 
-/// Works until the process ends.
-pub(crate) async fn run(
+/// How many policies are looked at side by side.
+const AT_ONCE: usize = 32;
+/// How often it is looked for verifiers that lack what was in force.
+const LAGGARDS: Duration = Duration::from_secs(10);
+/// How long a new history may take to be written before it is tried again.
+const HISTORY_RETRY: Duration = Duration::from_secs(1);
+
+/// What looks at policies.
+pub(crate) struct Reconciler {
     context: Context,
-    mut inbox: mpsc::Receiver<Request>,
-    history: Arc<History>,
-) -> Result<(), PartError> {
-    loop {
-        tokio::select! {
-            () = context.stop.cancelled() => return Ok(()),
-            asked = inbox.recv() => match asked {
-                Some(Request::End { done, .. }) => drop(done.send(())),
-                Some(Request::WentBack) => history.renew().await?,
-                Some(_) => {}
-                None => return Ok(()),
+    caches: Caches,
+    keys: BundleKeys,
+    claims: Claims,
+    in_use: InUse,
+    dirty: Dirty,
+    feed: watch::Receiver<Arc<FeedPresent>>,
+}
+
+/// Policies of which something changed.
+#[derive(Debug, Default)]
+struct Dirty {
+    names: Mutex<HashSet<PolicyName>>,
+    changed: Notify,
+}
+
+impl Dirty {
+    fn add(&self, name: PolicyName) {
+        self.names.lock().insert(name);
+        self.changed.notify_one();
+    }
+
+    async fn take(&self) -> HashSet<PolicyName> {
+        self.changed.notified().await;
+        std::mem::take(&mut *self.names.lock())
+    }
+}
+
+/// Works until the process ends.
+pub(crate) async fn run(context: Context, inbox: mpsc::Receiver<Request>, history: Arc<History>) -> Result<(), PartError> {
+    let keys = BundleKeys::load(&context, Clock::wall()).await?;
+    let feed = context.registry.feed();
+    let reconciler = Arc::new(Reconciler {
+        caches: Caches::default(),
+        keys,
+        claims: Claims::default(),
+        in_use: InUse::default(),
+        dirty: Dirty::default(),
+        feed,
+        context,
+    });
+    let objects = Arc::new(Mutex::new(HashMap::new()));
+    let changed = |change| note(&reconciler, &objects, &change);
+    let touched = |name: &PolicyName| reconciler.dirty.add(name.clone());
+    let dispatcher = Dispatcher {
+        reconciler: reconciler.clone(),
+        history,
+        objects: objects.clone(),
+        queue: DelayQueue::new(),
+        queued: HashMap::new(),
+        idle: HashMap::new(),
+        running: JoinSet::new(),
+        at_work: HashSet::new(),
+        again: HashSet::new(),
+        ends: HashMap::new(),
+        waiting: BTreeMap::new(),
+        refused: HashMap::new(),
+        went_back: false,
+        went_back_at_work: HashSet::new(),
+    };
+    tokio::select! {
+        lost = reconciler.caches.run(&reconciler.context, changed) => lost.map_err(Into::into),
+        () = reconciler.in_use.poll(&reconciler.context.client, touched) => Ok(()),
+        done = dispatcher.run(inbox) => done,
+    }
+}
+
+/// The policies behind objects of ours, by the objects' names.
+type Objects = Mutex<HashMap<String, PolicyName>>;
+
+fn note(reconciler: &Reconciler, objects: &Objects, change: &Changed) {
+    match change {
+        Changed::Policy(key) => {
+            if let Ok(name) = key.parse() {
+                reconciler.dirty.add(name);
             }
         }
+        Changed::Ring(object) => {
+            let known = objects.lock().get(&object.replacen("r-", "b-", 1)).cloned();
+            let name = known.or_else(|| Some(reconciler.caches.rings.one(object)?.policy));
+            if let Some(name) = name {
+                reconciler.dirty.add(name);
+            }
+        }
+        Changed::Bundle(object) => {
+            // One that belongs to no policy of ours is none of our business: no verifier believes it.
+            let known = objects.lock().get(object).cloned();
+            if let Some(name) = known {
+                reconciler.dirty.add(name);
+            }
+        }
+        Changed::Namespace(namespace) => {
+            let names: Vec<PolicyName> =
+                objects.lock().values().filter(|name| name.namespace() == namespace).cloned().collect();
+            for name in names {
+                reconciler.dirty.add(name);
+            }
+        }
+    }
+}
+
+/// What a look at a policy ended with.
+type Looked = (PolicyName, Box<Managed>, Result<Next, ReconcileError>);
+
+/// Decides which policy is looked at when.
+struct Dispatcher {
+    reconciler: Arc<Reconciler>,
+    history: Arc<History>,
+    objects: Arc<Objects>,
+    queue: DelayQueue<PolicyName>,
+    queued: HashMap<PolicyName, (Key, Instant)>,
+    /// What is remembered of policies that nobody is looking at.
+    idle: HashMap<PolicyName, Box<Managed>>,
+    running: JoinSet<Looked>,
+    at_work: HashSet<PolicyName>,
+    /// Those that have to be looked at again when the present look ends.
+    again: HashSet<PolicyName>,
+    ends: HashMap<PolicyName, Vec<End>>,
+    /// Those that wait for verifiers.
+    waiting: BTreeMap<PolicyName, Waits>,
+    /// What verifiers refused at the last look at the fleet.
+    refused: HashMap<String, Vec<(String, Option<u64>)>>,
+    /// A new history has still to be written.
+    went_back: bool,
+    went_back_at_work: HashSet<PolicyName>,
+}
+
+impl Dispatcher {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Request>) -> Result<(), PartError> {
+        let stop = self.reconciler.context.stop.clone();
+        tokio::select! {
+            () = self.reconciler.caches.synced() => {}
+            () = stop.cancelled() => return Ok(()),
+        }
+        let names = self.everything();
+        tracing::info!(policies = names.len(), "everything is listed");
+        names.into_iter().for_each(|name| self.look_in(&name, Duration::ZERO));
+        let mut laggards = tokio::time::interval(LAGGARDS);
+        loop {
+            let room = self.running.len() < AT_ONCE;
+            let reconciler = self.reconciler.clone();
+            tokio::select! {
+                () = stop.cancelled() => break,
+                asked = inbox.recv() => match asked {
+                    Some(request) => self.take(request),
+                    None => return Ok(()),
+                },
+                dirty = reconciler.dirty.take() => dirty.into_iter().for_each(|name| self.look_in(&name, Duration::ZERO)),
+                Some(due) = self.queue.next(), if room => self.begin(due.into_inner()),
+                Some(looked) = self.running.join_next() => self.end(looked?),
+                _ = laggards.tick() => self.look_for_laggards(),
+                () = tokio::time::sleep(HISTORY_RETRY), if self.went_back => self.begin_history().await,
+            }
+        }
+        // What is under way is brought to its end: the next leader needn't clean up.
+        while self.running.join_next().await.is_some() {}
+        Ok(())
+    }
+
+    /// Every policy that is declared or kept.
+    fn everything(&self) -> HashSet<PolicyName> {
+        let caches = &self.reconciler.caches;
+        let declared = caches.declared.keys().into_iter().filter_map(|key| key.parse().ok());
+        declared.chain(caches.rings.all().into_iter().map(|ring| ring.policy)).collect()
+    }
+
+    fn take(&mut self, request: Request) {
+        match request {
+            Request::Look(name) => self.look_in(&name, Duration::ZERO),
+            Request::End { policy, entries, done } => {
+                self.ends.entry(policy.clone()).or_default().push(End { entries, done });
+                self.look_in(&policy, Duration::ZERO);
+            }
+            Request::Fleet => self.hear_the_fleet(),
+            Request::WentBack => {
+                self.went_back = true;
+                self.idle.values_mut().for_each(|managed| managed.went_back());
+                self.went_back_at_work.clone_from(&self.at_work);
+            }
+        }
+    }
+
+    async fn begin_history(&mut self) {
+        match self.history.renew().await {
+            Ok(()) => {
+                self.went_back = false;
+                let names: Vec<PolicyName> = self.everything().into_iter().chain(self.idle.keys().cloned()).collect();
+                tracing::warn!(policies = names.len(), "a new history is begun; every bundle is written anew");
+                names.into_iter().for_each(|name| self.look_in(&name, Duration::ZERO));
+            }
+            Err(error) => tracing::error!(%error, "a new history can't be begun now; trying again"),
+        }
+    }
+
+    /// Has a policy looked at after `wait` at the latest.
+    fn look_in(&mut self, name: &PolicyName, wait: Duration) {
+        if self.at_work.contains(name) {
+            if wait.is_zero() {
+                self.again.insert(name.clone());
+            }
+            return;
+        }
+        let at = Instant::now() + wait;
+        match self.queued.get(name) {
+            Some((_, queued)) if *queued <= at => {}
+            Some((key, _)) => {
+                let key = *key;
+                self.queue.reset_at(&key, at);
+                self.queued.insert(name.clone(), (key, at));
+            }
+            None => {
+                let key = self.queue.insert_at(name.clone(), at);
+                self.queued.insert(name.clone(), (key, at));
+            }
+        }
+    }
+
+    fn begin(&mut self, name: PolicyName) {
+        self.queued.remove(&name);
+        self.objects.lock().insert(bundle_name(&name), name.clone());
+        let mut managed = self.idle.remove(&name).unwrap_or_default();
+        managed.ends.extend(self.ends.remove(&name).unwrap_or_default());
+        self.at_work.insert(name.clone());
+        let reconciler = self.reconciler.clone();
+        self.running.spawn(async move {
+            let result = reconciler.reconcile(&name, &mut managed).await;
+            (name, managed, result)
+        });
+    }
+
+    fn end(&mut self, (name, mut managed, result): Looked) {
+        self.at_work.remove(&name);
+        if self.went_back_at_work.remove(&name) {
+            managed.went_back();
+            self.again.insert(name.clone());
+        }
+        let mut wait = None;
+        match result {
+            Ok(next) => {
+                managed.failures = 0;
+                match next.waits_for {
+                    Some(waits) => drop(self.waiting.insert(name.clone(), waits)),
+                    None => drop(self.waiting.remove(&name)),
+                }
+                managed.holds = next.holds;
+                if next.gone {
+                    self.objects.lock().remove(&bundle_name(&name));
+                    if self.again.remove(&name) || self.ends.contains_key(&name) {
+                        self.look_in(&name, Duration::ZERO);
+                    }
+                    self.reconciler.context.registry.set_waiting(self.waiting.len());
+                    return;
+                }
+                // The longest wait is spread, so that what began together doesn't go on together.
+                wait = next.within.map(|within| if within > LAGGARDS { within.min(jittered(within)) } else { within });
+            }
+            Err(error) => {
+                let back_off = jittered(error.back_off(managed.failures));
+                managed.failures = managed.failures.saturating_add(1);
+                if matches!(error, ReconcileError::Conflict | ReconcileError::Namespace) && managed.failures < 8 {
+                    tracing::debug!(policy = %name, %error, "looking again");
+                } else {
+                    tracing::error!(policy = %name, %error, "the policy stays as it is for now");
+                }
+                wait = Some(wait.unwrap_or(back_off));
+            }
+        }
+        self.idle.insert(name.clone(), managed);
+        if self.again.remove(&name) || self.ends.contains_key(&name) {
+            wait = Some(wait.map_or(Duration::ZERO, |_: Duration| Duration::ZERO));
+        }
+        if let Some(wait) = wait {
+            self.look_in(&name, wait);
+        }
+        self.reconciler.context.registry.set_waiting(self.waiting.len());
+    }
+
+    /// Looks at those policies that wait for what verifiers have come to, and at those of which verifiers say something new.
+    fn hear_the_fleet(&mut self) {
+        let fleet = self.reconciler.context.registry.fleet();
+        let served = |waits: &Waits| {
+            let quorum = fleet.quorum(waits.absent_after_ms);
+            !quorum.required.is_empty() && quorum.floor >= waits.version
+        };
+        let mut names: Vec<PolicyName> =
+            self.waiting.iter().filter(|(_, waits)| served(waits)).map(|(name, _)| name.clone()).collect();
+        let said = fleet.refused();
+        let said: HashMap<String, Vec<(String, Option<u64>)>> = said
+            .into_iter()
+            .map(|(policy, by)| (policy.to_owned(), by.into_iter().map(|(who, held)| (who.to_owned(), held)).collect()))
+            .collect();
+        let differs = said.iter().filter(|(policy, by)| self.refused.get(*policy) != Some(*by)).map(|(policy, _)| policy);
+        let ceased = self.refused.keys().filter(|policy| !said.contains_key(*policy));
+        names.extend(differs.chain(ceased).filter_map(|policy| policy.parse().ok()));
+        self.refused = said;
+        names.iter().for_each(|name| self.look_in(name, Duration::ZERO));
+    }
+
+    /// Finds policies that were in force everywhere and have lacked a verifier for too long.
+    fn look_for_laggards(&mut self) {
+        let fleet = self.reconciler.context.registry.fleet();
+        let mut lacking = Vec::new();
+        for (name, managed) in &mut self.idle {
+            let Some(holds) = managed.holds else { continue };
+            let quorum = fleet.quorum(holds.absent_after_ms);
+            if !quorum.required.is_empty() && quorum.floor >= holds.version {
+                // One that refuses it is told by name.
+                if !self.refused.contains_key(name.as_str()) {
+                    managed.lagging_since = None;
+                }
+                continue;
+            }
+            let since = *managed.lagging_since.get_or_insert_with(Instant::now);
+            let patience = Duration::from_millis(u64::try_from(holds.absent_after_ms).unwrap_or(0));
+            let over = since.elapsed().checked_sub(patience);
+            if over.is_some_and(|over| over < LAGGARDS) && !self.waiting.contains_key(name) {
+                lacking.push(name.clone());
+            }
+        }
+        lacking.iter().for_each(|name| self.look_in(name, Duration::ZERO));
     }
 }

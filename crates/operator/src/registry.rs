@@ -44,8 +44,6 @@ pub struct Ending;
 pub(crate) enum Request {
     /// Look at a policy.
     Look(PolicyName),
-    /// Look at every policy that is kept.
-    LookAtAll,
     /// Put entries into a policy's ring and bundle.
     End { policy: PolicyName, entries: Vec<Entry>, done: oneshot::Sender<()> },
     /// The fleet, or what it holds, changed.

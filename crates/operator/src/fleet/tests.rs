@@ -22,6 +22,7 @@ fn ack(revision: &str) -> Ack {
         schemas: vec![1],
         trusted_bundle_keys: vec!["k".into()],
         refused: Vec::new(),
+        unknown_keys: Vec::new(),
     }
 }
 

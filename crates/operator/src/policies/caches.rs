@@ -1,0 +1,170 @@
+//! What the API server holds, as far as policies are concerned: kept by watches, read without asking it.
+
+use std::sync::Arc;
+
+use countersign_api::{
+    cluster::{BUNDLE_KEY, BUNDLE_LABEL, FORMAT, KEY_RING_LABEL, OWNER_UID_LABEL, POLICY_ANNOTATION, VERIFY_SECRETS_LABEL},
+    policy::{AuthPolicy, policy_name},
+};
+use countersign_core::{digest::sha256, names::PolicyName};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
+use kube::{Api, core::PartialObjectMeta, runtime::watcher};
+
+use super::record::RingSecret;
+use crate::{
+    mirror::{Mirror, WatchLost},
+    run::Context,
+    versions::version_of,
+};
+
+/// A policy as it is declared.
+#[derive(Clone, Debug)]
+pub(crate) struct Declared {
+    pub(crate) policy: AuthPolicy,
+    pub(crate) version: u64,
+}
+
+impl Declared {
+    pub(crate) fn uid(&self) -> &str {
+        self.policy.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    pub(crate) fn generation(&self) -> i64 {
+        self.policy.metadata.generation.unwrap_or(0)
+    }
+
+    pub(crate) fn deleting(&self) -> bool {
+        self.policy.metadata.deletion_timestamp.is_some()
+    }
+
+    pub(crate) fn annotation(&self, name: &str) -> Option<&str> {
+        self.policy.metadata.annotations.as_ref()?.get(name).map(String::as_str)
+    }
+}
+
+/// A bundle's ConfigMap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct BundleSeen {
+    pub(crate) version: u64,
+    /// SHA-256 of the sealed bundle.
+    pub(crate) sha256: [u8; 32],
+    pub(crate) owner: Option<String>,
+    pub(crate) policy: Option<String>,
+}
+
+/// An object of which only the metadata are looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MetaSeen {
+    pub(crate) version: u64,
+    pub(crate) owner: Option<String>,
+    pub(crate) policy: Option<String>,
+}
+
+/// A declared policy at one version; two at the same version are the same.
+#[derive(Clone, Debug)]
+pub(crate) struct AtVersion(pub(crate) Arc<Declared>);
+
+impl PartialEq for AtVersion {
+    fn eq(&self, other: &Self) -> bool {
+        (self.0.version, self.0.uid()) == (other.0.version, other.0.uid())
+    }
+}
+
+/// The caches.
+#[derive(Debug, Default)]
+pub(crate) struct Caches {
+    /// By `NAMESPACE/NAME`.
+    pub(crate) declared: Mirror<AtVersion>,
+    /// Key rings, by the Secret's name.
+    pub(crate) rings: Mirror<RingSecret>,
+    /// Bundles, by the ConfigMap's name.
+    pub(crate) bundles: Mirror<BundleSeen>,
+    /// Verify-secrets, by the Secret's name. Their content stays where it is.
+    pub(crate) verify_secrets: Mirror<MetaSeen>,
+    /// Namespaces' uids.
+    pub(crate) namespaces: Mirror<String>,
+}
+
+/// Which cache changed, and under which key.
+#[derive(Clone, Debug)]
+pub(crate) enum Changed {
+    Policy(String),
+    Ring(String),
+    Bundle(String),
+    Namespace(String),
+}
+
+impl Caches {
+    /// Keeps the caches, for ever.
+    pub(crate) async fn run(&self, context: &Context, changed: impl Fn(Changed) + Send + Sync) -> Result<(), WatchLost> {
+        let client = || context.client.clone();
+        let (system, bundles) = (&context.config.system_namespace, &context.config.bundles_namespace);
+        let policies: Api<AuthPolicy> = Api::all(client());
+        let rings: Api<Secret> = Api::namespaced(client(), system);
+        let maps: Api<ConfigMap> = Api::namespaced(client(), bundles);
+        let secrets: Api<PartialObjectMeta<Secret>> = Api::namespaced(client(), bundles);
+        let namespaces: Api<PartialObjectMeta<Namespace>> = Api::all(client());
+        let labelled = |label: &str| watcher::Config::default().labels(&format!("{label}={FORMAT}"));
+        let versions = &context.versions;
+        tokio::select! {
+            lost = self.declared.run("AuthPolicies", watcher(policies, watcher::Config::default()), |policy| {
+                versions.note(version_of(&policy.metadata));
+                declared(policy)
+            }, |key| changed(Changed::Policy(key))) => lost,
+            lost = self.rings.run("key rings", watcher(rings, labelled(KEY_RING_LABEL)), |secret| {
+                let name = secret.metadata.name.clone()?;
+                Some((name, RingSecret::of(secret)?))
+            }, |key| changed(Changed::Ring(key))) => lost,
+            lost = self.bundles.run("bundles", watcher(maps, labelled(BUNDLE_LABEL)), bundle, |key| changed(Changed::Bundle(key))) => lost,
+            lost = self.verify_secrets.run("verify-secrets", watcher(secrets, labelled(VERIFY_SECRETS_LABEL)), |secret| {
+                Some((secret.metadata.name.clone()?, meta(&secret.metadata)))
+            }, |key| changed(Changed::Bundle(key))) => lost,
+            lost = self.namespaces.run("namespaces", watcher(namespaces, watcher::Config::default()), |namespace| {
+                Some((namespace.metadata.name?, namespace.metadata.uid?))
+            }, |key| changed(Changed::Namespace(key))) => lost,
+        }
+    }
+
+    /// Returns once everything was listed.
+    pub(crate) async fn synced(&self) {
+        tokio::join!(
+            self.declared.synced(),
+            self.rings.synced(),
+            self.bundles.synced(),
+            self.verify_secrets.synced(),
+            self.namespaces.synced()
+        );
+    }
+
+    pub(crate) fn policy(&self, name: &PolicyName) -> Option<Arc<Declared>> {
+        self.declared.one(name.as_str()).map(|declared| declared.0)
+    }
+}
+
+fn declared(mut policy: AuthPolicy) -> Option<(String, AtVersion)> {
+    policy.metadata.managed_fields = None;
+    let name = match policy_name(&policy) {
+        Ok(name) => name,
+        Err(error) => {
+            tracing::warn!(%error, name = policy.metadata.name, "an AuthPolicy's name can't be used");
+            return None;
+        }
+    };
+    let version = version_of(&policy.metadata);
+    Some((name.to_string(), AtVersion(Arc::new(Declared { policy, version }))))
+}
+
+fn bundle(map: ConfigMap) -> Option<(String, BundleSeen)> {
+    let MetaSeen { version, owner, policy } = meta(&map.metadata);
+    let text = map.data.as_ref().and_then(|data| data.get(BUNDLE_KEY)).map_or("", String::as_str);
+    let seen = BundleSeen { version, sha256: sha256(text.as_bytes()), owner, policy };
+    Some((map.metadata.name?, seen))
+}
+
+fn meta(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> MetaSeen {
+    MetaSeen {
+        version: version_of(metadata),
+        owner: metadata.labels.as_ref().and_then(|labels| labels.get(OWNER_UID_LABEL)).cloned(),
+        policy: metadata.annotations.as_ref().and_then(|a| a.get(POLICY_ANNOTATION)).cloned(),
+    }
+}

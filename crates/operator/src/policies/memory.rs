@@ -1,0 +1,122 @@
+//! What is remembered of a policy between two looks at it. All of it can be had again from the API server.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use countersign_api::{
+    Problem,
+    bundle::{Bundle, Resolved, RingName},
+    policy::{AuthPolicyStatus, EffectivePolicy},
+};
+use countersign_core::{keys::SigningKey, revocation::Entry};
+use tokio::{sync::oneshot, time::Instant};
+
+use super::{record::Kept, status::Acceptance};
+use crate::fleet::Since;
+
+/// What the ring Secret holds.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    /// `None`: it has to be created.
+    pub(crate) version: Option<u64>,
+    pub(crate) kept: Kept,
+}
+
+/// A bundle as it was last written, or found as it ought to be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Written {
+    pub(crate) since: Since,
+    pub(crate) sha256: [u8; 32],
+    /// The watch has shown it, so that its absence there means something.
+    pub(crate) confirmed: bool,
+}
+
+/// A spec that was looked at: which one, and what came of it.
+#[derive(Debug)]
+pub(crate) struct Understood {
+    pub(crate) uid: String,
+    pub(crate) generation: i64,
+    pub(crate) outcome: Result<Arc<EffectivePolicy>, Acceptance>,
+}
+
+/// Entries that somebody wants in the bundle.
+#[derive(Debug)]
+pub(crate) struct End {
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) done: oneshot::Sender<()>,
+}
+
+/// What is remembered of a policy.
+#[derive(Debug, Default)]
+pub(crate) struct Managed {
+    pub(crate) stored: Option<Stored>,
+    /// What is stored has to be read anew before it is relied on.
+    pub(crate) unsure: bool,
+    /// It has to be written anew.
+    pub(crate) rewrite: bool,
+    /// So has the bundle, under a new generation.
+    pub(crate) rewrite_bundle: bool,
+    pub(crate) understood: Option<Understood>,
+    /// What the references of the understood spec gave.
+    pub(crate) resolved: Option<Result<(Resolved, Vec<Problem>), Acceptance>>,
+    /// The content of the present bundle, where it is needed.
+    pub(crate) present: Option<Arc<Bundle>>,
+    pub(crate) written: Option<Written>,
+    /// The version of the verify-secrets that are known to be as they ought to.
+    pub(crate) secrets_version: Option<u64>,
+    /// From which write on the bundle holds each key.
+    pub(crate) since: BTreeMap<String, Since>,
+    /// Keys that sign, by the version of their ring.
+    pub(crate) signers: BTreeMap<RingName, (u64, Option<Arc<SigningKey>>)>,
+    pub(crate) ends: Vec<End>,
+    /// The status that was last written, and the version that it gave the policy.
+    pub(crate) status: Option<(u64, AuthPolicyStatus)>,
+    pub(crate) status_at: Option<Instant>,
+    /// Since when the present generation of the spec has been looked at.
+    pub(crate) generation_since: Option<(i64, Instant)>,
+    /// What verifiers ought to hold.
+    pub(crate) holds: Option<Waits>,
+    /// Since when verifiers have lacked the present bundle.
+    pub(crate) lagging_since: Option<Instant>,
+    pub(crate) failures: u32,
+}
+
+impl Managed {
+    /// What was to be ended is, on the API server.
+    pub(crate) fn tell_ended(&mut self) {
+        for end in self.ends.drain(..) {
+            // Whoever asked may have given up.
+            let _ = end.done.send(());
+        }
+    }
+
+    /// The API server was restored: no version of before means anything, and verifiers may hold later bundles.
+    pub(crate) fn went_back(&mut self) {
+        self.unsure = true;
+        self.rewrite_bundle = true;
+        self.written = None;
+        self.present = None;
+        self.secrets_version = None;
+        self.status = None;
+        self.since.clear();
+    }
+}
+
+/// When a policy is to be looked at again, and why.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Next {
+    /// In so long, whatever happens.
+    pub(crate) within: Option<Duration>,
+    /// When every verifier has applied so much.
+    pub(crate) waits_for: Option<Waits>,
+    /// What verifiers ought to hold.
+    pub(crate) holds: Option<Waits>,
+    /// Nothing is left of it.
+    pub(crate) gone: bool,
+}
+
+/// Up to which version verifiers have to be, and how long one may be absent before it isn't waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Waits {
+    pub(crate) version: u64,
+    pub(crate) absent_after_ms: i64,
+}

@@ -1,0 +1,305 @@
+//! What is kept of a policy: the Secret with its rings, and the record beside them.
+//!
+//! Rings and record lie in one Secret, so that one write, fenced by one version, carries one plan. The Secret is sealed: signed
+//! with the key that signs bundles. A ring that somebody edited by hand is not trusted.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use countersign_api::{
+    bundle::RingName,
+    cluster::{ADOPT_ANNOTATION, FORMAT, KEY_RING_LABEL, OWNER_UID_LABEL, POLICY_ANNOTATION, ring_name},
+};
+use countersign_core::{digest::sha256, names::PolicyName, revocation::Entry, ring::Ring, time::UnixMillis};
+use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::signing::{BundleKeys, SigningError};
+use crate::versions::version_of;
+
+const ACCESS_KEY: &str = "access.json";
+const API_KEY_KEY: &str = "api-key.json";
+const RECORD_KEY: &str = "record.json";
+const SEAL_KEY: &str = "seal.json";
+/// What is sealed, in the order of the seal.
+const SEALED: [&str; 3] = [ACCESS_KEY, API_KEY_KEY, RECORD_KEY];
+
+/// What is remembered of a policy beside its rings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Record {
+    /// Whose it is.
+    pub(crate) policy: PolicyName,
+    /// The uid of the AuthPolicy.
+    pub(crate) uid: String,
+    /// The uid of its namespace.
+    pub(crate) namespace_uid: String,
+    /// Its `iss`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) issuer: Option<String>,
+    /// The last generation that a bundle may have been written with.
+    pub(crate) generation: u64,
+    /// When the policy was deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) withdrawn_time: Option<UnixMillis>,
+    /// How long it is kept after that, milliseconds.
+    pub(crate) retain_ms: i64,
+    /// Ended declared sessions, until their last token expires. In the order of their keys.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) revoked: Vec<Entry>,
+}
+
+impl Record {
+    /// Adds entries; of two for one thing the join stays.
+    pub(crate) fn revoke(&mut self, entries: impl IntoIterator<Item = Entry>) {
+        let mut by_key: BTreeMap<_, Entry> = self.revoked.drain(..).map(|entry| (entry.key(), entry)).collect();
+        for entry in entries {
+            let key = entry.key();
+            let joined = match by_key.remove(&key) {
+                Some(held) => held.join(entry),
+                None => entry,
+            };
+            by_key.insert(key, joined);
+        }
+        self.revoked = by_key.into_values().collect();
+    }
+
+    /// Drops what both clocks say expired a while ago.
+    pub(crate) fn purge(&mut self, now: UnixMillis, server_now: Option<UnixMillis>) {
+        let Some(server_now) = server_now else { return };
+        let passed = now.min(server_now).minus(countersign_core::revocation::PURGE_AFTER_MS);
+        self.revoked.retain(|entry| entry.expires > passed);
+    }
+}
+
+/// Record and rings.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Kept {
+    pub(crate) record: Record,
+    /// Empty for a policy that only verifies.
+    pub(crate) rings: BTreeMap<RingName, Ring>,
+}
+
+/// A key ring's Secret as the watch shows it.
+#[derive(Clone, Debug)]
+pub(crate) struct RingSecret {
+    pub(crate) version: u64,
+    /// The policy that its name and annotation say it is for.
+    pub(crate) policy: PolicyName,
+    /// The uid of the policy that an administrator lets take it over.
+    pub(crate) adopt: Option<String>,
+    /// Whether labels and annotation are as they should be for the policy of this uid.
+    pub(crate) owner: Option<String>,
+    data: Arc<BTreeMap<String, Zeroizing<Vec<u8>>>>,
+}
+
+impl PartialEq for RingSecret {
+    fn eq(&self, other: &Self) -> bool {
+        self.version == other.version
+    }
+}
+
+/// Why what is kept isn't used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Untrusted {
+    /// The seal is missing or doesn't hold.
+    #[error("the key ring's Secret was changed by somebody else than the operator: its seal doesn't hold")]
+    Seal,
+    /// It can't be read.
+    #[error("the key ring's Secret can't be read")]
+    Corrupt,
+    /// It says that it is another policy's.
+    #[error("the key ring's Secret is another policy's")]
+    Other,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Seal {
+    key: String,
+    value: String,
+}
+
+fn data_key(ring: RingName) -> &'static str {
+    match ring {
+        RingName::Access => ACCESS_KEY,
+        RingName::ApiKey => API_KEY_KEY,
+    }
+}
+
+impl RingSecret {
+    /// The Secret, if it is one of ours by its name and annotation.
+    pub(crate) fn of(secret: Secret) -> Option<Self> {
+        let metadata = secret.metadata;
+        let annotation = |name: &str| metadata.annotations.as_ref().and_then(|a| a.get(name)).cloned();
+        let data = secret.data.unwrap_or_default();
+        let policy = annotation(POLICY_ANNOTATION).and_then(|name| name.parse().ok()).or_else(|| {
+            // The annotation may have been removed; the record says the same.
+            let record: Record = serde_json::from_slice(&data.get(RECORD_KEY)?.0).ok()?;
+            Some(record.policy)
+        })?;
+        if metadata.name.as_deref() != Some(ring_name(&policy).as_str()) {
+            return None;
+        }
+        Some(Self {
+            version: version_of(&metadata),
+            policy,
+            adopt: annotation(ADOPT_ANNOTATION),
+            owner: metadata.labels.as_ref().and_then(|labels| labels.get(OWNER_UID_LABEL)).cloned(),
+            data: Arc::new(data.into_iter().map(|(key, value)| (key, Zeroizing::new(value.0))).collect()),
+        })
+    }
+
+    /// What it holds, if its seal holds or `unsealed` says that an administrator vouches for it.
+    pub(crate) fn open(&self, keys: &BundleKeys, unsealed: bool) -> Result<Kept, Untrusted> {
+        if !unsealed {
+            let seal = self.data.get(SEAL_KEY).ok_or(Untrusted::Seal)?;
+            let seal: Seal = serde_json::from_slice(seal).map_err(|_| Untrusted::Seal)?;
+            if !keys.holds(&seal.key, &sealed_bytes(&self.policy, &self.data), &seal.value) {
+                return Err(Untrusted::Seal);
+            }
+        }
+        let record = self.data.get(RECORD_KEY).ok_or(Untrusted::Corrupt)?;
+        let record: Record = serde_json::from_slice(record).map_err(|_| Untrusted::Corrupt)?;
+        if record.policy != self.policy {
+            return Err(Untrusted::Other);
+        }
+        let mut rings = BTreeMap::new();
+        for ring in RingName::ALL {
+            if let Some(bytes) = self.data.get(data_key(ring)) {
+                rings.insert(ring, serde_json::from_slice(bytes).map_err(|_| Untrusted::Corrupt)?);
+            }
+        }
+        Ok(Kept { record, rings })
+    }
+}
+
+/// What the seal is over: each part by its hash, so that no two contents read alike.
+fn sealed_bytes(policy: &PolicyName, data: &BTreeMap<String, Zeroizing<Vec<u8>>>) -> Vec<u8> {
+    let part = |key: &str| data.get(key).map_or_else(|| "-".to_owned(), |bytes| hex::encode(sha256(bytes)));
+    let [access, api_key, record] = SEALED.map(part);
+    format!("countersign key ring v1\n{policy}\n{access}\n{api_key}\n{record}").into_bytes()
+}
+
+impl Kept {
+    /// The Secret that holds this, sealed. `version`: the one that it was decided on; `None` for one that isn't there yet.
+    pub(crate) fn to_secret(&self, keys: &BundleKeys, version: Option<u64>) -> Result<Secret, SigningError> {
+        let json = |value: serde_json::Result<Vec<u8>>| value.map(Zeroizing::new).map_err(|_| SigningError::Corrupt);
+        let mut data = BTreeMap::from([(RECORD_KEY.to_owned(), json(serde_json::to_vec(&self.record))?)]);
+        for (name, ring) in &self.rings {
+            data.insert(data_key(*name).to_owned(), json(serde_json::to_vec(ring))?);
+        }
+        let policy = &self.record.policy;
+        let (key, value) = keys.seal(&sealed_bytes(policy, &data))?;
+        data.insert(SEAL_KEY.to_owned(), json(serde_json::to_vec(&Seal { key, value }))?);
+        Ok(Secret {
+            metadata: ObjectMeta {
+                name: Some(ring_name(policy)),
+                resource_version: version.map(|version| version.to_string()),
+                labels: Some(BTreeMap::from([
+                    (KEY_RING_LABEL.to_owned(), FORMAT.to_owned()),
+                    (OWNER_UID_LABEL.to_owned(), self.record.uid.clone()),
+                ])),
+                annotations: Some(BTreeMap::from([(POLICY_ANNOTATION.to_owned(), policy.to_string())])),
+                ..ObjectMeta::default()
+            },
+            data: Some(data.into_iter().map(|(key, value)| (key, ByteString(value.to_vec()))).collect()),
+            ..Secret::default()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use countersign_core::revocation::Kind;
+
+    use super::*;
+
+    fn kept(keys: &BundleKeys) -> (Kept, RingSecret) {
+        let record = Record {
+            policy: PolicyName::try_new("shop", "shop").unwrap(),
+            uid: "u".into(),
+            namespace_uid: "n".into(),
+            issuer: Some("https://auth.example".into()),
+            generation: 7,
+            withdrawn_time: None,
+            retain_ms: 1,
+            revoked: Vec::new(),
+        };
+        let kept = Kept { record, rings: BTreeMap::from([(RingName::Access, Ring::default())]) };
+        let mut secret = kept.to_secret(keys, Some(3)).unwrap();
+        assert_eq!(secret.metadata.resource_version.as_deref(), Some("3"));
+        secret.metadata.resource_version = Some("4".into());
+        (kept, RingSecret::of(secret).unwrap())
+    }
+
+    fn edited(secret: &RingSecret, key: &str, edit: impl FnOnce(&mut Vec<u8>)) -> RingSecret {
+        let mut data = (*secret.data).clone();
+        edit(data.get_mut(key).unwrap());
+        RingSecret { data: Arc::new(data), ..secret.clone() }
+    }
+
+    #[test]
+    fn what_was_kept_is_read_back() {
+        let keys = BundleKeys::generate(UnixMillis(0)).unwrap();
+        let (kept, secret) = kept(&keys);
+        assert_eq!(secret.open(&keys, false), Ok(kept));
+        assert_eq!((secret.version, secret.owner.as_deref()), (4, Some("u")));
+    }
+
+    #[test]
+    fn a_ring_that_somebody_edited_is_not_trusted_unless_an_administrator_vouches_for_it() {
+        let keys = BundleKeys::generate(UnixMillis(0)).unwrap();
+        let (_, secret) = kept(&keys);
+        let with_another_version = edited(&secret, ACCESS_KEY, |bytes| *bytes = br#"{"version":9,"keys":[]}"#.to_vec());
+        assert_eq!(with_another_version.open(&keys, false), Err(Untrusted::Seal));
+        assert_eq!(with_another_version.open(&keys, true).unwrap().rings[&RingName::Access].version, 9);
+        for (key, bytes) in [(RECORD_KEY, "{}"), (SEAL_KEY, "{}"), (SEAL_KEY, r#"{"key":"x","value":""}"#)] {
+            let changed = edited(&secret, key, |held| *held = bytes.as_bytes().to_vec());
+            assert_eq!(changed.open(&keys, false), Err(Untrusted::Seal), "{key} {bytes}");
+        }
+        let mut without_a_ring = (*secret.data).clone();
+        without_a_ring.remove(ACCESS_KEY);
+        let without_a_ring = RingSecret { data: Arc::new(without_a_ring), ..secret.clone() };
+        assert_eq!(without_a_ring.open(&keys, false), Err(Untrusted::Seal));
+        let other_keys = BundleKeys::generate(UnixMillis(0)).unwrap();
+        assert_eq!(secret.open(&other_keys, false), Err(Untrusted::Seal));
+    }
+
+    #[test]
+    fn another_policy_s_secret_under_this_policy_s_name_is_not_ours() {
+        let keys = BundleKeys::generate(UnixMillis(0)).unwrap();
+        let (kept, _) = kept(&keys);
+        let mut secret = kept.to_secret(&keys, None).unwrap();
+        secret.metadata.name = Some(ring_name(&PolicyName::try_new("shop", "other").unwrap()));
+        assert!(RingSecret::of(secret).is_none());
+    }
+
+    #[test]
+    fn ended_sessions_stay_until_both_clocks_say_that_they_expired() {
+        let keys = BundleKeys::generate(UnixMillis(0)).unwrap();
+        let (Kept { mut record, .. }, _) = kept(&keys);
+        let entry = |id: &str, expires: i64| Entry {
+            policy: record.policy.clone(),
+            kind: Kind::Session,
+            issuer: None,
+            id: id.into(),
+            cutoff: UnixMillis::FOREVER,
+            expires: UnixMillis(expires),
+            version: 0,
+            reason: String::new(),
+            source: "operator".into(),
+        };
+        let (b, a, longer) = (entry("b", 100), entry("a", 100), entry("a", 200));
+        record.revoke([b, a]);
+        record.revoke([longer]);
+        let said: Vec<(&str, i64)> = record.revoked.iter().map(|e| (e.id.as_str(), e.expires.0)).collect();
+        assert_eq!(said, [("a", 200), ("b", 100)]);
+        let after = UnixMillis(150).plus(countersign_core::revocation::PURGE_AFTER_MS);
+        record.purge(after, None);
+        record.purge(after, Some(UnixMillis(0)));
+        record.purge(UnixMillis(0), Some(after));
+        assert_eq!(record.revoked.len(), 2);
+        record.purge(after, Some(after));
+        assert_eq!(record.revoked.len(), 1);
+    }
+}

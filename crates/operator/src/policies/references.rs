@@ -1,0 +1,247 @@
+//! What policies refer to: Secrets and ConfigMaps of their own namespaces, and of no other.
+//!
+//! They are read by name and looked at again every few seconds by their metadata, in turn. A watch would bring edits sooner,
+//! but would need the right to list every Secret of the cluster; reading by name is the lesser right. At most
+//! [`READS_PER_SECOND`] such looks are taken, so that with very many references each comes round more rarely.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use countersign_api::{
+    Problem,
+    bundle::Resolved,
+    policy::EffectivePolicy,
+    references::{MAX_VALUE_BYTES, ReferenceError, ReferenceKind, References},
+    resolve,
+};
+use countersign_core::{jose::JwkSet, names::PolicyName};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::{Api, Client};
+use parking_lot::Mutex;
+use zeroize::Zeroizing;
+
+use super::status::{Acceptance, Remark};
+use crate::{registry::ForeignKeys, versions::version_of};
+
+/// How often each reference is looked at, if there are few.
+const EVERY: Duration = Duration::from_secs(5);
+/// How many looks are taken in a second, if there are many.
+const READS_PER_SECOND: u32 = 50;
+
+/// An object that a policy refers to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Reference {
+    pub(crate) secret: bool,
+    pub(crate) name: String,
+}
+
+/// What a policy refers to for the sake of verifiers.
+pub(crate) fn wanted(policy: &EffectivePolicy) -> BTreeSet<Reference> {
+    let secret = |name: &String| Reference { secret: true, name: name.clone() };
+    let symmetric = policy.trusted_issuers.iter().filter_map(|t| t.secret_key_ref.as_ref()).map(|r| secret(&r.name));
+    let opaque = policy.opaque_keys.secret_key_refs.iter().map(|r| secret(&r.name));
+    let sets = policy.trusted_issuers.iter().filter_map(|t| t.jwks.as_ref()?.config_map_key_ref.as_ref());
+    let sets = sets.map(|r| Reference { secret: false, name: r.name.clone() });
+    symmetric.chain(opaque).chain(sets).collect()
+}
+
+/// Objects as they were read; absent ones as `None`.
+#[derive(Debug, Default)]
+pub(crate) struct Fetched {
+    namespace: String,
+    objects: BTreeMap<Reference, Option<Object>>,
+}
+
+struct Object {
+    version: u64,
+    values: BTreeMap<String, Zeroizing<Vec<u8>>>,
+}
+
+impl std::fmt::Debug for Object {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Object").field("version", &self.version).field("keys", &self.values.keys()).finish()
+    }
+}
+
+/// Reads what a policy refers to.
+pub(crate) async fn fetch(client: &Client, namespace: &str, wanted: BTreeSet<Reference>) -> Result<Fetched, kube::Error> {
+    let mut objects = BTreeMap::new();
+    for reference in wanted {
+        let object = if reference.secret {
+            let found = Api::<Secret>::namespaced(client.clone(), namespace).get_opt(&reference.name).await?;
+            found.map(|secret| Object {
+                version: version_of(&secret.metadata),
+                values: secret.data.unwrap_or_default().into_iter().map(|(k, v)| (k, Zeroizing::new(v.0))).collect(),
+            })
+        } else {
+            let found = Api::<ConfigMap>::namespaced(client.clone(), namespace).get_opt(&reference.name).await?;
+            found.map(|map| {
+                let texts = map.data.unwrap_or_default().into_iter().map(|(k, v)| (k, Zeroizing::new(v.into_bytes())));
+                let bytes = map.binary_data.unwrap_or_default().into_iter().map(|(k, v)| (k, Zeroizing::new(v.0)));
+                Object { version: version_of(&map.metadata), values: texts.chain(bytes).collect() }
+            })
+        };
+        objects.insert(reference, object);
+    }
+    Ok(Fetched { namespace: namespace.to_owned(), objects })
+}
+
+impl References for Fetched {
+    fn value(&self, kind: ReferenceKind, name: &str, key: &str) -> Result<Zeroizing<Vec<u8>>, ReferenceError> {
+        let secret = kind == ReferenceKind::Secret;
+        let what = if secret { "Secret" } else { "ConfigMap" };
+        let reference = Reference { secret, name: name.to_owned() };
+        let Some(Some(object)) = self.objects.get(&reference) else {
+            return Err(ReferenceError::NotFound { place: format!("{what} {}/{name}", self.namespace) });
+        };
+        let value = object.values.get(key);
+        let value = value.ok_or_else(|| ReferenceError::NotFound {
+            place: format!("key {key:?} in {what} {}/{name}", self.namespace),
+        })?;
+        if value.len() as u64 > MAX_VALUE_BYTES {
+            return Err(ReferenceError::TooLarge { place: format!("key {key:?} of {what} {}/{name}", self.namespace) });
+        }
+        Ok(value.clone())
+    }
+}
+
+impl Fetched {
+    fn versions(&self) -> BTreeMap<Reference, Option<u64>> {
+        self.objects.iter().map(|(reference, object)| (reference.clone(), object.as_ref().map(|o| o.version))).collect()
+    }
+
+    /// Whether `kind` `name` `key` is there.
+    fn has(&self, secret: bool, name: &str, key: &str) -> bool {
+        let object = self.objects.get(&Reference { secret, name: name.to_owned() });
+        object.and_then(Option::as_ref).is_some_and(|object| object.values.contains_key(key))
+    }
+}
+
+/// What a policy's references gave, and what there is to say of them.
+pub(crate) fn resolution(policy: &EffectivePolicy, fetched: &Fetched) -> Result<(Resolved, Vec<Problem>), Acceptance> {
+    resolve(policy, fetched).map_err(|problems| {
+        let message: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        let remark = Remark::new(reason(policy, fetched, &problems), message.join("; "));
+        Acceptance::Refused { remark, needs_person: true }
+    })
+}
+
+/// The word for what is wrong: what is missing comes before what is no good.
+fn reason(policy: &EffectivePolicy, fetched: &Fetched, problems: &[Problem]) -> &'static str {
+    let symmetric = policy.trusted_issuers.iter().filter_map(|t| t.secret_key_ref.as_ref());
+    let mut secrets = symmetric.chain(&policy.opaque_keys.secret_key_refs);
+    if secrets.any(|r| !fetched.has(true, &r.name, &r.key)) {
+        return "SecretNotFound";
+    }
+    let mut sets = policy.trusted_issuers.iter().filter_map(|t| t.jwks.as_ref()?.config_map_key_ref.as_ref());
+    if sets.any(|r| !fetched.has(false, &r.name, &r.key)) {
+        return "ConfigMapNotFound";
+    }
+    let of_keys = |problem: &Problem| problem.field.contains(".jwks.") || problem.field.ends_with("secretKeyRef");
+    if problems.iter().any(of_keys) { "WeakKey" } else { "SecretInvalid" }
+}
+
+/// Puts fetched key sets where they belong. `held` are those that the present bundle has. Says what is missing.
+pub(crate) fn add_foreign(
+    policy: &EffectivePolicy,
+    resolved: &mut Resolved,
+    fetched: &BTreeMap<String, Arc<ForeignKeys>>,
+    held: &BTreeMap<String, JwkSet>,
+) -> Option<Remark> {
+    let mut missing = Vec::new();
+    for trusted in policy.trusted_issuers.iter().filter(|t| is_fetched(t)) {
+        let found = fetched.get(&trusted.name);
+        if let Some(keys) = found.and_then(|found| found.keys.as_ref()).or_else(|| held.get(&trusted.name)) {
+            resolved.jwks.insert(trusted.name.clone(), keys.clone());
+        } else {
+            // The others work without it; its own tokens are refused.
+            resolved.jwks.insert(trusted.name.clone(), JwkSet::default());
+            let why = found.and_then(|found| found.problem.as_deref()).unwrap_or("they are being fetched");
+            missing.push(format!("the keys of {}: {why}", trusted.name));
+        }
+    }
+    (!missing.is_empty()).then(|| Remark::new("JWKSUnavailable", missing.join("; ")))
+}
+
+/// Whether somebody has to fetch a trusted issuer's keys.
+pub(crate) fn is_fetched(trusted: &countersign_api::policy::EffectiveTrustedIssuer) -> bool {
+    let given =
+        |jwks: &countersign_api::policy::EffectiveJwksSource| jwks.config_map_key_ref.is_some() || jwks.inline.is_some();
+    trusted.secret_key_ref.is_none() && !trusted.jwks.as_ref().is_some_and(given)
+}
+
+/// Which versions of what is in use, by policy; and whose changed since.
+#[derive(Debug, Default)]
+pub(crate) struct InUse {
+    versions: Mutex<HashMap<PolicyName, BTreeMap<Reference, Option<u64>>>>,
+    changed: Mutex<HashSet<PolicyName>>,
+}
+
+impl InUse {
+    /// These are in use from now on.
+    pub(crate) fn set(&self, policy: &PolicyName, fetched: &Fetched) {
+        let versions = fetched.versions();
+        if versions.is_empty() {
+            self.versions.lock().remove(policy);
+        } else {
+            self.versions.lock().insert(policy.clone(), versions);
+        }
+    }
+
+    pub(crate) fn forget(&self, policy: &PolicyName) {
+        self.versions.lock().remove(policy);
+        self.changed.lock().remove(policy);
+    }
+
+    /// Whether a policy's references changed since they were read; asked once per change.
+    pub(crate) fn take_changed(&self, policy: &PolicyName) -> bool {
+        self.changed.lock().remove(policy)
+    }
+
+    /// Looks at all of them in turn, for ever.
+    pub(crate) async fn poll(&self, client: &Client, changed: impl Fn(&PolicyName)) {
+        loop {
+            let round: Vec<(PolicyName, Reference, Option<u64>)> = {
+                let held = self.versions.lock();
+                let each = held.iter().flat_map(|(p, refs)| refs.iter().map(|(r, v)| (p.clone(), r.clone(), *v)));
+                each.collect()
+            };
+            let places = u32::try_from(round.len()).unwrap_or(u32::MAX).max(1);
+            let pause = (EVERY / places).max(Duration::from_secs(1) / READS_PER_SECOND);
+            if round.is_empty() {
+                tokio::time::sleep(EVERY).await;
+            }
+            for (policy, reference, version) in round {
+                tokio::time::sleep(pause).await;
+                match look(client, policy.namespace(), &reference).await {
+                    Ok(found) if found != version => {
+                        self.changed.lock().insert(policy.clone());
+                        changed(&policy);
+                    }
+                    Ok(_) => {}
+                    Err(error) => {
+                        tracing::debug!(%policy, name = reference.name, %error, "a reference can't be looked at now")
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn look(client: &Client, namespace: &str, reference: &Reference) -> Result<Option<u64>, kube::Error> {
+    let found = if reference.secret {
+        Api::<Secret>::namespaced(client.clone(), namespace)
+            .get_metadata_opt(&reference.name)
+            .await?
+            .map(|o| version_of(&o.metadata))
+    } else {
+        Api::<ConfigMap>::namespaced(client.clone(), namespace)
+            .get_metadata_opt(&reference.name)
+            .await?
+            .map(|o| version_of(&o.metadata))
+    };
+    Ok(found)
+}

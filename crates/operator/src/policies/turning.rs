@@ -1,0 +1,131 @@
+//! A policy's rings and what bears on them: from the policy and the fleet to core's plan, and back to the next rings.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use countersign_api::{
+    bundle::RingName,
+    policy::{EffectivePolicy, OnUnacknowledged, ROTATE_ANNOTATION, ROTATE_API_KEY_ANNOTATION, Switch},
+};
+use countersign_core::{
+    keys::SigningKey,
+    names::PolicyName,
+    ring::{self, Acks, Action, ApplyError, Ring, RingStatus, RotationSpec, next_change, plan},
+    time::UnixMillis,
+};
+
+use super::caches::Declared;
+use crate::fleet::{Fleet, Since};
+
+/// What bears on a policy's rings at one moment.
+#[derive(Debug)]
+pub(crate) struct Situation<'a> {
+    pub(crate) name: &'a PolicyName,
+    pub(crate) effective: &'a EffectivePolicy,
+    /// The rotation annotations.
+    pub(crate) rotate: BTreeMap<RingName, String>,
+    /// The names of keys that policy or feed call revoked.
+    pub(crate) revoked: BTreeSet<String>,
+    pub(crate) fleet: &'a Fleet,
+    /// From which write on the bundle holds each key.
+    pub(crate) since: &'a BTreeMap<String, Since>,
+    /// The versions of the rings that the operator itself, where it is the issuer, signs by.
+    pub(crate) signs_by: BTreeMap<RingName, u64>,
+    pub(crate) server_now: Option<UnixMillis>,
+    pub(crate) now: UnixMillis,
+}
+
+/// The rotation annotations of a policy.
+pub(crate) fn rotate_annotations(declared: &Declared) -> BTreeMap<RingName, String> {
+    let names = [(RingName::Access, ROTATE_ANNOTATION), (RingName::ApiKey, ROTATE_API_KEY_ANNOTATION)];
+    let given = names.into_iter().filter_map(|(ring, name)| Some((ring, declared.annotation(name)?.to_owned())));
+    given.filter(|(_, value)| !value.is_empty()).collect()
+}
+
+/// The longest life of what the access ring signs: break-glass tokens too. Milliseconds.
+pub(crate) fn access_life_ms(effective: &EffectivePolicy) -> i64 {
+    let emergency = &effective.emergency;
+    let break_glass = if emergency.mode == Switch::Enabled { emergency.max_ttl.as_millis() } else { 0 };
+    effective.tokens.access_ttl.as_millis().max(break_glass)
+}
+
+impl Situation<'_> {
+    /// What the policy says about a ring.
+    pub(crate) fn spec(&self, ring: RingName) -> RotationSpec {
+        let (tokens, keys) = (&self.effective.tokens, &self.effective.keys);
+        let (interval, max_ttl_ms) = match ring {
+            RingName::Access => (keys.rotation.interval, access_life_ms(self.effective)),
+            RingName::ApiKey => (keys.rotation.api_key_interval, tokens.api_key_max_ttl.as_millis()),
+        };
+        RotationSpec {
+            algorithm: tokens.algorithm.into(),
+            interval_ms: interval.as_millis(),
+            prepublish_ms: keys.rotation.prepublish.as_millis(),
+            revision: Some(keys.rotation.revision.clone()),
+            rotation: self.rotate.get(&ring).cloned(),
+            revoked: self.revoked.clone(),
+            on_unacknowledged: match keys.on_unacknowledged {
+                OnUnacknowledged::Wait => ring::OnUnacknowledged::Wait,
+                OnUnacknowledged::Proceed => ring::OnUnacknowledged::Proceed,
+            },
+            ack_timeout_ms: keys.ack_timeout.as_millis(),
+            max_ttl_ms,
+            clock_skew_ms: tokens.clock_skew.as_millis(),
+        }
+    }
+
+    /// What the fleet holds of a ring.
+    pub(crate) fn acks(&self, name: RingName, ring: &Ring) -> Acks {
+        let absent_after = self.absent_after_ms();
+        let held = |kid: &&String| {
+            let since = self.since.get(*kid).copied().unwrap_or_default();
+            self.fleet.all_hold(self.name, since, absent_after)
+        };
+        let signs_by = self.signs_by.get(&name).copied().unwrap_or(0);
+        Acks {
+            known: self.fleet.known(),
+            required: self.fleet.quorum(absent_after).required.len(),
+            held_by_all: ring.keys.iter().map(|key| &key.kid).filter(held).cloned().collect(),
+            // No issuer tells up to which ring it holds: while there is any, no key's end can be reckoned.
+            issuers_hold: if self.fleet.issuers == 0 { signs_by } else { 0 },
+            server_now: self.server_now,
+        }
+    }
+
+    pub(crate) fn absent_after_ms(&self) -> i64 {
+        self.effective.keys.absent_after.as_millis()
+    }
+
+    /// What to do about each ring now. Rings that need nothing are left out.
+    pub(crate) fn plan(&self, rings: &BTreeMap<RingName, Ring>) -> BTreeMap<RingName, Vec<Action>> {
+        let planned =
+            rings.iter().map(|(name, ring)| (*name, plan(ring, &self.spec(*name), &self.acks(*name, ring), self.now)));
+        planned.filter(|(_, actions)| !actions.is_empty()).collect()
+    }
+
+    /// Where a ring stands.
+    pub(crate) fn status(&self, name: RingName, ring: &Ring) -> RingStatus {
+        ring::status(ring, &self.spec(name), &self.acks(name, ring), self.now)
+    }
+
+    /// The next instant at which time alone may give something to do.
+    pub(crate) fn next_change(&self, rings: &BTreeMap<RingName, Ring>) -> Option<UnixMillis> {
+        let next =
+            rings.iter().filter_map(|(name, ring)| next_change(ring, &self.spec(*name), &self.acks(*name, ring), self.now));
+        next.min()
+    }
+}
+
+/// The rings that planned actions make. Blocks while keys are made.
+pub(crate) fn apply(
+    rings: &BTreeMap<RingName, Ring>,
+    planned: &BTreeMap<RingName, Vec<Action>>,
+    now: UnixMillis,
+) -> Result<BTreeMap<RingName, Ring>, ApplyError> {
+    let mut next = rings.clone();
+    for (name, actions) in planned {
+        if let Some(ring) = next.get_mut(name) {
+            *ring = ring.apply(actions, now, SigningKey::generate)?;
+        }
+    }
+    Ok(next)
+}
