@@ -22,10 +22,11 @@ const MAX_REASON: usize = 1024;
 /// How long an address stays blocked unless asked otherwise.
 const BLOCK_MS: i64 = 30 * 24 * 3_600_000;
 
-/// Private, loopback, link-local and unspecified addresses.
-const OWN_NETWORKS: [&str; 11] = [
+/// Private, loopback, link-local and unspecified addresses, and those that carriers share, which clusters give to pods.
+const OWN_NETWORKS: [&str; 12] = [
     "0.0.0.0/32",
     "10.0.0.0/8",
+    "100.64.0.0/10",
     "127.0.0.0/8",
     "169.254.0.0/16",
     "172.16.0.0/12",
@@ -347,6 +348,7 @@ mod tests {
             "fe80::1",
             "fd00::/8",
             "0.0.0.0/0",
+            "100.64.0.1",
             // Wider ones that hold private addresses.
             "8.0.0.0/5",
             "128.0.0.0/1",
