@@ -170,7 +170,7 @@ impl App {
             .and_then(|allowed| also(allowed.credential()).map_or(Ok(allowed), Err));
         slot.counters.verdict(outcome.as_ref().err(), hit);
         self.time(started, hit);
-        answer(outcome.map(|allowed| Granted { allowed, proven: &*proven, position: moment.feed.position }))
+        answer(outcome.map(|allowed| Granted { allowed, proven: &proven, position: moment.feed.position }))
     }
 
     fn find_or_prove(
