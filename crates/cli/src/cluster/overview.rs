@@ -59,8 +59,10 @@ pub(crate) struct PolicyState {
     pub(crate) generation: i64,
     /// Its issuer.
     pub(crate) issuer: String,
-    /// What isn't as it should be.
-    pub(crate) problem: String,
+    /// What isn't as it should be, or is to be heeded.
+    pub(crate) problems: Vec<String>,
+    /// The operator has reported on the latest edit.
+    pub(crate) observed: bool,
 }
 
 impl Cluster {
@@ -109,16 +111,14 @@ impl Cluster {
 fn state(object: &DynamicObject) -> Option<PolicyState> {
     let (ready, enforced) = (rings::condition(object, "Ready"), rings::condition(object, "Enforced"));
     let generation = object.metadata.generation.unwrap_or(0);
-    let first_false = ["Accepted", "KeysReady", "Enforced", "Ready"]
-        .map(|kind| rings::condition(object, kind))
-        .into_iter()
-        .find(|condition| !condition.status.is_empty() && !condition.holds());
+    // `Ready` only repeats the first of these that fails.
+    let conditions = ["Accepted", "KeysReady", "Enforced"].map(|kind| rings::condition(object, kind));
+    let remarks = conditions.iter().filter(|condition| !condition.status.is_empty()).filter_map(rings::Condition::remark);
     let observed = object.data["status"]["observedGeneration"].as_i64().unwrap_or(0);
-    let problem = match first_false {
-        _ if observed < generation => "the operator has not looked at its latest edit yet".to_owned(),
-        Some(condition) if condition.message.is_empty() => condition.reason,
-        Some(condition) => format!("{}: {}", condition.reason, condition.message),
-        None => String::new(),
+    let problems = if observed < generation {
+        vec!["the operator has not looked at its latest edit yet".to_owned()]
+    } else {
+        remarks.collect()
     };
     let access = rings::of_ring(object, rings::Ring::Access);
     Some(PolicyState {
@@ -130,7 +130,8 @@ fn state(object: &DynamicObject) -> Option<PolicyState> {
         next_rotation: text(&access, "nextRotationTime").to_owned(),
         generation,
         issuer: text(&object.data["spec"], "issuer").to_owned(),
-        problem,
+        problems,
+        observed: observed >= generation,
     })
 }
 
@@ -141,7 +142,7 @@ fn known(status: String) -> String {
 impl PolicyState {
     /// Whether all is well with it.
     pub(crate) fn healthy(&self) -> bool {
-        self.ready == "True" && self.enforced == "True" && self.problem.is_empty()
+        self.observed && self.ready == "True" && self.enforced == "True"
     }
 
     /// For programs.
@@ -155,7 +156,7 @@ impl PolicyState {
             "next_rotation": self.next_rotation,
             "generation": self.generation,
             "issuer": self.issuer,
-            "problem": self.problem,
+            "problems": self.problems,
         })
     }
 }

@@ -46,6 +46,10 @@ impl Ring {
     }
 }
 
+/// Why a published key doesn't sign, as long as the operator has no reason to name anyone.
+const UNACKNOWLEDGED: &str =
+    "a new key is published and doesn't sign yet: `countersign fleet` shows whether every verifier is there";
+
 /// Nothing is reported.
 const UNSEEN: &str = "the operator has not reported on it yet";
 
@@ -66,6 +70,13 @@ impl Condition {
     /// Whether it holds.
     pub(crate) fn holds(&self) -> bool {
         self.status == "True"
+    }
+
+    /// What it says that a person would want to know: why it doesn't hold, or what is to be heeded although it does (a
+    /// rotation that waits, a warning).
+    pub(crate) fn remark(&self) -> Option<String> {
+        let all_is_well = self.holds() && matches!(self.reason.as_str(), "Accepted" | "Active" | "Enforced" | "Ready");
+        (!all_is_well).then(|| sentence(self))
     }
 }
 
@@ -139,27 +150,31 @@ fn sentence(condition: &Condition) -> String {
 pub(crate) fn document(policy: &PolicyName, object: &DynamicObject) -> Value {
     let status = &object.data["status"];
     let ready = condition(object, "KeysReady");
-    let phase = if ready.holds() { "Ready" } else { ready.reason.as_str() };
-    let (mut keys_of, mut states) = (BTreeMap::new(), BTreeMap::new());
+    let phase = if ready.remark().is_none() { "Ready" } else { ready.reason.as_str() };
+    let (mut keys_of, mut standing) = (BTreeMap::new(), BTreeMap::new());
     for ring in Ring::ALL {
         let keys = status["keys"].as_array().into_iter().flatten().filter(|key| text(key, "ring") == ring.in_status());
         let keys: Vec<Value> = keys.map(|key| shown(key, status)).collect();
-        let waits = !ready.holds() && !ready.message.is_empty() && keys.iter().any(|key| text(key, "state") == "Pending");
+        let said = ready.remark().is_some() && ready.message.contains(&format!("the {} ring", ring.word()));
+        let waits = match keys.iter().any(|key| text(key, "state") == "Pending") {
+            true if said => Some(ready.message.as_str()),
+            true => Some(UNACKNOWLEDGED),
+            false => None,
+        };
         let of_ring = of_ring(object, ring);
-        states.insert(
+        standing.insert(
             ring.member(),
             json!({
                 "phase": phase,
                 "active_kid": of_ring["activeKID"],
                 "last_rotation_at": seconds(&of_ring, "lastRotationTime"),
                 "next_rotation_at": seconds(&of_ring, "nextRotationTime"),
-                "waiting": waits.then(|| json!({"detail": ready.message})),
+                "waiting": waits.map(|detail| json!({"detail": detail})),
             }),
         );
         keys_of.insert(ring.member(), keys);
     }
-    let detail = (!ready.holds()).then(|| sentence(&ready));
-    json!({"policy": policy, "rings": keys_of, "status": states, "detail": detail})
+    json!({"policy": policy, "rings": keys_of, "status": standing, "detail": ready.remark()})
 }
 
 fn shown(key: &Value, status: &Value) -> Value {
@@ -247,7 +262,8 @@ mod tests {
     #[test]
     fn the_status_reads_like_the_admin_api() {
         let status = json!({
-            "conditions": [{"type": "KeysReady", "status": "False", "reason": "RotationWaiting", "message": "waits for b"}],
+            "conditions": [{"type": "KeysReady", "status": "True", "reason": "RotationWaiting",
+                            "message": "the access ring's rotation waits for b"}],
             "keyRings": [{"name": "Access", "activeKID": "k1", "nextRotationTime": "2026-03-01T00:00:00Z"}],
             "keys": [
                 {"kid": "k1", "ring": "Access", "algorithm": "EdDSA", "state": "Active",
@@ -263,7 +279,8 @@ mod tests {
         assert_eq!(shown["rings"]["access"][1]["verifiers"], Value::Null);
         assert_eq!(shown["rings"]["api_key"][0]["kid"], "k3");
         assert_eq!(shown["status"]["access"]["active_kid"], "k1");
-        assert_eq!(shown["status"]["access"]["waiting"]["detail"], "waits for b");
+        assert_eq!(shown["status"]["access"]["waiting"]["detail"], "the access ring's rotation waits for b");
+        assert_eq!(shown["status"]["access"]["phase"], "RotationWaiting");
         assert_eq!(shown["status"]["api_key"]["waiting"], Value::Null);
     }
 }

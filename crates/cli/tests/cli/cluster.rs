@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 
 use crate::api_server::ApiServer;
 
+/// What the operator says of a rotation that waits.
+const WAITS: &str = "the access ring's rotation waits for node-c; the old key goes on signing";
+
 /// The status of a policy that three verifiers hold.
 fn status(generation: i64, acknowledged: u64, keys: &[(&str, &str)]) -> Value {
     let holds = acknowledged == 3;
@@ -28,8 +31,8 @@ fn status(generation: i64, acknowledged: u64, keys: &[(&str, &str)]) -> Value {
         "observedGeneration": generation,
         "conditions": [
             condition("Accepted", true, "Accepted", ""),
-            condition("KeysReady", !pending, if pending { "RotationWaiting" } else { "Ready" },
-                      if pending { "access: k2 waits for node-c" } else { "" }),
+            condition("KeysReady", true, if pending { "RotationWaiting" } else { "Active" },
+                      if pending { WAITS } else { "every ring has a key that signs" }),
             condition("Enforced", holds, if holds { "Enforced" } else { "WaitingForVerifiers" },
                       if holds { "" } else { "node-c holds an earlier generation" }),
             condition("Ready", true, "Ready", ""),

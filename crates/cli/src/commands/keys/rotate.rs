@@ -100,9 +100,9 @@ async fn follow(
     let look = |object: &kube::core::DynamicObject| {
         let found = found(object);
         let ready = rings::condition(object, "KeysReady");
-        if found.is_none() && !ready.holds() && ready.message != said {
-            session.printer.remark(&format!("waiting: {}", printable(&ready.message)));
-            said.clone_from(&ready.message);
+        if let Some(remark) = ready.remark().filter(|remark| found.is_none() && *remark != said) {
+            session.printer.remark(&format!("waiting: {}", printable(&remark)));
+            said = remark;
         }
         found
     };

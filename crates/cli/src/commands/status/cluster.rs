@@ -44,8 +44,8 @@ pub(super) async fn status(session: &Session, cluster: &Cluster) -> Result<Exit,
         let word = session.printer.paint(word, tone);
         human.push(Block::Text(format!("{name:<9} {word} {}", printable(rest)).trim_end().to_owned()));
     }
-    let wrong = overview.policies.iter().filter(|policy| !policy.problem.is_empty());
-    let problems: Vec<String> = wrong.map(|policy| format!("{}: {}", policy.name, policy.problem)).collect();
+    let of = |policy: &PolicyState| policy.problems.iter().map(|p| format!("{}: {p}", policy.name)).collect::<Vec<_>>();
+    let problems: Vec<String> = overview.policies.iter().flat_map(of).collect();
     human.push(Block::Text(String::new()));
     match (overview.policies.is_empty(), &overview.namespace) {
         (true, None) => human.push(Block::Text("no AuthPolicy".into())),
