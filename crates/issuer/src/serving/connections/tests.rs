@@ -55,7 +55,7 @@ fn brief() -> Patience {
         head: moment,
         body: moment,
         write: moment,
-        idle: Duration::from_secs(60),
+        idle: Duration::from_mins(1),
         idle_when_crowded: Duration::from_millis(50),
     }
 }
