@@ -117,6 +117,7 @@ pub(crate) async fn run(context: Context, inbox: mpsc::Receiver<Request>, histor
         ends: HashMap::new(),
         waiting: BTreeMap::new(),
         refused: HashMap::new(),
+        fleet_stands: (false, false),
         went_back: false,
         went_back_at_work: HashSet::new(),
     };
@@ -182,6 +183,8 @@ struct Dispatcher {
     waiting: BTreeMap<PolicyName, Waits>,
     /// What verifiers refused at the last look at the fleet.
     refused: HashMap<String, Vec<(String, Option<u64>)>>,
+    /// Whether the feed was reached, and whether there was no verifier, at the last look at the fleet.
+    fleet_stands: (bool, bool),
     /// A new history has still to be written.
     went_back: bool,
     went_back_at_work: HashSet<PolicyName>,
@@ -196,7 +199,9 @@ impl Dispatcher {
         }
         let names = self.everything();
         tracing::info!(policies = names.len(), "everything is listed");
-        names.into_iter().for_each(|name| self.look_in(&name, Duration::ZERO));
+        for name in names {
+            self.look_in(&name, Duration::ZERO);
+        }
         let mut laggards = tokio::time::interval(LAGGARDS);
         loop {
             let room = self.running.len() < AT_ONCE;
@@ -207,7 +212,9 @@ impl Dispatcher {
                     Some(request) => self.take(request),
                     None => return Ok(()),
                 },
-                dirty = reconciler.dirty.take() => dirty.into_iter().for_each(|name| self.look_in(&name, Duration::ZERO)),
+                dirty = reconciler.dirty.take() => for name in dirty {
+                    self.look_in(&name, Duration::ZERO);
+                },
                 Some(due) = self.queue.next(), if room => self.begin(due.into_inner()),
                 Some(looked) = self.running.join_next() => self.end(looked?),
                 _ = laggards.tick() => self.look_for_laggards(),
@@ -236,7 +243,9 @@ impl Dispatcher {
             Request::Fleet => self.hear_the_fleet(),
             Request::WentBack => {
                 self.went_back = true;
-                self.idle.values_mut().for_each(|managed| managed.went_back());
+                for managed in self.idle.values_mut() {
+                    managed.went_back();
+                }
                 self.went_back_at_work.clone_from(&self.at_work);
             }
         }
@@ -248,7 +257,9 @@ impl Dispatcher {
                 self.went_back = false;
                 let names: Vec<PolicyName> = self.everything().into_iter().chain(self.idle.keys().cloned()).collect();
                 tracing::warn!(policies = names.len(), "a new history is begun; every bundle is written anew");
-                names.into_iter().for_each(|name| self.look_in(&name, Duration::ZERO));
+                for name in names {
+                    self.look_in(&name, Duration::ZERO);
+                }
             }
             Err(error) => tracing::error!(%error, "a new history can't be begun now; trying again"),
         }
@@ -340,9 +351,12 @@ impl Dispatcher {
     /// Looks at those policies that wait for what verifiers have come to, and at those of which verifiers say something new.
     fn hear_the_fleet(&mut self) {
         let fleet = self.reconciler.context.registry.fleet();
+        // Whether there is anyone to wait for at all decides for all of them.
+        let stands = (fleet.reached, fleet.known() == 0);
+        let changed = std::mem::replace(&mut self.fleet_stands, stands) != stands;
         let served = |waits: &Waits| {
             let quorum = fleet.quorum(waits.absent_after_ms);
-            !quorum.required.is_empty() && quorum.floor >= waits.version
+            changed || !quorum.required.is_empty() && quorum.floor >= waits.version
         };
         let mut names: Vec<PolicyName> =
             self.waiting.iter().filter(|(_, waits)| served(waits)).map(|(name, _)| name.clone()).collect();
@@ -355,7 +369,9 @@ impl Dispatcher {
         let ceased = self.refused.keys().filter(|policy| !said.contains_key(*policy));
         names.extend(differs.chain(ceased).filter_map(|policy| policy.parse().ok()));
         self.refused = said;
-        names.iter().for_each(|name| self.look_in(name, Duration::ZERO));
+        for name in names {
+            self.look_in(&name, Duration::ZERO);
+        }
     }
 
     /// Finds policies that were in force everywhere and have lacked a verifier for too long.
@@ -379,6 +395,8 @@ impl Dispatcher {
                 lacking.push(name.clone());
             }
         }
-        lacking.iter().for_each(|name| self.look_in(name, Duration::ZERO));
+        for name in lacking {
+            self.look_in(&name, Duration::ZERO);
+        }
     }
 }

@@ -13,12 +13,14 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::Config,
     events::Events,
-    fleet,
+    feed::{self, Cutoffs},
+    fleet, forwarding,
     health::Health,
-    history,
+    history, jwks,
     lease::{Elector, LeaseError},
-    policies,
+    mint, policies,
     registry::{Registry, Request},
+    sessions,
     versions::Versions,
 };
 
@@ -81,6 +83,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     tokio::select! {
         () = stop.cancelled() => return Ok(()),
         () = elector.acquire() => {}
+        // Ends with the wait; then the leader listens there.
+        never = forwarding::run(client.clone(), config.clone()) => match never {},
     }
     tracing::info!(identity = %config.identity, "leading");
     let led = lead(client, config, versions, &mut elector, &health, &stop).await;
@@ -109,6 +113,11 @@ async fn lead(
     let mut parts = Parts::default();
     parts.spawn("the fleet's watch", fleet::watching::run(context.clone(), history.clone()));
     parts.spawn("the policies' reconciler", policies::run(context.clone(), inbox, history.clone()));
+    let cutoffs = Arc::new(Cutoffs::new());
+    parts.spawn("the feed", feed::run(context.clone(), cutoffs.clone()));
+    parts.spawn("the sessions' reconciler", sessions::run(context.clone(), cutoffs.clone()));
+    parts.spawn("fetching trusted issuers' keys", jwks::run(context.clone()));
+    parts.spawn("the command line's API", mint::run(context.clone(), cutoffs));
     health.leads(registry.clone());
 
     let lease_stop = CancellationToken::new();

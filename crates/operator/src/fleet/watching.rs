@@ -171,7 +171,7 @@ async fn remember(context: &Context, watched: &Watched, roll: &Roll) {
     names.extend(fresh.iter().cloned());
     match write(context, &names).await {
         Ok(()) => {
-            tracing::info!(verifiers = ?fresh, "verifiers outside pods are remembered until they are forgotten by name")
+            tracing::info!(verifiers = ?fresh, "verifiers outside pods are remembered until they are forgotten by name");
         }
         Err(error) => tracing::warn!(%error, "the ConfigMap {FLEET} can't be written"),
     }

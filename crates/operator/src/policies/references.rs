@@ -223,7 +223,7 @@ impl InUse {
                     }
                     Ok(_) => {}
                     Err(error) => {
-                        tracing::debug!(%policy, name = reference.name, %error, "a reference can't be looked at now")
+                        tracing::debug!(%policy, name = reference.name, %error, "a reference can't be looked at now");
                     }
                 }
             }

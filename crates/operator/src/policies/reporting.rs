@@ -282,7 +282,7 @@ impl Reconciler {
         }
         let before = before(declared, managed);
         let waited_long = managed.lagging_since.is_some_and(|since| since.elapsed() >= millis(absent_after));
-        let refresh = managed.status_at.is_some_and(|at| at.elapsed() >= REFRESH);
+        let refresh = managed.status_at.get_or_insert_with(Instant::now).elapsed() >= REFRESH;
         let accepted = matches!(standings.acceptance, Acceptance::Accepted(_));
         let said = status(&Situation {
             generation: declared.generation(),

@@ -311,7 +311,8 @@ fn enforcement(situation: &Situation<'_>, enforced: &Wanted) -> Option<Enforceme
     if let Some(held) = held {
         let was = before(situation, ENFORCED).is_some_and(|c| c.status == "True");
         let stays_settled = enforced.holds() && was;
-        let still_waits = !enforced.holds() && !was && !situation.refresh;
+        let same_reason = before(situation, ENFORCED).is_some_and(|c| c.reason == enforced.remark.reason);
+        let still_waits = !enforced.holds() && !was && same_reason && !situation.refresh;
         if stays_settled || still_waits {
             return Some(held.clone());
         }
