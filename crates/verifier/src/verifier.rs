@@ -5,11 +5,13 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
 };
 
 use countersign_feed::{FeedState, Follower};
 use serde::Serialize;
-use tokio::{sync::mpsc, task::AbortHandle};
+use tokio::sync::mpsc;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     app::{App, Settings},
@@ -23,6 +25,9 @@ use crate::{
 
 /// Descriptors that are not connections: listeners, files, the feed, fetches.
 const OTHER_FILES: usize = 128;
+
+/// How long an end waits for what is being saved.
+const LAST_SAVE: Duration = Duration::from_secs(5);
 
 /// The file in the data directory that names what was bound.
 const ADDRESSES_FILE: &str = "addresses.json";
@@ -77,7 +82,8 @@ pub struct RunningVerifier {
     addresses: Addresses,
     api: Server<Api>,
     health: Option<Server<Health>>,
-    keeper: AbortHandle,
+    keeper: AbortOnDropHandle<()>,
+    stop: CancellationToken,
     follower: Option<Arc<Follower>>,
 }
 
@@ -144,8 +150,9 @@ impl Verifier {
             tcp = ?addresses.verifier, socket = ?addresses.socket, health = ?addresses.verifier_health, connections,
             "serving"
         );
-        let keeper = tokio::spawn(keeper.run()).abort_handle();
-        Ok(RunningVerifier { app, addresses, api, health, keeper, follower })
+        let stop = CancellationToken::new();
+        let keeper = AbortOnDropHandle::new(tokio::spawn(keeper.run(stop.clone())));
+        Ok(RunningVerifier { app, addresses, api, health, keeper, stop, follower })
     }
 }
 
@@ -185,14 +192,17 @@ impl RunningVerifier {
 
     /// Stops being ready, answers what has begun, saves, ends.
     pub async fn shutdown(self) {
-        let Self { app, api, health, keeper, follower, .. } = self;
+        let Self { app, api, health, keeper, stop, follower, .. } = self;
         app.draining.store(true, Relaxed);
         tracing::info!("draining");
         api.drain().await;
         if let Some(health) = health {
             health.close();
         }
-        keeper.abort();
+        stop.cancel();
+        if tokio::time::timeout(LAST_SAVE, keeper).await.is_err() {
+            tracing::warn!("what came into force last may not be saved: the disk is slow");
+        }
         // The keeper's share is gone when its task is.
         let mut follower = follower;
         while let Some(shared) = follower.take() {

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use countersign_api::bundle::SCHEMA;
+use countersign_api::bundle::{self, SCHEMA, Trust};
 use countersign_core::jose::JwkSet;
 use countersign_feed::{Ack, Clock, RefusedPolicy};
 use parking_lot::Mutex;
@@ -27,6 +27,8 @@ pub(crate) struct Enforced {
     pub(crate) sets: KnownSets,
     pub(crate) trusted: Trusted,
     saved: Option<Saved>,
+    /// Whether what is saved is ours alone to write.
+    owns_disk: bool,
     slots: BTreeMap<String, Arc<PolicySlot>>,
     /// Policies in force whose slot the snapshot doesn't show yet.
     unpublished: Vec<Arc<PolicySlot>>,
@@ -67,6 +69,7 @@ impl Enforced {
             sets: KnownSets { saved: saved.clone(), ..KnownSets::default() },
             trusted,
             saved,
+            owns_disk: false,
             slots: BTreeMap::new(),
             unpublished: Vec::new(),
             gone: Vec::new(),
@@ -84,6 +87,7 @@ impl Enforced {
     /// Puts in force what was saved. True when every saved bundle is in force, or known to be refused.
     pub(crate) fn restore(&mut self) -> bool {
         let mut whole = true;
+        self.owns_disk = self.saved.as_ref().is_some_and(own);
         for SavedBundle { name, envelope, secrets } in self.saved.iter().flat_map(Saved::bundles).collect::<Vec<_>>() {
             match self.held.restore(&name, &envelope, secrets, &self.sets) {
                 Ok(loaded) => self.take(&name, loaded),
@@ -111,7 +115,7 @@ impl Enforced {
             Outcome::WantsSecrets => return true,
             Outcome::Same(news) => self.dirty |= news,
             Outcome::Changed(loaded) => {
-                self.take(name, loaded);
+                self.take(name, loaded.map(|loaded| *loaded));
                 self.to_save.insert(name.to_owned());
             }
             Outcome::Refused(refused) => {
@@ -219,7 +223,7 @@ impl Enforced {
     }
 
     fn is_in_force(&self, slot: &Arc<PolicySlot>) -> bool {
-        let name = countersign_api::bundle::file_name(&slot.policy().name);
+        let name = bundle::file_name(&slot.policy().name);
         self.slots.get(&name).is_some_and(|present| Arc::ptr_eq(present, slot))
     }
 
@@ -229,6 +233,13 @@ impl Enforced {
             self.to_save.clear();
             return;
         };
+        if !self.owns_disk {
+            if !own(&saved) {
+                return;
+            }
+            self.owns_disk = true;
+            self.adopt(&saved);
+        }
         let mut names = std::mem::take(&mut self.to_save);
         names.extend(self.unsaved.keys().cloned());
         names.retain(|name| self.held.bundle(name).is_some());
@@ -253,9 +264,27 @@ impl Enforced {
         }
     }
 
+    /// The process before us is gone. What it saved last may be newer than what we began with; then all is saved anew.
+    fn adopt(&mut self, saved: &Saved) {
+        tracing::info!("the data directory is ours: the process that used it has ended");
+        for SavedBundle { name, envelope, secrets } in saved.bundles() {
+            let held = self.held.bundle(&name).map(|bundle| bundle.generation);
+            let found = bundle::open(&envelope, &Trust::FileSystem, None).ok().map(|bundle| bundle.generation);
+            if found > held {
+                self.offer(&name, &Offer { content: Ok(envelope), secrets, policy: None });
+            }
+        }
+        self.to_save.extend(self.held.names());
+    }
+
     /// Whether something still waits to be saved.
     pub(crate) fn has_unsaved(&self) -> bool {
-        !self.unsaved.is_empty()
+        !self.unsaved.is_empty() || !self.is_kept()
+    }
+
+    /// Whether what is in force is saved, where it is to be: else nothing may be acknowledged.
+    const fn is_kept(&self) -> bool {
+        self.owns_disk || self.saved.is_none()
     }
 
     pub(crate) fn take_key_set(&mut self, target: Target, set: Arc<JwkSet>) {
@@ -287,8 +316,11 @@ impl Enforced {
         self.slots.values().map(|slot| slot.loaded.unconfirmed_after_ms).min()
     }
 
-    /// An acknowledgement of what is in force and saved. `generations` only where the source's revision doesn't tell them.
-    pub(crate) fn ack(&self, of: Acknowledged<'_>) -> Ack {
+    /// An acknowledgement of what is in force and saved, if that can be said. `generations` only where the source's revision doesn't tell them.
+    pub(crate) fn ack(&self, of: Acknowledged<'_>) -> Option<Ack> {
+        if !self.is_kept() {
+            return None;
+        }
         let of_bundle = |r: RefusedBundle| RefusedPolicy { policy: r.policy, held: r.held, reason: r.reason.to_owned() };
         let unsaved = self.unsaved.keys().filter_map(|name| {
             let bundle = self.held.bundle(name)?;
@@ -296,7 +328,7 @@ impl Enforced {
             let held = self.held.saved_generation(name);
             Some(RefusedPolicy { policy: bundle.policy.to_string(), held, reason: UNSAVED.into() })
         });
-        Ack {
+        Some(Ack {
             start_id: of.start_id.to_owned(),
             history: of.history.to_owned(),
             revision: of.revision.to_owned(),
@@ -305,7 +337,7 @@ impl Enforced {
             trusted_bundle_keys: self.trusted.kids.clone(),
             refused: self.held.refused().into_iter().chain(self.unusable()).map(of_bundle).chain(unsaved).collect(),
             unknown_keys: Vec::new(),
-        }
+        })
     }
 
     fn unusable(&self) -> impl Iterator<Item = RefusedBundle> {
@@ -328,6 +360,13 @@ impl Enforced {
     fn unready(&self) -> Vec<String> {
         self.held.unready().into_iter().chain(self.unusable.keys().cloned()).collect()
     }
+}
+
+fn own(saved: &Saved) -> bool {
+    saved.own().unwrap_or_else(|error| {
+        tracing::error!(%error, "the data directory can't be locked; nothing is saved or acknowledged");
+        false
+    })
 }
 
 /// The word for a bundle in force that isn't on disk.

@@ -1,17 +1,19 @@
 //! What is held of each policy, and which bundle may take its place. No I/O.
 
+mod compiling;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-use countersign_api::bundle::{
-    self, Bundle, BundleIssuerKeys, CompileError, FetchedKeys, Trust, VerifySecrets, VerifySection,
-};
-use countersign_core::{jose::JwkSet, names::PolicyName};
+use countersign_api::bundle::{self, Bundle, CompileError, Trust, VerifySecrets};
+use countersign_core::names::PolicyName;
+
+pub(crate) use compiling::KeySets;
 
 use super::jwks::Target;
-use crate::slot::{ListedKey, Loaded, RefusedBundle};
+use crate::slot::{Loaded, RefusedBundle};
 
 /// Policies in force, by the name of their file.
 #[derive(Debug, Default)]
@@ -88,7 +90,7 @@ pub(crate) enum Outcome {
     /// Known, whether good or not; `true`: what was said against it is no longer true.
     Same(bool),
     /// In force from now on; `None`: withdrawn.
-    Changed(Option<Loaded>),
+    Changed(Option<Box<Loaded>>),
     /// Not used, and that is news.
     Refused(RefusedBundle),
     /// Not used for want of its verify-secrets, and not put down as refused: they may come.
@@ -157,7 +159,7 @@ impl Held {
                 self.refused.remove(name);
                 self.floors.remove(name);
                 self.distrusted.remove(name);
-                Outcome::Changed(loaded)
+                Outcome::Changed(loaded.map(Box::new))
             }
             Err(why) if why.reason == SECRETS && secrets_may_come => Outcome::WantsSecrets,
             Err(why) => {
@@ -219,9 +221,9 @@ impl Held {
         let held =
             self.policies.get(name).filter(|_| !self.distrusted.contains_key(name)).map(|held| held.bundle.generation);
         let generation = held.max(self.floors.get(name).copied());
-        let opened = bundle::open(&envelope, trust, generation).map_err(of_bundle)?;
+        let opened = bundle::open(&envelope, trust, generation).map_err(|e| of_bundle(&e))?;
         if bundle::file_name(&opened.policy) != name {
-            return Err(of_bundle(bundle::BundleRefusal::WrongName(opened.policy)));
+            return Err(of_bundle(&bundle::BundleRefusal::WrongName(opened.policy)));
         }
         let wanted = opened.verify.as_ref().and_then(|v| v.secrets_sha256.as_deref());
         let secrets = match wanted {
@@ -263,6 +265,11 @@ impl Held {
         let held = self.policies.get(name)?;
         let saveable = held.secrets.as_ref().is_some_and(|s| s.symmetric.is_empty());
         Some((&held.envelope, held.secrets_bytes.as_deref().filter(|_| saveable)))
+    }
+
+    /// The names of everything in force, tombstones included.
+    pub(crate) fn names(&self) -> impl Iterator<Item = String> {
+        self.policies.keys().cloned()
     }
 
     /// What was just written to disk.
@@ -359,79 +366,10 @@ pub(crate) struct Rejudged {
 #[derive(Debug)]
 pub(crate) struct Unusable(pub(crate) Option<RefusedBundle>);
 
-/// Key sets by what they are fetched from.
-pub(crate) trait KeySets {
-    fn key_set(&self, target: &Target) -> Option<Arc<JwkSet>>;
-}
-
-impl HeldBundle {
-    fn bundle_needs_no_secrets(&self) -> bool {
-        self.bundle.verify.as_ref().is_none_or(|v| v.secrets_sha256.is_none())
-    }
-
-    fn refused_for(&self, why: &Refusal) -> RefusedBundle {
-        RefusedBundle {
-            policy: self.bundle.policy.to_string(),
-            held: Some(self.bundle.generation),
-            reason: why.reason,
-            detail: why.detail.clone(),
-        }
-    }
-
-    fn as_vanished(&self) -> RefusedBundle {
-        let detail = "the bundle is gone from its source; only a withdrawn one ends a policy".into();
-        self.refused_for(&Refusal { reason: "vanished", detail })
-    }
-
-    fn targets(&self) -> impl Iterator<Item = (&str, Target)> {
-        self.bundle.verify.iter().flat_map(|v| &v.trusted_issuers).filter_map(|entry| match &entry.keys {
-            BundleIssuerKeys::Fetch { url } => {
-                let target = Target::new(url.as_deref(), entry.issuer.as_deref(), &entry.algorithms)?;
-                Some((entry.name.as_str(), target))
-            }
-            BundleIssuerKeys::Jwks(_) | BundleIssuerKeys::Secret => None,
-        })
-    }
-
-    fn compile(&self, keys: &dyn KeySets) -> Result<Option<Loaded>, CompileError> {
-        let Some(section) = &self.bundle.verify else { return Ok(None) };
-        let fetched: FetchedKeys = self
-            .targets()
-            .filter_map(|(name, target)| Some((name.to_owned(), (*keys.key_set(&target)?).clone())))
-            .collect();
-        let compiled = bundle::compile(&self.bundle, self.secrets.as_ref(), &fetched)?;
-        for skipped in &compiled.skipped {
-            tracing::warn!(policy = %self.bundle.policy, issuer = skipped.issuer, kid = skipped.kid, error = %skipped.error, "a key of a trusted issuer is not used");
-        }
-        Ok(Some(Loaded {
-            keys: listed_keys(section),
-            prepublish_ms: section.prepublish_ms,
-            cookie_prefix: section.cookie_prefix.clone(),
-            // What a rotation stops waiting for must have begun to fail safe long before.
-            unconfirmed_after_ms: section.absent_after_ms / 2,
-            policy: compiled.policy,
-        }))
-    }
-}
-
-fn listed_keys(section: &VerifySection) -> Vec<ListedKey> {
-    let state = |key: &bundle::BundleKey| serde_json::to_value(key.state).ok().and_then(|v| v.as_str().map(str::to_owned));
-    section
-        .keys
-        .iter()
-        .map(|key| ListedKey {
-            kid: key.jwk.kid.clone().unwrap_or_default(),
-            ring: key.ring.word(),
-            alg: key.jwk.alg.clone().unwrap_or_default(),
-            state: state(key).unwrap_or_default(),
-        })
-        .collect()
-}
-
 fn of_compile(error: &CompileError) -> Refusal {
     Refusal { reason: error.reason(), detail: error.to_string() }
 }
 
-fn of_bundle(error: bundle::BundleRefusal) -> Refusal {
+fn of_bundle(error: &bundle::BundleRefusal) -> Refusal {
     Refusal { reason: error.reason(), detail: error.to_string() }
 }

@@ -9,6 +9,7 @@ use std::{
 use countersign_feed::{Ack, Follower};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     directory::DirectoryKeeper,
@@ -92,11 +93,11 @@ impl Keeper {
         })
     }
 
-    /// Follows the source for ever.
-    pub(crate) async fn run(self) {
+    /// Follows the source until told to stop; what is being put in force then is saved as well.
+    pub(crate) async fn run(self, stop: CancellationToken) {
         match self {
-            Self::Directory(keeper) => keeper.run().await,
-            Self::Kubernetes(keeper) => keeper.run().await,
+            Self::Directory(keeper) => keeper.run(stop).await,
+            Self::Kubernetes(keeper) => keeper.run(stop).await,
         }
     }
 }

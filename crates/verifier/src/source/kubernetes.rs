@@ -6,8 +6,10 @@
 //! `not_ready` once the present state has gone unconfirmed for too long.
 
 mod connect;
+mod message;
 mod object;
 mod pace;
+mod probe;
 mod reader;
 mod secrets;
 
@@ -22,16 +24,11 @@ use tokio::{
     sync::{mpsc, watch},
     time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 pub use connect::ApiError;
 
-use self::{
-    object::Change,
-    pace::Backoff,
-    reader::{Message, Reader},
-    secrets::SecretReader,
-};
+use self::{message::Message, object::Change, pace::Backoff, reader::Reader, secrets::SecretReader};
 use super::{
     enforced::{Acknowledged, Enforced},
     held::Offer,
@@ -166,18 +163,19 @@ impl KubernetesKeeper {
         let Some(SavedPosition { history, version, refused }) = saved else { return };
         let revision = version.to_string();
         let of = Acknowledged { start_id: &self.acks.start_id, history: &history, revision: &revision, generations: false };
-        let mut ack = self.enforced.with(|enforced| enforced.ack(of));
+        let Some(mut ack) = self.enforced.with(|enforced| enforced.ack(of)) else { return };
         ack.refused.extend(refused);
         self.acks.say(ack);
     }
 
-    /// Follows the source for ever.
-    pub(super) async fn run(mut self) {
+    /// Follows the source until told to stop.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let ask_at = self.ask_for_secrets;
             tokio::select! {
+                () = stop.cancelled() => break,
                 Some(message) = self.messages.recv() => self.handle(message).await,
                 _ = look.tick() => self.look().await,
                 Some(unknown) = self.unknown_keys.recv() => {
@@ -188,6 +186,7 @@ impl KubernetesKeeper {
                 () = sleep_until(ask_at.unwrap_or_else(Instant::now)), if ask_at.is_some() => self.ask_again().await,
             }
         }
+        self.enforced.blocking(Enforced::save).await;
     }
 
     async fn handle(&mut self, message: Message) {
@@ -315,16 +314,16 @@ impl KubernetesKeeper {
             put_in_force(enforced);
             let of =
                 Acknowledged { start_id: &start_id, history: &history, revision: &version.to_string(), generations: false };
-            let ack = enforced.ack(of);
+            let ack = enforced.ack(of)?;
             if let Some(disk) = enforced.disk() {
                 let position = SavedPosition { history, version, refused: ack.refused.clone() };
                 if let Err(error) = disk.keep_position(&position) {
                     tracing::warn!(%error, "the position in the source could not be saved; a restart will not acknowledge from disk");
                 }
             }
-            ack
+            Some(ack)
         };
-        let mut ack = self.enforced.blocking(put).await;
+        let Some(mut ack) = self.enforced.blocking(put).await else { return };
         let named = self.unknown.keys().map(|(policy, trusted_issuer)| UnknownIssuerKey {
             policy: policy.clone(),
             trusted_issuer: trusted_issuer.clone(),

@@ -10,12 +10,15 @@ use std::{
 
 use countersign_api::bundle;
 use countersign_feed::RefusedPolicy;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::held::{Content, Unreadable};
 
 /// The file that says up to where the source is applied.
 const POSITION_FILE: &str = "source.json";
+/// Locked by the process that writes.
+const LOCK_FILE: &str = "lock";
 /// No file of ours is larger.
 const MAX_FILE: u64 = 8 << 20;
 /// Past this many files, one flush of the file system is cheaper than one of each.
@@ -27,6 +30,8 @@ pub(crate) struct Saved {
     root: PathBuf,
     bundles: PathBuf,
     key_sets: PathBuf,
+    /// Held open as long as this process alone may write here.
+    lock: Arc<Mutex<Option<fs::File>>>,
 }
 
 /// A saved bundle.
@@ -55,11 +60,36 @@ pub(crate) struct SavedPosition {
 impl Saved {
     /// Opens `data_dir`, and makes it where it is missing.
     pub(crate) fn open(data_dir: &Path) -> io::Result<Self> {
-        let saved = Self { root: data_dir.to_owned(), bundles: data_dir.join("bundles"), key_sets: data_dir.join("jwks") };
+        let saved = Self {
+            root: data_dir.to_owned(),
+            bundles: data_dir.join("bundles"),
+            key_sets: data_dir.join("jwks"),
+            lock: Arc::default(),
+        };
         for directory in [data_dir, &saved.bundles, &saved.key_sets] {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         }
         Ok(saved)
+    }
+
+    /// Whether this process alone writes here. A new process starts beside the old one, and must not write before that has ended:
+    /// what either acknowledged would be the other's to undo.
+    pub(crate) fn own(&self) -> io::Result<bool> {
+        let mut lock = self.lock.lock();
+        if lock.is_none() {
+            let file = fs::OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(self.root.join(LOCK_FILE))?;
+            match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => *lock = Some(file),
+                Err(rustix::io::Errno::WOULDBLOCK) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(lock.is_some())
     }
 
     /// Everything saved, in no particular order. What can't be read is left out: the source has it anew.

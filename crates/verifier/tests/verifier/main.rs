@@ -3,11 +3,14 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test says what went wrong by failing")]
 
 mod abuse;
+mod api_server;
 mod batch;
 mod bundles;
 mod contract;
 mod forward_auth;
 mod key_sets;
+mod kubernetes;
 mod lifecycle;
+mod processes;
 mod rig;
 mod wire;

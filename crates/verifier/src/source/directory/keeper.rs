@@ -3,6 +3,7 @@
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     super::{
@@ -77,13 +78,14 @@ impl DirectoryKeeper {
         Ok(keeper)
     }
 
-    /// Follows the source for ever.
-    pub(in super::super) async fn run(mut self) {
+    /// Follows the source until told to stop.
+    pub(in super::super) async fn run(mut self, stop: CancellationToken) {
         let (_watcher, mut changes) = super::watch(&self.path);
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                () = stop.cancelled() => break,
                 Some(()) = changes.recv() => {
                     tokio::time::sleep(SETTLE).await;
                     while changes.try_recv().is_ok() {}
@@ -94,6 +96,7 @@ impl DirectoryKeeper {
                 Some(unknown) = self.unknown_keys.recv() => self.look_again(&unknown),
             }
         }
+        self.enforced.blocking(Enforced::save).await;
     }
 
     async fn look(&mut self) {
@@ -194,7 +197,9 @@ impl DirectoryKeeper {
         let Some(Revision { history, revision }) = &self.revision else { return };
         let of = Acknowledged { start_id: &self.acks.start_id, history, revision, generations: true };
         let ack = self.enforced.with(|enforced| enforced.ack(of));
-        self.acks.say(ack);
+        if let Some(ack) = ack {
+            self.acks.say(ack);
+        }
     }
 }
 

@@ -8,7 +8,10 @@ use countersign_api::{
 };
 use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 
-use super::super::held::{Offer, Unreadable};
+use super::{
+    super::held::{Offer, Unreadable},
+    connect::ApiError,
+};
 
 /// What is there now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +53,8 @@ fn bundle_file(metadata: &ObjectMeta) -> Option<String> {
     is_bundle_file(&file).then_some(file)
 }
 
-/// A version as a number: the API server's are comparable, and an object's later one is higher.
-pub(super) fn version(text: Option<&str>) -> Option<u64> {
-    text?.parse().ok()
+/// A version as a number: the API server's can be compared, and a later one is higher.
+pub(super) fn number(text: Option<&str>) -> Result<u64, ApiError> {
+    let unlike = || ApiError::Unexpected(format!("{text:?} is no resourceVersion that can be compared"));
+    text.and_then(|text| text.parse().ok()).ok_or_else(unlike)
 }

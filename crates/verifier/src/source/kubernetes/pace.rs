@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Half of `absentAfter` where no policy says.
-const UNCONFIRMED: Duration = Duration::from_secs(300);
+const UNCONFIRMED: Duration = Duration::from_mins(5);
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
@@ -17,7 +17,7 @@ pub(super) fn watch_for(unconfirmed_ms: Option<i64>) -> Duration {
 
 /// How often the present version is asked for.
 pub(super) fn confirm_every(unconfirmed_ms: Option<i64>) -> Duration {
-    (allowed(unconfirmed_ms) / 6).clamp(Duration::from_secs(1), Duration::from_secs(60))
+    (allowed(unconfirmed_ms) / 6).clamp(Duration::from_secs(1), Duration::from_mins(1))
 }
 
 fn allowed(unconfirmed_ms: Option<i64>) -> Duration {

@@ -7,7 +7,7 @@
 
 use std::{collections::VecDeque, pin::pin, sync::Arc, time::Duration};
 
-use countersign_api::cluster::{HISTORY, HISTORY_KEY};
+use countersign_api::cluster::HISTORY;
 use countersign_feed::Clock;
 use futures_util::{StreamExt as _, future::OptionFuture};
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -22,8 +22,10 @@ use tokio::{
 
 use super::{
     connect::{ApiError, in_time},
-    object::{Change, gone, present, version},
+    message::{Ended, Message},
+    object::{Change, gone, number, present},
     pace::{Backoff, confirm_every, random_fraction, watch_for},
+    probe::{CONFIG_MAPS, History, Probe, history_of, probe},
 };
 use crate::app::App;
 
@@ -39,104 +41,6 @@ const BEGIN: Duration = Duration::from_secs(30);
 const GAP: Duration = Duration::from_secs(2);
 /// A watch that ends sooner than this counts as a failure.
 const SHORT: Duration = Duration::from_secs(1);
-
-const CONFIG_MAPS: &str = "ConfigMaps";
-
-/// What the reader hands over, in order.
-#[derive(Debug)]
-pub(super) enum Message {
-    /// A list begins; what an earlier one brought of it was broken off.
-    ListBegun,
-    /// A part of it.
-    Page(Vec<Change>),
-    /// That was all: this is what there is at this version.
-    Listed {
-        /// The list's version.
-        version: u64,
-        /// The history that it is of.
-        history: String,
-        /// When it was asked for, by [`Clock::boot_millis`].
-        asked_at: i64,
-    },
-    /// What changed up to a version.
-    Events {
-        /// In order.
-        changes: Vec<Change>,
-        /// Up to here.
-        version: u64,
-    },
-    /// What was handed over is what the API server held at that moment or later.
-    Confirmed {
-        /// By [`Clock::boot_millis`].
-        asked_at: i64,
-    },
-    /// The API server can't be asked; it is asked again.
-    Trouble(ApiError),
-}
-
-/// Why a watch, or a list, ended.
-#[derive(Debug)]
-enum Ended {
-    /// As it was asked to.
-    InTime,
-    /// It brought nothing for too long.
-    Silent,
-    /// Its version is no longer known.
-    Gone,
-    /// The API server's version is behind ours.
-    WentBack,
-    /// The API server's versions are of another history.
-    OtherHistory,
-    /// An event that isn't after the one before it.
-    OutOfOrder,
-    /// The API server, or the way to it.
-    Failed(ApiError),
-    /// Nobody listens any more.
-    Unheard,
-}
-
-impl Ended {
-    const fn reason(&self) -> &'static str {
-        match self {
-            Self::InTime => "ended",
-            Self::Silent => "silent",
-            Self::Gone => "gone",
-            Self::WentBack => "went_back",
-            Self::OtherHistory => "other_history",
-            Self::OutOfOrder => "out_of_order",
-            Self::Failed(_) => "failed",
-            Self::Unheard => "unheard",
-        }
-    }
-
-    const fn can_be_resumed(&self) -> bool {
-        matches!(self, Self::InTime | Self::Silent | Self::Failed(_))
-    }
-}
-
-impl From<ApiError> for Ended {
-    fn from(error: ApiError) -> Self {
-        match error {
-            ApiError::Gone => Self::Gone,
-            error => Self::Failed(error),
-        }
-    }
-}
-
-/// The `history` ConfigMap as the API server shows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct History {
-    value: String,
-    version: u64,
-}
-
-/// The API server's present version.
-#[derive(Debug)]
-struct Probe {
-    asked_at: i64,
-    version: u64,
-    history: Option<History>,
-}
 
 /// Lists and watches.
 pub(super) struct Reader {
@@ -409,25 +313,4 @@ impl Reader {
             None => Ok(()),
         }
     }
-}
-
-/// Asks for the `history` ConfigMap alone, without a version in the question: the answer's own is the present one.
-async fn probe(api: Api<ConfigMap>, namespace: String, asked_at: i64) -> Result<Probe, ApiError> {
-    let only = ListParams::default().fields(&format!("metadata.name={HISTORY}")).limit(1);
-    let list = in_time(api.list(&only), CONFIG_MAPS, &namespace).await?;
-    let version = number(list.metadata.resource_version.as_deref())?;
-    let history = list.items.first().map(history_of).transpose()?.flatten();
-    Ok(Probe { asked_at, version, history })
-}
-
-fn history_of(object: &ConfigMap) -> Result<Option<History>, ApiError> {
-    if object.metadata.name.as_deref() != Some(HISTORY) {
-        return Ok(None);
-    }
-    let value = object.data.as_ref().and_then(|data| data.get(HISTORY_KEY)).cloned().unwrap_or_default();
-    Ok(Some(History { value, version: number(object.metadata.resource_version.as_deref())? }))
-}
-
-fn number(text: Option<&str>) -> Result<u64, ApiError> {
-    version(text).ok_or_else(|| ApiError::Unexpected(format!("{text:?} is no resourceVersion that can be compared")))
 }
