@@ -49,12 +49,10 @@ pub(crate) struct PolicyState {
     pub(crate) ready: String,
     /// Likewise.
     pub(crate) enforced: String,
-    /// How many verifiers hold it of how many: `41/41`.
-    pub(crate) summary: String,
-    /// The key that signs access tokens.
-    pub(crate) active_kid: String,
-    /// When the next one takes over, RFC 3339.
-    pub(crate) next_rotation: String,
+    /// On how many verifiers it is in force, as the admin API has it.
+    pub(crate) verifiers: Value,
+    /// Where its rings stand, as the admin API has them.
+    pub(crate) keys: Value,
     /// The spec's generation.
     pub(crate) generation: i64,
     /// Its issuer.
@@ -120,19 +118,27 @@ fn state(object: &DynamicObject) -> Option<PolicyState> {
     } else {
         remarks.collect()
     };
-    let access = rings::of_ring(object, rings::Ring::Access);
+    let name = name_of(object)?;
     Some(PolicyState {
-        name: name_of(object)?.to_string(),
+        verifiers: rings::enforced(object, 0).document(),
+        keys: rings::document(&name, object)["status"].take(),
+        name: name.to_string(),
         ready: known(ready.status),
         enforced: known(enforced.status),
-        summary: text(&object.data["status"]["enforcement"], "summary").to_owned(),
-        active_kid: text(&access, "activeKID").to_owned(),
-        next_rotation: text(&access, "nextRotationTime").to_owned(),
         generation,
         issuer: text(&object.data["spec"], "issuer").to_owned(),
         problems,
         observed: observed >= generation,
     })
+}
+
+/// A condition's `status` for programs; null is unknown.
+fn truth(status: &str) -> Value {
+    match status {
+        "True" => json!(true),
+        "False" => json!(false),
+        _ => Value::Null,
+    }
 }
 
 fn known(status: String) -> String {
@@ -149,11 +155,10 @@ impl PolicyState {
     pub(crate) fn document(&self) -> Value {
         json!({
             "policy": self.name,
-            "ready": self.ready,
-            "enforced": self.enforced,
-            "verifiers": self.summary,
-            "active_kid": self.active_kid,
-            "next_rotation": self.next_rotation,
+            "ready": truth(&self.ready),
+            "enforced": truth(&self.enforced),
+            "verifiers": self.verifiers,
+            "keys": self.keys,
             "generation": self.generation,
             "issuer": self.issuer,
             "problems": self.problems,

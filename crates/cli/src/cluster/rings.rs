@@ -200,7 +200,7 @@ fn shown(key: &Value, status: &Value) -> Value {
 }
 
 /// What the status says of one ring; null when there is nothing.
-pub(super) fn of_ring(object: &DynamicObject, ring: Ring) -> Value {
+fn of_ring(object: &DynamicObject, ring: Ring) -> Value {
     let rings = object.data["status"]["keyRings"].as_array().into_iter().flatten();
     rings.into_iter().find(|r| text(r, "name") == ring.in_status()).cloned().unwrap_or_default()
 }

@@ -8,7 +8,7 @@ use crate::{
         Cluster,
         overview::{Leader, Overview, PolicyState},
     },
-    commands::{now, relative, text},
+    commands::{instant, now, relative, text},
     failure::{Exit, Failure},
     output::{Block, Cell, Report, Table, Tone, printable},
     span::rough,
@@ -149,16 +149,18 @@ fn table(policies: &[PolicyState]) -> Table {
     };
     let or_none = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
     for policy in policies {
-        let next = policy
-            .next_rotation
-            .parse::<jiff::Timestamp>()
-            .map_or_else(|_| "-".to_owned(), |at| relative(countersign_core::time::UnixMillis(at.as_millisecond()), now()));
+        let access = &policy.keys["access"];
+        let next = instant(access, "next_rotation_at").map_or_else(|| "-".to_owned(), |at| relative(at, now()));
+        let held = match (policy.verifiers["confirmed"].as_u64(), policy.verifiers["total"].as_u64()) {
+            (Some(confirmed), Some(total)) if total > 0 => format!("{confirmed}/{total}"),
+            _ => "-".to_owned(),
+        };
         table.row(vec![
             policy.name.clone().into(),
             status(&policy.ready),
             status(&policy.enforced),
-            or_none(&policy.summary).into(),
-            or_none(&policy.active_kid).into(),
+            held.into(),
+            or_none(text(access, "active_kid")).into(),
             next.into(),
             policy.generation.to_string().into(),
             or_none(&policy.issuer).into(),

@@ -96,6 +96,9 @@ fn a_healthy_installation_is_one_screen() {
     }
     let said = server.run(&["status", "-o", "json"]);
     assert_eq!((&said.json()["healthy"], &said.json()["leader"]["name"]), (&json!(true), &json!("operator-a")));
+    let policy = said.json()["policies"][0].clone();
+    assert_eq!((&policy["ready"], &policy["verifiers"]["confirmed"]), (&json!(true), &json!(3)), "as dev has it");
+    assert_eq!(policy["keys"]["access"]["active_kid"], "k1");
     assert_eq!(server.run(&["status", "-o", "name"]).out, "shop/shop\n");
 }
 
