@@ -43,6 +43,9 @@ pub struct Flags {
     /// Certificates (PEM) of authorities to trust for fetching keys, beside the system's
     #[arg(long, value_name = "FILE", env = "COUNTERSIGN_JWKS_CA_FILE")]
     pub jwks_ca_file: Option<PathBuf>,
+    /// Take the taint countersign.dev/not-ready off a node once its verifier is ready
+    #[arg(long, env = "COUNTERSIGN_STARTUP_TAINT")]
+    pub startup_taint: bool,
     /// Whether metrics carry the label `policy`
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, env = "COUNTERSIGN_METRICS_POLICY_LABEL")]
     pub metrics_policy_label: bool,
@@ -77,6 +80,8 @@ pub struct Config {
     pub jwks_allow_private: bool,
     /// More authorities for fetching them.
     pub jwks_ca_file: Option<PathBuf>,
+    /// Nodes lose the startup taint once their verifier is ready.
+    pub startup_taint: bool,
     /// Metrics carry the label `policy`.
     pub metrics_policy_label: bool,
 }
@@ -174,6 +179,7 @@ impl Config {
             kubeconfig: flags.kubeconfig.clone(),
             jwks_allow_private: flags.jwks_allow_private,
             jwks_ca_file: flags.jwks_ca_file.clone(),
+            startup_taint: flags.startup_taint,
             metrics_policy_label: flags.metrics_policy_label,
         })
     }

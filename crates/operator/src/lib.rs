@@ -8,17 +8,23 @@
 
 pub mod config;
 pub mod events;
+pub mod feed;
 pub mod fleet;
 pub mod health;
+pub mod jwks;
 pub mod lease;
+pub mod mint;
 pub mod registry;
 pub mod run;
+pub mod sessions;
 pub mod versions;
 
+mod forwarding;
 mod history;
 mod jitter;
 mod mirror;
 mod policies;
+mod startup;
 
 pub use config::{Config, ConfigError, Environment, Flags};
 pub use run::{Context, RunError, run};

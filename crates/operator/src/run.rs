@@ -20,7 +20,7 @@ use crate::{
     lease::{Elector, LeaseError},
     mint, policies,
     registry::{Registry, Request},
-    sessions,
+    sessions, startup,
     versions::Versions,
 };
 
@@ -117,6 +117,7 @@ async fn lead(
     parts.spawn("the feed", feed::run(context.clone(), cutoffs.clone()));
     parts.spawn("the sessions' reconciler", sessions::run(context.clone(), cutoffs.clone()));
     parts.spawn("fetching trusted issuers' keys", jwks::run(context.clone()));
+    parts.spawn("taking off startup taints", startup::run(context.clone()));
     parts.spawn("the command line's API", mint::run(context.clone(), cutoffs));
     health.leads(registry.clone());
 
