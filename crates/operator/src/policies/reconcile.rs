@@ -32,7 +32,7 @@ use super::{
     reporting::Standings,
     signing::SigningError,
     standing::{Held, Refused, Standing, Wanted, standing},
-    status::{Acceptance, Remark},
+    status::{Acceptance, Remark, Remedy},
     turning::{self, Situation, rotate_annotations},
 };
 
@@ -223,7 +223,7 @@ impl Reconciler {
             if let Some(length) = drafted.as_ref().and_then(Draft::too_large) {
                 let message =
                     format!("its bundle has {} KiB, more than 900: remove roles, rules or inline keys", length >> 10);
-                acceptance = Acceptance::Refused { remark: Remark::new("TooLarge", message), needs_person: true };
+                acceptance = Acceptance::Refused { remark: Remark::new("TooLarge", message), remedy: Remedy::Person };
                 base = self.present(name, managed).await?.filter(|bundle| bundle.verify.is_some()).map(Base::Present);
                 if base.is_none() && fresh {
                     return self.report_live(name, declared, namespace_uid, &understood, acceptance, None, managed).await;
@@ -319,7 +319,7 @@ impl Reconciler {
         }
         let outcome = EffectivePolicy::try_from(&declared.policy).map(Arc::new).map_err(|problems| {
             let message: Vec<String> = problems.iter().map(ToString::to_string).collect();
-            Acceptance::Refused { remark: Remark::new("Invalid", message.join("; ")), needs_person: true }
+            Acceptance::Refused { remark: Remark::new("Invalid", message.join("; ")), remedy: Remedy::Person }
         });
         managed.resolved = None;
         managed.generation_since = Some((generation, Instant::now()));
@@ -369,7 +369,7 @@ impl Reconciler {
         };
         let missing = references::add_foreign(effective, &mut resolved, &fetched, &held);
         let acceptance = match missing {
-            Some(remark) => Acceptance::Refused { remark, needs_person: false },
+            Some((remark, remedy)) => Acceptance::Refused { remark, remedy },
             None => Acceptance::Accepted(self.warnings(name, effective, &warnings)),
         };
         Ok((acceptance, Some(Base::Declared(effective.clone(), resolved))))

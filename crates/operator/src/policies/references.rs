@@ -23,7 +23,7 @@ use kube::{Api, Client};
 use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
-use super::status::{Acceptance, Remark};
+use super::status::{Acceptance, Remark, Remedy};
 use crate::{registry::ForeignKeys, versions::version_of};
 
 /// How often each reference is looked at, if there are few.
@@ -125,7 +125,7 @@ pub(crate) fn resolution(policy: &EffectivePolicy, fetched: &Fetched) -> Result<
     resolve(policy, fetched).map_err(|problems| {
         let message: Vec<String> = problems.iter().map(ToString::to_string).collect();
         let remark = Remark::new(reason(policy, fetched, &problems), message.join("; "));
-        Acceptance::Refused { remark, needs_person: true }
+        Acceptance::Refused { remark, remedy: Remedy::Person }
     })
 }
 
@@ -150,8 +150,9 @@ pub(crate) fn add_foreign(
     resolved: &mut Resolved,
     fetched: &BTreeMap<String, Arc<ForeignKeys>>,
     held: &BTreeMap<String, JwkSet>,
-) -> Option<Remark> {
+) -> Option<(Remark, Remedy)> {
     let mut missing = Vec::new();
+    let mut remedy = Remedy::Moment;
     for trusted in policy.trusted_issuers.iter().filter(|t| is_fetched(t)) {
         let found = fetched.get(&trusted.name);
         if let Some(keys) = found.and_then(|found| found.keys.as_ref()).or_else(|| held.get(&trusted.name)) {
@@ -159,11 +160,14 @@ pub(crate) fn add_foreign(
         } else {
             // The others work without it; its own tokens are refused.
             resolved.jwks.insert(trusted.name.clone(), JwkSet::default());
+            if found.is_some() {
+                remedy = Remedy::Time;
+            }
             let why = found.and_then(|found| found.problem.as_deref()).unwrap_or("they are being fetched");
             missing.push(format!("the keys of {}: {why}", trusted.name));
         }
     }
-    (!missing.is_empty()).then(|| Remark::new("JWKSUnavailable", missing.join("; ")))
+    (!missing.is_empty()).then(|| (Remark::new("JWKSUnavailable", missing.join("; ")), remedy))
 }
 
 /// Whether somebody has to fetch a trusted issuer's keys.

@@ -28,7 +28,7 @@ use super::{
     record::Kept,
     signing::SigningError,
     standing::Refused,
-    status::{Acceptance, Keys, Situation, Turned, status},
+    status::{Acceptance, Keys, Remedy, Situation, Turned, status},
 };
 use crate::{
     fleet::{Count, Since},
@@ -40,6 +40,8 @@ use crate::{
 const WAITS_FOR_LONG_MS: i64 = 5_000;
 /// How long a first status waits for verifiers, so that what settles at once is written once.
 const SETTLES_WITHIN: Duration = Duration::from_millis(800);
+/// How long a first status waits for a trusted issuer's keys to be fetched, or not.
+const FETCHED_WITHIN: Duration = Duration::from_secs(10);
 /// How often what is merely a snapshot of the moment is taken anew.
 const REFRESH: Duration = Duration::from_mins(1);
 
@@ -283,6 +285,11 @@ impl Reconciler {
         let before = before(declared, managed);
         let waited_long = managed.lagging_since.is_some_and(|since| since.elapsed() >= millis(absent_after));
         let refresh = managed.status_at.get_or_insert_with(Instant::now).elapsed() >= REFRESH;
+        let settles_within = match &standings.acceptance {
+            Acceptance::Accepted(_) => SETTLES_WITHIN,
+            Acceptance::Refused { remedy: Remedy::Moment, .. } => FETCHED_WITHIN,
+            Acceptance::Refused { .. } => Duration::ZERO,
+        };
         let accepted = matches!(standings.acceptance, Acceptance::Accepted(_));
         let said = status(&Situation {
             generation: declared.generation(),
@@ -309,12 +316,13 @@ impl Reconciler {
             );
         }
         next.holds = (present.version > 0).then(|| waits_for(present.version));
-        let fresh = managed.generation_since.filter(|_| accepted && !settled && fleet.known() > 0 && fleet.reached);
+        let may_settle = !accepted || fleet.known() > 0 && fleet.reached;
+        let fresh = managed.generation_since.filter(|_| !settled && may_settle);
         if let Some((_, since)) = fresh
-            && since.elapsed() < SETTLES_WITHIN
+            && since.elapsed() < settles_within
         {
             // What settles within a moment is told once.
-            let left = SETTLES_WITHIN.saturating_sub(since.elapsed());
+            let left = settles_within.saturating_sub(since.elapsed());
             next.within = Some(next.within.map_or(left, |within| within.min(left)));
             return Ok(next);
         }

@@ -37,11 +37,18 @@ pub(crate) enum Acceptance {
     /// It is; warnings, by reason, if any.
     Accepted(Vec<Remark>),
     /// It isn't.
-    Refused {
-        remark: Remark,
-        /// It waits for a person's edit; else for time.
-        needs_person: bool,
-    },
+    Refused { remark: Remark, remedy: Remedy },
+}
+
+/// What a policy that isn't accepted waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Remedy {
+    /// A person's edit.
+    Person,
+    /// Another attempt.
+    Time,
+    /// A first attempt, which is under way.
+    Moment,
 }
 
 /// A reason, which is API, and a message for people.
@@ -276,7 +283,7 @@ fn ready(situation: &Situation<'_>, accepted: &Wanted, keys: &Wanted, enforced: 
 
 fn stalled(situation: &Situation<'_>) -> Option<Wanted> {
     let remark = match (&situation.acceptance, &situation.keys) {
-        (Acceptance::Refused { remark, needs_person: true }, _) => remark.clone(),
+        (Acceptance::Refused { remark, remedy: Remedy::Person }, _) => remark.clone(),
         (_, Keys::Refused(why)) => Remark::new("AdoptionRefused", why.clone()),
         _ => return None,
     };

@@ -7,8 +7,8 @@ fn accepted_() -> Acceptance {
     Acceptance::Accepted(Vec::new())
 }
 
-fn refused(reason: &'static str, needs_person: bool) -> Acceptance {
-    Acceptance::Refused { remark: Remark::new(reason, "why"), needs_person }
+fn refused(reason: &'static str, remedy: Remedy) -> Acceptance {
+    Acceptance::Refused { remark: Remark::new(reason, "why"), remedy }
 }
 
 fn count(required: usize, held: usize) -> Count {
@@ -74,7 +74,12 @@ fn each_state_of_a_policy_is_told_by_its_conditions() {
         ),
         (
             "a secret is missing",
-            Situation { acceptance: refused("SecretNotFound", true), keys: Keys::NotYet, bundle_generation: 0, ..base() },
+            Situation {
+                acceptance: refused("SecretNotFound", Remedy::Person),
+                keys: Keys::NotYet,
+                bundle_generation: 0,
+                ..base()
+            },
             [
                 "False SecretNotFound",
                 "False Generating",
@@ -85,7 +90,7 @@ fn each_state_of_a_policy_is_told_by_its_conditions() {
         ),
         (
             "keys can't be fetched",
-            Situation { acceptance: refused("JWKSUnavailable", false), ..base() },
+            Situation { acceptance: refused("JWKSUnavailable", Remedy::Time), ..base() },
             ["False JWKSUnavailable", "True Active", "False JWKSUnavailable", "False JWKSUnavailable", "-"],
         ),
         (
