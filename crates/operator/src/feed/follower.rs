@@ -1,0 +1,274 @@
+//! Follows the feed: leases and clock for the fleet, entries for what they end.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use countersign_core::{
+    names::PolicyName,
+    revocation::{Entry, Kind, Position},
+};
+use countersign_feed::{Clock, EpochRecord, FeedError, FeedServer, ServerState};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    cutoffs::Cutoffs,
+    writer::{Changed, changed},
+};
+use crate::registry::{Ending, FeedPresent, Registry};
+
+/// How often leases are read while something waits for verifiers, at most.
+const WHILE_WAITING: Duration = Duration::from_millis(100);
+/// How often otherwise.
+const IDLE: Duration = Duration::from_secs(1);
+/// Reading leases takes at most this part of the time, however large the fleet.
+const SHARE: u32 = 5;
+/// How long one read of the tail waits.
+const TAIL_WAIT: Duration = Duration::from_secs(2);
+/// Entries of one page.
+const PAGE: usize = 10_000;
+/// The wait after a failure.
+const RETRY: Duration = Duration::from_secs(1);
+/// How often what expired long ago is forgotten.
+const PURGE: Duration = Duration::from_mins(1);
+
+/// What follows the feed.
+#[derive(Debug)]
+pub struct FeedFollower {
+    server: Arc<dyn FeedServer>,
+    registry: Arc<Registry>,
+    cutoffs: Arc<Cutoffs>,
+    keys: Mutex<RevokedKeys>,
+}
+
+/// Which history of which server is read, and whether all of it was there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Reading {
+    run_id: String,
+    epoch: u64,
+    seeded: bool,
+}
+
+impl Reading {
+    fn of(state: &ServerState) -> Option<Self> {
+        let record = state.present()?;
+        Some(Self { run_id: state.run_id.clone(), epoch: record.epoch, seeded: record.seeded })
+    }
+}
+
+impl FeedFollower {
+    /// A follower of `server` that tells `registry` and `cutoffs`.
+    pub fn new(server: Arc<dyn FeedServer>, registry: Arc<Registry>, cutoffs: Arc<Cutoffs>) -> Self {
+        Self { server, registry, cutoffs, keys: Mutex::default() }
+    }
+
+    /// Follows until `stop`, or until the registry's owner has ended.
+    pub async fn run(self, stop: CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.follow_presence() => {}
+            () = self.follow_entries() => {}
+            () = self.follow_bundles() => {}
+        }
+    }
+
+    /// Leases and the server's clock: often while somebody waits for an acknowledgement, else each second.
+    async fn follow_presence(&self) {
+        let mut waiting = self.registry.waiting();
+        let mut reported = None;
+        let mut purge_at = Instant::now() + PURGE;
+        loop {
+            let begun = Instant::now();
+            let present = self.present().await;
+            if present.problem != reported {
+                match &present.problem {
+                    Some(problem) => tracing::warn!(server = %self.server.describe(), problem, "the feed can't be read"),
+                    None if reported.is_some() => {
+                        tracing::info!(server = %self.server.describe(), "the feed can be read again");
+                    }
+                    None => {}
+                }
+                reported.clone_from(&present.problem);
+            }
+            if begun >= purge_at
+                && let Some(server_now) = present.server_now()
+            {
+                self.cutoffs.purge(server_now, Clock::wall());
+                purge_at = begun + PURGE;
+            }
+            self.registry.set_feed(present);
+            let next = begun + WHILE_WAITING.max(begun.elapsed() * SHARE);
+            tokio::time::sleep_until(next).await;
+            let idle = tokio::time::sleep_until(begun + IDLE);
+            tokio::select! {
+                somebody = waiting.wait_for(|waiting| *waiting > 0) => if somebody.is_err() { return },
+                () = idle => {}
+            }
+        }
+    }
+
+    async fn present(&self) -> FeedPresent {
+        let read = async {
+            let state = self.server.state().await?;
+            let boot = Clock::boot_millis();
+            Ok::<_, FeedError>((state, boot, self.server.leases().await?))
+        };
+        match read.await {
+            Ok((state, boot, leases)) => {
+                let record = state.present();
+                FeedPresent {
+                    fresh: true,
+                    server_time: Some((state.now(), boot)),
+                    epoch: record.map(|record| record.epoch),
+                    seeded: record.is_some_and(|record| record.seeded),
+                    leases,
+                    problem: None,
+                }
+            }
+            Err(error) => {
+                let before = self.registry.feed().borrow().clone();
+                FeedPresent {
+                    fresh: false,
+                    leases: Vec::new(),
+                    problem: Some(error.to_string()),
+                    ..FeedPresent::clone(&before)
+                }
+            }
+        }
+    }
+
+    /// What the bundles call revoked ends tokens as what the feed does.
+    async fn follow_bundles(&self) {
+        let mut changes = self.registry.changes();
+        let apply = |revoked: &[Entry]| revoked.iter().for_each(|entry| self.cutoffs.apply(entry));
+        self.registry.policies().iter().for_each(|view| apply(&view.revoked));
+        while let Some(changed) = changed(&mut changes).await {
+            match changed {
+                Changed::These(names) => {
+                    names.iter().filter_map(|name| self.registry.policy(name)).for_each(|view| apply(&view.revoked));
+                }
+                Changed::Any => self.registry.policies().iter().for_each(|view| apply(&view.revoked)),
+            }
+            if self.settle_keys().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn follow_entries(&self) {
+        let mut held: Option<(Reading, Position)> = None;
+        loop {
+            if let Err(problem) = self.read_on(&mut held).await {
+                tracing::debug!(server = %self.server.describe(), problem, "entries of the feed can't be read now");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+
+    /// Reads the live set from where it was left, or all of it when that means nothing any more; then the tail, until that
+    /// no longer goes on from there.
+    async fn read_on(&self, held: &mut Option<(Reading, Position)>) -> Result<(), String> {
+        let say = |error: FeedError| error.to_string();
+        let state = self.server.state().await.map_err(say)?;
+        let reading = Reading::of(&state).ok_or("no epoch is open on the feed server")?;
+        let mut at = match held.take() {
+            Some((before, at)) if before == reading => at,
+            _ => Position::ZERO,
+        };
+        loop {
+            let page = self.server.page(at, PAGE).await.map_err(say)?;
+            if Reading::of(&page.state).as_ref() != Some(&reading) {
+                return Err("the feed's epoch has changed".into());
+            }
+            at = page.entries.last().map_or(at, |(position, _)| *position);
+            let end = page.state.present().map_or(at, EpochRecord::tail);
+            self.take(page.entries.into_iter().map(|(_, entry)| entry)).await?;
+            if !page.more {
+                // Of what was given out up to here, all that is still live was on the page.
+                at = at.max(end);
+                break;
+            }
+        }
+        *held = Some((reading.clone(), at));
+        loop {
+            let items = self.server.tail(at, TAIL_WAIT).await.map_err(say)?;
+            let goes_on = items.first().is_none_or(|first| Some(first.position) == after(at));
+            if !goes_on {
+                return Ok(());
+            }
+            if let Some(last) = items.last() {
+                at = last.position;
+                self.take(items.into_iter().map(|item| item.entry)).await?;
+                *held = Some((reading.clone(), at));
+                continue;
+            }
+            let state = self.server.state().await.map_err(say)?;
+            let behind = state.present().is_some_and(|record| record.tail() > at);
+            if behind || Reading::of(&state).as_ref() != Some(&reading) {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn take(&self, entries: impl Iterator<Item = Entry>) -> Result<(), String> {
+        for entry in entries {
+            self.cutoffs.apply(&entry);
+            if entry.kind == Kind::Key {
+                self.keys.lock().note(entry);
+            }
+        }
+        self.settle_keys().await.map_err(|ending| ending.to_string())
+    }
+
+    async fn settle_keys(&self) -> Result<(), Ending> {
+        let own = |policy: &PolicyName| Some(self.registry.policy(policy)?.own.as_ref()?.issuer.clone());
+        let settled = self.keys.lock().settle(own);
+        for (policy, kids) in settled {
+            self.registry.keys_revoked(&policy, kids).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The next place of the same epoch.
+fn after(at: Position) -> Option<Position> {
+    Position::new(at.epoch(), at.place() + 1)
+}
+
+/// Keys that the feed calls revoked, and whose they are: an entry may name an issuer, and it is a policy's own only when that
+/// policy is known.
+#[derive(Debug, Default)]
+pub(super) struct RevokedKeys {
+    own: BTreeMap<PolicyName, BTreeSet<String>>,
+    of_issuers: BTreeSet<(PolicyName, String, String)>,
+}
+
+impl RevokedKeys {
+    pub(super) fn note(&mut self, entry: Entry) {
+        match entry.issuer {
+            None => drop(self.own.entry(entry.policy).or_default().insert(entry.id)),
+            Some(issuer) => drop(self.of_issuers.insert((entry.policy, issuer, entry.id))),
+        }
+    }
+
+    /// The keys of policies' own rings that were not given out before. `own_issuer` is asked for a policy's `iss`.
+    pub(super) fn settle(
+        &mut self,
+        own_issuer: impl Fn(&PolicyName) -> Option<String>,
+    ) -> BTreeMap<PolicyName, BTreeSet<String>> {
+        let mut settled = std::mem::take(&mut self.own);
+        self.of_issuers.retain(|(policy, issuer, kid)| match own_issuer(policy) {
+            None => true,
+            Some(own) if own == *issuer => {
+                settled.entry(policy.clone()).or_default().insert(kid.clone());
+                false
+            }
+            Some(_) => false,
+        });
+        settled
+    }
+}

@@ -1,0 +1,302 @@
+//! The operator's API for the command line.
+//!
+//! Each call: who asks (TokenReview), whether they may (SubjectAccessReview), and only then whether what they ask about
+//! exists. Minting and forgetting are audited: who, what, for whom; never the token.
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, Path, State, rejection::BytesRejection},
+    http::{HeaderMap, StatusCode},
+    routing::{get, post},
+};
+use countersign_api::policy::AuthPolicy;
+use countersign_core::{
+    jose::strict_json,
+    names::PolicyName,
+    revocation::{Kind as EntryKind, Revocable},
+    time::UnixMillis,
+};
+use countersign_feed::Clock;
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Resource as _;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{
+    MintError, Minted, TokenOrder,
+    identity::{Person, Right},
+    keys,
+    problem::Problem,
+    request::{Asked, Kind, Wanted},
+    sign, sign_api_key,
+};
+use crate::{feed::Cutoffs, fleet, registry::PolicyView, run::Context};
+
+/// The largest body.
+pub(super) const MAX_BODY: usize = 64 * 1024;
+/// How deep a body's JSON may nest.
+const MAX_DEPTH: usize = 16;
+
+#[derive(Clone)]
+pub(super) struct Api {
+    pub(super) context: Context,
+    pub(super) cutoffs: Arc<Cutoffs>,
+}
+
+pub(super) fn routes(api: Api) -> Router {
+    Router::new()
+        .route("/operator/v1/policies/{namespace}/{name}/tokens", post(mint))
+        .route("/operator/v1/policies/{namespace}/{name}/keys", get(list_keys))
+        .route("/operator/v1/fleet", get(list_fleet))
+        .route("/operator/v1/fleet/forget", post(forget))
+        .route("/operator/v1/status", get(status))
+        .fallback(async || Problem::not_found("there is no such call"))
+        .method_not_allowed_fallback(async || Problem::not_found("this call takes another method"))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(api)
+}
+
+type InPolicy = Path<(String, String)>;
+
+async fn mint(
+    State(api): State<Api>,
+    Path((namespace, name)): InPolicy,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Value>, Problem> {
+    let policy = policy_name(&namespace, &name)?;
+    let person = Person::of(&api.context.client, &headers).await?;
+    let right = Right { verb: "create", subresource: "token", namespace: Some(&namespace), name: Some(&name) };
+    person.may(&api.context.client, right).await?;
+    let asked: Asked = read(&received(body)?)?;
+    if asked.is_emergency() {
+        return Err(Problem::forbidden("this version mints no emergency tokens"));
+    }
+    let view = api.view(&policy).await?;
+    let effective = view.effective.clone().ok_or_else(|| {
+        let problem = view.problem.as_deref().unwrap_or("it is not accepted");
+        Problem::unavailable(format!("the policy {policy} can't be minted for: {problem}"))
+    })?;
+    if effective.issuer.is_none() {
+        let detail = "the policy only verifies other issuers' tokens: it has no keys to sign with (spec.issuer is absent)";
+        return Err(Problem::validation(detail));
+    }
+    let wanted = asked.under(&effective)?;
+    let now = Clock::wall();
+    refuse_what_has_ended(&api, &view, &wanted)?;
+    let session_id = match wanted.kind {
+        Kind::Access => Some(wanted.session_id.clone().unwrap_or_else(|| Uuid::now_v7().to_string())),
+        Kind::ApiKey => None,
+    };
+    let order = TokenOrder {
+        subject: wanted.subject.clone(),
+        roles: wanted.roles.clone(),
+        scopes: wanted.scopes.clone(),
+        audiences: wanted.audiences.clone(),
+        session_id: session_id.clone().unwrap_or_default(),
+        ttl_ms: wanted.ttl_ms,
+        not_after: None,
+    };
+    let minted = match wanted.kind {
+        Kind::Access => sign(&view, &api.cutoffs, order, now),
+        Kind::ApiKey => sign_api_key(&view, &api.cutoffs, order, now),
+    };
+    let minted = minted.map_err(|error| match error {
+        MintError::NoSigningKey(_) | MintError::ClockBehind { .. } => Problem::unavailable(error.to_string()),
+        MintError::Sign(_) => Problem::internal(&error),
+    })?;
+    api.audit(&person, &view, &wanted, session_id.as_deref(), &minted);
+    Ok(Json(json!({
+        "token": *minted.token,
+        "token_id": minted.token_id,
+        "session_id": session_id,
+        "expires_at": minted.expires.as_secs(),
+        "warnings": wanted.warnings,
+    })))
+}
+
+fn received(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Problem> {
+    body.map_err(|error| match error.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => Problem::too_large(format!("the body is over {MAX_BODY} bytes")),
+        _ => Problem::invalid_request(error.body_text()),
+    })
+}
+
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    let value = strict_json::parse(body, MAX_DEPTH)
+        .map_err(|error| Problem::invalid_request(format!("the body is not JSON: {error}")))?;
+    if !value.is_object() {
+        return Err(Problem::invalid_request("the body is not a JSON object"));
+    }
+    serde_json::from_value(value).map_err(|error| Problem::validation(error.to_string()))
+}
+
+/// A token of something that has ended for good would be refused everywhere.
+fn refuse_what_has_ended(api: &Api, view: &PolicyView, wanted: &Wanted) -> Result<(), Problem> {
+    let Some(own) = &view.own else { return Ok(()) };
+    let credential = Revocable {
+        policy: &view.name,
+        issuer: Some(&own.issuer),
+        own: true,
+        access_ring: wanted.kind == Kind::Access,
+        token_kind: if wanted.kind == Kind::Access { EntryKind::Token } else { EntryKind::ApiKey },
+        token_id: None,
+        session_id: wanted.session_id.as_deref(),
+        subject: Some(&wanted.subject),
+        kid: None,
+    };
+    match api.cutoffs.hit(&credential, UnixMillis::FOREVER) {
+        Some(_) => {
+            let detail =
+                "the session, its subject, or the whole policy is revoked for good: this token would be refused everywhere";
+            Err(Problem::validation(detail))
+        }
+        None => Ok(()),
+    }
+}
+
+async fn list_keys(
+    State(api): State<Api>,
+    Path((namespace, name)): InPolicy,
+    headers: HeaderMap,
+) -> Result<Json<Value>, Problem> {
+    let policy = policy_name(&namespace, &name)?;
+    let person = Person::of(&api.context.client, &headers).await?;
+    let right = Right { verb: "get", subresource: "", namespace: Some(&namespace), name: Some(&name) };
+    person.may(&api.context.client, right).await?;
+    Ok(Json(keys::shown(&*api.view(&policy).await?)))
+}
+
+/// What concerns every policy is for those who may read every policy.
+const EVERYTHING: Right<'static> = Right { verb: "list", subresource: "", namespace: None, name: None };
+
+async fn list_fleet(State(api): State<Api>, headers: HeaderMap) -> Result<Json<Value>, Problem> {
+    Person::of(&api.context.client, &headers).await?.may(&api.context.client, EVERYTHING).await?;
+    let fleet = api.context.registry.fleet();
+    let shown = |verifier: &fleet::Verifier| {
+        let ack = verifier.ack.as_ref();
+        json!({
+            "name": verifier.name,
+            "pod": verifier.pod,
+            "alive": verifier.alive,
+            "absent_ms": verifier.absent_ms,
+            "revision": ack.map(|ack| &ack.revision),
+            "refused": ack.map(|ack| &ack.refused),
+        })
+    };
+    let verifiers: Vec<Value> = fleet.verifiers.iter().map(shown).collect();
+    Ok(Json(json!({"verifiers": verifiers, "reached": fleet.reached})))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Forget {
+    name: String,
+}
+
+/// No rotation waits any more for a verifier outside pods that will not come back.
+async fn forget(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Value>, Problem> {
+    let person = Person::of(&api.context.client, &headers).await?;
+    let right = Right { verb: "update", subresource: "keys", namespace: None, name: None };
+    person.may(&api.context.client, right).await?;
+    let Forget { name } = read(&received(body)?)?;
+    let forgotten = fleet::watching::forget(&api.context, &name).await.map_err(|error| Problem::internal(&error))?;
+    if !forgotten {
+        return Err(Problem::not_found(format!("no verifier outside pods is remembered as {name:?}")));
+    }
+    tracing::info!(target: "countersign_operator::audit", by = person.name(), verifier = name, "forgotten");
+    Ok(Json(json!({"forgotten": name})))
+}
+
+async fn status(State(api): State<Api>, headers: HeaderMap) -> Result<Json<Value>, Problem> {
+    Person::of(&api.context.client, &headers).await?.may(&api.context.client, EVERYTHING).await?;
+    let registry = &api.context.registry;
+    let feed = registry.feed().borrow().clone();
+    let fleet = registry.fleet();
+    let policies = registry.policies();
+    let unaccepted: Vec<Value> = policies
+        .iter()
+        .filter(|view| view.problem.is_some() && !view.withdrawn)
+        .map(|view| json!({"policy": view.name, "problem": view.problem}))
+        .collect();
+    Ok(Json(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "leader": api.context.config.identity,
+        "feed": {"fresh": feed.fresh, "epoch": feed.epoch, "seeded": feed.seeded, "problem": feed.problem},
+        "verifiers": {"known": fleet.known(), "alive": fleet.verifiers.iter().filter(|v| v.alive).count()},
+        "policies": {"held": policies.len(), "not_accepted": unaccepted},
+    })))
+}
+
+fn policy_name(namespace: &str, name: &str) -> Result<PolicyName, Problem> {
+    PolicyName::try_new(namespace, name).map_err(|error| Problem::invalid_request(error.to_string()))
+}
+
+impl Api {
+    /// The policy as it stands. One that this leader hasn't looked at yet is not said to be missing.
+    async fn view(&self, policy: &PolicyName) -> Result<Arc<PolicyView>, Problem> {
+        if let Some(view) = self.context.registry.policy(policy).filter(|view| !view.withdrawn) {
+            return Ok(view);
+        }
+        let policies: kube::Api<AuthPolicy> = kube::Api::namespaced(self.context.client.clone(), policy.namespace());
+        let stored = policies.get_metadata_opt(policy.name()).await.map_err(|error| {
+            tracing::warn!(%policy, %error, "whether the policy exists could not be asked");
+            Problem::unavailable("the API server can't be asked for the policy; try again")
+        })?;
+        match stored.filter(|stored| stored.metadata.deletion_timestamp.is_none()) {
+            Some(_) => Err(Problem::unavailable(format!("the AuthPolicy {policy} hasn't been looked at yet; try again"))),
+            None => Err(Problem::not_found(format!("there is no AuthPolicy {policy}"))),
+        }
+    }
+
+    fn audit(&self, person: &Person, view: &PolicyView, wanted: &Wanted, session_id: Option<&str>, minted: &Minted) {
+        let kind = match wanted.kind {
+            Kind::Access => "access token",
+            Kind::ApiKey => "API key",
+        };
+        tracing::info!(
+            target: "countersign_operator::audit",
+            by = person.name(),
+            policy = %view.name,
+            kind,
+            subject = wanted.subject,
+            roles = ?wanted.roles,
+            scopes = ?wanted.scopes,
+            session_id,
+            token_id = minted.token_id,
+            kid = minted.kid,
+            issued = %minted.issued,
+            expires = %minted.expires,
+            reason = wanted.reason,
+            "minted"
+        );
+        let note = format!(
+            "{} minted an {kind} for {} (id {}, roles {:?}, until {})",
+            person.name(),
+            wanted.subject,
+            minted.token_id,
+            wanted.roles,
+            minted.expires,
+        );
+        self.context.events.normal(&reference(view), "TokenMinted", note);
+    }
+}
+
+fn reference(view: &PolicyView) -> ObjectReference {
+    ObjectReference {
+        api_version: Some(AuthPolicy::api_version(&()).into_owned()),
+        kind: Some(AuthPolicy::kind(&()).into_owned()),
+        namespace: Some(view.name.namespace().to_owned()),
+        name: Some(view.name.name().to_owned()),
+        uid: Some(view.uid.clone()),
+        ..ObjectReference::default()
+    }
+}
