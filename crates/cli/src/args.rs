@@ -67,7 +67,7 @@ pub(crate) struct Cli {
 pub(crate) struct Common {
     /// Whom to talk to: an admin API's URL, or unix:PATH of its socket; for `verify` also a verifier's. Without it: the
     /// cluster of --context or --kubeconfig, of `kubectl countersign`, or of this pod; else ./.countersign/admin.sock if a
-    /// process listens there
+    /// process listens there; else the kubeconfig's current context, and a change asks first
     #[arg(long, global = true, value_name = "URL|unix:PATH", env = "COUNTERSIGN_SERVER")]
     pub(crate) server: Option<String>,
 

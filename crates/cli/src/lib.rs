@@ -7,6 +7,7 @@ mod args;
 mod client;
 mod cluster;
 mod commands;
+mod consent;
 mod credential;
 mod demo;
 mod dev;

@@ -1,9 +1,6 @@
 //! Whom a command speaks to, and of which policy.
 
-use std::{
-    io::{BufRead as _, IsTerminal as _, Write as _},
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use countersign_core::names::PolicyName;
 use serde_json::Value;
@@ -13,6 +10,7 @@ use crate::{
     args::Common,
     client::{Address, Client, listens},
     cluster::{self, Cluster, connect::Source},
+    consent,
     failure::Failure,
     output::printable,
 };
@@ -41,35 +39,50 @@ pub(crate) enum Intent {
     Change,
 }
 
-/// The target: the server that is named, else the cluster that is, else the data directory here.
+/// The target: the server that is named, else the cluster that is, else the data directory here; where nothing listens
+/// there, the kubeconfig's current context, but to change that takes consent.
 pub(crate) async fn find(session: &Session, intent: Intent) -> Result<Target, Failure> {
     if session.common.server.is_some() {
         return admin(session).map(Target::Server);
     }
     let source = match cluster::connect::named(&session.common, session.plugin) {
         Some(source) => source,
-        None if intent == Intent::Change && dev_is_not_meant()? => Source::Kubeconfig,
+        None if unnamed_context_is_meant(session, intent)? => Source::Kubeconfig,
         None => return admin(session).map(Target::Server),
     };
     Ok(Target::Cluster(Box::new(cluster::connect::connect(&session.common, source).await?)))
 }
 
-/// When a dev server listens here and a kubeconfig has a context, and neither was named, a person says which is meant.
-fn dev_is_not_meant() -> Result<bool, Failure> {
-    let socket = Path::new(DEFAULT_DATA_DIR).join(ADMIN_SOCKET);
-    let Some(context) = cluster::connect::present_context().filter(|_| listens(&socket)) else { return Ok(false) };
+/// Whether, of nothing that was named, the kubeconfig's current context is meant.
+fn unnamed_context_is_meant(session: &Session, intent: Intent) -> Result<bool, Failure> {
+    let Some(context) = cluster::connect::present_context() else { return Ok(false) };
     let context = printable(&context);
+    let here = listens(&Path::new(DEFAULT_DATA_DIR).join(ADMIN_SOCKET));
+    match (here, intent) {
+        (true, Intent::Look) => Ok(false),
+        (true, Intent::Change) => context_is_meant(&context),
+        (false, Intent::Look) => {
+            session.printer.remark(&format!("cluster {context}: the kubeconfig's current context"));
+            Ok(true)
+        }
+        (false, Intent::Change) => {
+            let question = format!("Nothing was named, and no server listens here. Change cluster {context}?");
+            let fix = format!("name it with --context {context}, or say yes with --yes");
+            consent::confirm(session, &question).map(|()| true).map_err(|failure| Failure { fix: Some(fix), ..failure })
+        }
+    }
+}
+
+/// Where both a server here and a context could be meant, a person says which. Whether the context is.
+fn context_is_meant(context: &str) -> Result<bool, Failure> {
+    let socket = Path::new(DEFAULT_DATA_DIR).join(ADMIN_SOCKET);
     let choice = format!("a server listens on ./{}, and the kubeconfig has context {context}", socket.display());
     // `--yes` is no answer to "which".
-    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-        return Err(Failure::usage(format!("which is meant: {choice}"))
-            .fix(format!("name one: --server unix:{}, or --context {context}", socket.display())));
-    }
-    let mut line = String::new();
-    write!(std::io::stderr(), "Which is meant: {choice}. [s]erver or [c]ontext? ")
-        .and_then(|()| std::io::stdin().lock().read_line(&mut line))
-        .map_err(|e| Failure::usage(format!("can't ask: {e}")))?;
-    match line.trim() {
+    let Some(answer) = consent::ask(&format!("Which is meant: {choice}. [s]erver or [c]ontext?"))? else {
+        let fix = format!("name one: --server unix:{}, or --context {context}", socket.display());
+        return Err(Failure::usage(format!("which is meant: {choice}")).fix(fix));
+    };
+    match answer.as_str() {
         "s" | "server" => Ok(false),
         "c" | "context" => Ok(true),
         _ => Err(Failure::no("nothing was changed")),
@@ -186,11 +199,9 @@ fn here(socket: &str) -> Result<PathBuf, Failure> {
     if listens(&path) {
         return Ok(path);
     }
-    let fix = match cluster::connect::present_context() {
-        Some(context) => format!("for the kubeconfig's cluster add --context {}", printable(&context)),
-        None => "start `countersign dev` here, or name a server with --server (COUNTERSIGN_SERVER)".to_owned(),
-    };
-    Err(Failure::unable(format!("no server named, and nothing listens on ./{}", path.display())).fix(fix))
+    Err(Failure::unable(format!("no server named, and nothing listens on ./{}", path.display())).fix(
+        "start `countersign dev` here, or name a server with --server (COUNTERSIGN_SERVER), or a cluster with --context",
+    ))
 }
 
 /// The policy that the flags name, where a bare name is meant in namespace `default`.

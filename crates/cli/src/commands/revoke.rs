@@ -2,11 +2,7 @@
 
 mod keys;
 
-use std::{
-    collections::BTreeSet,
-    io::{BufRead as _, IsTerminal as _, Write as _},
-    time::Duration,
-};
+use std::{collections::BTreeSet, io::BufRead as _, time::Duration};
 
 use countersign_core::{mint::API_KEY_TYPE, names::PolicyName};
 use futures_util::{StreamExt as _, stream};
@@ -17,7 +13,7 @@ use crate::{
     Session,
     args::{KeyRevoke, RevokeArgs, RevokeKind},
     client::{Answer, Client},
-    credential,
+    consent, credential,
     failure::{Exit, Failure},
     output::{Block, Report, printable},
     target::{self, Intent, Target},
@@ -133,7 +129,7 @@ async fn on_server(
         return session.printer.dry_run(&format!("revoke {}", what(order.kind, ids)));
     }
     if order.kind == RevokeKind::All {
-        confirm(
+        consent::confirm(
             session,
             &format!(
                 "End every token of {}{}?",
@@ -305,23 +301,6 @@ fn say_what_ends(session: &Session, keys: &Value, kids: &[String], otherwise: &s
             }
         };
         session.printer.remark(&format!("key {} {what}", printable(kid)));
-    }
-}
-
-/// Asks on a terminal; elsewhere only `--yes` is consent.
-fn confirm(session: &Session, question: &str) -> Result<(), Failure> {
-    if session.common.yes {
-        return Ok(());
-    }
-    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-        return Err(Failure::usage(format!("{question} There is no terminal to ask on")).fix("say yes with --yes"));
-    }
-    let mut line = String::new();
-    let asked = write!(std::io::stderr(), "{question} [y/N] ").and_then(|()| std::io::stdin().lock().read_line(&mut line));
-    match asked {
-        Ok(_) if matches!(line.trim(), "y" | "Y" | "yes") => Ok(()),
-        Ok(_) => Err(Failure::no("nothing was changed")),
-        Err(e) => Err(Failure::usage(format!("can't ask: {e}"))),
     }
 }
 

@@ -55,11 +55,16 @@ fn as_kubectls_plugin_the_current_context_is_meant() {
 }
 
 #[test]
-fn a_kubeconfig_alone_is_not_meant_but_mentioned() {
+fn a_context_that_nobody_named_is_looked_at_and_changed_only_with_consent() {
     let server = cluster();
-    let said = run_with(server.command(&["keys", "list"]), "");
-    assert!(said.status == 3 && said.err.contains("add --context prod-eu"), "{said:?}");
+    let said = run_with(server.command(&["keys", "list", "-o", "name"]), "");
+    assert!(said.out == "k1\n" && said.err.contains("cluster prod-eu: the kubeconfig's current context"), "{said:?}");
+    server.world().asked.clear();
+    let said = run_with(server.command(&["keys", "rotate", "--no-wait"]), "");
+    assert!(said.status == 2 && said.err.contains("name it with --context prod-eu"), "{said:?}");
     assert!(server.world().asked.is_empty());
+    let said = run_with(server.command(&["keys", "rotate", "--no-wait", "--yes"]), "");
+    assert!(said.status == 0 && said.err.contains("cluster prod-eu, policy shop/shop"), "{said:?}");
     let said = run_with(server.command(&["keys", "list", "-o", "name", "--kubeconfig", "kubeconfig"]), "");
     assert_eq!(said.out, "k1\n", "{said:?}");
 }
