@@ -16,6 +16,10 @@ lint:
 generate:
     cargo xtask drift --write
 
+# A Kubernetes control plane to try things on; Ctrl-C ends it.
+cluster *arguments:
+    cargo xtask cluster up {{arguments}}
+
 # Measure (release build).
 bench *arguments:
     cargo xtask bench {{arguments}}

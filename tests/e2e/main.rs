@@ -1,12 +1,15 @@
 //! End to end: the real `countersign` and `countersign-verifier`, a real Redis, and nothing of the workspace's own code, so
 //! that what is tested is what others see.
 //!
+//! In `cluster`, the same on a real Kubernetes control plane: `countersign-operator` and verifiers under pods' names.
+//!
 //! `rig` starts and stops the parts, `forge` makes tokens (good and otherwise) with an independent implementation, `http`
 //! speaks HTTP byte by byte. The tests are in `contract` (every call), `corpus` (forged, malformed and abusive requests),
 //! `faults` (what Redis, processes, disks and clocks do), `history` (positions) and `load` (slow and many clients).
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
+mod cluster;
 mod contract;
 mod corpus;
 mod demo;

@@ -36,6 +36,8 @@ pub(crate) enum Action {
     Build,
     /// Start a cluster on free ports, print how to reach it, and end it with Ctrl-C.
     Up(Up),
+    /// Rotate keys under load while leaders are killed and verifiers restart, and count failed verifications.
+    Soak(Soak),
 }
 
 #[derive(Args)]
@@ -48,11 +50,22 @@ pub(crate) struct Up {
     keep_logs: Option<PathBuf>,
 }
 
+#[derive(Args)]
+pub(crate) struct Soak {
+    /// How many rotations.
+    #[arg(long, default_value_t = 100)]
+    rotations: u32,
+}
+
+/// What tells the end-to-end tests where the cluster's programs are.
+pub(crate) const PROGRAMS: &str = "COUNTERSIGN_TEST_CLUSTER";
+
 pub(crate) fn run(action: &Action) -> Result<()> {
     let programs = build()?;
     match action {
         Action::Build => println!("{}", programs.display()),
         Action::Up(options) => up(&programs, options)?,
+        Action::Soak(options) => soak(&programs, options)?,
     }
     Ok(())
 }
@@ -76,6 +89,15 @@ fn up(programs: &Path, options: &Up) -> Result<()> {
         bail!("the cluster ended: {status}");
     }
     Ok(())
+}
+
+fn soak(programs: &Path, options: &Soak) -> Result<()> {
+    run::run(
+        run::cargo()
+            .args(["test", "--package", "countersign-e2e", "--", "--ignored", "--nocapture", "cluster::rotation"])
+            .env(PROGRAMS, programs)
+            .env("COUNTERSIGN_SOAK_ROTATIONS", options.rotations.to_string()),
+    )
 }
 
 /// Makes sure that all programs are in the cache; the directory that has them side by side.

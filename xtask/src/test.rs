@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::{
-    parts,
+    cluster, parts,
     run::{self, Skipped},
 };
 
@@ -24,6 +24,7 @@ pub(crate) fn run(options: &Options, skipped: &mut Skipped) -> Result<()> {
     parts::debian_packages()?;
     let python = parts::python()?;
     let node_modules = parts::node_modules()?;
+    let control_plane = cluster::build()?;
     for (program, part) in OPTIONAL {
         if !run::on_path(program) {
             skipped.add(format!("{part} (no {program})"));
@@ -35,10 +36,11 @@ pub(crate) fn run(options: &Options, skipped: &mut Skipped) -> Result<()> {
         run::cargo()
             .args(["test", "--workspace", "--no-fail-fast"])
             .arg("--")
-            // Tests that need the two variables below are marked ignored, so that a plain `cargo test` passes without them.
+            // Tests that need the variables below are marked ignored, so that a plain `cargo test` passes without them.
             .arg("--include-ignored")
             .args(&options.arguments)
             .env("COUNTERSIGN_TEST_PYTHON", python)
-            .env("COUNTERSIGN_TEST_NODE_MODULES", node_modules),
+            .env("COUNTERSIGN_TEST_NODE_MODULES", node_modules)
+            .env(cluster::PROGRAMS, control_plane),
     )
 }

@@ -2,6 +2,8 @@
 
 use std::{path::PathBuf, process::Command, sync::OnceLock};
 
+const PACKAGES: &[&str] = &["countersign", "countersign-operator", "countersign-verifier"];
+
 /// The path of a workspace binary, built if need be (once a run).
 pub(crate) fn path(name: &str) -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
@@ -17,7 +19,8 @@ fn build() -> PathBuf {
     // target/PROFILE/deps/e2e-HASH
     let directory = test.parent().and_then(|deps| deps.parent()).expect("tests lie in target/PROFILE/deps").to_owned();
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into()));
-    cargo.args(["build", "--quiet", "--package", "countersign", "--package", "countersign-verifier", "--bins"]);
+    cargo.args(["build", "--quiet", "--bins"]);
+    cargo.args(PACKAGES.iter().flat_map(|package| ["--package", package]));
     if directory.ends_with("release") {
         cargo.arg("--release");
     }

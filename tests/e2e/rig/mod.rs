@@ -1,20 +1,30 @@
 //! The parts under test: started on free ports, ended with their value.
 
 mod binaries;
+mod cluster;
 mod dev;
 mod policies;
 mod process;
 mod redis;
 mod verifier;
 
-use std::time::{Duration, Instant};
+use std::{
+    io::Write as _,
+    time::{Duration, Instant},
+};
 
 pub(crate) use binaries::path as binary;
+pub(crate) use cluster::{Api, BUNDLES, Cluster, Installation, Operator, SYSTEM, condition, path as object_path};
 pub(crate) use dev::Dev;
 pub(crate) use policies::{LEGACY_SECRET, OPAQUE_KEY, Policies};
 pub(crate) use process::Process;
 pub(crate) use redis::{Redis, Reply};
 pub(crate) use verifier::{Options as VerifierOptions, Verifier};
+
+/// Prints a measured figure. Past the test harness, which shows only what failed tests print.
+pub(crate) fn report(figure: &str) {
+    let _ = writeln!(std::io::stderr(), "{figure}");
+}
 
 /// Waits until a condition holds, looking often; panics with `what` past the deadline.
 pub(crate) fn eventually<T>(what: &str, within: Duration, mut condition: impl FnMut() -> Option<T>) -> T {

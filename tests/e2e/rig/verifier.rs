@@ -26,6 +26,8 @@ pub(crate) struct Options {
     pub(crate) socket: Option<PathBuf>,
     /// Where it keeps its state, when not in a directory of its own.
     pub(crate) data: Option<PathBuf>,
+    /// The kubeconfig of the cluster that it follows in place of a directory.
+    pub(crate) cluster: Option<PathBuf>,
 }
 
 /// A running verifier with its data directory.
@@ -131,6 +133,13 @@ impl Verifier {
         (answer.status, answer.word())
     }
 
+    /// The verdict on a token of `NAMESPACE/POLICY`: status and word.
+    pub(crate) fn verify_of(&self, namespace: &str, policy: &str, token: &str) -> (u16, String) {
+        let path = format!("/v1/policies/{namespace}/{policy}/verify");
+        let answer = Request::post(&path, &json!({"token": token})).send(&self.socket());
+        (answer.status, answer.word())
+    }
+
     /// The answer to a verify request.
     pub(crate) fn verify_request(&self, policy: &str, request: &Value) -> Answer {
         Request::post(&format!("/v1/policies/shop/{policy}/verify"), request).send(&self.socket())
@@ -150,7 +159,11 @@ fn launch(data: &TempDir, bundles: &Path, options: &Options) -> Process {
     let state = options.data.clone().unwrap_or_else(|| data.path().join("state"));
     // The addresses of an earlier process would be taken for this one's.
     let _ = std::fs::remove_file(state.join("addresses.json"));
-    command.arg("--bundles").arg(bundles).arg("--data-dir").arg(&state);
+    match &options.cluster {
+        Some(kubeconfig) => command.arg("--kubeconfig").arg(kubeconfig),
+        None => command.arg("--bundles").arg(bundles),
+    };
+    command.arg("--data-dir").arg(&state);
     command.arg("--socket").arg(socket(data, options));
     command.args(["--listen", "127.0.0.1:0", "--health-listen", "127.0.0.1:0"]);
     match &options.redis {

@@ -1,0 +1,169 @@
+//! The chart's releases: installed, upgraded, rolled back, uninstalled; and what its admission policies allow the operator.
+
+use std::{path::Path, process::Command};
+
+use serde_json::json;
+
+use super::world::policy;
+use crate::rig::{BUNDLES, Cluster, PATIENCE, SYSTEM, binary, eventually};
+
+const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../charts/countersign");
+const REDIS: &str = "redis.url=redis://redis.example";
+const OPERATOR: &str = "--as=system:serviceaccount:countersign-system:countersign-operator";
+
+fn crd(cluster: &Cluster, path: &str) -> String {
+    cluster.kubectl_ok(&["get", "crd", "authpolicies.countersign.dev", "-o", &format!("jsonpath={{{path}}}")])
+}
+
+fn version_of_crds(cluster: &Cluster) -> String {
+    crd(cluster, r".metadata.annotations.countersign\.dev/crds-version")
+}
+
+fn replicas(cluster: &Cluster) -> String {
+    cluster.kubectl_ok(&["-n", SYSTEM, "get", "deployment", "countersign-operator", "-o", "jsonpath={.spec.replicas}"])
+}
+
+/// What must not succeed: its standard error.
+fn refused(cluster: &Cluster, arguments: &[&str]) -> String {
+    let output = cluster.kubectl(arguments);
+    assert!(!output.status.success(), "kubectl {arguments:?} should be refused");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+/// The chart as a later version, whose definition of AuthPolicy has one more field.
+fn later_chart(at: &Path) {
+    let copied = Command::new("cp").arg("-r").arg(CHART).arg(at).status().unwrap();
+    assert!(copied.success());
+    let edit = |file: &str, from: &str, to: &str| {
+        let path = at.join(file);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{file} has no {from:?}");
+        std::fs::write(&path, text.replacen(from, to, 1)).unwrap();
+    };
+    edit("Chart.yaml", "\nappVersion: ", "\nappVersion: 9");
+    let audiences = "              audiences:\n";
+    edit("files/crds.yaml", audiences, &format!("              later:\n                type: string\n{audiences}"));
+}
+
+#[test]
+#[ignore = "needs the test cluster: cargo xtask test"]
+fn a_release_comes_goes_back_and_goes_and_never_takes_a_policy_or_a_newer_definition_with_it() {
+    let cluster = Cluster::start(2);
+    let on_two_nodes = cluster.helm_refused(&["install", "countersign", CHART, "-n", SYSTEM, "--set", "demo.enabled=true"]);
+    assert!(on_two_nodes.contains("this cluster has 2 nodes"), "{on_two_nodes}");
+    cluster.helm(&["install", "countersign", CHART, "-n", SYSTEM, "--create-namespace", "--set", REDIS]);
+    let first = version_of_crds(&cluster);
+
+    cluster.helm(&["upgrade", "countersign", CHART, "-n", SYSTEM, "--set", REDIS, "--set", "operator.replicas=3"]);
+    assert_eq!(replicas(&cluster), "3");
+    cluster.helm(&["rollback", "countersign", "1", "-n", SYSTEM]);
+    assert_eq!(replicas(&cluster), "2");
+
+    let directory = tempfile::tempdir().unwrap();
+    let later = directory.path().join("later");
+    later_chart(&later);
+    cluster.helm(&["upgrade", "countersign", later.to_str().unwrap(), "-n", SYSTEM, "--set", REDIS]);
+    let second = version_of_crds(&cluster);
+    assert_ne!(second, first);
+    eventually("the API server heeds the admission policies", PATIENCE, || {
+        let older = r#"{"metadata":{"annotations":{"countersign.dev/crds-version":"1"}},"spec":{"names":{"shortNames":["older"]}}}"#;
+        let patch = ["patch", "crd", "authpolicies.countersign.dev", "--type=merge", "--dry-run=server", "--patch", older];
+        (!cluster.kubectl(&patch).status.success()).then_some(())
+    });
+    let back = cluster.helm_refused(&["rollback", "countersign", "-n", SYSTEM]);
+    assert!(back.contains("use helm upgrade with --version"), "{back}");
+    let later_field = ".spec.versions[0].schema.openAPIV3Schema.properties.spec.properties.later.type";
+    assert_eq!((version_of_crds(&cluster), crd(&cluster, later_field)), (second.clone(), "string".to_owned()));
+    // The way that the refusal names.
+    cluster.helm(&["upgrade", "countersign", CHART, "-n", SYSTEM, "--set", REDIS]);
+    assert_eq!((version_of_crds(&cluster), crd(&cluster, later_field)), (second, "string".to_owned()));
+
+    let namespace = cluster.namespace("shop");
+    let mut shop = policy(&namespace, "shop");
+    shop["metadata"]["finalizers"] = json!(["countersign.dev/operator", "example.com/another"]);
+    assert!(cluster.kubectl_with(&["apply", "-f", "-"], &shop.to_string()).status.success());
+    let ended =
+        Command::new(binary("countersign-uninstall")).arg("--kubeconfig").arg(cluster.kubeconfig()).output().unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&ended.stdout),
+        "took the finalizer off 1 AuthPolicies and 0 Sessions\n",
+        "{ended:?}"
+    );
+    assert_eq!(replicas(&cluster), "0");
+    let finalizers =
+        ["-n", &namespace, "get", "authpolicies.countersign.dev", "shop", "-o", "jsonpath={.metadata.finalizers}"];
+    assert_eq!(cluster.kubectl_ok(&finalizers), r#"["example.com/another"]"#);
+    cluster.helm(&["uninstall", "countersign", "-n", SYSTEM]);
+    cluster.kubectl_ok(&finalizers);
+    cluster.kubectl_ok(&["get", "namespace", BUNDLES]);
+    let left = cluster.kubectl_ok(&["get", "clusterroles,clusterrolebindings,validatingadmissionpolicies", "-o", "name"]);
+    assert!(!left.contains("countersign"), "{left}");
+}
+
+#[test]
+#[ignore = "needs the test cluster: cargo xtask test"]
+fn the_operator_changes_of_others_objects_only_what_its_admission_policies_name() {
+    let cluster = Cluster::start(1);
+    let startup = "verifier.startupTaint=true";
+    cluster.helm(&["install", "countersign", CHART, "-n", SYSTEM, "--create-namespace", "--set", REDIS, "--set", startup]);
+    let namespace = cluster.namespace("shop");
+    let shop = policy(&namespace, "shop");
+    assert!(cluster.kubectl_with(&["apply", "-f", "-"], &shop.to_string()).status.success());
+    cluster.kubectl_ok(&["-n", &namespace, "create", "secret", "generic", "theirs", "--from-literal=a=b"]);
+    let ours = json!({"apiVersion": "v1", "kind": "Secret",
+        "metadata": {"name": "ours", "namespace": namespace, "labels": {"countersign.dev/owner-uid": "uid"}}});
+    let node = cluster.kubectl_ok(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"]);
+    cluster.kubectl_ok(&["taint", "node", &node, "countersign.dev/not-ready=:NoSchedule", "theirs=:PreferNoSchedule"]);
+    let spec = ["-n", &namespace, "patch", "authpolicies.countersign.dev", "shop", "--type=merge", OPERATOR];
+    let secret = |name: &'static str| ["-n", &namespace, "patch", "secret", name, "--type=merge", OPERATOR];
+    let patch =
+        |of: &[&str], what: &str| [of, &["--patch", what]].concat().iter().map(|&s| s.to_owned()).collect::<Vec<_>>();
+
+    eventually("the API server heeds the admission policies", PATIENCE, || {
+        let audiences = patch(&spec, r#"{"spec":{"audiences":["evil"]}}"#);
+        let words: Vec<&str> = audiences.iter().map(String::as_str).chain(["--dry-run=server"]).collect();
+        (!cluster.kubectl(&words).status.success()).then_some(())
+    });
+    for (what, arguments, words) in [
+        ("a spec", patch(&spec, r#"{"spec":{"audiences":["evil"]}}"#), "the operator changes no spec"),
+        ("an annotation", patch(&spec, r#"{"metadata":{"annotations":{"a":"b"}}}"#), "no labels and no annotations"),
+        ("a Secret of theirs", patch(&secret("theirs"), r#"{"data":{"a":"Yw=="}}"#), "the operator"),
+        (
+            "a Secret of theirs, labelled",
+            patch(&secret("theirs"), r#"{"metadata":{"labels":{"countersign.dev/owner-uid":"uid"}}}"#),
+            "writes no Secret that it didn't make",
+        ),
+        (
+            "their deletion",
+            ["-n", &namespace, "delete", "secret", "theirs", OPERATOR].map(str::to_owned).to_vec(),
+            "didn't make",
+        ),
+        (
+            "a node's label",
+            ["label", "node", &node, "a=b", OPERATOR].map(str::to_owned).to_vec(),
+            "countersign-operator-nodes",
+        ),
+        (
+            "their taint",
+            ["taint", "node", &node, "theirs-", OPERATOR].map(str::to_owned).to_vec(),
+            "countersign-operator-nodes",
+        ),
+        (
+            "a new taint",
+            ["taint", "node", &node, "new=:NoExecute", OPERATOR].map(str::to_owned).to_vec(),
+            "countersign-operator-nodes",
+        ),
+        ("a cordon", ["cordon", &node, OPERATOR].map(str::to_owned).to_vec(), "countersign-operator-nodes"),
+    ] {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let said = refused(&cluster, &arguments);
+        assert!(said.contains(words), "{what}: {said}");
+    }
+
+    let finalizer = patch(&spec, r#"{"metadata":{"finalizers":["countersign.dev/operator"]}}"#);
+    cluster.kubectl_ok(&finalizer.iter().map(String::as_str).collect::<Vec<_>>());
+    let made = cluster.kubectl_with(&["apply", "-f", "-", OPERATOR], &ours.to_string());
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    cluster.kubectl_ok(&["-n", &namespace, "delete", "secret", "ours", OPERATOR]);
+    cluster.kubectl_ok(&["taint", "node", &node, "countersign.dev/not-ready-", OPERATOR]);
+}

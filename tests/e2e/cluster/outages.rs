@@ -1,0 +1,114 @@
+//! The API server, Redis or the operator are away.
+
+use std::time::Instant;
+
+use serde_json::json;
+
+use super::world::{World, active_key, key_of, policy};
+use crate::rig::{Operator, PATIENCE, condition, eventually, object_path, report};
+
+#[test]
+#[ignore = "needs the test cluster: cargo xtask test"]
+fn verifiers_answer_and_start_without_the_api_server_and_go_on_when_it_is_back() {
+    let mut world = World::start(2, 1);
+    let policy = world.enforced(&policy("outage", "shop"));
+    let path = object_path(&policy);
+    let token = world.minter.mint(&policy, "ann");
+    world.eventually(&policy, &token, (200, "valid"));
+
+    world.installation.cluster.kill_api_server();
+    world.verifiers[0].restart();
+    world.verifiers[1].process().kill();
+    world.verifiers[1].restart();
+    for _ in 0..50 {
+        assert_eq!(world.verdicts(&policy, &token), [(200, "valid".to_owned())].into());
+    }
+    // Of what nobody can tell without the API server, no wrong answer is given.
+    for verifier in &world.verifiers {
+        assert_eq!(verifier.verify_of("outage", "unheard-of", &token).0, 503);
+    }
+
+    world.installation.cluster.revive_api_server();
+    world.restart_ended_operators();
+    let key = active_key(&policy).unwrap();
+    world.api().merge(&path, &json!({"metadata": {"annotations": {"countersign.dev/rotate": "after the outage"}}}));
+    let rotated = world.api().wait(&path, "another key signs", super::world::LONG, |policy| {
+        active_key(policy).is_some_and(|active| active != key)
+    });
+    let next = world.minter.mint(&rotated, "ann");
+    world.eventually(&policy, &next, (200, "valid"));
+    world.eventually(&policy, &token, (200, "valid"));
+    eventually("a policy that isn't there is not found", PATIENCE, || {
+        (world.verifiers[0].verify_of("outage", "unheard-of", &token).0 == 404).then_some(())
+    });
+}
+
+#[test]
+#[ignore = "needs the test cluster: cargo xtask test"]
+fn without_redis_rotation_waits_and_says_so_and_goes_on_when_it_is_back() {
+    let mut world = World::start(1, 1);
+    let policy = world.enforced(&policy("no-redis", "shop"));
+    let path = object_path(&policy);
+    let token = world.minter.mint(&policy, "ann");
+    let key = active_key(&policy).unwrap();
+    world.installation.redis.kill();
+    world.api().merge(&path, &json!({"metadata": {"annotations": {"countersign.dev/rotate": "without Redis"}}}));
+    let waiting = world.api().wait(&path, "rotation waits for the feed", super::world::LONG, |policy| {
+        ["FeedUnreachable", "RotationWaiting"].iter().any(|reason| condition(policy, "KeysReady")["reason"] == *reason)
+    });
+    assert_eq!(active_key(&waiting), Some(key.clone()), "{waiting}");
+    world.eventually(&policy, &token, (200, "valid"));
+    world.installation.redis.restart();
+    world.api().wait(&path, "another key signs", super::world::LONG, |policy| {
+        active_key(policy).is_some_and(|active| active != key)
+    });
+    world.eventually(&policy, &token, (200, "valid"));
+}
+
+#[test]
+#[ignore = "needs the test cluster: cargo xtask test"]
+fn a_restored_backup_of_etcd_revives_no_revoked_key_and_its_tokens_stay_good() {
+    let mut world = World::start(2, 1);
+    let policy = world.enforced(&policy("restored", "shop"));
+    let path = object_path(&policy);
+    let leaked = world.minter.mint(&policy, "ann");
+    world.installation.cluster.save("before");
+
+    world.api().merge(&path, &json!({"spec": {"keys": {"revoked": [{"kid": key_of(&leaked)}]}}}));
+    world.eventually(&policy, &leaked, (401, "revoked"));
+    let good = eventually("another key signs", PATIENCE, || {
+        world.minter.try_mint(&policy, "ann").filter(|token| key_of(token) != key_of(&leaked))
+    });
+    world.eventually(&policy, &good, (200, "valid"));
+
+    world.installation.cluster.load("before");
+    assert!(world.api().object(&path).unwrap()["spec"]["keys"].is_null(), "the revocation is not in the backup");
+    world.restart_ended_operators();
+    let fresh = eventually("a key signs that isn't the leaked one", super::world::LONG, || {
+        world.minter.try_mint(&policy, "ann").filter(|token| key_of(token) != key_of(&leaked))
+    });
+    world.eventually(&policy, &fresh, (200, "valid"));
+    world.eventually(&policy, &leaked, (401, "revoked"));
+    world.api().wait_condition(&path, "Enforced", "True", super::world::LONG);
+    world.eventually(&policy, &leaked, (401, "revoked"));
+    world.eventually(&policy, &fresh, (200, "valid"));
+}
+
+#[test]
+#[ignore = "needs the test cluster: cargo xtask test"]
+fn an_operator_that_is_asked_to_end_hands_over_at_once() {
+    let mut world = World::start(1, 2);
+    let policy = world.enforced(&policy("handover", "shop"));
+    let path = object_path(&policy);
+    eventually("both are ready", PATIENCE, || world.operators.iter().all(Operator::is_ready).then_some(()));
+    let leader = world.leader();
+    let key = active_key(&policy).unwrap();
+    world.operators[leader].stop();
+    let began = Instant::now();
+    world.api().merge(&path, &json!({"metadata": {"annotations": {"countersign.dev/rotate": "by the other"}}}));
+    world.api().wait(&path, "another key signs", super::world::LONG, |policy| {
+        active_key(policy).is_some_and(|active| active != key)
+    });
+    report(&format!("handed over and rotated in {:?}", began.elapsed()));
+    assert_ne!(world.leader(), leader);
+}
