@@ -108,6 +108,9 @@ fn row(verifier: &Value) -> Vec<Cell> {
         state,
         match text(verifier, "revision") {
             "" => Cell::toned("never", Tone::Warn),
+            revision if verifier["counts"] == Value::Bool(false) => {
+                Cell::toned(format!("up to {revision} of another history"), Tone::Warn)
+            }
             revision => format!("up to {revision}").into(),
         },
         if refused.is_empty() { "-".into() } else { Cell::toned(refused.join(", "), Tone::Bad) },

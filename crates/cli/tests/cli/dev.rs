@@ -65,7 +65,14 @@ fn a_port_that_is_taken_is_named_with_its_flag_and_the_way_out() {
     let dev = Dev::start();
     for (flag, address) in [("--issuer-listen", "issuer"), ("--admin-listen", "admin"), ("--verifier-listen", "verifier")] {
         let taken = dev.addresses()[address].as_str().unwrap().to_owned();
-        let said = alone(&["dev", "--data-dir", "d", &format!("{flag}={taken}"), "--verifier-health-listen=127.0.0.1:0"]);
+        let mut arguments = vec!["dev".to_owned(), "--data-dir=d".to_owned(), format!("{flag}={taken}")];
+        for listener in ["verifier", "verifier-health", "issuer", "issuer-health", "admin"] {
+            let other = format!("--{listener}-listen");
+            if other != flag {
+                arguments.push(format!("{other}=127.0.0.1:0"));
+            }
+        }
+        let said = alone(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
         assert_eq!(said.status, 3, "{said:?}");
         assert!(said.err.contains(flag) && said.err.contains(&taken), "{said:?}");
     }

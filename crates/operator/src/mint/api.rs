@@ -184,8 +184,16 @@ async fn list_fleet(State(api): State<Api>, headers: HeaderMap) -> Result<Json<V
             "pod": verifier.pod,
             "alive": verifier.alive,
             "absent_ms": verifier.absent_ms,
+            "ended": verifier.ended.as_ref().map(|ended| match ended {
+                fleet::Ended::NodeGone => "its node is deleted",
+                fleet::Ended::Terminated => "its containers have ended",
+            }),
             "revision": ack.map(|ack| &ack.revision),
+            // Of another history it says nothing about the present bundles.
+            "counts": ack.map(|ack| ack.history == fleet.history),
             "refused": ack.map(|ack| &ack.refused),
+            "schemas": ack.map(|ack| &ack.schemas),
+            "start_id": ack.map(|ack| &ack.start_id),
         })
     };
     let verifiers: Vec<Value> = fleet.verifiers.iter().map(shown).collect();

@@ -75,9 +75,14 @@ fn installed() -> ApiServer {
                 (Value::Null, Value::Null)
             };
             json!({"name": name, "pod": alive, "alive": alive, "absent_ms": if alive { 0 } else { 90_000 },
-                   "revision": revision, "refused": refused})
+                   "revision": revision, "refused": refused, "counts": revision.is_string()})
         };
-        let fleet = json!({"verifiers": [verifier("node-a", true), verifier("edge-7", false)], "reached": true});
+        let mut restored = verifier("node-b", true);
+        restored["counts"] = json!(false);
+        let mut gone = verifier("node-c", false);
+        gone["ended"] = json!("its node is deleted");
+        let verifiers = [verifier("node-a", true), verifier("edge-7", false), restored, gone];
+        let fleet = json!({"verifiers": verifiers, "reached": true});
         world.operator.insert("operator/v1/fleet".into(), (200, fleet));
         world.operator.insert("operator/v1/fleet/forget".into(), (200, json!({"forgotten": true})));
     }
@@ -151,7 +156,8 @@ fn the_fleet_is_one_table_and_one_that_is_gone_can_be_forgotten() {
     assert_eq!(words[0], ["VERIFIER", "WHERE", "STATE", "ACKNOWLEDGED", "REFUSED"]);
     assert_eq!(words[1], ["node-a", "pod", "alive", "up", "to", "812", "shop/shop", "(signature,", "holds", "5)"]);
     assert_eq!(words[2], ["edge-7", "outside", "absent", "for", "90s", "never", "-"]);
-    assert_eq!(server.run(&["fleet", "-o", "name"]).out, "node-a\nedge-7\n");
+    assert!(said.out.contains("up to 812 of another history") && said.out.contains("its node is deleted"), "{said:?}");
+    assert_eq!(server.run(&["fleet", "-o", "name"]).out, "node-a\nedge-7\nnode-b\nnode-c\n");
     let dry = server.run(&["fleet", "forget", "edge-7", "--dry-run"]);
     assert!(dry.status == 0 && server.asked("POST").is_empty(), "{dry:?}");
     let said = server.run(&["fleet", "forget", "edge-7"]);
