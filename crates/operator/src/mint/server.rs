@@ -168,6 +168,10 @@ async fn serve(
 
 impl Server {
     async fn answer(self, request: Request<Incoming>) -> http::Response<Body> {
+        let head: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        if head > MAX_HEAD {
+            return Problem::head_too_large().into_response();
+        }
         let Ok(_place) = self.requests.clone().try_acquire_owned() else {
             return Problem::overloaded().into_response();
         };

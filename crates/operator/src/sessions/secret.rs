@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use countersign_api::{
     cluster::{
-        FORMAT, OWNER_UID_LABEL, SESSION_ENDS_ANNOTATION, SESSION_TOKEN_LABEL, SESSION_TOKEN_TYPE,
+        FIELD_MANAGER, FORMAT, OWNER_UID_LABEL, SESSION_ENDS_ANNOTATION, SESSION_TOKEN_LABEL, SESSION_TOKEN_TYPE,
         session_token::{EXPIRES_AT, JWKS, SESSION_ID, TOKEN},
     },
     session::{EffectiveSession, Session},
@@ -17,9 +17,10 @@ use countersign_core::{
 use k8s_openapi::{
     ByteString,
     api::core::v1::Secret,
-    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+    apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta, OwnerReference},
 };
 use kube::Resource as _;
+use serde_json::{Map, Value};
 
 use super::times::Ends;
 use crate::registry::OwnKeys;
@@ -71,14 +72,20 @@ pub(super) fn jwks(own: &OwnKeys) -> String {
 }
 
 impl Surroundings<'_> {
-    /// Whether a Secret has all that it should beside a token. What others added to it is theirs.
+    /// Whether a Secret has all that it should beside a token, and nothing of ours that it shouldn't. What others added to it
+    /// is theirs.
     pub(super) fn hold(&self, secret: &Secret, session_id: &str, expires: UnixMillis) -> bool {
         let has_all = |held: Option<&BTreeMap<String, String>>, wanted: BTreeMap<String, String>| {
             wanted.iter().all(|(key, value)| held.and_then(|held| held.get(key)) == Some(value))
         };
         let uid = self.session.metadata.uid.as_deref();
         let is_owned = secret.metadata.owner_references.iter().flatten().any(|owner| Some(owner.uid.as_str()) == uid);
+        let has_surplus = |of: &str, wanted: &BTreeMap<String, String>| {
+            applied_keys(secret, of).is_some_and(|applied| applied.keys().any(|key| !wanted.contains_key(key_of(key))))
+        };
         is_owned
+            && !has_surplus("f:labels", &self.labels())
+            && !has_surplus("f:annotations", &self.annotations())
             && has_all(secret.metadata.labels.as_ref(), self.labels())
             && has_all(secret.metadata.annotations.as_ref(), self.annotations())
             && value(secret, JWKS) == Some(self.jwks)
@@ -133,6 +140,29 @@ impl Surroundings<'_> {
         annotations.insert(SESSION_ENDS_ANNOTATION.to_owned(), self.ends.to_string());
         annotations
     }
+}
+
+/// Leaves of the fields' owners only ourselves.
+pub(super) fn keep_own_fields(secret: &mut Secret) {
+    if let Some(owners) = &mut secret.metadata.managed_fields {
+        let is_ours = |owner: &ManagedFieldsEntry| {
+            owner.manager.as_deref() == Some(FIELD_MANAGER) && owner.operation.as_deref() == Some("Apply")
+        };
+        owners.retain(is_ours);
+    }
+}
+
+/// The labels or annotations that we applied, as the API server keeps account of them (`FieldsV1`).
+fn applied_keys<'a>(secret: &'a Secret, of: &str) -> Option<&'a Map<String, Value>> {
+    let owners = secret.metadata.managed_fields.iter().flatten();
+    let ours = owners.filter(|owner| owner.manager.as_deref() == Some(FIELD_MANAGER));
+    let fields = ours.filter_map(|owner| owner.fields_v1.as_ref());
+    fields.filter_map(|fields| fields.0.get("f:metadata")?.get(of)?.as_object()).next()
+}
+
+/// A field's name as it stands in `FieldsV1`.
+fn key_of(field: &str) -> &str {
+    field.strip_prefix("f:").unwrap_or(field)
 }
 
 fn rfc3339(at: UnixMillis) -> String {

@@ -30,6 +30,7 @@ use super::{
     apply::{ApplyError, Applying},
     plan::{Observed, Outcome, Reason, SeenPolicy, plan},
     queue::Queue,
+    secret,
 };
 use crate::{
     feed::{Changed, Cutoffs, Ended, changed},
@@ -126,7 +127,7 @@ impl Work {
         let keep = |mut secret: Secret| {
             let key = key_of(&secret.metadata)?;
             let uid = secret.metadata.labels.as_ref()?.get(OWNER_UID_LABEL)?.clone();
-            secret.metadata.managed_fields = None;
+            secret::keep_own_fields(&mut secret);
             let mut owners = self.owners.lock();
             owners.secrets.entry(uid.clone()).or_default().insert(key.clone());
             owners.of_secret.insert(key.clone(), uid);

@@ -332,6 +332,26 @@ fn labels_annotations_and_name_of_the_secret_follow_the_spec() {
 }
 
 #[test]
+fn a_label_that_the_spec_no_longer_asks_for_is_taken_away_and_others_labels_stay() {
+    let applied = |labels: &[&str]| {
+        let labels: serde_json::Map<_, _> = labels.iter().map(|l| (format!("f:{l}"), json!({}))).collect();
+        let entry = json!({"manager": "countersign-operator", "operation": "Apply", "fieldsV1": {"f:metadata": {"f:labels": labels}}});
+        Some(vec![serde_json::from_value(entry).unwrap()])
+    };
+    let mut world = World::new();
+    world.settle();
+    let metadata = |world: &mut World| std::mem::take(&mut world.secrets.get_mut("billing-token").unwrap().metadata);
+    let mut held = metadata(&mut world);
+    held.labels.as_mut().unwrap().extend([("team".into(), "a".into()), ("theirs".into(), "b".into())]);
+    held.managed_fields = applied(&["team", "countersign.dev/owner-uid"]);
+    world.secrets.get_mut("billing-token").unwrap().metadata = held.clone();
+    assert!(matches!(world.look().steps.as_slice(), [Step::Refresh { .. }]), "it was ours");
+    held.managed_fields = applied(&["countersign.dev/owner-uid"]);
+    world.secrets.get_mut("billing-token").unwrap().metadata = held;
+    assert!(world.look().steps.is_empty(), "it is somebody else's");
+}
+
+#[test]
 fn a_change_of_roles_audiences_or_life_makes_another_token() {
     let changes: [Change; 4] = [
         |w| w.edit(|s| s.roles = Some(vec!["admin".into()])),
