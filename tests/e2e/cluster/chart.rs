@@ -153,7 +153,11 @@ fn the_operator_changes_of_others_objects_only_what_its_admission_policies_name(
             ["taint", "node", &node, "new=:NoExecute", OPERATOR].map(str::to_owned).to_vec(),
             "countersign-operator-nodes",
         ),
-        ("a cordon", ["cordon", &node, OPERATOR].map(str::to_owned).to_vec(), "countersign-operator-nodes"),
+        (
+            "a cordon",
+            patch(&["patch", "node", &node, "--type=merge", OPERATOR], r#"{"spec":{"unschedulable":true}}"#),
+            "countersign-operator-nodes",
+        ),
     ] {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let said = refused(&cluster, &arguments);

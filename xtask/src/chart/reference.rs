@@ -46,7 +46,7 @@ fn describe(page: &mut String, path: &str, schema: &Value, default: &Value) -> R
             let _ = writeln!(page, "| **`{whole}`** | | {meaning} |");
             describe(page, &format!("{whole}."), field, default)?;
         } else {
-            let shown = if *default == Value::from("") { "empty".to_owned() } else { format!("`{default}`") };
+            let shown = if default.as_str() == Some("") { "empty".to_owned() } else { format!("`{default}`") };
             let _ = writeln!(page, "| `{whole}` | {} | {} |", shown.replace('|', "\\|"), meaning.replace('|', "\\|"));
         }
     }
