@@ -13,7 +13,10 @@ use std::{
 use serde_json::{Value, json};
 
 use super::world::{Minter, World, key_of, names};
-use crate::http::{Connection, Request, Target};
+use crate::{
+    http::{Connection, Request, Target},
+    rig::{PATIENCE, eventually},
+};
 
 /// How many tokens are remembered; older ones make room.
 const KEPT: usize = 4096;
@@ -79,6 +82,13 @@ impl Traffic {
             threads.push(std::thread::spawn(move || to.verify(number, &socket, &of)));
         }
         Self { shared, threads }
+    }
+
+    /// Waits until a token is signed with that key.
+    pub(super) fn wait_for_key(&self, key: &str) {
+        eventually("a token is signed with the new key", PATIENCE, || {
+            self.shared.keys.lock().unwrap().contains_key(key).then_some(())
+        });
     }
 
     /// Ends it; what has happened.

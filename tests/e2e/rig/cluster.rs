@@ -1,6 +1,7 @@
 //! A Kubernetes cluster: the real control plane of `tests/cluster`, with nodes that only seem to be there.
 
 mod api;
+mod cable;
 mod installation;
 mod operator;
 
@@ -17,6 +18,7 @@ use std::{
 use serde_json::Value;
 
 pub(crate) use api::{Api, condition, path};
+pub(crate) use cable::Cable;
 pub(crate) use installation::{BUNDLES, Installation, SYSTEM};
 pub(crate) use operator::Operator;
 
@@ -149,13 +151,19 @@ impl Cluster {
         self.text("kubeconfig").into()
     }
 
-    /// Writes a kubeconfig for a service account, whose token is bound to nothing but the account.
-    pub(crate) fn kubeconfig_of(&self, namespace: &str, service_account: &str, to: &Path) {
+    /// Host and port of the API server.
+    pub(crate) fn server(&self) -> &str {
+        self.text("server").trim_start_matches("https://")
+    }
+
+    /// Writes a kubeconfig for a service account, whose token is bound to nothing but the account, to reach the API server at
+    /// an address.
+    pub(crate) fn kubeconfig_of(&self, namespace: &str, service_account: &str, server: &str, to: &Path) {
         let token = self.api().service_account_token(namespace, service_account, &[]);
         let config = serde_json::json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "test",
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": service_account, "namespace": namespace}}],
-            "clusters": [{"name": "test", "cluster": {"server": self.text("server"), "certificate-authority": self.text("caFile")}}],
+            "clusters": [{"name": "test", "cluster": {"server": format!("https://{server}"), "certificate-authority": self.text("caFile")}}],
             "users": [{"name": service_account, "user": {"token": token}}],
         });
         std::fs::write(to, config.to_string()).unwrap();

@@ -14,7 +14,7 @@ use std::{
 };
 
 pub(crate) use binaries::path as binary;
-pub(crate) use cluster::{Api, BUNDLES, Cluster, Installation, Operator, SYSTEM, condition, path as object_path};
+pub(crate) use cluster::{Api, BUNDLES, Cable, Cluster, Installation, Operator, SYSTEM, condition, path as object_path};
 pub(crate) use dev::Dev;
 pub(crate) use policies::{LEGACY_SECRET, OPAQUE_KEY, Policies};
 pub(crate) use process::Process;

@@ -16,7 +16,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Api, Cluster, Operator};
+use super::{Api, Cable, Cluster, Operator};
 use crate::rig::{PATIENCE, Redis, Verifier, VerifierOptions, eventually};
 
 /// The namespace of the operator and of key rings.
@@ -50,7 +50,7 @@ impl Installation {
             &format!("redis.url={},operator.replicas={operators}", redis.url()),
         ]);
         for (account, file) in [("countersign-operator", "operator"), ("countersign-verifier", "verifier")] {
-            cluster.kubeconfig_of(SYSTEM, account, &directory.path().join(file));
+            cluster.kubeconfig_of(SYSTEM, account, cluster.server(), &directory.path().join(file));
         }
         let mount = Mount::start(cluster.api(), directory.path().join("bundle-trust"));
         let installation = Self { mount, cluster, redis, directory };
@@ -88,11 +88,22 @@ impl Installation {
 
     /// Runs the verifier of a node, ready or not, as soon as the operator has said whom to trust.
     pub(crate) fn launch_verifier(&self, node: usize) -> Verifier {
+        self.launch_verifier_as(node, "verifier")
+    }
+
+    /// The same with a way of its own to the API server.
+    pub(crate) fn launch_verifier_by(&self, node: usize, cable: &Cable) -> Verifier {
+        let file = format!("verifier-{node}");
+        self.cluster.kubeconfig_of(SYSTEM, "countersign-verifier", cable.address(), &self.directory.path().join(&file));
+        self.launch_verifier_as(node, &file)
+    }
+
+    fn launch_verifier_as(&self, node: usize, kubeconfig: &str) -> Verifier {
         let trust = self.mount.wait();
         let pod = &self.pods("verifier", node + 1)[node];
         let name = pod["metadata"]["name"].as_str().unwrap().to_owned();
         let options = VerifierOptions {
-            cluster: Some(self.directory.path().join("verifier")),
+            cluster: Some(self.directory.path().join(kubeconfig)),
             redis: Some(self.redis.url()),
             arguments: vec![format!("--bundle-trust={}", trust.display())],
             environment: vec![("POD_NAME".into(), name)],
