@@ -6,6 +6,8 @@ mod keys;
 mod problem;
 mod request;
 mod server;
+#[cfg(test)]
+mod tests;
 
 use countersign_api::bundle::RingName;
 use countersign_core::{
