@@ -105,7 +105,10 @@ impl Bound {
     /// Listens on a path. Binds under another name and renames over, so that the path always leads to a listener: an older
     /// process that still owns it keeps what its clients have begun.
     pub(crate) fn unix(path: &Path) -> Result<Self, BindError> {
-        let temporary = path.with_file_name(format!(".{:x}", std::process::id()));
+        // Two pods that share the directory may have the same process id.
+        let mut random = [0; 4];
+        aws_lc_rs::rand::fill(&mut random).expect("the system's randomness works");
+        let temporary = path.with_file_name(format!(".{:x}-{:08x}", std::process::id(), u32::from_ne_bytes(random)));
         if path.as_os_str().len().max(temporary.as_os_str().len()) > MAX_SOCKET_PATH {
             return Err(BindError::PathTooLong(path.to_owned()));
         }
