@@ -91,9 +91,9 @@ pub mod ports {
     /// The verifier's health and metrics.
     pub const VERIFIER_HEALTH: u16 = 7481;
     /// The operator's API for the command line (TLS).
-    pub const OPERATOR: u16 = 7485;
+    pub const OPERATOR: u16 = 7470;
     /// The operator's health and metrics.
-    pub const OPERATOR_HEALTH: u16 = 7486;
+    pub const OPERATOR_HEALTH: u16 = 7471;
     /// The issuer's API.
     pub const ISSUER: u16 = 7490;
 }

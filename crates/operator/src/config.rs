@@ -224,8 +224,8 @@ mod tests {
     #[test]
     fn what_is_not_said_has_the_contract_s_values() {
         let config = config(&[], Some("redis://127.0.0.1")).unwrap();
-        assert_eq!(config.listen.unwrap().port(), 7485);
-        assert_eq!(config.health_listen.unwrap().port(), 7486);
+        assert_eq!(config.listen.unwrap().port(), 7470);
+        assert_eq!(config.health_listen.unwrap().port(), 7471);
         assert_eq!(
             (config.system_namespace.as_str(), config.bundles_namespace.as_str()),
             ("countersign-system", "countersign-bundles")

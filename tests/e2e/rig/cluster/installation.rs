@@ -81,7 +81,7 @@ impl Installation {
     pub(crate) fn operator(&self, number: usize) -> Operator {
         let pod = &self.pods("operator", number + 1)[number];
         let operator = Operator::start(pod, &self.directory.path().join("operator"), &self.redis.url());
-        let pod_address = format!("{}:7485", pod["status"]["podIP"].as_str().unwrap());
+        let pod_address = format!("{}:7470", pod["status"]["podIP"].as_str().unwrap());
         self.cluster.route(&pod_address, &operator.address());
         operator
     }
