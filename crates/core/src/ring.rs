@@ -12,6 +12,7 @@
 
 mod apply;
 mod plan;
+mod restore;
 mod status;
 
 use std::fmt;
@@ -33,7 +34,7 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ring {
-    /// Rises with every change: what issuers acknowledge.
+    /// Rises with every change, over restores from a backup too: what issuers acknowledge.
     pub version: u64,
     /// Its keys, oldest first. At most one is Active.
     pub keys: Vec<RingKey>,

@@ -31,7 +31,7 @@ impl Ring {
         if actions.is_empty() {
             return Ok(self.clone());
         }
-        let mut ring = Self { version: self.version + 1, ..self.clone() };
+        let mut ring = Self { version: self.next_version(now), ..self.clone() };
         for action in actions {
             match action {
                 Action::Create { algorithm, .. } => ring.keys.push(pending(&generate(*algorithm)?, now)?),

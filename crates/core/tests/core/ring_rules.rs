@@ -320,3 +320,40 @@ fn a_plan_for_another_ring_is_not_carried_out() {
         assert!(bench.ring.apply(&actions, START, SigningKey::generate).is_err(), "{actions:?}");
     }
 }
+
+#[test]
+fn a_ring_s_version_rises_over_restores_too() {
+    let mut bench = Bench::running();
+    let backup = bench.ring.clone();
+    bench.now = bench.now.plus(MINUTE);
+    bench.spec.revision = Some("2".into());
+    bench.settle();
+    let acknowledged = bench.ring.version;
+    bench.ring = backup;
+    bench.now = bench.now.plus(MINUTE);
+    bench.step();
+    assert!(bench.ring.version > acknowledged, "what issuers said of the lost version is not about this one");
+}
+
+#[test]
+fn of_a_restored_ring_whose_later_history_nobody_remembers_no_key_signs_again_and_each_verifies_on() {
+    let mut bench = Bench::running();
+    bench.spec.revoked.insert("k1".into());
+    bench.settle();
+    bench.nobody_has_new_keys();
+    bench.spec.revision = Some("2".into());
+    bench.settle();
+    assert_eq!(bench.states(), [("k1", Revoked), ("k2", Active), ("k3", Pending)]);
+
+    bench.ring = bench.ring.restored(15 * MINUTE, bench.now);
+    assert_eq!(bench.states(), [("k1", Revoked), ("k2", Retiring), ("k3", Retiring)], "k3 may have signed since");
+    assert!(bench.ring.keys.iter().all(|key| key.pkcs8.is_none()));
+    let made = bench.step();
+    assert!(made.iter().any(|action| matches!(action, Action::Create { cause: Cause::Emergency, .. })), "{made:?}");
+    assert_eq!(bench.phase(), Phase::NoSigningKey, "issuers answer 503");
+    bench.held = None;
+    bench.settle();
+    assert_eq!((bench.active(), bench.phase()), (Some("k4"), Phase::Ready));
+    bench.after(16 * MINUTE);
+    assert_eq!(bench.states(), [("k1", Revoked), ("k4", Active)], "and comes to its end like any other");
+}
