@@ -192,7 +192,8 @@ impl Wanted {
             Err(error) => {
                 known.problem = Some(format!("{}: {error}", fetched.target));
                 if went_well {
-                    tracing::warn!(from = %fetched.target, %error, "a trusted issuer's key set was not fetched; the last good one stays");
+                    let kept = known.last_good.is_some();
+                    tracing::warn!(from = %fetched.target, %error, last_good_kept = kept, "a trusted issuer's key set was not fetched");
                     failed.extend(known.users.iter().map(|(policy, entry)| Failed {
                         policy: policy.clone(),
                         note: format!(

@@ -156,8 +156,8 @@ pub(super) fn keep_own_fields(secret: &mut Secret) {
 fn applied_keys<'a>(secret: &'a Secret, of: &str) -> Option<&'a Map<String, Value>> {
     let owners = secret.metadata.managed_fields.iter().flatten();
     let ours = owners.filter(|owner| owner.manager.as_deref() == Some(FIELD_MANAGER));
-    let fields = ours.filter_map(|owner| owner.fields_v1.as_ref());
-    fields.filter_map(|fields| fields.0.get("f:metadata")?.get(of)?.as_object()).next()
+    let mut fields = ours.filter_map(|owner| owner.fields_v1.as_ref());
+    fields.find_map(|fields| fields.0.get("f:metadata")?.get(of)?.as_object())
 }
 
 /// A field's name as it stands in `FieldsV1`.
