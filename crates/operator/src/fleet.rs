@@ -215,14 +215,4 @@ impl Fleet {
         }
         refused
     }
-
-    /// Whether every verifier that is waited for trusts bundles signed with this key.
-    pub fn all_trust(&self, kid: &str, absent_after_ms: i64) -> bool {
-        let quorum = self.quorum(absent_after_ms);
-        let trusts = |index: &usize| {
-            let ack = self.verifiers[*index].ack.as_ref();
-            ack.is_some_and(|ack| ack.trusted_bundle_keys.iter().any(|trusted| trusted == kid))
-        };
-        self.reached && !quorum.required.is_empty() && quorum.required.iter().all(trusts)
-    }
 }

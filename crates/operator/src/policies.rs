@@ -55,8 +55,16 @@ use crate::{
 const AT_ONCE: usize = 32;
 /// How often it is looked for verifiers that lack what was in force.
 const LAGGARDS: Duration = Duration::from_secs(10);
+/// How long writing everything anew may take after the API server went back.
+const RESTORES_WITHIN: Duration = Duration::from_mins(2);
 /// How long a new history may take to be written before it is tried again.
 const HISTORY_RETRY: Duration = Duration::from_secs(1);
+
+/// The API server was restored from a backup. What this process knew to be later is written anew; now every watch has to
+/// begin anew too, and the surest way to that is a new process.
+#[derive(Debug, thiserror::Error)]
+#[error("the API server went back to an earlier state; what was kept is written anew, and the operator starts over")]
+struct Restored;
 
 /// What looks at policies.
 pub(crate) struct Reconciler {
@@ -118,8 +126,9 @@ pub(crate) async fn run(context: Context, inbox: mpsc::Receiver<Request>, histor
         waiting: BTreeMap::new(),
         refused: HashMap::new(),
         fleet_stands: (false, false),
-        went_back: false,
+        history_at: None,
         went_back_at_work: HashSet::new(),
+        restoring: None,
     };
     tokio::select! {
         lost = reconciler.caches.run(&reconciler.context, changed) => lost.map_err(Into::into),
@@ -165,6 +174,14 @@ fn note(reconciler: &Reconciler, objects: &Objects, change: &Changed) {
 /// What a look at a policy ended with.
 type Looked = (PolicyName, Box<Managed>, Result<Next, ReconcileError>);
 
+/// Returns then; never, if that isn't known.
+async fn at(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Decides which policy is looked at when.
 struct Dispatcher {
     reconciler: Arc<Reconciler>,
@@ -185,9 +202,11 @@ struct Dispatcher {
     refused: HashMap<String, Vec<(String, Option<u64>)>>,
     /// Whether the feed was reached, and whether there was no verifier, at the last look at the fleet.
     fleet_stands: (bool, bool),
-    /// A new history has still to be written.
-    went_back: bool,
+    /// When a new history has to be written, because the API server went back.
+    history_at: Option<Instant>,
     went_back_at_work: HashSet<PolicyName>,
+    /// Those that have still to be written anew since, and when that has taken too long.
+    restoring: Option<(HashSet<PolicyName>, Instant)>,
 }
 
 impl Dispatcher {
@@ -204,6 +223,9 @@ impl Dispatcher {
         }
         let mut laggards = tokio::time::interval(LAGGARDS);
         loop {
+            if self.restoring.as_ref().is_some_and(|(left, until)| left.is_empty() || Instant::now() >= *until) {
+                return Err(Restored.into());
+            }
             let room = self.running.len() < AT_ONCE;
             let reconciler = self.reconciler.clone();
             tokio::select! {
@@ -218,7 +240,7 @@ impl Dispatcher {
                 Some(due) = self.queue.next(), if room => self.begin(due.into_inner()),
                 Some(looked) = self.running.join_next() => self.end(looked?),
                 _ = laggards.tick() => self.look_for_laggards(),
-                () = tokio::time::sleep(HISTORY_RETRY), if self.went_back => self.begin_history().await,
+                () = at(self.history_at), if self.history_at.is_some() => self.begin_history().await,
             }
         }
         // What is under way is brought to its end: the next leader needn't clean up.
@@ -242,7 +264,7 @@ impl Dispatcher {
             }
             Request::Fleet => self.hear_the_fleet(),
             Request::WentBack => {
-                self.went_back = true;
+                self.history_at = Some(Instant::now());
                 for managed in self.idle.values_mut() {
                     managed.went_back();
                 }
@@ -254,14 +276,18 @@ impl Dispatcher {
     async fn begin_history(&mut self) {
         match self.history.renew().await {
             Ok(()) => {
-                self.went_back = false;
-                let names: Vec<PolicyName> = self.everything().into_iter().chain(self.idle.keys().cloned()).collect();
+                self.history_at = None;
+                let names: HashSet<PolicyName> = self.everything().into_iter().chain(self.idle.keys().cloned()).collect();
+                self.restoring = Some((names.clone(), Instant::now() + RESTORES_WITHIN));
                 tracing::warn!(policies = names.len(), "a new history is begun; every bundle is written anew");
                 for name in names {
                     self.look_in(&name, Duration::ZERO);
                 }
             }
-            Err(error) => tracing::error!(%error, "a new history can't be begun now; trying again"),
+            Err(error) => {
+                tracing::error!(%error, "a new history can't be begun now; trying again");
+                self.history_at = Some(Instant::now() + HISTORY_RETRY);
+            }
         }
     }
 
@@ -311,6 +337,11 @@ impl Dispatcher {
         match result {
             Ok(next) => {
                 managed.failures = 0;
+                if let Some((left, _)) = &mut self.restoring
+                    && !self.again.contains(&name)
+                {
+                    left.remove(&name);
+                }
                 match next.waits_for {
                     Some(waits) => drop(self.waiting.insert(name.clone(), waits)),
                     None => drop(self.waiting.remove(&name)),
@@ -390,8 +421,7 @@ impl Dispatcher {
             }
             let since = *managed.lagging_since.get_or_insert_with(Instant::now);
             let patience = Duration::from_millis(u64::try_from(holds.absent_after_ms).unwrap_or(0));
-            let over = since.elapsed().checked_sub(patience);
-            if over.is_some_and(|over| over < LAGGARDS) && !self.waiting.contains_key(name) {
+            if since.elapsed() >= patience && !self.waiting.contains_key(name) {
                 lacking.push(name.clone());
             }
         }

@@ -51,19 +51,19 @@ pub type PartError = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// There is no cluster to work in.
-    #[error("no cluster: {0}")]
+    #[error("there is no cluster to work in")]
     Cluster(#[source] PartError),
     /// A listener.
-    #[error("--health-listen: {0}")]
+    #[error("--health-listen")]
     Health(#[source] std::io::Error),
     /// What a leader writes first could not be written.
-    #[error("the history of bundles could not be begun: {0}")]
+    #[error("the history of bundles could not be begun")]
     History(#[source] PartError),
     /// Leading ended.
     #[error(transparent)]
     Lease(#[from] LeaseError),
     /// A part ended.
-    #[error("{part} ended: {source}")]
+    #[error("{part} ended")]
     Part {
         /// Which.
         part: &'static str,
@@ -89,7 +89,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     tracing::info!(identity = %config.identity, "leading");
     let led = lead(client, config, versions, &mut elector, &health, &stop).await;
     health.end();
-    if led.is_ok() {
+    // A Lease that is still ours is given up when all parts have ended, whyever they did.
+    if !matches!(led, Err(RunError::Lease(_))) {
         elector.release().await;
     }
     led

@@ -63,10 +63,8 @@ fn a_verifier_holds_a_write_when_its_ack_is_of_this_history_not_older_and_not_re
 fn an_empty_set_is_never_all_and_nothing_counts_while_the_feed_is_away() {
     let since = Since { version: 1, generation: 1 };
     assert!(!fleet(Vec::new()).all_hold(&policy(), since, ABSENT_AFTER));
-    assert!(!fleet(Vec::new()).all_trust("k", ABSENT_AFTER));
     let away = Fleet::new(vec![verifier("a", Some(ack("5")))], "h".into(), false, true, 0);
     assert!(!away.all_hold(&policy(), since, ABSENT_AFTER));
-    assert!(!away.all_trust("k", ABSENT_AFTER));
     let never_written = Since::default();
     assert!(!fleet(vec![verifier("a", Some(ack("5")))]).all_hold(&policy(), never_written, ABSENT_AFTER));
 }

@@ -205,31 +205,34 @@ impl Reconciler {
         Ok(true)
     }
 
-    fn secrets_are_right(&self, draft: &Draft, managed: &Managed) -> bool {
+    fn secrets_are_right(&self, draft: &Draft, managed: &mut Managed) -> bool {
         let cached = self.caches.verify_secrets.one(&bundle_name(&draft.bundle.policy));
         if draft.keeps_secrets {
             return true;
         }
-        match (&draft.secrets, managed.secrets_version, cached) {
+        match (&draft.secrets, &mut managed.secrets, cached) {
             (None, _, cached) => cached.is_none(),
             // Ours, and nobody has touched them; the watch may not have come to them yet.
-            (Some(_), Some(ours), Some(cached)) => cached.version <= ours,
-            (Some(_), _, _) => false,
+            (Some(_), Some((ours, shown)), Some(cached)) => {
+                *shown |= cached.version == *ours;
+                cached.version <= *ours
+            }
+            (Some(_), Some((_, shown)), None) => !*shown,
+            (Some(_), None, _) => false,
         }
     }
 
     /// Has a look at verify-secrets that an earlier leader wrote, so that they needn't be written anew.
     pub(super) async fn recognise_secrets(&self, draft: &Draft, managed: &mut Managed) -> Result<(), ReconcileError> {
         let name = bundle_name(&draft.bundle.policy);
-        let (Some(secrets), None, Some(_)) =
-            (&draft.secrets, managed.secrets_version, self.caches.verify_secrets.one(&name))
+        let (Some(secrets), None, Some(_)) = (&draft.secrets, managed.secrets, self.caches.verify_secrets.one(&name))
         else {
             return Ok(());
         };
         let Some(found) = self.secrets().get_opt(&name).await? else { return Ok(()) };
         let held = found.data.as_ref().and_then(|data| data.get(VERIFY_SECRETS_KEY));
         if held.is_some_and(|held| held.0 == secrets.to_json().as_bytes()) {
-            managed.secrets_version = Some(version_of(&found.metadata));
+            managed.secrets = Some((version_of(&found.metadata), true));
         }
         Ok(())
     }
@@ -251,7 +254,7 @@ impl Reconciler {
             let written = self.secrets().patch(&name, &apply, &Patch::Apply(&secret)).await?;
             let version = version_of(&written.metadata);
             self.context.versions.note(version);
-            managed.secrets_version = Some(version);
+            managed.secrets = Some((version, false));
         }
         let sealed = self.keys.seal_bundle(bundle)?;
         let sha256 = sha256(sealed.as_bytes());
@@ -267,7 +270,7 @@ impl Reconciler {
         managed.rewrite_bundle = false;
         note_keys(managed, bundle, since);
         if draft.secrets.is_none() && !draft.keeps_secrets {
-            managed.secrets_version = None;
+            managed.secrets = None;
             if self.caches.verify_secrets.one(&name).is_some() {
                 gone(self.secrets().delete(&name, &DeleteParams::default()).await)?;
             }

@@ -61,8 +61,8 @@ pub(crate) struct Managed {
     /// The content of the present bundle, where it is needed.
     pub(crate) present: Option<Arc<Bundle>>,
     pub(crate) written: Option<Written>,
-    /// The version of the verify-secrets that are known to be as they ought to.
-    pub(crate) secrets_version: Option<u64>,
+    /// The version of the verify-secrets that are known to be as they ought to, and whether the watch has shown it.
+    pub(crate) secrets: Option<(u64, bool)>,
     /// From which write on the bundle holds each key.
     pub(crate) since: BTreeMap<String, Since>,
     /// Keys that sign, by the version of their ring.
@@ -95,7 +95,7 @@ impl Managed {
         self.rewrite_bundle = true;
         self.written = None;
         self.present = None;
-        self.secrets_version = None;
+        self.secrets = None;
         self.status = None;
         self.since.clear();
     }

@@ -43,6 +43,9 @@ const AT_MOST: Duration = Duration::from_hours(1);
 /// How often one that waits for verifiers is looked at, whatever they say.
 const WHILE_WAITING: Duration = Duration::from_secs(5);
 
+/// How much longer that takes for each policy that waits.
+const PER_WAITING: Duration = Duration::from_millis(20);
+
 /// Why a policy could not be brought forward now. It is tried again.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReconcileError {
@@ -181,6 +184,8 @@ impl Reconciler {
         } else if managed.present.is_some() && matches!(acceptance, Acceptance::Accepted(_)) {
             managed.present = None;
         }
+        // What an administrator vouches for is sealed anew.
+        managed.rewrite |= matches!(found, Found::Untrusted(..));
         let (mut kept, mut version) = self.kept(found, managed);
         let fresh = kept.is_none();
         let mut kept = match kept.take() {
@@ -209,6 +214,11 @@ impl Reconciler {
             next.record.revoke(managed.ends.iter().flat_map(|end| end.entries.iter().cloned()));
             next.record.purge(now, self.server_now());
             let fleet = registry.fleet();
+            // A later bundle than any that is known of: an older state came back. Whoever remembers wrote it anew before this.
+            if base.is_some() && fleet.held_ahead(name).is_some_and(|held| held > kept.record.generation) {
+                tracing::error!(policy = %name, "the key rings are of an older state than verifiers hold; fresh keys are made");
+                next.rings = turning::restored(&next.rings, effective.map(|e| &**e), now);
+            }
             let mut planned = BTreeMap::new();
             if let Some(effective) = effective {
                 let situation =
@@ -552,7 +562,10 @@ impl Reconciler {
         let mut next = self.report(name, declared, standings, managed).await?;
         next.within = Some(next.within.unwrap_or(AT_MOST).min(AT_MOST));
         if next.waits_for.is_some() {
-            next.within = next.within.map(|within| within.min(WHILE_WAITING));
+            // Very many that wait are looked at more rarely: what they wait for wakes them.
+            let waiting = u32::try_from(*self.context.registry.waiting().borrow()).unwrap_or(u32::MAX);
+            let patience = WHILE_WAITING.max(PER_WAITING.saturating_mul(waiting));
+            next.within = next.within.map(|within| within.min(patience));
         }
         Ok(next)
     }

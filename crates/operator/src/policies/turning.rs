@@ -115,6 +115,21 @@ impl Situation<'_> {
     }
 }
 
+/// What rings are worth that came back from a backup, with nobody who remembers what became of them since.
+pub(crate) fn restored(
+    rings: &BTreeMap<RingName, Ring>,
+    effective: Option<&EffectivePolicy>,
+    now: UnixMillis,
+) -> BTreeMap<RingName, Ring> {
+    let life = |ring: &RingName| match (ring, effective) {
+        (RingName::Access, Some(effective)) => access_life_ms(effective),
+        (RingName::ApiKey, Some(effective)) => effective.tokens.api_key_max_ttl.as_millis(),
+        // What is noted of each key has to do.
+        (_, None) => 0,
+    };
+    rings.iter().map(|(name, ring)| (*name, ring.restored(life(name), now))).collect()
+}
+
 /// The rings that planned actions make. Blocks while keys are made.
 pub(crate) fn apply(
     rings: &BTreeMap<RingName, Ring>,
