@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
-use super::world::{World, active_key, key_of, policy};
-use crate::rig::{BUNDLES, PATIENCE, condition, eventually, object_path, report};
+use super::world::{LONG, World, active_key, key_of, policy};
+use crate::rig::{BUNDLES, PATIENCE, SYSTEM, condition, eventually, object_path, report};
 
 #[test]
 #[ignore = "needs the test cluster: cargo xtask test"]
@@ -174,4 +175,45 @@ fn a_settled_policy_is_written_no_more() {
     assert_eq!(written(), before);
     let later = world.api().object(&path).unwrap();
     assert_eq!(settled["metadata"]["resourceVersion"], later["metadata"]["resourceVersion"], "{settled}\n{later}");
+}
+
+#[test]
+#[ignore = "needs the test cluster: cargo xtask test"]
+fn one_name_in_two_namespaces_is_two_policies_and_a_deleted_namespace_takes_only_its_own() {
+    let world = World::shared();
+    let [kept, gone] = ["team-kept", "team-gone"].map(|namespace| world.enforced(&policy(namespace, "shop")));
+    let tokens = [&kept, &gone].map(|policy| world.minter.mint(policy, "ann"));
+    world.eventually(&kept, &tokens[0], (200, "valid"));
+    world.eventually(&gone, &tokens[1], (200, "valid"));
+
+    world.api().delete("/api/v1/namespaces/team-gone");
+    eventually("the namespace is gone", LONG, || {
+        world.api().object("/api/v1/namespaces/team-gone").is_none().then_some(())
+    });
+    eventually("every verifier says so", PATIENCE, || {
+        world.verdicts(&gone, &tokens[1]).iter().all(|(status, _)| *status == 404).then_some(())
+    });
+    world.eventually(&kept, &tokens[0], (200, "valid"));
+}
+
+#[test]
+#[ignore = "needs the test cluster: cargo xtask test"]
+fn a_key_ring_that_somebody_edited_signs_nothing_and_harms_no_token() {
+    let world = World::shared();
+    let policy = world.enforced(&policy("tampered", "shop"));
+    let token = world.minter.mint(&policy, "ann");
+    world.eventually(&policy, &token, (200, "valid"));
+    let name = bundle_of(&world, "tampered/shop").rsplit('/').next().unwrap().replacen("b-", "r-", 1);
+    let ring = format!("/api/v1/namespaces/{SYSTEM}/secrets/{name}");
+    let forged = BASE64_STANDARD.encode(r#"{"keys":[]}"#);
+    world.api().merge(&ring, &json!({"data": {"access.json": forged}}));
+    // What is published is what the operator decided, not what somebody wrote.
+    let began = Instant::now();
+    eventually("some seconds pass", PATIENCE, || {
+        assert_eq!(world.verdicts(&policy, &token), [(200, "valid".to_owned())].into());
+        (began.elapsed() > Duration::from_secs(5)).then_some(())
+    });
+    if let Some(next) = world.minter.try_mint(&policy, "ann") {
+        world.eventually(&policy, &next, (200, "valid"));
+    }
 }
