@@ -1,6 +1,7 @@
 //! The command line as it is written: raw flags and their help. What they mean is settled elsewhere.
 
 mod dev;
+mod hyphen;
 mod keys;
 mod policy;
 mod revoke;
@@ -15,6 +16,7 @@ use clap::{
 };
 
 pub(crate) use dev::{Demo, Dev};
+pub(crate) use hyphen::kids_as_values;
 pub(crate) use keys::{KeyRevoke, Keys, RingChoice, Rotate};
 pub(crate) use policy::{PolicyCheck, PolicyCommand, PolicyShow, PolicyTest};
 pub(crate) use revoke::{RevokeArgs, RevokeKind};

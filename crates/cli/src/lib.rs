@@ -46,7 +46,7 @@ const PLUGIN: &str = "kubectl-countersign";
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let arguments = args::kids_as_values(std::env::args_os().collect());
     let plugin = arguments.first().is_some_and(|name| Path::new(name).file_stem() == Some(OsStr::new(PLUGIN)));
     let cli = parse(&arguments, plugin);
     let printer = Printer::new(&cli.common, std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty()));

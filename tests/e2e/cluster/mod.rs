@@ -6,6 +6,7 @@
 mod admission;
 mod chart;
 mod clients;
+mod command_line;
 mod enforcement;
 mod outages;
 mod rights;

@@ -140,6 +140,8 @@ pub(super) fn key_of(token: &str) -> String {
 pub(super) struct Minter {
     api: Api,
     token: String,
+    /// Why nobody made one, last.
+    refusal: Arc<Mutex<String>>,
 }
 
 impl Minter {
@@ -156,7 +158,7 @@ impl Minter {
             api.apply(&object);
         }
         let token = api.service_account_token("default", "minter", &["countersign"]);
-        Self { api, token }
+        Self { api, token, refusal: Arc::default() }
     }
 
     /// Calls the operator's API through the API server, as the command line does.
@@ -173,13 +175,19 @@ impl Minter {
         let answer = self.call("POST", &format!("policies/{namespace}/{name}/tokens"), &request);
         match answer.status {
             200 | 201 => Some(answer.json()["token"].as_str().unwrap().to_owned()),
-            500..=599 => None,
+            500..=599 => {
+                *self.refusal.lock().unwrap() = String::from_utf8_lossy(&answer.body).into_owned();
+                None
+            }
             status => panic!("mint: {status} {}", String::from_utf8_lossy(&answer.body)),
         }
     }
 
     /// Mints a token as soon as somebody makes one.
     pub(super) fn mint(&self, policy: &Value, subject: &str) -> String {
-        eventually("a token is minted", PATIENCE, || self.try_mint(policy, subject))
+        let minted = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            eventually("a token is minted", PATIENCE, || self.try_mint(policy, subject))
+        }));
+        minted.unwrap_or_else(|_| panic!("no token was minted; last: {}", self.refusal.lock().unwrap()))
     }
 }

@@ -126,11 +126,14 @@ impl Work {
             .fields(&format!("type={SESSION_TOKEN_TYPE}"));
         let keep = |mut secret: Secret| {
             let key = key_of(&secret.metadata)?;
-            let uid = secret.metadata.labels.as_ref()?.get(OWNER_UID_LABEL)?.clone();
             secret::keep_own_fields(&mut secret);
-            let mut owners = self.owners.lock();
-            owners.secrets.entry(uid.clone()).or_default().insert(key.clone());
-            owners.of_secret.insert(key.clone(), uid);
+            // One whose label somebody took away is still looked at for the session that it was made for.
+            let uid = secret.metadata.labels.as_ref().and_then(|labels| labels.get(OWNER_UID_LABEL));
+            if let Some(uid) = uid {
+                let mut owners = self.owners.lock();
+                owners.secrets.entry(uid.clone()).or_default().insert(key.clone());
+                owners.of_secret.insert(key.clone(), uid.clone());
+            }
             Some((key, Arc::new(secret)))
         };
         let changed = |key: String| {

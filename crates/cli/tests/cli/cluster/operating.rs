@@ -118,6 +118,17 @@ fn revoking_a_key_adds_it_to_the_spec_says_what_ends_and_waits_until_it_is_enfor
 }
 
 #[test]
+fn a_kid_that_begins_with_a_hyphen_is_no_flag() {
+    let server = cluster();
+    let kid = "-nf_tEOPyh6K87XTTGK40WmcSDupNpg7GyQT-PKTB3U";
+    for command in [&["keys", "revoke", kid, "--no-wait"][..], &["revoke", "key", kid, "--no-wait"]] {
+        let said = server.run(command);
+        assert_eq!(said.out, format!("revoked key {kid}; in the policy; not waited for verifiers\n"), "{said:?}");
+    }
+    assert_eq!(server.policy("shop/shop")["spec"]["keys"]["revoked"][0]["kid"], kid);
+}
+
+#[test]
 fn a_revocation_that_a_verifier_lacks_names_it_and_fails() {
     let server = cluster();
     server.world().reaction = Some(|object| vec![status(generation(object), 2, &[("k1", "Revoked")])]);
