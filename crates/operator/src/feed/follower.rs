@@ -12,7 +12,7 @@ use countersign_core::{
 };
 use countersign_feed::{Clock, EpochRecord, FeedError, FeedServer, ServerState};
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -43,6 +43,15 @@ pub struct FeedFollower {
     registry: Arc<Registry>,
     cutoffs: Arc<Cutoffs>,
     keys: Mutex<RevokedKeys>,
+    following: Mutex<Following>,
+    followed: Notify,
+}
+
+/// How following the entries goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Following {
+    caught_up: bool,
+    problem: Option<String>,
 }
 
 /// Which history of which server is read, and whether all of it was there.
@@ -63,7 +72,7 @@ impl Reading {
 impl FeedFollower {
     /// A follower of `server` that tells `registry` and `cutoffs`.
     pub fn new(server: Arc<dyn FeedServer>, registry: Arc<Registry>, cutoffs: Arc<Cutoffs>) -> Self {
-        Self { server, registry, cutoffs, keys: Mutex::default() }
+        Self { server, registry, cutoffs, keys: Mutex::default(), following: Mutex::default(), followed: Notify::new() }
     }
 
     /// Follows until `stop`, or until the registry's owner has ended.
@@ -86,9 +95,11 @@ impl FeedFollower {
             let present = self.present().await;
             if present.problem != reported {
                 match &present.problem {
-                    Some(problem) => tracing::warn!(server = %self.server.describe(), problem, "the feed can't be read"),
+                    Some(problem) => {
+                        tracing::warn!(server = %self.server.describe(), problem, "the feed can't be followed")
+                    }
                     None if reported.is_some() => {
-                        tracing::info!(server = %self.server.describe(), "the feed can be read again");
+                        tracing::info!(server = %self.server.describe(), "the feed is followed again");
                     }
                     None => {}
                 }
@@ -106,6 +117,7 @@ impl FeedFollower {
             let idle = tokio::time::sleep_until(begun + IDLE);
             tokio::select! {
                 somebody = waiting.wait_for(|waiting| *waiting > 0) => if somebody.is_err() { return },
+                () = self.followed.notified() => {}
                 () = idle => {}
             }
         }
@@ -117,7 +129,9 @@ impl FeedFollower {
             let boot = Clock::boot_millis();
             Ok::<_, FeedError>((state, boot, self.server.leases().await?))
         };
-        match read.await {
+        let read = read.await;
+        let Following { caught_up, problem } = self.following.lock().clone();
+        match read {
             Ok((state, boot, leases)) => {
                 let record = state.present();
                 FeedPresent {
@@ -126,7 +140,8 @@ impl FeedFollower {
                     epoch: record.map(|record| record.epoch),
                     seeded: record.is_some_and(|record| record.seeded),
                     leases,
-                    problem: None,
+                    caught_up,
+                    problem,
                 }
             }
             Err(error) => {
@@ -134,6 +149,7 @@ impl FeedFollower {
                 FeedPresent {
                     fresh: false,
                     leases: Vec::new(),
+                    caught_up,
                     problem: Some(error.to_string()),
                     ..FeedPresent::clone(&before)
                 }
@@ -163,9 +179,18 @@ impl FeedFollower {
         let mut held: Option<(Reading, Position)> = None;
         loop {
             if let Err(problem) = self.read_on(&mut held).await {
-                tracing::debug!(server = %self.server.describe(), problem, "entries of the feed can't be read now");
+                self.follows(Following { caught_up: false, problem: Some(problem) });
                 tokio::time::sleep(RETRY).await;
             }
+        }
+    }
+
+    /// Says how following goes; whoever tells of the feed tells of it at once.
+    fn follows(&self, following: Following) {
+        let mut held = self.following.lock();
+        if *held != following {
+            *held = following;
+            self.followed.notify_one();
         }
     }
 
@@ -194,6 +219,7 @@ impl FeedFollower {
             }
         }
         *held = Some((reading.clone(), at));
+        self.follows(Following { caught_up: true, problem: None });
         loop {
             let items = self.server.tail(at, TAIL_WAIT).await.map_err(say)?;
             let goes_on = items.first().is_none_or(|first| Some(first.position) == after(at));

@@ -232,6 +232,7 @@ async fn a_follower_tells_keys_cutoffs_and_who_is_alive() {
     let feed = registry.feed();
     until("the lease", || feed.borrow().leases.iter().any(|lease| lease.name == "node-1")).await;
     assert_eq!((feed.borrow().epoch, feed.borrow().seeded), (Some(1), false));
+    until("everything was read once", || feed.borrow().caught_up).await;
     server.seal(1).await.unwrap();
     until("seeded", || feed.borrow().seeded).await;
     assert_eq!(server.leases().await.unwrap().len(), 1, "the operator itself is no reader");

@@ -16,7 +16,10 @@ pub struct FeedPresent {
     pub seeded: bool,
     /// The readers that are alive. Means nothing unless `fresh`.
     pub leases: Vec<Lease>,
-    /// Why it isn't fresh, for people.
+    /// Whether every entry of the present epoch was read from the server once, and is followed since. Whether that is every
+    /// live entry, `seeded` says.
+    pub caught_up: bool,
+    /// What is wrong with it, for people: why it isn't fresh, or why entries can't be followed.
     pub problem: Option<String>,
 }
 
