@@ -39,7 +39,7 @@ use tokio_util::time::{DelayQueue, delay_queue::Key};
 use self::{
     caches::{Caches, Changed},
     claims::Claims,
-    memory::{End, Managed, Next, Waits},
+    memory::{End, Managed, Next, Reserve, Waits},
     reconcile::ReconcileError,
     references::InUse,
     signing::BundleKeys,
@@ -123,6 +123,8 @@ pub(crate) async fn run(context: Context, inbox: mpsc::Receiver<Request>, histor
         at_work: HashSet::new(),
         again: HashSet::new(),
         ends: HashMap::new(),
+        reserves: HashMap::new(),
+        first: None,
         waiting: BTreeMap::new(),
         refused: HashMap::new(),
         fleet_stands: (false, false),
@@ -196,6 +198,9 @@ struct Dispatcher {
     /// Those that have to be looked at again when the present look ends.
     again: HashSet<PolicyName>,
     ends: HashMap<PolicyName, Vec<End>>,
+    reserves: HashMap<PolicyName, Vec<Reserve>>,
+    /// Those that were listed at the start and that nobody has looked at yet; `None` before, and after.
+    first: Option<HashSet<PolicyName>>,
     /// Those that wait for verifiers.
     waiting: BTreeMap<PolicyName, Waits>,
     /// What verifiers refused at the last look at the fleet.
@@ -218,9 +223,11 @@ impl Dispatcher {
         }
         let names = self.everything();
         tracing::info!(policies = names.len(), "everything is listed");
-        for name in names {
-            self.look_in(&name, Duration::ZERO);
+        for name in &names {
+            self.look_in(name, Duration::ZERO);
         }
+        self.first = Some(names);
+        self.note_first_looks();
         let mut laggards = tokio::time::interval(LAGGARDS);
         loop {
             if self.restoring.as_ref().is_some_and(|(left, until)| left.is_empty() || Instant::now() >= *until) {
@@ -262,6 +269,10 @@ impl Dispatcher {
                 self.ends.entry(policy.clone()).or_default().push(End { entries, done });
                 self.look_in(&policy, Duration::ZERO);
             }
+            Request::Reserve { policy, until, done } => {
+                self.reserves.entry(policy.clone()).or_default().push(Reserve { until, done });
+                self.look_in(&policy, Duration::ZERO);
+            }
             Request::Fleet => self.hear_the_fleet(),
             Request::WentBack => {
                 self.history_at = Some(Instant::now());
@@ -289,6 +300,19 @@ impl Dispatcher {
                 self.history_at = Some(Instant::now() + HISTORY_RETRY);
             }
         }
+    }
+
+    /// Tells once everything that was listed has been looked at.
+    fn note_first_looks(&mut self) {
+        if self.first.as_ref().is_some_and(HashSet::is_empty) {
+            self.first = None;
+            self.reconciler.context.registry.set_synced();
+        }
+    }
+
+    /// Whether somebody asked for something meanwhile.
+    fn is_asked(&self, name: &PolicyName) -> bool {
+        self.ends.contains_key(name) || self.reserves.contains_key(name)
     }
 
     /// Has a policy looked at after `wait` at the latest.
@@ -319,6 +343,7 @@ impl Dispatcher {
         self.objects.lock().insert(bundle_name(&name), name.clone());
         let mut managed = self.idle.remove(&name).unwrap_or_default();
         managed.ends.extend(self.ends.remove(&name).unwrap_or_default());
+        managed.reserves.extend(self.reserves.remove(&name).unwrap_or_default());
         self.at_work.insert(name.clone());
         let reconciler = self.reconciler.clone();
         self.running.spawn(async move {
@@ -329,6 +354,12 @@ impl Dispatcher {
 
     fn end(&mut self, (name, mut managed, result): Looked) {
         self.at_work.remove(&name);
+        if let Some(first) = &mut self.first {
+            first.remove(&name);
+            self.note_first_looks();
+        }
+        // Whoever waits for what can't be written is told so; what failed now is tried again as long as somebody waits.
+        managed.reserves.retain(|reserve| result.is_err() && !reserve.done.is_closed());
         if self.went_back_at_work.remove(&name) {
             managed.went_back();
             self.again.insert(name.clone());
@@ -349,7 +380,7 @@ impl Dispatcher {
                 managed.holds = next.holds;
                 if next.gone {
                     self.objects.lock().remove(&bundle_name(&name));
-                    if self.again.remove(&name) || self.ends.contains_key(&name) {
+                    if self.again.remove(&name) || self.is_asked(&name) {
                         self.look_in(&name, Duration::ZERO);
                     }
                     self.reconciler.context.registry.set_waiting(self.waiting.len());
@@ -370,7 +401,7 @@ impl Dispatcher {
             }
         }
         self.idle.insert(name.clone(), managed);
-        if self.again.remove(&name) || self.ends.contains_key(&name) {
+        if self.again.remove(&name) || self.is_asked(&name) {
             wait = Some(wait.map_or(Duration::ZERO, |_: Duration| Duration::ZERO));
         }
         if let Some(wait) = wait {

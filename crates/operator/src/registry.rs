@@ -11,20 +11,22 @@
 
 mod foreign;
 mod present;
+mod turn;
 mod view;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
-use countersign_core::{names::PolicyName, revocation::Entry};
+use countersign_core::{names::PolicyName, revocation::Entry, time::UnixMillis};
 use parking_lot::RwLock;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 pub use self::{
     foreign::ForeignKeys,
     present::FeedPresent,
+    turn::{Cutting, Issuing, Turn},
     view::{OwnKeys, PolicyView, RingView},
 };
 use crate::fleet::Fleet;
@@ -46,6 +48,8 @@ pub(crate) enum Request {
     Look(PolicyName),
     /// Put entries into a policy's ring and bundle.
     End { policy: PolicyName, entries: Vec<Entry>, done: oneshot::Sender<()> },
+    /// Write into a policy's record that tokens may be issued up to then; answered once that is done.
+    Reserve { policy: PolicyName, until: UnixMillis, done: oneshot::Sender<()> },
     /// The fleet, or what it holds, changed.
     Fleet,
     /// The API server's version went back: what it holds may be older than what was written.
@@ -63,6 +67,8 @@ pub struct Registry {
     feed: watch::Sender<Arc<FeedPresent>>,
     fleet: watch::Sender<Arc<Fleet>>,
     waiting: watch::Sender<usize>,
+    turns: RwLock<HashMap<PolicyName, Arc<Turn>>>,
+    synced: watch::Sender<bool>,
 }
 
 impl Registry {
@@ -78,6 +84,8 @@ impl Registry {
             feed: watch::Sender::default(),
             fleet: watch::Sender::default(),
             waiting: watch::Sender::default(),
+            turns: RwLock::default(),
+            synced: watch::Sender::new(false),
         };
         (Arc::new(registry), inbox)
     }
@@ -123,6 +131,35 @@ impl Registry {
         let request = Request::End { policy: policy.clone(), entries, done };
         self.requests.send(request).await.map_err(|_| Ending)?;
         written.await.map_err(|_| Ending)
+    }
+
+    /// Has it written into a policy's record that tokens may be issued up to `until`. Returns once that is so; an error when
+    /// the policy has no keys of its own, or the operator is ending. Bound it with a time-out.
+    pub async fn reserve(&self, policy: &PolicyName, until: UnixMillis) -> Result<(), Ending> {
+        let (done, written) = oneshot::channel();
+        self.ask(Request::Reserve { policy: policy.clone(), until, done }).await?;
+        written.await.map_err(|_| Ending)
+    }
+
+    /// A policy's turn: who signs tokens or cuts them off takes it first. There is one per name as long as this leader is.
+    pub fn turn(&self, policy: &PolicyName) -> Arc<Turn> {
+        if let Some(turn) = self.turns.read().get(policy) {
+            return turn.clone();
+        }
+        self.turns.write().entry(policy.clone()).or_default().clone()
+    }
+
+    /// Every policy has been looked at, whatever came of it.
+    pub(crate) fn set_synced(&self) {
+        self.synced.send_replace(true);
+    }
+
+    /// Returns once every policy that was there at the start has been looked at: from then on a policy without a view is one
+    /// that could not be brought forward, or isn't there.
+    pub async fn synced(&self) {
+        let mut synced = self.synced.subscribe();
+        // The sender lives in this very registry.
+        let _ = synced.wait_for(|synced| *synced).await;
     }
 
     /// Has a policy looked at.

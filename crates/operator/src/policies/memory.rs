@@ -7,7 +7,7 @@ use countersign_api::{
     bundle::{Bundle, Resolved, RingName},
     policy::{AuthPolicyStatus, EffectivePolicy},
 };
-use countersign_core::{keys::SigningKey, revocation::Entry};
+use countersign_core::{keys::SigningKey, revocation::Entry, time::UnixMillis};
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{record::Kept, status::Acceptance};
@@ -45,6 +45,13 @@ pub(crate) struct End {
     pub(crate) done: oneshot::Sender<()>,
 }
 
+/// A time up to which somebody wants to issue tokens.
+#[derive(Debug)]
+pub(crate) struct Reserve {
+    pub(crate) until: UnixMillis,
+    pub(crate) done: oneshot::Sender<()>,
+}
+
 /// What is remembered of a policy.
 #[derive(Debug, Default)]
 pub(crate) struct Managed {
@@ -68,6 +75,7 @@ pub(crate) struct Managed {
     /// Keys that sign, by the version of their ring.
     pub(crate) signers: BTreeMap<RingName, (u64, Option<Arc<SigningKey>>)>,
     pub(crate) ends: Vec<End>,
+    pub(crate) reserves: Vec<Reserve>,
     /// The status that was last written, and the version that it gave the policy.
     pub(crate) status: Option<(u64, AuthPolicyStatus)>,
     pub(crate) status_at: Option<Instant>,
@@ -86,6 +94,14 @@ impl Managed {
         for end in self.ends.drain(..) {
             // Whoever asked may have given up.
             let _ = end.done.send(());
+        }
+    }
+
+    /// What was to be reserved is, on the API server.
+    pub(crate) fn tell_reserved(&mut self) {
+        for reserve in self.reserves.drain(..) {
+            // Whoever asked may have given up.
+            let _ = reserve.done.send(());
         }
     }
 

@@ -213,11 +213,15 @@ impl Reconciler {
             }
             next.record.revoke(managed.ends.iter().flat_map(|end| end.entries.iter().cloned()));
             next.record.purge(now, self.server_now());
+            managed.reserves.iter().for_each(|reserve| next.record.reserve(reserve.until));
             let fleet = registry.fleet();
             // A later bundle than any that is known of: an older state came back. Whoever remembers wrote it anew before this.
             if base.is_some() && fleet.held_ahead(name).is_some_and(|held| held > kept.record.generation) {
                 tracing::error!(policy = %name, "the key rings are of an older state than verifiers hold; fresh keys are made");
                 next.rings = turning::restored(&next.rings, effective.map(|e| &**e), now);
+                // Nobody knows up to when tokens were issued since; generations are times.
+                let held = fleet.held_ahead(name).and_then(|held| i64::try_from(held).ok()).map(UnixMillis);
+                [Some(now), held, self.server_now()].into_iter().flatten().for_each(|at| next.record.reserve(at));
             }
             let mut planned = BTreeMap::new();
             if let Some(effective) = effective {
@@ -273,6 +277,7 @@ impl Reconciler {
         }
         managed.tell_ended();
         self.publish(name, declared, namespace_uid, effective, &acceptance, &kept, managed)?;
+        managed.tell_reserved();
         self.report_live(name, declared, namespace_uid, &understood, acceptance, Some(&kept), managed).await
     }
 
@@ -586,6 +591,7 @@ fn blank(name: &PolicyName) -> Record {
         generation: 0,
         withdrawn_time: None,
         retain_ms: 0,
+        issued_until: None,
         revoked: Vec::new(),
     }
 }

@@ -44,6 +44,9 @@ pub(crate) struct Record {
     pub(crate) withdrawn_time: Option<UnixMillis>,
     /// How long it is kept after that, milliseconds.
     pub(crate) retain_ms: i64,
+    /// Up to when tokens may have been issued that go beyond the feed server's clock: no cut-off is earlier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) issued_until: Option<UnixMillis>,
     /// Ended declared sessions, until their last token expires. In the order of their keys.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) revoked: Vec<Entry>,
@@ -62,6 +65,11 @@ impl Record {
             by_key.insert(key, joined);
         }
         self.revoked = by_key.into_values().collect();
+    }
+
+    /// From here on tokens may be issued up to `until`.
+    pub(crate) fn reserve(&mut self, until: UnixMillis) {
+        self.issued_until = Some(self.issued_until.map_or(until, |held| held.max(until)));
     }
 
     /// Drops what both clocks say expired a while ago.
@@ -223,6 +231,7 @@ mod tests {
             generation: 7,
             withdrawn_time: None,
             retain_ms: 1,
+            issued_until: None,
             revoked: Vec::new(),
         };
         let kept = Kept { record, rings: BTreeMap::from([(RingName::Access, Ring::default())]) };

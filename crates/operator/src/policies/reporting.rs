@@ -66,6 +66,7 @@ impl Reconciler {
         kept: &Kept,
         managed: &mut Managed,
     ) -> Result<(), ReconcileError> {
+        self.context.registry.turn(name).raise(kept.record.issued_until);
         let mut rings = BTreeMap::new();
         if let Some(effective) = effective {
             let statuses = self.ring_statuses(name, declared, effective, kept, &managed.since);

@@ -133,6 +133,7 @@ mod tests {
             generation: 1,
             withdrawn_time: None,
             retain_ms: 500,
+            issued_until: None,
             revoked: Vec::new(),
         }
     }
