@@ -6,8 +6,19 @@ use serde::{Deserialize, Serialize};
 /// The largest acknowledgement that is written.
 pub const MAX_ACK_BYTES: usize = 64 << 10;
 
+/// The longest name of a reader, bytes: as long as a pod's or a host's.
+pub const MAX_LEASE_NAME: usize = 253;
+
+/// Whether a reader may go by this name: it is shown in status and logs, and kept in objects.
+pub fn is_lease_name(name: &str) -> bool {
+    (1..=MAX_LEASE_NAME).contains(&name.len()) && !name.chars().any(char::is_control)
+}
+
+/// How many refused policies an acknowledgement lists: with names as long as they may be, it stays under [`MAX_ACK_BYTES`].
+pub const MAX_REFUSED: usize = 128;
+
 /// What a verifier has applied *and saved*. Written after the swap; withdrawn first thing at its start.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ack {
     /// The run of the verifier that says so.
     pub start_id: String,
@@ -23,9 +34,15 @@ pub struct Ack {
     /// The keys whose signatures on bundles it trusts, by id.
     #[serde(default)]
     pub trusted_bundle_keys: Vec<String>,
-    /// Policies whose latest bundle it refused.
+    /// Policies whose latest bundle it refused: at most [`MAX_REFUSED`].
     #[serde(default)]
     pub refused: Vec<RefusedPolicy>,
+    /// More were refused than are listed: any that isn't listed may be.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub refused_more: bool,
+    /// The highest generation that it holds of any policy: whatever is written from now on has to be above.
+    #[serde(default)]
+    pub highest_held: u64,
     /// Trusted issuers of whom tokens came lately that name a key which isn't in the bundle: their key sets want fetching.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unknown_keys: Vec<UnknownIssuerKey>,

@@ -196,8 +196,8 @@ fn ack(start_id: &str) -> Ack {
         generations: [("shop/shop".to_owned(), 3)].into(),
         schemas: vec![1],
         trusted_bundle_keys: Vec::new(),
-        refused: Vec::new(),
-        unknown_keys: Vec::new(),
+        highest_held: 3,
+        ..Ack::default()
     }
 }
 

@@ -3,11 +3,12 @@ use std::collections::BTreeSet;
 use countersign_core::names::PolicyName;
 use countersign_feed::{Ack, Lease, RefusedPolicy};
 
-use super::*;
+use super::{roll::Listed, *};
 use crate::registry::FeedPresent;
 
 const MINUTE: i64 = 60_000;
 const ABSENT_AFTER: i64 = 10 * MINUTE;
+const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
 
 fn policy() -> PolicyName {
     PolicyName::try_new("shop", "shop").unwrap()
@@ -21,8 +22,7 @@ fn ack(revision: &str) -> Ack {
         generations: BTreeMap::new(),
         schemas: vec![1],
         trusted_bundle_keys: vec!["k".into()],
-        refused: Vec::new(),
-        unknown_keys: Vec::new(),
+        ..Ack::default()
     }
 }
 
@@ -36,7 +36,7 @@ fn verifier(name: &str, ack: Option<Ack>) -> Verifier {
 }
 
 fn fleet(verifiers: Vec<Verifier>) -> Fleet {
-    Fleet::new(verifiers, "h".into(), true, true, 0)
+    Fleet::new(verifiers, "h".into(), true, true, 0).at(NOW)
 }
 
 #[test]
@@ -70,6 +70,78 @@ fn an_empty_set_is_never_all_and_nothing_counts_while_the_feed_is_away() {
 }
 
 #[test]
+fn what_a_forged_acknowledgement_says_to_hold_is_not_believed_for_its_size_or_of_another_history() {
+    let now = u64::try_from(NOW.0).unwrap();
+    let hour = 3_600_000;
+    for (given, ahead, why) in [
+        (refusing("5", Some(now - 7)), Some(now - 7), "a restore"),
+        (refusing("5", Some(now + hour)), Some(now + hour), "a clock that runs ahead"),
+        (refusing("5", Some(now + hour + 1)), None, "made by nobody's clock"),
+        (refusing("5", Some(u64::MAX)), None, "no generation has a next one then"),
+        (refusing("5", None), None, "holds nothing"),
+        (Ack { history: "earlier".into(), ..refusing("5", Some(now)) }, None, "of another history"),
+        (Ack { refused: Vec::new(), refused_more: true, ..ack("5") }, None, "holds who knows what"),
+    ] {
+        let verifiers = || vec![verifier("a", Some(ack("9"))), verifier("b", Some(given.clone()))];
+        assert_eq!(fleet(verifiers()).held_ahead(&policy()), ahead, "{why}");
+        let between = Fleet::new(verifiers(), String::new(), true, true, 0).at(NOW);
+        assert_eq!(between.held_ahead(&policy()), None, "while there is no history: {why}");
+    }
+    let holding = |highest_held| Some(Ack { highest_held, ..ack("1") });
+    let verifiers = vec![verifier("a", holding(now)), verifier("b", holding(now - 5)), verifier("c", holding(u64::MAX))];
+    assert_eq!(fleet(verifiers).highest_held(), now);
+}
+
+#[test]
+fn nothing_acknowledged_counts_while_there_is_no_history() {
+    let blank = Ack { history: String::new(), ..ack("5") };
+    let between = Fleet::new(vec![verifier("a", Some(blank))], String::new(), true, true, 0);
+    assert!(!between.all_hold(&policy(), Since { version: 1, generation: 1 }, ABSENT_AFTER));
+}
+
+#[test]
+fn one_that_refuses_more_than_it_lists_holds_nothing_that_it_doesn_t_list() {
+    let since = Since { version: 100, generation: 7 };
+    let listed = Ack { refused_more: true, ..refusing("100", Some(7)) };
+    assert!(fleet(vec![verifier("a", Some(listed))]).all_hold(&policy(), since, ABSENT_AFTER));
+    let unlisted = Ack { refused_more: true, ..ack("100") };
+    let fleet = fleet(vec![verifier("a", Some(unlisted)), verifier("b", Some(ack("100")))]);
+    assert!(!fleet.all_hold(&policy(), since, ABSENT_AFTER));
+    let count = fleet.count(&policy(), since, ABSENT_AFTER);
+    assert_eq!((count.held, count.lagging, count.refused), (1, vec!["a".to_owned()], vec!["a".to_owned()]));
+}
+
+#[test]
+fn a_count_says_the_same_however_it_is_reckoned() {
+    let acks = |seed: usize| {
+        let revision = (90 + seed * 7 % 20).to_string();
+        match seed % 5 {
+            0 => None,
+            1 => Some(refusing(&revision, Some(5 + seed as u64 % 4))),
+            2 => Some(refusing(&revision, None)),
+            _ => Some(ack(&revision)),
+        }
+    };
+    let verifiers: Vec<Verifier> = (0..60).map(|i| verifier(&format!("v{i:02}"), acks(i))).collect();
+    let fleet = fleet(verifiers.clone());
+    for version in 88..112 {
+        let since = Since { version, generation: 7 };
+        let plainly = |v: &&Verifier| {
+            v.ack.as_ref().is_some_and(|ack| {
+                let spares = |r: &RefusedPolicy| r.held.is_some_and(|held| held >= since.generation);
+                ack.revision.parse::<u64>().unwrap() >= version && ack.refused.iter().all(spares)
+            })
+        };
+        let expected = verifiers.iter().filter(plainly).count();
+        let count = fleet.count(&policy(), since, ABSENT_AFTER);
+        assert_eq!((count.held, count.required), (expected, 60), "{version}");
+        assert_eq!(fleet.held(&policy(), since, ABSENT_AFTER), (expected, 60));
+        let lagging: Vec<&str> = verifiers.iter().filter(|v| !plainly(v)).map(|v| &*v.name).take(MAX_NAMED).collect();
+        assert_eq!(count.lagging, lagging);
+    }
+}
+
+#[test]
 fn before_the_feed_was_reached_once_nobody_is_known_to_be_nobody() {
     assert_eq!(Fleet::new(Vec::new(), "h".into(), false, false, 0).known(), 1);
     assert_eq!(Fleet::new(Vec::new(), "h".into(), false, true, 0).known(), 0);
@@ -92,6 +164,7 @@ struct Scene {
     now: i64,
     pods: Vec<PodSeen>,
     nodes: BTreeSet<String>,
+    ended: BTreeSet<String>,
     remembered: BTreeSet<String>,
     present: FeedPresent,
 }
@@ -105,6 +178,7 @@ impl Scene {
             now: 1_000_000,
             pods: pods.iter().map(pod).collect(),
             nodes: BTreeSet::from(["n".to_owned()]),
+            ended: BTreeSet::new(),
             remembered: BTreeSet::new(),
             present,
         }
@@ -126,12 +200,19 @@ impl Scene {
     }
 
     fn look(&mut self) -> Vec<Verifier> {
-        self.roll.observe(&self.pods, &self.nodes, &self.remembered, &self.present, self.now)
+        let listed = Listed {
+            pods: &self.pods,
+            nodes: &self.nodes,
+            ended: &self.ended,
+            remembered: &self.remembered,
+            longest_absent_after_ms: ABSENT_AFTER,
+        };
+        self.roll.observe(&listed, &self.present, self.now)
     }
 
     fn required(&mut self) -> Vec<String> {
         let fleet = self.look();
-        let fleet = self.roll.fleet(fleet, "h", &self.present, 0);
+        let fleet = self.roll.fleet(fleet, "h", &self.present, 0, NOW);
         fleet.quorum(ABSENT_AFTER).required.iter().map(|i| fleet.verifiers[*i].name.clone()).collect()
     }
 }
@@ -199,12 +280,46 @@ fn a_verifier_outside_pods_is_remembered_until_it_is_forgotten() {
 }
 
 #[test]
-fn a_deleted_pod_s_lease_counts_while_it_lives_and_its_name_is_not_remembered() {
-    let mut scene = Scene::new(&["a", "b"]);
-    scene.alive(&["a", "b"]).after(1);
-    scene.pods.pop();
-    assert_eq!(scene.required(), ["a", "b"]);
-    scene.after(2);
-    assert_eq!(scene.roll.to_remember(), Vec::<String>::new());
-    assert_eq!(scene.alive(&["a"]).required(), ["a"]);
+fn a_pod_that_is_deleted_by_force_is_waited_for_as_long_as_its_containers_may_run() {
+    let vanished = || {
+        let mut scene = Scene::new(&["a", "b"]);
+        scene.alive(&["a", "b"]).after(1);
+        scene.pods.pop();
+        assert_eq!(scene.required(), ["a", "b"], "its lease lives");
+        scene.after(2);
+        assert_eq!(scene.roll.to_remember(), Vec::<String>::new(), "it is none outside pods");
+        assert_eq!(scene.alive(&["a"]).after(9).required(), ["a", "b"], "absent from its lease's end on");
+        scene
+    };
+    let mut scene = vanished();
+    assert_eq!(scene.after(2).required(), ["a"], "absent for too long");
+    assert_eq!(scene.look().len(), 1, "and forgotten");
+    assert!(!scene.roll.misses_pods());
+
+    let mut scene = vanished();
+    scene.ended.insert("b".to_owned());
+    assert_eq!(scene.required(), ["a"], "its last word was that its containers have ended");
+
+    let mut scene = vanished();
+    scene.nodes.clear();
+    scene.pods[0].node = None;
+    assert_eq!(scene.required(), ["a"], "its node is deleted");
+
+    let mut scene = vanished();
+    scene.present.fresh = false;
+    assert_eq!(scene.after(30).required(), ["a", "b"], "nobody's absence is known");
+
+    let mut scene = vanished();
+    assert_eq!(scene.alive(&["a", "b"]).after(30).required(), ["a", "b"], "cut off from the cluster, and still there");
+}
+
+#[test]
+fn a_pod_that_ended_or_was_never_placed_is_not_missed() {
+    let mut scene = Scene::new(&["a", "b", "c"]);
+    scene.pods[1].terminated = true;
+    scene.pods[2].node = None;
+    assert_eq!(scene.alive(&["a"]).required(), ["a", "c"]);
+    scene.pods.truncate(1);
+    assert_eq!(scene.required(), ["a"]);
+    assert!(!scene.roll.misses_pods());
 }

@@ -91,13 +91,13 @@ fn a_key_that_a_verifier_misses_is_looked_for_if_its_issuer_is_known() {
         generations: BTreeMap::new(),
         schemas: vec![1],
         trusted_bundle_keys: Vec::new(),
-        refused: Vec::new(),
         unknown_keys: vec![
             unknown("a/a", "idp"),
             unknown("a/a", "nobody"),
             unknown("b/b", "idp"),
             unknown("nonsense", "x"),
         ],
+        ..Ack::default()
     };
     let lease = |ack| Lease { name: "node".into(), position: None, ack };
     let present = FeedPresent { leases: vec![lease(Some(ack)), lease(None)], ..FeedPresent::default() };

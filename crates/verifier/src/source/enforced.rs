@@ -7,7 +7,7 @@ use std::{
 
 use countersign_api::bundle::{self, SCHEMA, Trust};
 use countersign_core::jose::JwkSet;
-use countersign_feed::{Ack, Clock, RefusedPolicy};
+use countersign_feed::{Ack, Clock, MAX_REFUSED, RefusedPolicy};
 use parking_lot::Mutex;
 
 use super::{
@@ -42,6 +42,8 @@ pub(crate) struct Enforced {
     unusable: BTreeMap<String, RefusedBundle>,
     /// Whether anything since the last publishing makes the snapshot out of date.
     dirty: bool,
+    /// The highest generation that was ever in force here: never lowered, whatever is withdrawn.
+    highest: u64,
 }
 
 /// Key sets as far as they are known: fetched in this run, else saved by an earlier one.
@@ -77,6 +79,7 @@ impl Enforced {
             unsaved: BTreeMap::new(),
             unusable: BTreeMap::new(),
             dirty: false,
+            highest: 0,
         }
     }
 
@@ -92,6 +95,7 @@ impl Enforced {
             match self.held.restore(&name, &envelope, secrets, &self.sets) {
                 Ok(loaded) => self.take(&name, loaded),
                 Err(Unusable(Some(refused))) => {
+                    self.highest = self.highest.max(refused.held.unwrap_or(0));
                     self.unusable.insert(name, refused);
                 }
                 Err(Unusable(None)) => whole = false,
@@ -183,6 +187,7 @@ impl Enforced {
         let now = Clock::wall();
         let app = &self.app;
         if let Some(bundle) = self.held.bundle(name) {
+            self.highest = self.highest.max(bundle.generation);
             for entry in &bundle.revoked {
                 app.feed.revocations().apply(entry);
             }
@@ -328,6 +333,8 @@ impl Enforced {
             let held = self.held.saved_generation(name);
             Some(RefusedPolicy { policy: bundle.policy.to_string(), held, reason: UNSAVED.into() })
         });
+        let mut refused = self.held.refused().into_iter().chain(self.unusable()).map(of_bundle).chain(unsaved);
+        let listed: Vec<RefusedPolicy> = refused.by_ref().take(MAX_REFUSED).collect();
         Some(Ack {
             start_id: of.start_id.to_owned(),
             history: of.history.to_owned(),
@@ -335,7 +342,9 @@ impl Enforced {
             generations: if of.generations { self.held.generations() } else { BTreeMap::new() },
             schemas: (1..=SCHEMA).collect(),
             trusted_bundle_keys: self.trusted.kids.clone(),
-            refused: self.held.refused().into_iter().chain(self.unusable()).map(of_bundle).chain(unsaved).collect(),
+            refused: listed,
+            refused_more: refused.next().is_some(),
+            highest_held: self.highest,
             unknown_keys: Vec::new(),
         })
     }

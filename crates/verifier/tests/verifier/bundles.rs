@@ -220,12 +220,41 @@ async fn what_is_applied_and_saved_is_acknowledged() {
     eventually("acknowledged", async || ack().await.is_some_and(|a| a.revision == "r1" && a.history == "h1")).await;
     let first = ack().await.unwrap();
     assert_eq!(first.generations, [("shop/shop".to_owned(), 5)].into());
-    assert!(first.refused.is_empty() && first.schemas == [1]);
+    assert!(first.refused.is_empty() && !first.refused_more && first.schemas == [1]);
+    assert_eq!(first.highest_held, 5);
     bundles.write(&bundles.file("shop/shop"), b"{");
     bundles.write(&bundles.path().join(".revision"), br#"{"history":"h1","revision":2}"#);
     eventually("the refusal too", async || {
         ack().await.is_some_and(|a| a.revision == "2" && a.refused.len() == 1 && a.refused[0].held == Some(5))
     })
     .await;
+    rig.verifier.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acknowledgement_stays_small_however_much_is_refused_and_tells_the_highest_generation_held() {
+    let bundles = Bundles::new();
+    bundles.put_policy("shop/shop", 5, section());
+    bundles.put_policy("shop/gone", 9, section());
+    let feed = crate::rig::TestFeed::new().await;
+    let rig = Rig::with(&bundles, feed.follow(), |_| {}).await;
+    let ack = async || {
+        let leases = countersign_feed::FeedServer::leases(&*feed.0).await.unwrap();
+        leases.into_iter().find_map(|lease| lease.ack)
+    };
+    eventually("acknowledged", async || ack().await.is_some_and(|a| a.highest_held == 9)).await;
+    bundles.put(&bundle_of("shop/gone", 10, None));
+    let many = countersign_feed::MAX_REFUSED + 1;
+    for policy in 0..many {
+        bundles.write(&bundles.file(&format!("shop/p{policy}")), b"{");
+    }
+    eventually("the refusals too", async || ack().await.is_some_and(|a| a.refused_more)).await;
+    let last = ack().await.unwrap();
+    assert_eq!(
+        (last.refused.len(), last.highest_held),
+        (countersign_feed::MAX_REFUSED, 10),
+        "withdrawn ones count as well"
+    );
+    assert!(serde_json::to_vec(&last).unwrap().len() < countersign_feed::MAX_ACK_BYTES);
     rig.verifier.shutdown().await;
 }
