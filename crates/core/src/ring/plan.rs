@@ -1,6 +1,6 @@
 //! What to do about a ring now.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{KeyState, Ring, RingKey};
 use crate::{jose::Algorithm, time::UnixMillis};
@@ -25,7 +25,7 @@ pub struct RotationSpec {
     pub revoked: BTreeSet<String>,
     /// What to do when verifiers don't acknowledge.
     pub on_unacknowledged: OnUnacknowledged,
-    /// After how long they count as not acknowledging, milliseconds since the key was published.
+    /// After how long they count as not acknowledging, milliseconds since the key was in the bundle.
     pub ack_timeout_ms: i64,
     /// The longest life of a token that the ring's keys sign from now on, milliseconds.
     pub max_ttl_ms: i64,
@@ -52,6 +52,9 @@ pub struct Acks {
     pub required: usize,
     /// The keys that every required verifier holds. Not consulted while `required` is 0: an empty set is never "all".
     pub held_by_all: BTreeSet<String>,
+    /// The keys that are in the bundle, as it is written now, each with the instant since when; one that is earlier than the
+    /// key was made counts as that. A key that was never published signs only where nobody verifies.
+    pub published: BTreeMap<String, UnixMillis>,
     /// The newest version of the ring up to which every issuer that may still sign has acknowledged it.
     pub issuers_hold: u64,
     /// The feed server's clock; `None` while it is out of reach, and then no key is removed. When a key's last token dies is
@@ -238,14 +241,20 @@ pub(super) fn signs_from(ring: &Ring, pending: &RingKey, cause: Option<Cause>, s
     }
 }
 
-/// The instant at which `pending` signs although not acknowledged; `None`: never.
-pub(super) fn signs_anyway_from(pending: &RingKey, cause: Option<Cause>, spec: &RotationSpec) -> Option<UnixMillis> {
+/// The instant at which `pending` signs although not acknowledged; `None`: never, or not before it is in the bundle.
+pub(super) fn signs_anyway_from(
+    pending: &RingKey,
+    cause: Option<Cause>,
+    spec: &RotationSpec,
+    acks: &Acks,
+) -> Option<UnixMillis> {
     let proceed = spec.on_unacknowledged == OnUnacknowledged::Proceed;
+    let published = pending.created.max(*acks.published.get(&pending.kid)?);
     match cause {
-        Some(Cause::Emergency) => Some(pending.created.plus(EMERGENCY_WAIT_MS)),
+        Some(Cause::Emergency) => Some(published.plus(EMERGENCY_WAIT_MS)),
         // Nobody holds a token that it could fail.
-        Some(Cause::First) => Some(pending.created.plus(spec.ack_timeout_ms)),
-        _ if proceed => Some(pending.created.plus(spec.ack_timeout_ms)),
+        Some(Cause::First) => Some(published.plus(spec.ack_timeout_ms)),
+        _ if proceed => Some(published.plus(spec.ack_timeout_ms)),
         _ => None,
     }
 }
@@ -260,7 +269,7 @@ fn activate(
 ) -> Option<Action> {
     let acknowledged = acks.all_hold(&pending.kid);
     let nobody_to_wait_for = cause == Some(Cause::First) && acks.known == 0;
-    let anyway = || signs_anyway_from(pending, cause, spec).is_some_and(|from| now >= from);
+    let anyway = || signs_anyway_from(pending, cause, spec, acks).is_some_and(|from| now >= from);
     let may = acknowledged || nobody_to_wait_for || anyway();
     (may && now >= signs_from(ring, pending, cause, spec)).then(|| Action::Activate {
         kid: pending.kid.clone(),

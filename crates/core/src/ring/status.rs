@@ -60,7 +60,7 @@ pub fn status(ring: &Ring, spec: &RotationSpec, acks: &Acks, now: UnixMillis) ->
         since: key.created,
         for_verifiers: acks.required == 0 || !acks.held_by_all.contains(&key.kid),
         not_before: signs_from(ring, key, cause, spec),
-        anyway_from: signs_anyway_from(key, cause, spec),
+        anyway_from: signs_anyway_from(key, cause, spec, acks),
     });
     let overdue = waiting.as_ref().is_some_and(|w| w.for_verifiers && now >= w.not_before);
     let phase = match active {
@@ -94,7 +94,7 @@ pub fn next_change(ring: &Ring, spec: &RotationSpec, acks: &Acks, now: UnixMilli
         match key.state {
             KeyState::Pending => {
                 instants.push(signs_from(ring, key, cause, spec));
-                instants.extend(signs_anyway_from(key, cause, spec));
+                instants.extend(signs_anyway_from(key, cause, spec, acks));
             }
             KeyState::Retiring => instants.extend(key.remove_after),
             KeyState::Active | KeyState::Revoked => {}

@@ -1,6 +1,6 @@
 //! A ring with its policy, its fleet and a clock, for tests to turn by hand.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use countersign_core::{
     jose::Algorithm,
@@ -37,6 +37,10 @@ pub(crate) struct Bench {
     /// The keys that all verifiers have; `None`: whatever the ring has.
     pub(crate) held: Option<BTreeSet<String>>,
     pub(crate) issuers_hold: Option<u64>,
+    /// No bundle with the ring's keys can be written.
+    pub(crate) unpublished: bool,
+    /// Since when the bundle holds each of the keys; `None`: since it was made.
+    pub(crate) published_at: Option<UnixMillis>,
     pub(crate) feed_reachable: bool,
     keys_made: u8,
 }
@@ -50,6 +54,8 @@ impl Bench {
             verifiers,
             held: None,
             issuers_hold: None,
+            unpublished: false,
+            published_at: None,
             feed_reachable: true,
             keys_made: 0,
         }
@@ -69,9 +75,15 @@ impl Bench {
             known: self.verifiers,
             required: self.verifiers,
             held_by_all: self.held.clone().unwrap_or_else(all),
+            published: self.published(),
             issuers_hold: self.issuers_hold.unwrap_or(self.ring.version),
             server_now: self.feed_reachable.then_some(self.now),
         }
+    }
+
+    fn published(&self) -> BTreeMap<String, UnixMillis> {
+        let keys = self.ring.keys.iter().filter(|_| !self.unpublished);
+        keys.map(|key| (key.kid.clone(), self.published_at.unwrap_or(key.created))).collect()
     }
 
     pub(crate) fn plan(&self) -> Vec<Action> {

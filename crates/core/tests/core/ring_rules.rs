@@ -345,7 +345,7 @@ fn of_a_restored_ring_whose_later_history_nobody_remembers_no_key_signs_again_an
     bench.settle();
     assert_eq!(bench.states(), [("k1", Revoked), ("k2", Active), ("k3", Pending)]);
 
-    bench.ring = bench.ring.restored(15 * MINUTE, bench.now);
+    bench.ring = bench.ring.restored(15 * MINUTE, 0, bench.now);
     assert_eq!(bench.states(), [("k1", Revoked), ("k2", Retiring), ("k3", Retiring)], "k3 may have signed since");
     assert!(bench.ring.keys.iter().all(|key| key.pkcs8.is_none()));
     let made = bench.step();
@@ -356,4 +356,50 @@ fn of_a_restored_ring_whose_later_history_nobody_remembers_no_key_signs_again_an
     assert_eq!((bench.active(), bench.phase()), (Some("k4"), Phase::Ready));
     bench.after(16 * MINUTE);
     assert_eq!(bench.states(), [("k1", Revoked), ("k4", Active)], "and comes to its end like any other");
+}
+
+#[test]
+fn a_key_that_no_bundle_holds_never_signs_and_its_wait_begins_when_one_does() {
+    type Situation = fn(&mut Bench);
+    let first: Situation = |bench| bench.ring = Ring::default();
+    let emergency: Situation = |bench| drop(bench.spec.revoked.insert("k1".into()));
+    let proceed: Situation = |bench| {
+        bench.spec.on_unacknowledged = OnUnacknowledged::Proceed;
+        bench.spec.revision = Some("2".into());
+    };
+    for (situation, wait) in [(first, 5 * MINUTE), (emergency, 2_000), (proceed, 5 * MINUTE)] {
+        let mut bench = Bench::running();
+        bench.nobody_has_new_keys();
+        bench.unpublished = true;
+        situation(&mut bench);
+        bench.settle();
+        bench.after(60 * MINUTE);
+        assert_ne!(bench.active(), Some("k2"), "the bundle could not be written for an hour");
+        (bench.unpublished, bench.published_at) = (false, Some(bench.now));
+        bench.settle();
+        assert_ne!(bench.active(), Some("k2"));
+        bench.after(wait - 1);
+        assert_ne!(bench.active(), Some("k2"));
+        bench.after(1);
+        assert_eq!(bench.active(), Some("k2"));
+    }
+}
+
+#[test]
+fn a_ring_older_than_its_own_bundle_takes_over_what_that_revoked_and_verifies_with_what_it_lacks() {
+    let mut later = Bench::running();
+    let older = later.ring.clone();
+    later.spec.revision = Some("2".into());
+    later.settle();
+    later.spec.revoked.insert("k1".into());
+    later.settle();
+    assert_eq!(later.states(), [("k1", Revoked), ("k2", Active)]);
+
+    let version = later.ring.version + 1_000_000;
+    later.ring = older.with_published(&later.ring.public_keys(), later.now).restored(15 * MINUTE, version, later.now);
+    assert_eq!(later.states(), [("k1", Revoked), ("k2", Retiring)]);
+    assert!(later.ring.version > version, "whatever the clock says");
+    assert!(later.ring.keys.iter().all(|key| key.pkcs8.is_none()));
+    later.settle();
+    assert_eq!(later.states(), [("k1", Revoked), ("k2", Retiring), ("k3", Active)]);
 }

@@ -218,7 +218,7 @@ impl Reconciler {
             // A later bundle than any that is known of: an older state came back. Whoever remembers wrote it anew before this.
             if base.is_some() && fleet.held_ahead(name).is_some_and(|held| held > kept.record.generation) {
                 tracing::error!(policy = %name, "the key rings are of an older state than verifiers hold; fresh keys are made");
-                next.rings = turning::restored(&next.rings, effective.map(|e| &**e), now);
+                next.rings = turning::restored(&next.rings, effective.map(|e| &**e), 0, now);
                 // Nobody knows up to when tokens were issued since; generations are times.
                 let held = fleet.held_ahead(name).and_then(|held| i64::try_from(held).ok()).map(UnixMillis);
                 [Some(now), held, self.server_now()].into_iter().flatten().for_each(|at| next.record.reserve(at));

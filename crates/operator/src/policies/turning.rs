@@ -85,10 +85,19 @@ impl Situation<'_> {
             known: self.fleet.known(),
             required: self.fleet.quorum(absent_after).required.len(),
             held_by_all: ring.keys.iter().map(|key| &key.kid).filter(held).cloned().collect(),
+            published: ring.keys.iter().filter_map(|key| Some((key.kid.clone(), self.published(&key.kid)?))).collect(),
             // No issuer tells up to which ring it holds: while there is any, no key's end can be reckoned.
             issuers_hold: if self.fleet.issuers == 0 { signs_by } else { 0 },
             server_now: self.server_now,
         }
+    }
+
+    /// Since when the bundle has held a key. A bundle's generation is the time of its write, unless that ran ahead of the
+    /// clock: then the wait is counted from when the key was made.
+    fn published(&self, kid: &str) -> Option<UnixMillis> {
+        let since = self.since.get(kid).filter(|since| since.version > 0)?;
+        let written = i64::try_from(since.generation).map_or(UnixMillis::FOREVER, UnixMillis);
+        Some(if written > self.now { UnixMillis(0) } else { written })
     }
 
     pub(crate) fn absent_after_ms(&self) -> i64 {
@@ -115,10 +124,12 @@ impl Situation<'_> {
     }
 }
 
-/// What rings are worth that came back from a backup, with nobody who remembers what became of them since.
+/// What rings are worth that came back from a backup, with nobody who remembers what became of them since. `above`: the highest
+/// generation of any bundle that any verifier holds; rings and bundles count in the same milliseconds.
 pub(crate) fn restored(
     rings: &BTreeMap<RingName, Ring>,
     effective: Option<&EffectivePolicy>,
+    above: u64,
     now: UnixMillis,
 ) -> BTreeMap<RingName, Ring> {
     let life = |ring: &RingName| match (ring, effective) {
@@ -127,7 +138,7 @@ pub(crate) fn restored(
         // What is noted of each key has to do.
         (_, None) => 0,
     };
-    rings.iter().map(|(name, ring)| (*name, ring.restored(life(name), now))).collect()
+    rings.iter().map(|(name, ring)| (*name, ring.restored(life(name), above, now))).collect()
 }
 
 /// The rings that planned actions make. Blocks while keys are made.

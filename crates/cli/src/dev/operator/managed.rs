@@ -105,6 +105,13 @@ impl Managed {
             known: required,
             required,
             held_by_all: held.ring.keys.iter().map(|k| &k.kid).filter(everyone).cloned().collect(),
+            published: held
+                .ring
+                .keys
+                .iter()
+                .filter(|k| self.since.contains_key(&k.kid))
+                .map(|k| (k.kid.clone(), k.created))
+                .collect(),
             issuers_hold,
             server_now: known.server_now,
         }

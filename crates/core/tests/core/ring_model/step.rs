@@ -16,6 +16,8 @@ pub(super) enum Step {
     Renew,
     BeginHistory(usize),
     NewLeader(usize),
+    /// A new leader has heard what the fleet holds.
+    Hear(usize),
     Fetch(usize),
     Acknowledge(usize),
     LoseAcks,
@@ -86,6 +88,9 @@ fn leaders_may(fleet: &Fleet, world: &World, steps: &mut Vec<Step>) {
     for (at, leader) in world.leaders.iter().enumerate() {
         if leader.history == 0 {
             steps.push(Step::BeginHistory(at));
+        }
+        if leader.deaf && world.is_heard(leader) {
+            steps.push(Step::Hear(at));
         }
         if leader.decision.is_some() {
             steps.push(Step::Write(at));
@@ -158,6 +163,7 @@ pub(super) fn taken(fleet: &Fleet, before: &World, step: &Step) -> Option<World>
             world.new_leader(at);
             world.left.new_leaders -= 1;
         }
+        Step::Hear(at) => world.leaders[at].deaf = false,
         Step::Fetch(at) => fetch(&mut world, at),
         Step::Acknowledge(at) => world.verifiers[at].acknowledged = Some(ack_of(&world.verifiers[at])),
         Step::LoseAcks => world.verifiers.iter_mut().for_each(|v| v.acknowledged = None),
@@ -284,6 +290,7 @@ pub(super) fn everyone_does_their_part(fleet: &Fleet, world: &mut World) {
             world.verifiers[at].acknowledged = Some(ack_of(&world.verifiers[at]));
         }
     }
+    world.leaders[leads].deaf = false;
     if world.issuer.is_some_and(|version| version < world.ring.0.version) {
         world.issuer = Some(world.ring.0.version);
     }

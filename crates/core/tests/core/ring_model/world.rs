@@ -118,6 +118,8 @@ pub(super) struct Leader {
     pub(super) history: u8,
     /// What it has decided and not yet written.
     pub(super) decision: Option<Decision>,
+    /// It leads anew and has not yet heard what the fleet holds: until then it decides nothing.
+    pub(super) deaf: bool,
     /// The ring that it last read or wrote. Only looked at where a restore may make a difference of it.
     pub(super) memory: Option<StoredRing>,
 }
@@ -230,6 +232,7 @@ impl World {
             known: self.verifiers.iter().filter(|v| !v.gone).count(),
             required: self.required().count(),
             held_by_all: held.cloned().collect(),
+            published: self.since.keys().map(|kid| (kid.clone(), UnixMillis(0))).collect(),
             issuers_hold: self.issuer.unwrap_or(self.ring.0.version),
             server_now: self.seeded.then(|| UnixMillis::from_secs(100 + i64::from(self.time))),
         }
@@ -238,11 +241,17 @@ impl World {
     /// What a leader would do now.
     pub(super) fn decision(&self, fleet: &Fleet, leader: &Leader) -> Option<Decision> {
         let on = self.ring.0.version;
+        if leader.deaf {
+            return None;
+        }
         if leader.memory.as_ref().is_some_and(|remembered| remembered.0.version > on) {
             return Some(Decision { on, then: Then::Remember });
         }
         let ahead = self.restored
-            && self.verifiers.iter().filter_map(|v| v.acknowledged).any(|ack| ack.held > self.bundle.generation);
+            && self.verifiers.iter().filter_map(|v| v.acknowledged).any(|ack| {
+                // What was acknowledged under another history may speak of what is no more.
+                ack.history == leader.history && ack.held > self.bundle.generation
+            });
         if ahead {
             return Some(Decision { on, then: Then::Restored });
         }
@@ -268,7 +277,7 @@ impl World {
                 let lost = self.tokens.keys().filter(|kid| !known.contains(kid)).cloned();
                 self.exempt.extend(lost);
                 self.bundle.generation = self.generations;
-                self.ring.0.restored(i64::from(TTL) * 1000, now)
+                self.ring.0.restored(i64::from(TTL) * 1000, 0, now)
             }
             Then::Apply(actions) => {
                 let made = &mut self.keys_made;
@@ -343,12 +352,19 @@ impl World {
     /// Somebody leads who knows nothing but what is written.
     pub(super) fn new_leader(&mut self, at: usize) {
         let remembers = self.restored || self.left.backups > 0;
-        self.leaders[at] = Leader { memory: remembers.then(|| self.ring.clone()), ..Leader::default() };
+        self.leaders[at] = Leader { deaf: true, memory: remembers.then(|| self.ring.clone()), ..Leader::default() };
         self.counted_from = self.time;
         self.highest_seen = self.version;
         let since = Since { version: self.bundle.version, generation: self.bundle.generation };
         self.since = self.bundle.keys.iter().map(|kid| (kid.clone(), since)).collect();
         self.begin_history(at);
+    }
+
+    /// Whether a leader may take what it has heard for all that there is to hear: every lease that lives acknowledges under
+    /// its history. One that can't reach the API server doesn't in time, and is not waited for.
+    pub(super) fn is_heard(&self, leader: &Leader) -> bool {
+        let live = self.verifiers.iter().filter(|v| !v.gone && v.cut_off_since.is_none());
+        self.seeded && live.into_iter().all(|v| v.acknowledged.is_some_and(|ack| ack.history == leader.history))
     }
 
     /// The issuer signs whenever it can: the worst that it may do.
