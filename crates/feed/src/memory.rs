@@ -154,7 +154,7 @@ impl FeedServer for MemoryFeed {
             let mut entries = self.live.live_after(after, limit + 1).await.map_err(store_failed)?;
             let more = entries.len() > limit;
             entries.truncate(limit);
-            Ok(Page { entries, more, state })
+            Ok(Page { entries, unreadable: Vec::new(), more, state })
         })
     }
 
@@ -239,7 +239,11 @@ impl FeedServer for MemoryFeed {
                 record.place = place;
             }
             let at_micros = self.now_micros();
-            inner.tail.extend(fresh.into_iter().map(|(position, entry)| TailItem { position, at_micros, entry }));
+            inner.tail.extend(fresh.into_iter().map(|(position, entry)| TailItem {
+                position,
+                at_micros,
+                entry: Some(entry),
+            }));
             let surplus = inner.tail.len().saturating_sub(TAIL_LENGTH);
             inner.tail.drain(..surplus);
             self.moved.notify_waiters();

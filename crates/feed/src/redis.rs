@@ -267,7 +267,9 @@ impl FeedServer for RedisFeed {
         Box::pin(async move {
             let mut connection = self.connection(&self.commands).await?;
             let names = redis::cmd("ZRANGE").arg("{cs}:leases").arg(0).arg(-1).query_async(&mut connection).await;
-            let names: Vec<String> = self.after(&self.commands, names).await?;
+            // Whoever may write a lease may write any name: what is no name of a reader is nobody's.
+            let names: Vec<Vec<u8>> = self.after(&self.commands, names).await?;
+            let names: Vec<String> = names.into_iter().filter_map(wire::lease_name).collect();
             let mut leases = Vec::with_capacity(names.len());
             for chunk in names.chunks(500) {
                 let mut command = redis::cmd("MGET");
@@ -297,18 +299,23 @@ impl FeedServer for RedisFeed {
             let (state, more, items): (Value, String, Vec<Value>) = wire::typed(&answer)?;
             drop(answer);
             let mut entries = Vec::with_capacity(items.len() / 2);
+            let mut unreadable = Vec::new();
             for (i, pair) in items.chunks_exact(2).enumerate() {
                 if let [score, value] = pair {
                     let score: String = wire::typed(score)?;
                     let value: Vec<u8> = wire::typed(value)?;
-                    entries.push((wire::position(&score)?, wire::decode(&value)?));
+                    let position = wire::position(&score)?;
+                    match wire::decode(&value) {
+                        Ok(entry) => entries.push((position, entry)),
+                        Err(_) => unreadable.push(position),
+                    }
                 }
                 if i % 500 == 499 {
                     // A page takes milliseconds to read; others are served between.
                     tokio::task::yield_now().await;
                 }
             }
-            Ok(Page { entries, more: more == "1", state: wire::state(&state)? })
+            Ok(Page { entries, unreadable, more: more == "1", state: wire::state(&state)? })
         })
     }
 

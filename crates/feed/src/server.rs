@@ -137,10 +137,20 @@ pub struct LeaseWrite {
 pub struct Page {
     /// Entries by position.
     pub entries: Vec<(Position, Entry)>,
+    /// Where entries stand that this release can't read.
+    pub unreadable: Vec<Position>,
     /// Whether more follow.
     pub more: bool,
     /// The state at the same moment.
     pub state: ServerState,
+}
+
+impl Page {
+    /// The last position on the page, of whatever stands there.
+    pub fn last(&self) -> Option<Position> {
+        let read = self.entries.last().map(|(position, _)| *position);
+        read.max(self.unreadable.last().copied())
+    }
 }
 
 /// An entry of the tail.
@@ -150,8 +160,8 @@ pub struct TailItem {
     pub position: Position,
     /// When the server took it, microseconds by its clock.
     pub at_micros: i64,
-    /// What it says.
-    pub entry: Entry,
+    /// What it says; absent: this release can't read it.
+    pub entry: Option<Entry>,
 }
 
 /// An entry to put in.

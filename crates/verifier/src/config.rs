@@ -8,7 +8,7 @@ use std::{
 };
 
 use countersign_api::cluster::BUNDLES_NAMESPACE;
-use countersign_feed::{InvalidRedisUrl, RedisUrl};
+use countersign_feed::{InvalidRedisUrl, MAX_LEASE_NAME, RedisUrl, is_lease_name};
 use ipnet::IpNet;
 
 use crate::net::{ServingTls, TlsError};
@@ -211,6 +211,9 @@ pub enum ConfigError {
          metadata.name, or give --name"
     )]
     NoName,
+    /// A name that the operator could not read.
+    #[error("--name: a verifier's name has 1 to {MAX_LEASE_NAME} bytes and no control characters")]
+    Name,
     /// Not a namespace.
     #[error("--bundles-namespace: {0:?} is no name of a namespace")]
     Namespace(String),
@@ -295,6 +298,9 @@ impl TryFrom<&Flags> for Config {
         };
         if let Some(files) = &tls {
             ServingTls::load(&files.cert, &files.key)?;
+        }
+        if flags.given_name().is_some_and(|name| !is_lease_name(name)) {
+            return Err(ConfigError::Name);
         }
         let socket = Some(&flags.socket).filter(|s| *s != "off").map(PathBuf::from);
         let listen = listener("--listen", &flags.listen)?;
@@ -479,6 +485,7 @@ mod tests {
             (vec!["--kubeconfig", "/k"], "--bundle-trust FILE|DIR"),
             (vec!["--bundles", "/b", "--kubeconfig", "/k"], "--bundles and --kubeconfig"),
             (vec!["--bundles", "/b", "--bundle-trust", "/t"], "--bundles and --bundle-trust"),
+            (with(&["--name", "v\n1"]), "--name"),
             (with(&["--name", "v", "--bundles-namespace", "A/b"]), "--bundles-namespace"),
         ] {
             let said = source(&arguments).unwrap_err();

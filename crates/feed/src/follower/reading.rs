@@ -84,6 +84,8 @@ pub(super) struct Reading {
     /// Where a reading of the live set stood when it was broken off. Only its end moves our position: an entry that became
     /// stricter meanwhile stands further on than where it was when its position was given out.
     broken_off: Option<Cursor>,
+    /// Whether this reading of the live set met entries that can't be read: then its end moves nothing.
+    unreadable: bool,
     /// A tail that we were behind of, by where we stood and since when.
     behind: Option<(Position, Instant)>,
     has_read: bool,
@@ -110,6 +112,7 @@ impl Reading {
             written: None,
             unconfirmed: None,
             broken_off: None,
+            unreadable: false,
             behind: None,
             has_read: false,
             failures: 0,
@@ -222,6 +225,7 @@ impl Reading {
                 if !matches!(self.phase, Phase::Paging(c) | Phase::Tailing(c) if c.epoch == epoch) {
                     let at = Position::new(epoch, 0).unwrap_or(Position::ZERO);
                     self.step = None;
+                    self.unreadable = false;
                     self.phase = Phase::Paging(Cursor { epoch, at, seeded: false });
                 }
             }
@@ -256,14 +260,19 @@ impl Reading {
             return self.ask_at_once();
         };
         let end = record.tail();
-        for (position, entry) in &page.entries {
+        for (_, entry) in &page.entries {
             self.state.revocations().apply(entry);
-            // What came in after the state was read is applied, and met again.
-            cursor.at = cursor.at.max((*position).min(end));
         }
+        // What came in after the state was read is applied, and met again.
+        cursor.at = cursor.at.max(page.last().map_or(cursor.at, |last| last.min(end)));
+        self.unreadable |= !page.unreadable.is_empty();
         if page.more {
-            self.broken_off = cursor.seeded.then_some(cursor);
+            self.broken_off = (cursor.seeded && !self.unreadable).then_some(cursor);
             self.phase = Phase::Paging(cursor);
+        } else if std::mem::take(&mut self.unreadable) {
+            // All that can be read is in force; what can't may be any revocation.
+            self.broken_off = None;
+            self.on_failure(&unreadable());
         } else {
             cursor.at = cursor.at.max(end);
             self.broken_off = None;
@@ -283,7 +292,11 @@ impl Reading {
                 self.moved(cursor);
                 return self.read_again(cursor);
             }
-            self.state.revocations().apply(&item.entry);
+            let Some(entry) = &item.entry else {
+                self.moved(cursor);
+                return self.on_failure(&unreadable());
+            };
+            self.state.revocations().apply(entry);
             cursor.at = item.position;
         }
         self.moved(cursor);
@@ -336,6 +349,7 @@ impl Reading {
     fn read_again(&mut self, cursor: Cursor) {
         let again = std::mem::replace(&mut self.has_read, true);
         self.behind = None;
+        self.unreadable = false;
         self.phase = Phase::Paging(cursor);
         self.step = None;
         if again {
@@ -379,6 +393,10 @@ impl Reading {
             tracing::warn!(server = %self.server.describe(), problem, "revocations are not known to be complete");
         }
     }
+}
+
+fn unreadable() -> FeedError {
+    FeedError::Protocol("it holds entries that this release can't read".into())
 }
 
 /// Compares with what was held when the lease was sent: what came in since is no sign of loss.

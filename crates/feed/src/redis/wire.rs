@@ -10,7 +10,7 @@ use redis::{FromRedisValue, Value, from_redis_value_ref, streams::StreamId};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    lease::{Ack, MAX_ACK_BYTES},
+    lease::{Ack, MAX_ACK_BYTES, is_lease_name},
     server::{EpochRecord, FeedError, LeaseWrite, ServerState, TailItem},
 };
 
@@ -28,6 +28,11 @@ pub(super) fn lease_text(lease: &LeaseWrite) -> Vec<u8> {
     let text = |ack| serde_json::to_vec(&StoredLease { position: lease.position, ack }).unwrap_or_default();
     let whole = text(lease.ack.clone());
     if whole.len() > MAX_ACK_BYTES { text(None) } else { whole }
+}
+
+/// A reader's name as it stands among the leases, if it can be one.
+pub(super) fn lease_name(bytes: Vec<u8>) -> Option<String> {
+    String::from_utf8(bytes).ok().filter(|name| is_lease_name(name))
 }
 
 /// What of an entry is not compared.
@@ -150,7 +155,7 @@ pub(super) fn tail_items(item: &StreamId, items: &mut Vec<TailItem>) -> Result<(
         let len = std::str::from_utf8(&rest[..colon]).ok().and_then(|digits| digits.parse::<usize>().ok());
         let (value, after) = rest[colon + 1..].split_at_checked(len.ok_or_else(wrong)?).ok_or_else(wrong)?;
         let position = Position::new(epoch, place).ok_or_else(wrong)?;
-        items.push(TailItem { position, at_micros, entry: decode(value)? });
+        items.push(TailItem { position, at_micros, entry: decode(value).ok() });
         rest = after;
         place += 1;
     }
@@ -211,6 +216,45 @@ mod tests {
             let map = map.into_iter().map(|(name, value)| (name.to_owned(), text(value))).collect();
             let item = StreamId { id: id.into(), map, ..StreamId::default() };
             assert!(tail_items(&item, &mut Vec::new()).is_err(), "{id} {first} {entries}");
+        }
+    }
+
+    #[test]
+    fn a_tail_item_with_an_entry_that_can_t_be_read_says_where_it_stands() {
+        let entry = Entry {
+            policy: "shop/shop".parse().unwrap(),
+            kind: Kind::Session,
+            issuer: None,
+            id: "s1".into(),
+            cutoff: UnixMillis::FOREVER,
+            expires: UnixMillis(1),
+            version: 0,
+            reason: String::new(),
+            source: String::new(),
+        };
+        let e = encode(&entry);
+        let good = [e.cutoff, e.expires, e.version, e.body].concat();
+        let both = format!("3:new{}:{good}", good.len());
+        let map = [("t", "0"), ("u", "0"), ("f", "1"), ("e", &both)];
+        let map = map.into_iter().map(|(name, value)| (name.to_owned(), Value::BulkString(value.into()))).collect();
+        let item = StreamId { id: "1-2".into(), map, ..StreamId::default() };
+        let mut items = Vec::new();
+        tail_items(&item, &mut items).unwrap();
+        let seen: Vec<(u64, Option<Entry>)> = items.into_iter().map(|item| (item.position.place(), item.entry)).collect();
+        assert_eq!(seen, [(1, None), (2, Some(entry))]);
+    }
+
+    #[test]
+    fn what_is_no_reader_s_name_is_nobody_s() {
+        for (bytes, name) in [
+            (&b"countersign-verifier-x7k2p"[..], Some("countersign-verifier-x7k2p")),
+            ("caf\u{e9}.example".as_bytes(), Some("caf\u{e9}.example")),
+            (&[0xff, 0xfe], None),
+            (b"", None),
+            (b"a\nb", None),
+            (&[b'a'; 254], None),
+        ] {
+            assert_eq!(lease_name(bytes.to_vec()).as_deref(), name);
         }
     }
 

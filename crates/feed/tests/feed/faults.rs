@@ -88,6 +88,33 @@ async fn wiped() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_that_can_t_be_read_hides_no_other_and_lets_nobody_call_itself_fresh() {
+    let (redis, scene, publisher, follower, _) = begin().await;
+    let present = scene.server.state().await.unwrap().record.unwrap();
+    let place = present.tail().score() + 1;
+    // As a later release might write it: both keys and their size agree, the value is of another make.
+    redis.run(&format!("ZADD {{cs}}:live {place} later-release"));
+    redis.run("HSET {cs}:entries later-release something-new");
+    redis.run("HINCRBY {cs}:epoch size 1");
+    redis.run("HINCRBY {cs}:epoch place 1");
+    scene.revoke(&publisher, session("s2")).await;
+    let late = scene.follower("late");
+    for state in [follower.state(), late.state()] {
+        until("what can be read is in force", || async { is_revoked(state, "s1") && is_revoked(state, "s2") }).await;
+    }
+    not_fresh(&follower).await;
+    let problem = || late.state().stats().problem;
+    until("a word on why", || async { problem().is_some_and(|problem| problem.contains("can't read")) }).await;
+    assert!(!late.state().view().fresh);
+    let page = scene.server.page(Position::ZERO, 10).await.unwrap();
+    assert_eq!((page.entries.len(), page.unreadable.len()), (2, 1));
+
+    redis.run("ZADD {cs}:leases +inf \u{7}bell");
+    let names = || async { scene.server.leases().await.unwrap().into_iter().map(|lease| lease.name).collect::<Vec<_>>() };
+    until("the readers are listed, and nobody else", || async { names().await == ["late", "reader"] }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wiped_while_no_writer_lives() {
     let (redis, scene, publisher, follower, _) = begin().await;
     publisher.shutdown().await;

@@ -52,6 +52,17 @@ pub struct FeedFollower {
 struct Following {
     caught_up: bool,
     problem: Option<String>,
+    /// Entries that were passed over because this release can't read them.
+    unreadable: u64,
+}
+
+impl Following {
+    /// What is wrong, for people.
+    fn said(&self) -> Option<String> {
+        let passed_over = (self.unreadable > 0)
+            .then(|| format!("{} entries of the feed can't be read by this release and are passed over", self.unreadable));
+        self.problem.clone().or(passed_over)
+    }
 }
 
 /// Which history of which server is read, and whether all of it was there.
@@ -96,7 +107,7 @@ impl FeedFollower {
             if present.problem != reported {
                 match &present.problem {
                     Some(problem) => {
-                        tracing::warn!(server = %self.server.describe(), problem, "the feed can't be followed")
+                        tracing::warn!(server = %self.server.describe(), problem, "the feed can't be followed");
                     }
                     None if reported.is_some() => {
                         tracing::info!(server = %self.server.describe(), "the feed is followed again");
@@ -130,7 +141,10 @@ impl FeedFollower {
             Ok::<_, FeedError>((state, boot, self.server.leases().await?))
         };
         let read = read.await;
-        let Following { caught_up, problem } = self.following.lock().clone();
+        let (caught_up, problem, unreadable) = {
+            let following = self.following.lock();
+            (following.caught_up, following.said(), following.unreadable)
+        };
         match read {
             Ok((state, boot, leases)) => {
                 let record = state.present();
@@ -141,6 +155,7 @@ impl FeedFollower {
                     seeded: record.is_some_and(|record| record.seeded),
                     leases,
                     caught_up,
+                    unreadable,
                     problem,
                 }
             }
@@ -150,6 +165,7 @@ impl FeedFollower {
                     fresh: false,
                     leases: Vec::new(),
                     caught_up,
+                    unreadable,
                     problem: Some(error.to_string()),
                     ..FeedPresent::clone(&before)
                 }
@@ -179,17 +195,18 @@ impl FeedFollower {
         let mut held: Option<(Reading, Position)> = None;
         loop {
             if let Err(problem) = self.read_on(&mut held).await {
-                self.follows(Following { caught_up: false, problem: Some(problem) });
+                self.follows(|following| (following.caught_up, following.problem) = (false, Some(problem)));
                 tokio::time::sleep(RETRY).await;
             }
         }
     }
 
     /// Says how following goes; whoever tells of the feed tells of it at once.
-    fn follows(&self, following: Following) {
+    fn follows(&self, change: impl FnOnce(&mut Following)) {
         let mut held = self.following.lock();
-        if *held != following {
-            *held = following;
+        let before = held.clone();
+        change(&mut held);
+        if *held != before {
             self.followed.notify_one();
         }
     }
@@ -204,12 +221,14 @@ impl FeedFollower {
             Some((before, at)) if before == reading => at,
             _ => Position::ZERO,
         };
+        let mut unreadable = if at == Position::ZERO { 0 } else { self.following.lock().unreadable };
         loop {
             let page = self.server.page(at, PAGE).await.map_err(say)?;
             if Reading::of(&page.state).as_ref() != Some(&reading) {
                 return Err("the feed's epoch has changed".into());
             }
-            at = page.entries.last().map_or(at, |(position, _)| *position);
+            at = page.last().unwrap_or(at);
+            unreadable += page.unreadable.len() as u64;
             let end = page.state.present().map_or(at, EpochRecord::tail);
             self.take(page.entries.into_iter().map(|(_, entry)| entry)).await?;
             if !page.more {
@@ -219,7 +238,7 @@ impl FeedFollower {
             }
         }
         *held = Some((reading.clone(), at));
-        self.follows(Following { caught_up: true, problem: None });
+        self.follows(|following| *following = Following { caught_up: true, problem: None, unreadable });
         loop {
             let items = self.server.tail(at, TAIL_WAIT).await.map_err(say)?;
             let goes_on = items.first().is_none_or(|first| Some(first.position) == after(at));
@@ -228,7 +247,9 @@ impl FeedFollower {
             }
             if let Some(last) = items.last() {
                 at = last.position;
-                self.take(items.into_iter().map(|item| item.entry)).await?;
+                let unreadable = items.iter().filter(|item| item.entry.is_none()).count() as u64;
+                self.follows(|following| following.unreadable += unreadable);
+                self.take(items.into_iter().filter_map(|item| item.entry)).await?;
                 *held = Some((reading.clone(), at));
                 continue;
             }

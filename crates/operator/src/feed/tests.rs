@@ -1,6 +1,12 @@
 //! The writer and the follower over a feed in memory, whose live set is the outbox itself.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+mod spoiled;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use countersign_core::{
     names::PolicyName,
@@ -14,6 +20,7 @@ use countersign_feed::{
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use self::spoiled::Spoiled;
 use super::{follower::RevokedKeys, *};
 use crate::registry::{PolicyView, Registry};
 
@@ -241,6 +248,38 @@ async fn a_follower_tells_keys_cutoffs_and_who_is_alive() {
     let row = PublishRow { entry: entry(Kind::Key, "next", i64::MAX), recorded: None };
     server.publish(2, Position::ZERO, &[row]).await.unwrap();
     until("what came in the next epoch", || kids().contains("next")).await;
+    stop.cancel();
+    task.await.unwrap();
+    drain.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_entry_that_can_t_be_read_hides_no_other_and_a_follower_that_can_t_read_says_so() {
+    let (registry, inbox) = Registry::new();
+    let drain = tokio::spawn(async move {
+        let mut inbox = inbox;
+        while inbox.recv().await.is_some() {}
+    });
+    let spoiled = Arc::new(Spoiled::over(Arc::new(MemoryFeed::new(Arc::new(Kept::default())))));
+    let server: Arc<dyn FeedServer> = spoiled.clone();
+    server.open_epoch(1).await.unwrap();
+    spoiled.fails.store(true, Ordering::SeqCst);
+    spoiled.unreadable.store(1, Ordering::SeqCst);
+    let stop = CancellationToken::new();
+    let follower = FeedFollower::new(server.clone(), registry.clone(), Arc::new(Cutoffs::new()));
+    let task = tokio::spawn(follower.run(stop.clone()));
+    let feed = registry.feed();
+    let said = |text: &str| feed.borrow().problem.as_ref().is_some_and(|problem| problem.contains(text));
+    until("a word on why", || said("no page")).await;
+    assert!(feed.borrow().fresh && !feed.borrow().caught_up, "reached, and yet blind");
+
+    let row = PublishRow { entry: entry(Kind::Key, "k1", i64::MAX), recorded: None };
+    server.publish(1, Position::ZERO, &[row]).await.unwrap();
+    spoiled.fails.store(false, Ordering::SeqCst);
+    until("the key that can be read", || registry.revoked_keys(&name("shop/shop")).contains("k1")).await;
+    until("a word on the entry", || said("1 entries")).await;
+    assert!(feed.borrow().caught_up);
+    assert_eq!(feed.borrow().unreadable, 1);
     stop.cancel();
     task.await.unwrap();
     drain.abort();

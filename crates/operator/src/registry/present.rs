@@ -19,6 +19,8 @@ pub struct FeedPresent {
     /// Whether every entry of the present epoch was read from the server once, and is followed since. Whether that is every
     /// live entry, `seeded` says.
     pub caught_up: bool,
+    /// How many entries were passed over because this release can't read them.
+    pub unreadable: u64,
     /// What is wrong with it, for people: why it isn't fresh, or why entries can't be followed.
     pub problem: Option<String>,
 }
