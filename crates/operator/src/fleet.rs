@@ -11,11 +11,11 @@ mod tests;
 pub(crate) mod watching;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, OnceLock},
 };
 
-use countersign_core::names::PolicyName;
+use countersign_core::{names::PolicyName, time::UnixMillis};
 use countersign_feed::Ack;
 use parking_lot::Mutex;
 
@@ -24,12 +24,15 @@ pub(crate) use self::roll::{PodSeen, Roll};
 /// How many names a status lists.
 pub const MAX_NAMED: usize = 10;
 
+/// How far ahead of the clock a generation may be that a verifier says to hold: it is made of the clock.
+const PLAUSIBLY_AHEAD_MS: i64 = 3_600_000;
+
 /// The verifiers at one moment.
 #[derive(Debug, Default)]
 pub struct Fleet {
     /// By name.
     pub verifiers: Vec<Verifier>,
-    /// The value of the ConfigMap `history`: acknowledgements of another one don't count.
+    /// The value of the ConfigMap `history`: acknowledgements of another one don't count. Empty: none does.
     pub history: String,
     /// Whether the feed was reached, so that the acknowledgements here are the present ones.
     pub reached: bool,
@@ -37,8 +40,19 @@ pub struct Fleet {
     pub ever_reached: bool,
     /// How many issuer pods the API server lists.
     pub issuers: usize,
+    /// The latest moment that anybody's clock is at, the operator's or the feed server's; absent: not told.
+    pub now: Option<UnixMillis>,
     quorums: Mutex<BTreeMap<i64, Arc<Quorum>>>,
-    refusals: OnceLock<BTreeMap<String, Vec<usize>>>,
+    refusals: OnceLock<Refusals>,
+}
+
+/// Who refuses what, of those whose acknowledgements count. Indices of [`Fleet::verifiers`], ascending.
+#[derive(Debug, Default)]
+struct Refusals {
+    /// By policy, with the generation that is held in its place.
+    listed: HashMap<String, Vec<(usize, Option<u64>)>>,
+    /// Those that refuse more than they list.
+    more: Vec<usize>,
 }
 
 /// A verifier.
@@ -79,10 +93,20 @@ pub struct Since {
 /// Those that are waited for under one `absentAfter`.
 #[derive(Debug, Default)]
 pub struct Quorum {
-    /// Indices of [`Fleet::verifiers`].
+    /// Indices of [`Fleet::verifiers`], ascending.
     pub required: Vec<usize>,
     /// Up to which version every one of them has applied everything, refused policies aside.
     pub floor: u64,
+    /// Up to which version each of them has, in the order of `required`.
+    applied: Vec<u64>,
+    /// The same, ascending.
+    ascending: Vec<u64>,
+}
+
+impl Quorum {
+    fn requires(&self, index: usize) -> bool {
+        self.required.binary_search(&index).is_ok()
+    }
 }
 
 /// Who holds something.
@@ -92,8 +116,6 @@ pub struct Count {
     pub required: usize,
     /// How many do.
     pub held: usize,
-    /// How many hold it that aren't waited for.
-    pub others: usize,
     /// Some of those that should and don't.
     pub lagging: Vec<String>,
     /// Some of those that refused the policy's present bundle.
@@ -113,6 +135,12 @@ impl Fleet {
         Self { verifiers, history, reached, ever_reached, issuers, ..Self::default() }
     }
 
+    /// The same at a moment.
+    #[must_use]
+    pub fn at(self, now: UnixMillis) -> Self {
+        Self { now: Some(now), ..self }
+    }
+
     /// How many exist, waited for or not. Never 0 before the feed was reached once.
     pub fn known(&self) -> usize {
         let existing = self.verifiers.iter().filter(|v| v.ended.is_none()).count();
@@ -124,8 +152,10 @@ impl Fleet {
         let mut quorums = self.quorums.lock();
         let reckon = || {
             let required: Vec<usize> = (0..self.verifiers.len()).filter(|i| self.waits_for(*i, absent_after_ms)).collect();
-            let floor = required.iter().map(|i| self.applied(*i)).min().unwrap_or(0);
-            Arc::new(Quorum { required, floor })
+            let applied: Vec<u64> = required.iter().map(|i| self.applied(*i)).collect();
+            let mut ascending = applied.clone();
+            ascending.sort_unstable();
+            Arc::new(Quorum { required, floor: ascending.first().copied().unwrap_or(0), applied, ascending })
         };
         quorums.entry(absent_after_ms).or_insert_with(reckon).clone()
     }
@@ -135,84 +165,120 @@ impl Fleet {
         verifier.ended.is_none() && (verifier.alive || verifier.absent_ms < absent_after_ms)
     }
 
+    /// What a verifier says, if it counts: of the present history. While there is none, or the feed is away, nothing does.
+    fn counted(&self, index: usize) -> Option<&Ack> {
+        let present = |ack: &&Ack| self.reached && !self.history.is_empty() && ack.history == self.history;
+        self.verifiers[index].ack.as_ref().filter(present)
+    }
+
     /// The version up to which a verifier has applied everything, in the present history.
     fn applied(&self, index: usize) -> u64 {
-        let ack = self.verifiers[index].ack.as_ref().filter(|ack| self.reached && ack.history == self.history);
-        ack.and_then(|ack| ack.revision.parse().ok()).unwrap_or(0)
+        self.counted(index).and_then(|ack| ack.revision.parse().ok()).unwrap_or(0)
     }
 
-    fn refusals(&self, policy: &PolicyName) -> &[usize] {
-        let reckon = || {
-            let mut by_policy: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-            for (index, verifier) in self.verifiers.iter().enumerate() {
-                for refused in verifier.ack.iter().flat_map(|ack| &ack.refused) {
-                    by_policy.entry(refused.policy.clone()).or_default().push(index);
+    fn refusals(&self) -> &Refusals {
+        self.refusals.get_or_init(|| {
+            let mut refusals = Refusals::default();
+            for index in 0..self.verifiers.len() {
+                let Some(ack) = self.counted(index) else { continue };
+                let mut held: BTreeMap<&str, Option<u64>> = BTreeMap::new();
+                for refused in &ack.refused {
+                    let generation = held.entry(&refused.policy).or_default();
+                    *generation = (*generation).max(refused.held);
+                }
+                for (policy, held) in held {
+                    refusals.listed.entry(policy.to_owned()).or_default().push((index, held));
+                }
+                if ack.refused_more {
+                    refusals.more.push(index);
                 }
             }
-            by_policy
+            refusals
+        })
+    }
+
+    /// Who refuses a policy's present bundle, with the generation in its place.
+    fn refusing(&self, policy: &PolicyName) -> impl Iterator<Item = (usize, Option<u64>)> {
+        let refusals = self.refusals();
+        let listed = refusals.listed.get(policy.as_str()).map_or(&[][..], Vec::as_slice);
+        let lists = |index: &usize| listed.binary_search_by_key(index, |(index, _)| *index).is_ok();
+        let more = refusals.more.iter().filter(move |index| !lists(index)).map(|index| (*index, None));
+        listed.iter().copied().chain(more)
+    }
+
+    /// Those of a quorum that have come to a write and hold what it wrote all the same not, because they refuse it.
+    fn refusing_among(&self, quorum: &Quorum, policy: &PolicyName, since: Since) -> Vec<usize> {
+        let refuses = |(index, held): &(usize, Option<u64>)| {
+            quorum.requires(*index)
+                && self.applied(*index) >= since.version
+                && held.is_none_or(|held| held < since.generation)
         };
-        self.refusals.get_or_init(reckon).get(policy.as_str()).map_or(&[], Vec::as_slice)
-    }
-
-    /// The generation of a policy that a verifier which refuses its present bundle still serves.
-    fn held_in_spite(&self, index: usize, policy: &PolicyName) -> Option<u64> {
-        let refused = self.verifiers[index].ack.iter().flat_map(|ack| &ack.refused);
-        refused.filter(|r| r.policy == policy.as_str()).filter_map(|r| r.held).max()
-    }
-
-    fn holds(&self, index: usize, policy: &PolicyName, since: Since) -> bool {
-        if since.version == 0 || self.applied(index) < since.version {
-            return false;
-        }
-        let refuses = self.refusals(policy).contains(&index);
-        !refuses || self.held_in_spite(index, policy).is_some_and(|held| held >= since.generation)
+        self.refusing(policy).filter(refuses).map(|(index, _)| index).collect()
     }
 
     /// Whether every verifier that is waited for holds what a policy's bundle holds `since` then. Doesn't cost more in a
     /// larger fleet.
     pub fn all_hold(&self, policy: &PolicyName, since: Since, absent_after_ms: i64) -> bool {
         let quorum = self.quorum(absent_after_ms);
-        let nobody_refuses = || {
-            let refusing = self.refusals(policy).iter().filter(|i| quorum.required.contains(i));
-            refusing.into_iter().all(|i| self.holds(*i, policy, since))
-        };
-        !quorum.required.is_empty() && since.version > 0 && quorum.floor >= since.version && nobody_refuses()
+        let come_to_it = since.version > 0 && quorum.floor >= since.version;
+        !quorum.required.is_empty() && come_to_it && self.refusing_among(&quorum, policy, since).is_empty()
+    }
+
+    /// How many hold what a policy's bundle holds `since` then, of how many that should. Doesn't cost more in a larger fleet.
+    pub fn held(&self, policy: &PolicyName, since: Since, absent_after_ms: i64) -> (usize, usize) {
+        let quorum = self.quorum(absent_after_ms);
+        let required = quorum.required.len();
+        if since.version == 0 {
+            return (0, required);
+        }
+        let short_of_it = quorum.ascending.partition_point(|applied| *applied < since.version);
+        (required - short_of_it - self.refusing_among(&quorum, policy, since).len(), required)
     }
 
     /// Who holds what a policy's bundle holds `since` then.
     pub fn count(&self, policy: &PolicyName, since: Since, absent_after_ms: i64) -> Count {
         let quorum = self.quorum(absent_after_ms);
-        let mut count = Count { required: quorum.required.len(), ..Count::default() };
-        for index in &quorum.required {
-            let name = &self.verifiers[*index].name;
-            if self.holds(*index, policy, since) {
-                count.held += 1;
-            } else if count.lagging.len() < MAX_NAMED {
-                count.lagging.push(name.clone());
-            }
-            // One that has not come to the present bundle yet may still speak of an earlier one.
-            let has_seen_it = since.version > 0 && self.applied(*index) >= since.version;
-            if has_seen_it && self.refusals(policy).contains(index) && count.refused.len() < MAX_NAMED {
-                count.refused.push(name.clone());
-            }
+        let (held, required) = self.held(policy, since, absent_after_ms);
+        let name = |index: usize| self.verifiers[index].name.clone();
+        let mut count = Count { required, held, ..Count::default() };
+        if held < required {
+            let refusing = self.refusing_among(&quorum, policy, since);
+            let lags = |(index, applied): &(usize, u64)| {
+                since.version == 0 || *applied < since.version || refusing.binary_search(index).is_ok()
+            };
+            let applied = quorum.required.iter().copied().zip(quorum.applied.iter().copied());
+            count.lagging = applied.filter(lags).map(|(index, _)| name(index)).take(MAX_NAMED).collect();
         }
+        // One that has not come to the present bundle yet may still speak of an earlier one.
+        let has_seen_it = |index: &usize| since.version > 0 && self.applied(*index) >= since.version;
+        let refused =
+            self.refusing(policy).map(|(index, _)| index).filter(|index| quorum.requires(*index) && has_seen_it(index));
+        count.refused = refused.take(MAX_NAMED).map(name).collect();
         count
     }
 
+    /// The latest generation that anybody can have made: they are made of the clock.
+    fn plausible(&self) -> u64 {
+        self.now.and_then(|now| u64::try_from(now.plus(PLAUSIBLY_AHEAD_MS).0).ok()).unwrap_or(0)
+    }
+
     /// The highest generation of a policy that any verifier serves although the present bundle has a lower one: the API
-    /// server was restored from a backup.
+    /// server was restored from a backup. Acknowledgements of another history say nothing of the present bundle, and a
+    /// generation of the far future is nobody's.
     pub fn held_ahead(&self, policy: &PolicyName) -> Option<u64> {
-        self.refusals(policy).iter().filter_map(|i| self.held_in_spite(*i, policy)).max()
+        let held = self.refusing(policy).filter_map(|(_, held)| held);
+        held.filter(|held| *held <= self.plausible()).max()
+    }
+
+    /// The highest generation of any policy that any verifier holds. What is of the far future is nobody's.
+    pub fn highest_held(&self) -> u64 {
+        let held = (0..self.verifiers.len()).filter_map(|index| self.counted(index)).map(|ack| ack.highest_held);
+        held.filter(|held| *held <= self.plausible()).max().unwrap_or(0)
     }
 
     /// The policies that any verifier refuses, with the generations in their place.
     pub(crate) fn refused(&self) -> BTreeMap<&str, Vec<(&str, Option<u64>)>> {
-        let mut refused: BTreeMap<&str, Vec<(&str, Option<u64>)>> = BTreeMap::new();
-        for verifier in &self.verifiers {
-            for policy in verifier.ack.iter().flat_map(|ack| &ack.refused) {
-                refused.entry(&policy.policy).or_default().push((&verifier.name, policy.held));
-            }
-        }
-        refused
+        let named = |by: &[(usize, Option<u64>)]| by.iter().map(|(i, held)| (&*self.verifiers[*i].name, *held)).collect();
+        self.refusals().listed.iter().map(|(policy, by)| (policy.as_str(), named(by))).collect()
     }
 }

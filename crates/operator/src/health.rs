@@ -167,8 +167,8 @@ impl Exposition {
         for policy in policies {
             let Some(effective) = &policy.effective else { continue };
             let since = Since { version: policy.bundle_version, generation: policy.bundle_generation };
-            let counted = fleet.count(&policy.name, since, effective.keys.absent_after.as_millis());
-            for (state, number) in [("enforced", counted.held), ("lagging", counted.required - counted.held)] {
+            let (held, required) = fleet.held(&policy.name, since, effective.keys.absent_after.as_millis());
+            for (state, number) in [("enforced", held), ("lagging", required - held)] {
                 self.sample(
                     "countersign_policy_verifiers",
                     &[("policy", policy.name.as_str()), ("state", state)],

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use countersign_core::time::UnixMillis;
 use countersign_feed::Lease;
 
 use super::{Ended, Fleet, Verifier};
@@ -18,6 +19,19 @@ pub(crate) struct PodSeen {
     pub(crate) node: Option<String>,
     /// All its containers have ended for good.
     pub(crate) terminated: bool,
+}
+
+/// What the API server tells of pods and nodes at one moment.
+#[derive(Debug)]
+pub(crate) struct Listed<'a> {
+    pub(crate) pods: &'a [PodSeen],
+    pub(crate) nodes: &'a BTreeSet<String>,
+    /// Pods that were seen to have ended since the last look, whether or not they are still listed.
+    pub(crate) ended: &'a BTreeSet<String>,
+    /// The names of verifiers outside pods.
+    pub(crate) remembered: &'a BTreeSet<String>,
+    /// The longest `absentAfter` of any policy: one that vanished is waited for no longer than that.
+    pub(crate) longest_absent_after_ms: i64,
 }
 
 /// How long one that was never remembered is kept after its lease ended.
@@ -40,47 +54,45 @@ pub(crate) struct Roll {
     outside_alive: BTreeSet<String>,
     /// The names that were remembered at the last observation.
     remembered: BTreeSet<String>,
-    /// Names that were pods in this leader's time.
+    /// Names that were pods in this leader's time, and may still be heard of.
     were_pods: BTreeSet<String>,
+    /// Pods as they were last listed.
+    listed: BTreeMap<String, PodSeen>,
+    /// Pods that are listed no more and were not seen to have ended: deleted by force, their containers may still run.
+    vanished: BTreeMap<String, PodSeen>,
+    /// Pods that ended and are listed still, perhaps as they were before.
+    ended: BTreeSet<String>,
 }
 
 impl Roll {
-    /// Takes in what is seen now. `remembered` are the names of verifiers outside pods; `boot_ms` is the machine's
-    /// monotonic clock.
-    pub(crate) fn observe(
-        &mut self,
-        pods: &[PodSeen],
-        nodes: &BTreeSet<String>,
-        remembered: &BTreeSet<String>,
-        present: &FeedPresent,
-        boot_ms: i64,
-    ) -> Vec<Verifier> {
+    /// Takes in what is seen now. `boot_ms` is the machine's monotonic clock.
+    pub(crate) fn observe(&mut self, seen: &Listed<'_>, present: &FeedPresent, boot_ms: i64) -> Vec<Verifier> {
         self.advance(present, boot_ms);
         let leases = if present.fresh { present.leases.as_slice() } else { &[] };
         let leases: BTreeMap<&str, &Lease> = leases.iter().map(|lease| (lease.name.as_str(), lease)).collect();
-        let by_pod: BTreeMap<&str, &PodSeen> = pods.iter().map(|pod| (pod.name.as_str(), pod)).collect();
-        self.were_pods.extend(pods.iter().map(|pod| pod.name.clone()));
-        self.note_outside(&leases, remembered);
+        self.note_pods(seen, &leases, present.fresh);
+        self.note_outside(&leases, seen.remembered);
 
-        let mut names: BTreeSet<String> = by_pod.keys().chain(leases.keys()).map(|name| (*name).to_owned()).collect();
-        names.extend(remembered.iter().chain(self.outside.keys()).cloned());
+        let pods = || self.listed.keys().chain(self.vanished.keys());
+        let mut names: BTreeSet<String> = pods().cloned().chain(leases.keys().map(|name| (*name).to_owned())).collect();
+        names.extend(seen.remembered.iter().chain(self.outside.keys()).cloned());
         self.present_until.retain(|name, _| names.contains(name));
         let now = self.clock_ms;
         let mut verifiers = Vec::with_capacity(names.len());
         for name in names {
-            let (pod, lease) = (by_pod.get(name.as_str()), leases.get(name.as_str()));
+            let pod = self.listed.get(&name).or_else(|| self.vanished.get(&name));
+            let lease = leases.get(name.as_str());
             // One that was not known before is counted from now: its pod has just been made, or we have just begun.
             let until = self.present_until.entry(name.clone()).or_insert(now);
             if lease.is_some() {
                 *until = now;
             }
             let ended = pod.and_then(|pod| {
-                let node_gone = pod.node.as_ref().is_some_and(|node| !nodes.contains(node));
                 if pod.terminated {
                     Some(Ended::Terminated)
                 } else {
                     // Whether its lease lives on is only known while the feed is.
-                    (node_gone && lease.is_none() && present.fresh).then_some(Ended::NodeGone)
+                    (node_gone(pod, seen.nodes) && lease.is_none() && present.fresh).then_some(Ended::NodeGone)
                 }
             });
             verifiers.push(Verifier {
@@ -93,6 +105,35 @@ impl Roll {
             });
         }
         verifiers
+    }
+
+    /// Pods, and those that were and may still run.
+    fn note_pods(&mut self, seen: &Listed<'_>, leases: &BTreeMap<&str, &Lease>, fresh: bool) {
+        let present: BTreeMap<String, PodSeen> = seen.pods.iter().map(|pod| (pod.name.clone(), pod.clone())).collect();
+        let before = std::mem::replace(&mut self.listed, present);
+        self.ended.extend(seen.ended.iter().cloned());
+        let (listed, ended) = (&self.listed, &self.ended);
+        let may_run = |pod: &PodSeen| !pod.terminated && pod.node.is_some();
+        self.vanished.extend(before.into_iter().filter(|(name, pod)| !listed.contains_key(name) && may_run(pod)));
+        let (now, until) = (self.clock_ms, &self.present_until);
+        self.vanished.retain(|name, pod| {
+            let alive = leases.contains_key(name.as_str());
+            let long_gone = until.get(name).is_some_and(|until| now - until >= seen.longest_absent_after_ms);
+            let over = ended.contains(name) || fresh && !alive && (long_gone || node_gone(pod, seen.nodes));
+            !listed.contains_key(name) && !over
+        });
+        self.ended.retain(|name| listed.contains_key(name));
+        self.were_pods.extend(listed.keys().cloned());
+        let vanished = &self.vanished;
+        let heard_of = |name: &String| {
+            listed.contains_key(name) || vanished.contains_key(name) || !fresh || leases.contains_key(name.as_str())
+        };
+        self.were_pods.retain(heard_of);
+    }
+
+    /// Whether a pod is waited for that isn't listed any more.
+    pub(crate) fn misses_pods(&self) -> bool {
+        !self.vanished.is_empty()
     }
 
     /// Verifiers outside pods: kept until they are forgotten by name, or were never remembered and are long gone.
@@ -146,7 +187,19 @@ impl Roll {
     }
 
     /// The fleet of what [`Roll::observe`] gave.
-    pub(crate) fn fleet(&self, verifiers: Vec<Verifier>, history: &str, present: &FeedPresent, issuers: usize) -> Fleet {
-        Fleet::new(verifiers, history.to_owned(), present.fresh, self.ever_reached(), issuers)
+    pub(crate) fn fleet(
+        &self,
+        verifiers: Vec<Verifier>,
+        history: &str,
+        present: &FeedPresent,
+        issuers: usize,
+        now: UnixMillis,
+    ) -> Fleet {
+        let latest = present.server_now().map_or(now, |server| server.max(now));
+        Fleet::new(verifiers, history.to_owned(), present.fresh, self.ever_reached(), issuers).at(latest)
     }
+}
+
+fn node_gone(pod: &PodSeen, nodes: &BTreeSet<String>) -> bool {
+    pod.node.as_ref().is_some_and(|node| !nodes.contains(node))
 }
