@@ -4,7 +4,8 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A policy's full name, `namespace/name`, both DNS-1123 labels as Kubernetes has them (the name may be a subdomain).
+/// A policy's full name, `namespace/name`, as Kubernetes has them: a DNS-1123 label of at most 63 characters and a DNS-1123
+/// subdomain of at most 253.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PolicyName {
     full: Arc<str>,
@@ -13,7 +14,9 @@ pub struct PolicyName {
 
 /// Why a text is no policy name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a policy name: expected NAMESPACE/NAME in lower-case letters, digits and '-', for example shop/shop")]
+#[error(
+    "{0:?} is not a policy name: expected NAMESPACE/NAME in lower-case letters, digits, '-' and, in the name, '.', at most 63 and 253 characters, for example shop/shop"
+)]
 pub struct InvalidPolicyName(pub String);
 
 impl PolicyName {
@@ -77,15 +80,19 @@ impl<'de> Deserialize<'de> for PolicyName {
 }
 
 fn is_dns_label(s: &str) -> bool {
+    s.len() <= 63 && is_part(s)
+}
+
+/// A part of a subdomain. Only the whole has a bound: Kubernetes counts no part's characters.
+fn is_part(s: &str) -> bool {
     !s.is_empty()
-        && s.len() <= 63
         && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && !s.starts_with('-')
         && !s.ends_with('-')
 }
 
 fn is_dns_subdomain(s: &str) -> bool {
-    s.len() <= 253 && s.split('.').all(is_dns_label)
+    s.len() <= 253 && s.split('.').all(is_part)
 }
 
 #[cfg(test)]
@@ -98,6 +105,14 @@ mod tests {
         assert_eq!((name.namespace(), name.name(), name.as_str()), ("shop", "shop-eu.v2", "shop/shop-eu.v2"));
         for bad in ["", "shop", "/", "a/", "/b", "A/b", "a/b/c", "a/-b", "a.b/c", "a/b..c", "a/b\n", "a/ü"] {
             assert_eq!(bad.parse::<PolicyName>(), Err(InvalidPolicyName(bad.to_owned())), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_policy_s_name_is_as_long_as_kubernetes_lets_it_be() {
+        for (namespace, name, is_one) in [(63, 64, true), (63, 253, true), (64, 1, false), (1, 254, false)] {
+            let found = PolicyName::try_new(&"n".repeat(namespace), &"p".repeat(name));
+            assert_eq!(found.is_ok(), is_one, "{namespace} {name}");
         }
     }
 }
