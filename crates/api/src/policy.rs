@@ -6,6 +6,7 @@
 mod issuers;
 mod keys;
 mod login;
+pub(crate) mod patterns;
 mod status;
 
 use countersign_core::names::{InvalidPolicyName, PolicyName};
@@ -71,7 +72,7 @@ settings! {
             /// The `iss` of this policy's own tokens, for example `https://auth.shop.example`. Can't be changed later. https
             /// without a trailing slash, query or fragment (http only for loopback). Absent: the policy only verifies the
             /// tokens of `trustedIssuers`; it has no keys of its own and nobody logs in.
-            #[schemars(length(max = 256), regex(pattern = r"^https?://[^\s/?#]+(/[^\s/?#]+)*$"))]
+            #[schemars(length(max = 256), regex(pattern = patterns::ISSUER))]
             issuer: String,
             /// At most so many verifications per subject (per key for API keys) on each node; beyond that the verdict is
             /// `rate_limited`. Counted after the signature held. Absent: no limit.
@@ -156,12 +157,12 @@ settings! {
     Role => EffectiveRole {
         required {
             /// Its name, as tokens carry it.
-            #[schemars(length(min = 1, max = 128), regex(pattern = r"^[^\s\x00-\x1f]+$"))]
+            #[schemars(length(min = 1, max = 128), regex(pattern = patterns::ROLE))]
             name: String,
         }
         defaulted {
             /// What it grants: words joined by `:`, as in `orders:read`. `*` stands for one word, at the end for all that follow.
-            #[schemars(length(max = 256), inner(length(min = 1, max = 128), regex(pattern = r"^(\*|[^\s*:]+)(:(\*|[^\s*:]+))*$")))]
+            #[schemars(length(max = 256), inner(length(min = 1, max = 128), regex(pattern = patterns::PERMISSION)))]
             permissions: Vec<String> = Vec::new(),
             /// Roles whose permissions it grants as well.
             #[schemars(length(max = 16), inner(length(min = 1, max = 128)))]
@@ -175,7 +176,7 @@ settings! {
     Rule => EffectiveRule {
         required {
             /// Its name, which a denial tells.
-            #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+            #[schemars(length(min = 1, max = 63), regex(pattern = patterns::LABEL))]
             name: String,
             /// CEL over `subject`, `kind`, `issuer`, `roles`, `permissions`, `scopes`, `audience`, `amr`, `claims`, `request.method`
             /// (`path`, `host`, `query`), `client.ip` (`user_agent`, `device_id`) and `now`. An expression that can't be

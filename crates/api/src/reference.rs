@@ -78,12 +78,12 @@ fn takes(field: &Value) -> String {
 }
 
 fn kind_of_text(field: &Value) -> String {
-    use crate::values::{Duration, Memory, Network};
+    use crate::values::{Duration, Memory, Network, Time};
     match (field.get("pattern").and_then(Value::as_str), field.get("format").and_then(Value::as_str)) {
         (Some(Duration::PATTERN), _) => "duration".into(),
         (Some(Memory::PATTERN), _) => "memory, as in `19Mi`".into(),
         (Some(Network::PATTERN), _) => "network".into(),
-        (_, Some("date-time")) => "time".into(),
+        (Some(Time::PATTERN), _) | (_, Some("date-time")) => "time".into(),
         _ => format!("text of up to {}", field.get("maxLength").and_then(Value::as_i64).unwrap_or_default()),
     }
 }

@@ -4,6 +4,7 @@
 //! wrong is told all at once, each with its field and the way to mend it.
 
 mod check;
+mod texts;
 
 use std::sync::LazyLock;
 
@@ -12,13 +13,7 @@ use serde_json::{Map, Value, json};
 
 pub(crate) use check::{check, repaired};
 
-use crate::{
-    policy::AuthPolicy,
-    session::Session,
-    settings::Resolve,
-    validation,
-    values::{Duration, Network},
-};
+use crate::{policy::AuthPolicy, session::Session, settings::Resolve, validation};
 
 /// A mistake in a resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,19 +124,10 @@ fn tidy(schema: &mut Value) {
     }
 }
 
-/// Adds what a pattern can't tell of a value.
+/// Adds to each pattern its words, and what it can't tell.
 fn judge_values(schema: &mut Value) {
-    let beyond = match schema.get("pattern").and_then(Value::as_str) {
-        Some(Duration::PATTERN) => {
-            Some((Duration::CEL, "must be a duration such as 15m, 720h or 1h30m, and at most 99999h"))
-        }
-        Some(Network::PATTERN) => {
-            Some((Network::CEL, "must be a network such as 10.0.0.0/8 or 2001:db8::/32, without bits beyond its prefix"))
-        }
-        _ => None,
-    };
-    if let (Some((rule, message)), Some(members)) = (beyond, schema.as_object_mut()) {
-        members.insert("x-kubernetes-validations".into(), json!([{"rule": rule, "message": message}]));
+    if let (Some(text), Some(members)) = (texts::of(schema), schema.as_object_mut()) {
+        members.insert("x-kubernetes-validations".into(), json!([text.validation()]));
     }
     let Some(members) = schema.as_object_mut() else { return };
     if let Some(Value::Object(properties)) = members.get_mut("properties") {

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::{policy::SecretRef, settings::settings, values::Duration};
+use crate::{settings::settings, values::Duration};
 
 settings! {
     /// A declared session: a workload's or a person's grant, delivered and renewed as a Secret.
@@ -38,7 +38,7 @@ settings! {
     SessionSpec => EffectiveSession {
         required {
             /// The AuthPolicy of this namespace that issues its tokens. Can't be changed.
-            policy_ref: SecretRef,
+            policy_ref: PolicyRef,
             /// Whom its tokens speak for. Must begin with the policy's `declaredSessions.subjectPrefix`. Can't be changed.
             #[schemars(length(min = 1, max = 256))]
             subject: String,
@@ -67,6 +67,17 @@ settings! {
 }
 
 settings! {
+    /// An AuthPolicy of this namespace.
+    PolicyRef => EffectivePolicyRef {
+        required {
+            /// The AuthPolicy's name.
+            #[schemars(length(min = 1, max = 253), regex(pattern = crate::values::OBJECT_NAME))]
+            name: String,
+        }
+    }
+}
+
+settings! {
     /// The Secret that a session is delivered as.
     TokenSecret => EffectiveTokenSecret {
         required {
@@ -86,8 +97,10 @@ settings! {
 }
 
 /// What Kubernetes takes as a label's value.
+pub(crate) const LABEL_VALUE: &str = "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$";
+
 fn label_value() -> Value {
-    json!({"type": "string", "maxLength": 63, "pattern": "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"})
+    json!({"type": "string", "maxLength": 63, "pattern": LABEL_VALUE})
 }
 
 /// What became of a declared session.

@@ -18,7 +18,7 @@ impl Duration {
     pub const PATTERN: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
 
     /// What every duration must be besides, for the API server: what [`Duration::from_str`] says of sums.
-    pub(crate) const CEL: &str = "self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') && duration(self) <= duration('99999h')";
+    pub(crate) const CEL: &str = "duration(self) <= duration('99999h')";
 
     /// Whole seconds.
     pub const fn secs(secs: i64) -> Self {
@@ -197,6 +197,8 @@ pub struct Time(pub UnixMillis);
 impl Time {
     /// What a text of it looks like: RFC 3339, without leap seconds.
     pub const PATTERN: &str = "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$";
+    /// What every time must be besides, for the API server: of a day that its month has.
+    pub(crate) const CEL: &str = "!self.matches('^....-(0[2469]|11)-31') && !self.matches('^....-02-30') && (!self.matches('^....-02-29') || int(self.substring(0, 4)) % 4 == 0 && (int(self.substring(0, 4)) % 100 != 0 || int(self.substring(0, 4)) % 400 == 0))";
 }
 
 /// Not an instant.
@@ -263,7 +265,7 @@ as_text!(
     Duration: {"type": "string", "maxLength": 24, "pattern": (Duration::PATTERN)},
     Memory: {"type": "string", "maxLength": 9, "pattern": (Memory::PATTERN)},
     Network: {"type": "string", "maxLength": 43, "pattern": (Network::PATTERN)},
-    Time: {"type": "string", "maxLength": 40, "format": "date-time", "pattern": (Time::PATTERN)}
+    Time: {"type": "string", "maxLength": 40, "pattern": (Time::PATTERN)}
 );
 
 #[cfg(test)]

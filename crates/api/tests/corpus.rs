@@ -1,5 +1,5 @@
-//! `policy check` on the corpus of specs in `tests/e2e/corpus-specs`, which the end-to-end tests hold against a real API
-//! server.
+//! `policy check` on the corpus of specs in `tests/e2e/corpus-specs`. What a real API server says of them is tested in
+//! `tests/e2e/cluster/admission/corpus.rs`.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test says that it failed by panicking")]
 

@@ -23,6 +23,7 @@ fn kubectl_explains_every_field_down_to_the_leaves() {
         ("authpolicies.spec.login.sessions.rememberMe.idleTimeout", "without activity"),
         ("authpolicies.spec.trustedIssuers.claimMappings.roles.prefix", "admin"),
         ("authpolicies.status.enforcement.lagging", "lagging"),
+        ("sessions.spec.policyRef.name", "The AuthPolicy's name"),
         ("sessions.countersign.dev.spec.suspend", "its tokens die on every verifier"),
     ] {
         let text = cluster.kubectl_ok(&["explain", field]);

@@ -152,6 +152,15 @@ pub fn seal(bundle: &Bundle, key: &SigningKey) -> Result<String, SigningKeyError
     Ok(serde_json::to_string(&envelope).expect("an envelope always serialises"))
 }
 
+/// The generation that a sealed bundle says it has, whoever wrote it; 0 for what is no bundle.
+pub fn claimed_generation(bytes: &[u8]) -> u64 {
+    #[derive(Deserialize)]
+    struct Claimed {
+        generation: u64,
+    }
+    serde_json::from_slice(bytes).map_or(0, |claimed: Claimed| claimed.generation)
+}
+
 /// Reads a sealed bundle. `held` is the generation that a good bundle of this policy has already reached here.
 pub fn open(bytes: &[u8], trust: &Trust, held: Option<u64>) -> Result<Bundle, BundleRefusal> {
     if bytes.len() > MAX_ENVELOPE_BYTES {

@@ -60,7 +60,7 @@ fn all_mistakes_of_a_file_are_told_at_once_each_with_its_line_and_a_way_out() {
         told(&text),
         [
             "7: spec.audience: there is no such field; did you mean audiences?",
-            "9: spec.tokens.accessTTL: \"15 minutes\" is not a duration; write it as in 15m, 720h or 1h30m",
+            "9: spec.tokens.accessTTL: \"15 minutes\" must be a duration such as 15m, 720h or 1h30m, and at most 99999h",
             "10: spec.tokens.algorithm: \"ES265\" is not one of EdDSA, ES256, ES384, RS256, PS256; did you mean ES256?",
             "11: spec.tokens.clockSkew: clockSkew must be at most 5m",
             "14: spec.roles[0].permission: there is no such field; did you mean permissions?",
@@ -70,7 +70,7 @@ fn all_mistakes_of_a_file_are_told_at_once_each_with_its_line_and_a_way_out() {
             "21: spec.rules[0].effect: \"deny\" is not one of Deny; did you mean Deny?",
             "22: spec.revocation.maxEntries: is a text, but must be a whole number; write it without quotes",
             "22: spec.revocation.onStale: null means nothing here; leave the field out",
-            "23: spec.clientAddresses.deny[0]: \"10.0.0.1/8\" is not a network; write it as in 10.0.0.0/8 or 2001:db8::/32",
+            "23: spec.clientAddresses.deny[0]: \"10.0.0.1/8\" must be a network such as 10.0.0.0/8 or 2001:db8::/32, without bits beyond its prefix",
             "24: spec.login.passwords.minLength: 0 is too small; the least is 1",
             "24: spec.login.passwords.require[1]: \"Upper\" stands twice",
         ]
@@ -109,7 +109,7 @@ fn each_mistake_around_the_spec_is_told() {
         (&GOOD.replace("  audiences: [shop-api]\n", ""), "4: spec.audiences: is missing and has no default; add it"),
         (
             &GOOD.replace("shop.example", "shop.example/"),
-            "5: spec.issuer: \"https://auth.shop.example/\" is not an address of that kind; write it as in https://auth.shop.example",
+            "5: spec.issuer: \"https://auth.shop.example/\" must be an address such as https://auth.shop.example, without a trailing slash",
         ),
         (&GOOD.replace("https", "http"), "5: spec.issuer: issuer must be https (http only for loopback)"),
         ("a: 1\na: 2\n", "2: \"a\" is given twice; keep one"),
@@ -192,7 +192,7 @@ fn trusted_issuers_are_checked_among_each_other_and_against_the_policy() {
         ),
         (
             "[{name: a, issuer: https://a, notAfter: 2030-01-01}]",
-            "spec.trustedIssuers[0].notAfter: \"2030-01-01\" is not a time",
+            "spec.trustedIssuers[0].notAfter: \"2030-01-01\" must be a time such as",
         ),
         (
             "[{name: a, algorithms: [HS256], secretKeyRef: {name: s, key: k}, notAfter: '2030-01-01T00:00:00Z'}, {name: b, algorithms: [HS256], secretKeyRef: {name: s, key: k}, notAfter: '2030-01-01T00:00:00Z'}]",

@@ -13,13 +13,13 @@ settings! {
     TrustedIssuer => EffectiveTrustedIssuer {
         required {
             /// A name for this entry.
-            #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+            #[schemars(length(min = 1, max = 63), regex(pattern = super::patterns::LABEL))]
             name: String,
         }
         optional {
             /// The `iss` of its tokens, character for character. May be absent for symmetric keys: then the entry is for
             /// tokens without `iss`. No two entries, nor the policy itself, may have the same.
-            #[schemars(length(min = 1, max = 256), regex(pattern = r"^[^\s]+$"))]
+            #[schemars(length(min = 1, max = 256), regex(pattern = super::patterns::FOREIGN_ISSUER))]
             issuer: String,
             /// Of these a token must name one. Absent: the policy's own. `["*"]`: not checked (a warning tells).
             #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 256)))]
@@ -105,7 +105,7 @@ settings! {
     JwksSource => EffectiveJwksSource {
         optional {
             /// An https address (http only for loopback).
-            #[schemars(length(max = 1024), regex(pattern = r"^https?://[^\s/?#]+([/?][^\s#]*)?$"))]
+            #[schemars(length(max = 1024), regex(pattern = super::patterns::ADDRESS))]
             url: String,
             /// A ConfigMap of this namespace.
             config_map_key_ref: ConfigMapKeyRef,
@@ -147,7 +147,7 @@ settings! {
             #[schemars(length(min = 1, max = 253), regex(pattern = crate::values::OBJECT_NAME))]
             name: String,
             /// The key in it.
-            #[schemars(length(min = 1, max = 253), regex(pattern = r"^[-._a-zA-Z0-9]+$"))]
+            #[schemars(length(min = 1, max = 253), regex(pattern = super::patterns::DATA_KEY))]
             key: String,
         }
     }
@@ -161,7 +161,7 @@ settings! {
             #[schemars(length(min = 1, max = 253), regex(pattern = crate::values::OBJECT_NAME))]
             name: String,
             /// The key in it.
-            #[schemars(length(min = 1, max = 253), regex(pattern = r"^[-._a-zA-Z0-9]+$"))]
+            #[schemars(length(min = 1, max = 253), regex(pattern = super::patterns::DATA_KEY))]
             key: String,
         }
     }

@@ -244,7 +244,7 @@ settings! {
             /// Whether logins may ask for cookies, and verifiers read them.
             mode: Switch = Switch::Disabled,
             /// What the cookies' names begin with; `access` and `refresh` follow.
-            #[schemars(length(min = 1, max = 64), regex(pattern = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"))]
+            #[schemars(length(min = 1, max = 64), regex(pattern = super::patterns::COOKIE_PREFIX))]
             prefix: String = "__Host-cs_".to_owned(),
             /// Whether other sites' pages send them.
             same_site: SameSite = SameSite::Lax,
@@ -269,13 +269,13 @@ settings! {
     Mail => EffectiveMail {
         optional {
             /// The sender, as in `Shop <no-reply@shop.example>`.
-            #[schemars(length(min = 3, max = 320), regex(pattern = r"^[^\r\n]*@[^\r\n]+$"))]
+            #[schemars(length(min = 3, max = 320), regex(pattern = super::patterns::SENDER))]
             from: String,
             /// The page that verifies an address; `{token}` is replaced. Absent: a plain page of ours.
-            #[schemars(length(max = 1024), regex(pattern = r"^https?://[^\s]+$"))]
+            #[schemars(length(max = 1024), regex(pattern = super::patterns::PAGE))]
             verify_url as "verifyURL": String,
             /// The page that resets a password; `{token}` is replaced. Absent: a plain page of ours.
-            #[schemars(length(max = 1024), regex(pattern = r"^https?://[^\s]+$"))]
+            #[schemars(length(max = 1024), regex(pattern = super::patterns::PAGE))]
             reset_url as "resetURL": String,
             /// The Secret with `host`, `port`, `username`, `password` and `tls`. Absent: the issuer's SMTP settings.
             smtp_secret_ref: SecretRef,
@@ -299,7 +299,7 @@ settings! {
     Sms => EffectiveSms {
         required {
             /// Where to.
-            #[schemars(length(max = 1024), regex(pattern = r"^https?://[^\s/?#]+([/?][^\s#]*)?$"))]
+            #[schemars(length(max = 1024), regex(pattern = super::patterns::ADDRESS))]
             url: String,
             /// The key that signs each call.
             signing_secret_key_ref: SecretKeyRef,
@@ -312,7 +312,7 @@ settings! {
     Cors => EffectiveCors {
         required {
             /// Origins, as in `https://shop.example`; `*` for all, when credentials aren't allowed.
-            #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 256), regex(pattern = r"^(\*|https?://[^\s/?#]+)$")))]
+            #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 256), regex(pattern = super::patterns::ORIGIN)))]
             allowed_origins: Vec<String>,
         }
         defaulted {
@@ -327,7 +327,7 @@ settings! {
     OauthClient => EffectiveOauthClient {
         required {
             /// Its `client_id`.
-            #[schemars(length(min = 1, max = 128), regex(pattern = r"^[\x21-\x7e]+$"))]
+            #[schemars(length(min = 1, max = 128), regex(pattern = super::patterns::CLIENT_ID))]
             client_id as "clientID": String,
             /// Its secret.
             secret_key_ref: SecretKeyRef,

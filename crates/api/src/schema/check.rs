@@ -6,7 +6,7 @@ use countersign_core::rules::closest;
 use regex::Regex;
 use serde_json::{Map, Value, json};
 
-use super::{AUTH_POLICY, Problem, SESSION, schema_of};
+use super::{AUTH_POLICY, Problem, SESSION, schema_of, texts};
 use crate::values::{Duration, Memory, Network, Time};
 
 /// Every pattern in the schemas, compiled once.
@@ -122,38 +122,25 @@ fn check_text(schema: &Value, text: &str, tell: &mut impl FnMut(String)) {
     if let Some(pattern) = schema.get("pattern").and_then(Value::as_str)
         && !PATTERNS.get(pattern).is_some_and(|regex| regex.is_match(text))
     {
-        tell(format!("{:?} {}", shortened(text), pattern_in_words(pattern)));
+        tell(in_words(schema, text));
         return;
     }
     // What a pattern can't tell.
-    let parsed = match schema.get("pattern").and_then(Value::as_str) {
-        Some(Duration::PATTERN) => text.parse::<Duration>().err().map(|e| e.to_string()),
-        Some(Network::PATTERN) => text.parse::<Network>().err().map(|e| e.to_string()),
-        _ => None,
+    let is_sound = match schema.get("pattern").and_then(Value::as_str) {
+        Some(Duration::PATTERN) => text.parse::<Duration>().is_ok(),
+        Some(Network::PATTERN) => text.parse::<Network>().is_ok(),
+        Some(Time::PATTERN) => text.parse::<Time>().is_ok(),
+        _ => true,
     };
-    if let Some(message) = parsed {
-        tell(message);
-    }
-    if schema.get("format").and_then(Value::as_str) == Some("date-time")
-        && let Err(error) = text.parse::<Time>()
-    {
-        tell(error.to_string());
+    if !is_sound {
+        tell(in_words(schema, text));
     }
 }
 
-/// What a pattern asks for, for those that people meet most.
-fn pattern_in_words(pattern: &str) -> String {
-    match pattern {
-        Duration::PATTERN => "is not a duration; write it as in 15m, 720h or 1h30m".into(),
-        Network::PATTERN => "is not a network; write it as in 10.0.0.0/8 or 2001:db8::/32".into(),
-        Memory::PATTERN => "is not an amount of memory; write it as in 19Mi".into(),
-        Time::PATTERN => "is not a time; write it as in 2027-03-01T00:00:00Z (RFC 3339)".into(),
-        p if p.starts_with("^https?://") => {
-            "is not an address of that kind; write it as in https://auth.shop.example".into()
-        }
-        p if p.starts_with("^[a-z0-9]([-a-z0-9") => "is not a name; use small letters, digits and dashes".into(),
-        p => format!("does not match {p}"),
-    }
+/// What to tell of a text that doesn't match its field's pattern.
+fn in_words(schema: &Value, text: &str) -> String {
+    let words = texts::of(schema).map_or("is not of the right form", |rule| rule.words);
+    format!("{:?} {words}", shortened(text))
 }
 
 fn shortened(text: &str) -> String {

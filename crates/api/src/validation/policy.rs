@@ -15,6 +15,9 @@ pub(super) const RULES: &[Validation<EffectivePolicy>] = validations! {
     "spec" ".issuer": "!has(self.issuer) || !self.issuer.startsWith('http:') || self.issuer.matches(r'^http://(localhost|127([.][0-9]{1,3}){3}|\\[::1\\])(:[0-9]+)?(/|$)')",
         "issuer must be https (http only for loopback)",
         |p| when(p.issuer.as_deref().is_some_and(|i| !is_https_or_loopback(i)), "spec.issuer");
+    "spec" ".issuer": "!has(self.issuer) || !self.issuer.matches(r'^https://[^/?#]*@')",
+        "issuer holds a user or password (…@), which each token would show to everybody: remove it",
+        |p| when(p.issuer.as_deref().is_some_and(names_a_user), "spec.issuer");
     "spec" ".audiences": "self.audiences.all(a, a != '*')",
         "audiences must name whom tokens are for; \"*\" is for trustedIssuers[].audiences alone",
         |p| {
@@ -56,6 +59,11 @@ pub(super) const RULES: &[Validation<EffectivePolicy>] = validations! {
         |p| each(p, ".issuer", |t| {
             t.secret_key_ref.is_none() && t.jwks.is_none() && t.issuer.as_deref().is_some_and(|i| !is_https_or_loopback(i))
         });
+    "spec.trustedIssuers[]" ".issuer": "has(self.secretKeyRef) || has(self.jwks) || !has(self.issuer) || !self.issuer.matches(r'^https://[^/?#]*@')",
+        "issuer holds a user or password (…@), which logs and events would show, and keys are fetched without one: remove it, or add jwks",
+        |p| each(p, ".issuer", |t| {
+            t.secret_key_ref.is_none() && t.jwks.is_none() && t.issuer.as_deref().is_some_and(names_a_user)
+        });
     "spec.trustedIssuers[]" ".audiences": "!has(self.audiences) || size(self.audiences) == 1 || self.audiences.all(a, a != '*')",
         "audiences holds \"*\" (not checked), which stands alone: remove it, or the others",
         |p| each(p, ".audiences", |t| t.audiences.as_ref().is_some_and(|a| a.len() > 1 && a.iter().any(|a| a == "*")));
@@ -67,6 +75,9 @@ pub(super) const RULES: &[Validation<EffectivePolicy>] = validations! {
     "spec.trustedIssuers[].jwks" ".url": "!has(self.url) || !self.url.startsWith('http:') || self.url.matches(r'^http://(localhost|127([.][0-9]{1,3}){3}|\\[::1\\])(:[0-9]+)?([/?]|$)')",
         "url must be https (http only for loopback)",
         |p| each(p, ".jwks.url", |t| t.jwks.as_ref().and_then(|j| j.url.as_deref()).is_some_and(|u| !is_https_or_loopback(u)));
+    "spec.trustedIssuers[].jwks" ".url": "!has(self.url) || !self.url.matches(r'^https://[^/?#]*@')",
+        "url holds a user or password (…@), which logs and events would show, and keys are fetched without one: remove it",
+        |p| each(p, ".jwks.url", |t| t.jwks.as_ref().and_then(|j| j.url.as_deref()).is_some_and(names_a_user));
     "spec.trustedIssuers[].jwks.inline" ".keys": "self.keys.all(k, !has(k.d))",
         "keys holds a private key (d): whoever reads it can forge tokens. Make a new key and give its public half only",
         private_keys;
@@ -164,6 +175,9 @@ pub(super) const RULES: &[Validation<EffectivePolicy>] = validations! {
     "spec.login.sms" ".url": "!self.url.startsWith('http:') || self.url.matches(r'^http://(localhost|127([.][0-9]{1,3}){3}|\\[::1\\])(:[0-9]+)?([/?]|$)')",
         "url must be https (http only for loopback)",
         |p| login(p, "spec.login.sms.url", |l| l.sms.as_ref().is_some_and(|sms| !is_https_or_loopback(&sms.url)));
+    "spec.login.sms" ".url": "!self.url.matches(r'^https://[^/?#]*@')",
+        "url holds a user or password (…@), which logs would show: remove it; requests are signed with signingSecretKeyRef",
+        |p| login(p, "spec.login.sms.url", |l| l.sms.as_ref().is_some_and(|sms| names_a_user(&sms.url)));
     "spec.login.cors" ".allowedOrigins": "!$(self.allowCredentials) || !self.allowedOrigins.exists(o, o == '*')",
         "allowedOrigins can't be \"*\" with allowCredentials: name the origins, or set allowCredentials to false",
         |p| login(p, "spec.login.cors.allowedOrigins", |l| {
@@ -211,6 +225,12 @@ fn private_keys(policy: &EffectivePolicy) -> Vec<String> {
         }
     }
     found
+}
+
+/// Whether an address says as whom to come: `https://user:password@host`. (http can't: that goes to this machine alone.)
+fn names_a_user(address: &str) -> bool {
+    let rest = address.strip_prefix("https://");
+    rest.is_some_and(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default().contains('@'))
 }
 
 /// https anywhere; http only to this machine itself.
