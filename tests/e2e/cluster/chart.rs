@@ -110,8 +110,12 @@ fn the_operator_changes_of_others_objects_only_what_its_admission_policies_name(
     let shop = policy(&namespace, "shop");
     assert!(cluster.kubectl_with(&["apply", "-f", "-"], &shop.to_string()).status.success());
     cluster.kubectl_ok(&["-n", &namespace, "create", "secret", "generic", "theirs", "--from-literal=a=b"]);
-    let ours = json!({"apiVersion": "v1", "kind": "Secret",
-        "metadata": {"name": "ours", "namespace": namespace, "labels": {"countersign.dev/owner-uid": "uid"}}});
+    let secret_of = |kind: &str, namespace: &str| {
+        json!({"apiVersion": "v1", "kind": "Secret", "type": kind,
+            "metadata": {"name": "ours", "namespace": namespace, "labels": {"countersign.dev/owner-uid": "uid"},
+                "annotations": {"kubernetes.io/service-account.name": "default"}}})
+    };
+    let ours = secret_of("countersign.dev/session-token", &namespace);
     let node = cluster.kubectl_ok(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"]);
     cluster.kubectl_ok(&["taint", "node", &node, "countersign.dev/not-ready=:NoSchedule", "theirs=:PreferNoSchedule"]);
     let spec = ["-n", &namespace, "patch", "authpolicies.countersign.dev", "shop", "--type=merge", OPERATOR];
@@ -131,12 +135,12 @@ fn the_operator_changes_of_others_objects_only_what_its_admission_policies_name(
         (
             "a Secret of theirs, labelled",
             patch(&secret("theirs"), r#"{"metadata":{"labels":{"countersign.dev/owner-uid":"uid"}}}"#),
-            "writes no Secret that it didn't make",
+            "makes here no Secret but of the type countersign.dev/session-token",
         ),
         (
             "their deletion",
             ["-n", &namespace, "delete", "secret", "theirs", OPERATOR].map(str::to_owned).to_vec(),
-            "didn't make",
+            "has not made",
         ),
         (
             "a node's label",
@@ -164,10 +168,56 @@ fn the_operator_changes_of_others_objects_only_what_its_admission_policies_name(
         assert!(said.contains(words), "{what}: {said}");
     }
 
+    // Each of these would hold what its maker may then read: an account's token, or what a release consists of.
+    for (kind, namespace) in [
+        ("kubernetes.io/service-account-token", namespace.as_str()),
+        ("kubernetes.io/service-account-token", SYSTEM),
+        ("kubernetes.io/service-account-token", BUNDLES),
+        ("kubernetes.io/service-account-token", "kube-system"),
+        ("bootstrap.kubernetes.io/token", "kube-system"),
+        ("Opaque", &namespace),
+        ("countersign.dev/session-token", SYSTEM),
+        ("helm.sh/release.v1", SYSTEM),
+    ] {
+        let output = cluster.kubectl_with(&["create", "-f", "-", OPERATOR], &secret_of(kind, namespace).to_string());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let refused = !output.status.success() && said.contains("the operator makes here no Secret but of the type");
+        assert!(refused, "{kind} in {namespace}: {said}");
+    }
+    let release = ["-n", SYSTEM, "delete", "secret", "sh.helm.release.v1.countersign.v1", OPERATOR];
+    assert!(refused(&cluster, &release).contains("writes no Secret that it has not made"));
+    let plain = secret_of("Opaque", SYSTEM).to_string();
+    assert!(cluster.kubectl_with(&["create", "-f", "-", OPERATOR], &plain).status.success());
+    cluster.kubectl_ok(&["-n", SYSTEM, "delete", "secret", "ours", OPERATOR]);
+
     let finalizer = patch(&spec, r#"{"metadata":{"finalizers":["countersign.dev/operator"]}}"#);
     cluster.kubectl_ok(&finalizer.iter().map(String::as_str).collect::<Vec<_>>());
     let made = cluster.kubectl_with(&["apply", "-f", "-", OPERATOR], &ours.to_string());
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     cluster.kubectl_ok(&["-n", &namespace, "delete", "secret", "ours", OPERATOR]);
     cluster.kubectl_ok(&["taint", "node", &node, "countersign.dev/not-ready-", OPERATOR]);
+}
+
+#[test]
+#[ignore = "needs the test cluster: cargo xtask test"]
+fn no_policy_and_no_session_can_be_where_references_would_reach_private_keys() {
+    let cluster = Cluster::start(1);
+    cluster.helm(&["install", "countersign", CHART, "-n", SYSTEM, "--create-namespace", "--set", REDIS]);
+    let session = |namespace: &str| {
+        json!({"apiVersion": "countersign.dev/v1alpha1", "kind": "Session", "metadata": {"name": "billing", "namespace": namespace},
+            "spec": {"policyRef": {"name": "shop"}, "subject": "svc-billing", "secret": {"name": "billing-token"}}})
+    };
+    let create = |object: &serde_json::Value| {
+        let output = cluster.kubectl_with(&["create", "--dry-run=server", "-f", "-"], &object.to_string());
+        if output.status.success() { Ok(()) } else { Err(String::from_utf8(output.stderr).unwrap()) }
+    };
+    eventually("the API server heeds the admission policies", PATIENCE, || create(&policy(SYSTEM, "shop")).err());
+    for namespace in [SYSTEM, BUNDLES] {
+        for object in [policy(namespace, "shop"), session(namespace)] {
+            let said = create(&object).unwrap_err();
+            assert!(said.contains(&format!("metadata.namespace: {namespace} holds private keys")), "{said}");
+        }
+    }
+    let elsewhere = cluster.namespace("shop");
+    assert_eq!((create(&policy(&elsewhere, "shop")), create(&session(&elsewhere))), (Ok(()), Ok(())));
 }
