@@ -10,6 +10,28 @@ pub(super) fn is_public(ip: IpAddr) -> bool {
     }
 }
 
+/// Whether clouds serve metadata there, credentials among them, to whoever asks: link-local addresses, and the one that AWS
+/// has beside them. However it is written.
+pub(super) fn is_metadata(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => match embedded(ip) {
+            Some(ip) => ip.is_link_local(),
+            None => ip.is_unicast_link_local() || ip == Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
+        },
+    }
+}
+
+/// The IPv4 address to which NAT64 (RFC 6052) and 6to4 (RFC 3056) lead.
+fn embedded(ip: Ipv6Addr) -> Option<Ipv4Addr> {
+    match ip.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
+            Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
+        }
+        _ => None,
+    }
+}
+
 fn is_public_v4(ip: Ipv4Addr) -> bool {
     let [a, b, c, _] = ip.octets();
     !(ip.is_private()
@@ -26,11 +48,10 @@ fn is_public_v4(ip: Ipv4Addr) -> bool {
 }
 
 fn is_public_v6(ip: Ipv6Addr) -> bool {
+    if let Some(ip) = embedded(ip) {
+        return is_public_v4(ip);
+    }
     match ip.segments() {
-        // NAT64 (RFC 6052) and 6to4 (RFC 3056) lead to the IPv4 address within.
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
-            is_public_v4(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
-        }
         // Teredo (RFC 4380) and documentation (RFC 3849).
         [0x2001, 0 | 0xdb8, ..] => false,
         // Global unicast (RFC 4291) is 2000::/3; all else is local, special or unassigned.
@@ -75,6 +96,10 @@ mod tests {
         }
         for public in ["8.8.8.8", "172.15.0.1", "172.32.0.1", "2606:4700::1111", "64:ff9b::808:808", "::ffff:8.8.8.8"] {
             assert!(is_public(public.parse().unwrap()), "{public}");
+            assert!(!is_metadata(public.parse().unwrap()), "{public}");
+        }
+        for private in ["10.1.1.1", "127.0.0.1", "fd00::1", "fd00:ec2::253"] {
+            assert!(!is_metadata(private.parse().unwrap()), "{private}");
         }
     }
 }

@@ -8,8 +8,8 @@ use std::{
 };
 
 use countersign_core::{
-    jose::{JwkSet, MAX_DEPTH, strict_json},
-    keys::load_jwks,
+    jose::{Algorithm, Jwk, JwkSet, MAX_DEPTH, strict_json},
+    keys::{MAX_KEYS_IN_SET, VerifyingKey},
 };
 use reqwest::{
     Certificate, Url,
@@ -17,10 +17,19 @@ use reqwest::{
     redirect,
 };
 
-use super::{Place, Target, address::is_public};
+use super::{
+    Place, Target,
+    address::{is_metadata, is_public},
+};
 
 /// The largest document.
 const MAX_BYTES: usize = 1 << 20;
+
+/// The longest `kid` of a key that is kept, bytes.
+const MAX_KID: usize = 512;
+
+/// The most `key_ops` of a key that is kept: there are eight in all (RFC 7517 section 4.3).
+const MAX_KEY_OPS: usize = 16;
 
 /// How long one fetch may take in all.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -28,7 +37,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// What may be fetched from where.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FetchRules {
-    /// Private, loopback and link-local addresses too, and plain http.
+    /// Private and loopback addresses too, and plain http. Link-local ones never: there clouds hand out their credentials.
     pub allow_private: bool,
     /// Certificates of authorities that are trusted beside the system's.
     pub ca_file: Option<PathBuf>,
@@ -57,8 +66,11 @@ pub enum FetchError {
     #[error("not an https URL")]
     NotHttps,
     /// The host is none of the public Internet.
-    #[error("the host's address is private, loopback or link-local (--jwks-allow-private permits that)")]
+    #[error("the host's address is private or loopback (--jwks-allow-private permits that)")]
     PrivateAddress,
+    /// The host is where clouds hand out credentials to whoever asks.
+    #[error("the host's address is link-local, or another at which clouds serve metadata: that is never asked")]
+    MetadataAddress,
     /// No connection, or none that lasted.
     #[error("{0}")]
     Transport(String),
@@ -83,7 +95,7 @@ impl FetchError {
     /// The label in `countersign_jwks_fetches_total`.
     pub const fn reason(&self) -> &'static str {
         match self {
-            Self::NotHttps | Self::PrivateAddress => "forbidden",
+            Self::NotHttps | Self::PrivateAddress | Self::MetadataAddress => "forbidden",
             Self::Transport(_) => "unreachable",
             Self::Status(_) => "status",
             Self::TooLarge => "too_large",
@@ -109,10 +121,8 @@ impl Client {
             .timeout(TIMEOUT)
             .https_only(!rules.allow_private)
             .pool_max_idle_per_host(0)
+            .dns_resolver(Addresses { allow_private: rules.allow_private })
             .user_agent(concat!("countersign/", env!("CARGO_PKG_VERSION")));
-        if !rules.allow_private {
-            builder = builder.dns_resolver(PublicAddresses);
-        }
         if let Some(path) = &rules.ca_file {
             let error = |reason: String| ClientError::CaFile { path: path.clone(), reason };
             let pem = fs::read(path).map_err(|e| error(e.to_string()))?;
@@ -125,7 +135,7 @@ impl Client {
         Ok(Self { http: builder.build().map_err(ClientError::Client)?, allow_private: rules.allow_private })
     }
 
-    /// The key set of `target`, with at least one key that can be used.
+    /// The key set of `target`: the keys that can be used, at least one, at most [`MAX_KEYS_IN_SET`].
     pub async fn fetch(&self, target: &Target) -> Result<JwkSet, FetchError> {
         let url = match &target.place {
             Place::Url(url) => url.clone(),
@@ -133,7 +143,8 @@ impl Client {
         };
         let bytes = self.get(&url).await?;
         let set = JwkSet::parse(&bytes).map_err(|e| FetchError::NotAKeySet(e.to_string()))?;
-        if load_jwks(&set, &target.algorithms).keys.is_empty() { Err(FetchError::NoUsableKey) } else { Ok(set) }
+        let set = usable(set, &target.algorithms);
+        if set.keys.is_empty() { Err(FetchError::NoUsableKey) } else { Ok(set) }
     }
 
     /// The `jwks_uri` of an issuer (OpenID Connect Discovery section 4). A document that speaks for another issuer isn't
@@ -172,26 +183,72 @@ impl Client {
     /// Names are checked where they are resolved, and only what passed is connected to; an address in the URL itself never
     /// goes there.
     fn check(&self, url: &Url) -> Result<(), FetchError> {
-        if self.allow_private {
-            return if matches!(url.scheme(), "http" | "https") { Ok(()) } else { Err(FetchError::NotHttps) };
-        }
-        if url.scheme() != "https" {
-            return Err(FetchError::NotHttps);
+        match url.scheme() {
+            "https" => {}
+            "http" if self.allow_private => {}
+            _ => return Err(FetchError::NotHttps),
         }
         let host = url.host_str().ok_or(FetchError::NotHttps)?;
         match host.trim_matches(['[', ']']).parse::<IpAddr>() {
-            Ok(ip) if !is_public(ip) => Err(FetchError::PrivateAddress),
-            _ => Ok(()),
+            Ok(ip) => forbidden(ip, self.allow_private).map_or(Ok(()), |forbidden| Err(forbidden.into())),
+            Err(_) => Ok(()),
         }
     }
+}
+
+/// Why an address isn't connected to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum Forbidden {
+    #[error("no public address")]
+    Private,
+    #[error("an address of metadata")]
+    Metadata,
+}
+
+impl From<Forbidden> for FetchError {
+    fn from(forbidden: Forbidden) -> Self {
+        match forbidden {
+            Forbidden::Private => Self::PrivateAddress,
+            Forbidden::Metadata => Self::MetadataAddress,
+        }
+    }
+}
+
+fn forbidden(ip: IpAddr, allow_private: bool) -> Option<Forbidden> {
+    if is_metadata(ip) {
+        Some(Forbidden::Metadata)
+    } else {
+        (!allow_private && !is_public(ip)).then_some(Forbidden::Private)
+    }
+}
+
+/// What of a set is kept, and handed on in bundles: nothing that can't verify a token, however much an issuer sends.
+fn usable(set: JwkSet, algorithms: &[Algorithm]) -> JwkSet {
+    let bounded = |jwk: &Jwk| {
+        jwk.kid.as_ref().is_none_or(|kid| kid.len() <= MAX_KID)
+            && jwk.key_ops.as_ref().is_none_or(|ops| ops.len() <= MAX_KEY_OPS && ops.iter().all(|op| op.len() <= MAX_KID))
+    };
+    let verifies = |jwk: &Jwk| VerifyingKey::from_jwk(jwk, algorithms).is_ok();
+    let keys = set.keys.into_iter().filter(|jwk| bounded(jwk) && verifies(jwk)).take(MAX_KEYS_IN_SET);
+    JwkSet { keys: keys.map(needed).collect() }
+}
+
+/// A key with the members of its type alone.
+fn needed(mut jwk: Jwk) -> Jwk {
+    match jwk.kty.as_str() {
+        "RSA" => (jwk.crv, jwk.x, jwk.y) = (None, None, None),
+        "OKP" => (jwk.y, jwk.n, jwk.e) = (None, None, None),
+        _ => (jwk.n, jwk.e) = (None, None),
+    }
+    jwk
 }
 
 fn transport(error: &reqwest::Error) -> FetchError {
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
     let mut deepest = String::new();
     while let Some(e) = source {
-        if e.is::<NoPublicAddress>() {
-            return FetchError::PrivateAddress;
+        if let Some(forbidden) = e.downcast_ref::<Forbidden>() {
+            return (*forbidden).into();
         }
         deepest = e.to_string();
         source = e.source();
@@ -199,31 +256,57 @@ fn transport(error: &reqwest::Error) -> FetchError {
     FetchError::Transport(if error.is_timeout() { "timed out".into() } else { deepest })
 }
 
-/// Resolves names to public addresses only. What it returns is what is connected to: a name that resolves differently a moment
-/// later changes nothing.
+/// Resolves names to addresses that may be connected to only. What it returns is what is connected to: a name that resolves
+/// differently a moment later changes nothing.
 #[derive(Debug)]
-struct PublicAddresses;
+struct Addresses {
+    allow_private: bool,
+}
 
-#[derive(Debug, thiserror::Error)]
-#[error("no public address")]
-struct NoPublicAddress;
-
-impl Resolve for PublicAddresses {
+impl Resolve for Addresses {
     fn resolve(&self, name: Name) -> Resolving {
+        let allow_private = self.allow_private;
         Box::pin(async move {
             let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            let public: Vec<SocketAddr> = found.into_iter().filter(|a| is_public(a.ip())).collect();
-            if public.is_empty() {
-                return Err(NoPublicAddress.into());
+            let allowed: Vec<SocketAddr> =
+                found.iter().filter(|a| forbidden(a.ip(), allow_private).is_none()).copied().collect();
+            if allowed.is_empty() {
+                let why = found.iter().find_map(|a| forbidden(a.ip(), allow_private)).unwrap_or(Forbidden::Private);
+                return Err(why.into());
             }
-            Ok(Box::new(public.into_iter()) as Addrs)
+            Ok(Box::new(allowed.into_iter()) as Addrs)
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use countersign_core::keys::SigningKey;
+
     use super::*;
+
+    #[test]
+    fn of_a_large_set_the_keys_that_verify_are_kept_and_nothing_else() {
+        let key = SigningKey::generate(Algorithm::EdDSA).unwrap().public_jwk().clone();
+        let with = |change: &dyn Fn(&mut Jwk)| {
+            let mut key = key.clone();
+            change(&mut key);
+            key
+        };
+        let padded = with(&|key| key.n = Some("A".repeat(900_000)));
+        let set = JwkSet {
+            keys: vec![
+                with(&|key| key.kid = Some("k".repeat(513))),
+                with(&|key| key.key_ops = Some(vec!["verify".into(); 17])),
+                with(&|key| key.kty = "oct".into()),
+                padded,
+            ],
+        };
+        assert_eq!(usable(set, &[Algorithm::EdDSA]).keys, std::slice::from_ref(&key));
+        let many = JwkSet { keys: vec![key; 4000] };
+        assert_eq!(usable(many.clone(), &[Algorithm::EdDSA]).keys.len(), MAX_KEYS_IN_SET);
+        assert_eq!(usable(many, &[Algorithm::RS256]).keys, []);
+    }
 
     fn target(url: &str) -> Target {
         Target::new(Some(url), None, &[countersign_core::jose::Algorithm::RS256]).unwrap()
@@ -240,12 +323,33 @@ mod tests {
             "https://0x7f.1/",
             "https://[::1]/",
             "https://[::ffff:10.0.0.1]/",
-            "https://169.254.169.254/",
             "https://localhost/",
             "https://2130706433/",
         ] {
             let error = client.fetch(&target(url)).await.unwrap_err();
             assert!(matches!(error, FetchError::PrivateAddress), "{url}: {error}");
         }
+    }
+
+    #[tokio::test]
+    async fn where_clouds_serve_credentials_nobody_is_asked_whatever_is_permitted() {
+        for allow_private in [false, true] {
+            let client = Client::new(&FetchRules { allow_private, ca_file: None }).unwrap();
+            for url in [
+                "https://169.254.169.254/",
+                "https://169.254.170.2/",
+                "https://[fe80::1]/",
+                "https://[fd00:ec2::254]/",
+                "https://[::ffff:169.254.169.254]/",
+                "https://[64:ff9b::a9fe:a9fe]/",
+                "https://0xa9fea9fe/",
+            ] {
+                let error = client.fetch(&target(url)).await.unwrap_err();
+                assert!(matches!(error, FetchError::MetadataAddress), "{url}: {error}");
+            }
+        }
+        let client = Client::new(&FetchRules { allow_private: true, ca_file: None }).unwrap();
+        let error = client.fetch(&target("http://169.254.169.254/latest/meta-data/")).await.unwrap_err();
+        assert!(matches!(error, FetchError::MetadataAddress), "{error}");
     }
 }

@@ -45,9 +45,14 @@ impl Target {
         Some(Self { place, algorithms })
     }
 
+    /// What tells it from every other.
+    pub fn digest(&self) -> String {
+        hex::encode(&sha256(format!("{self:?}").as_bytes())[..16])
+    }
+
     /// The name of its file among saved ones.
     pub fn file_name(&self) -> String {
-        format!("{}.json", hex::encode(&sha256(format!("{self:?}").as_bytes())[..16]))
+        format!("{}.json", self.digest())
     }
 }
 

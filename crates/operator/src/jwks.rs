@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use countersign_api::policy::{AuthPolicy, EffectivePolicy};
+use countersign_api::policy::{AuthPolicy, EffectivePolicy, EffectiveTrustedIssuer};
 use countersign_core::{
     jose::{Algorithm, JwkSet},
     names::PolicyName,
@@ -57,7 +57,7 @@ pub async fn run(context: Context) -> Result<(), JwksError> {
                         is_new |= wanted.take(&registry, &name).await?;
                     }
                     if is_new {
-                        followers.follow(wanted.by_target.keys());
+                        wanted.follow(&mut followers);
                     }
                 }
             },
@@ -93,8 +93,8 @@ struct Known {
 }
 
 impl Known {
-    fn told(&self) -> ForeignKeys {
-        ForeignKeys { keys: self.last_good.as_deref().cloned(), problem: self.problem.clone() }
+    fn told(&self, target: &Target) -> ForeignKeys {
+        ForeignKeys { target: target.clone(), keys: self.last_good.clone(), problem: self.problem.clone() }
     }
 }
 
@@ -114,8 +114,16 @@ impl Wanted {
         for view in registry.policies() {
             self.take(registry, &view.name).await?;
         }
-        followers.follow(self.by_target.keys());
+        self.follow(followers);
         Ok(())
+    }
+
+    /// Each for the namespace of its first user, so that no tenant's hanging servers hold up another's.
+    fn follow(&self, followers: &mut Followers) {
+        let namespace =
+            |known: &'_ Known| known.users.first().map_or_else(String::new, |(policy, _)| policy.namespace().to_owned());
+        let grouped: Vec<(&Target, String)> = self.by_target.iter().map(|(t, known)| (t, namespace(known))).collect();
+        followers.follow_for(grouped.iter().map(|(target, namespace)| (*target, namespace.as_str())));
     }
 
     /// Takes a policy in as it now is. True when other key sets are wanted than before.
@@ -127,6 +135,7 @@ impl Wanted {
             return Ok(false);
         }
         let targets = view.and_then(|view| view.effective.clone()).map(|policy| targets(&policy)).unwrap_or_default();
+        registry.retain_foreign_keys(name, |entry| targets.contains_key(entry));
         let changes = self.set(name, targets);
         for (entry, told) in self.known_to(name) {
             registry.set_foreign_keys(name, &entry, told).await?;
@@ -162,8 +171,8 @@ impl Wanted {
     /// What others' fetches have already brought for a policy.
     fn known_to(&self, name: &PolicyName) -> Vec<(String, ForeignKeys)> {
         let targets = self.by_policy.get(name).into_iter().flatten();
-        let known = targets.filter_map(|(entry, target)| Some((entry, self.by_target.get(target)?)));
-        known.filter(|(_, known)| known.tried).map(|(entry, known)| (entry.clone(), known.told())).collect()
+        let known = targets.filter_map(|(entry, target)| Some((entry, target, self.by_target.get(target)?)));
+        known.filter(|(.., known)| known.tried).map(|(entry, target, known)| (entry.clone(), known.told(target))).collect()
     }
 
     /// Hands on what a fetch brought.
@@ -204,7 +213,7 @@ impl Wanted {
                 }
             }
         }
-        Some((known.told(), known.users.clone(), failed))
+        Some((known.told(&fetched.target), known.users.clone(), failed))
     }
 
     /// The key sets that verifiers miss a key of.
@@ -218,16 +227,19 @@ impl Wanted {
 
 /// The key sets that a policy's trusted issuers have somewhere else, by entry.
 fn targets(policy: &EffectivePolicy) -> BTreeMap<String, Target> {
-    let fetched = policy.trusted_issuers.iter().filter(|trusted| {
-        let elsewhere = trusted.jwks.as_ref().is_none_or(|jwks| jwks.url.is_some());
-        trusted.secret_key_ref.is_none() && elsewhere
-    });
-    let target = |trusted: &countersign_api::policy::EffectiveTrustedIssuer| {
-        let url = trusted.jwks.as_ref().and_then(|jwks| jwks.url.as_deref());
-        let algorithms: Vec<Algorithm> = trusted.algorithms.iter().map(|algorithm| (*algorithm).into()).collect();
-        Some((trusted.name.clone(), Target::new(url, trusted.issuer.as_deref(), &algorithms)?))
-    };
-    fetched.filter_map(target).collect()
+    let fetched = policy.trusted_issuers.iter().filter_map(|trusted| Some((trusted.name.clone(), target(trusted)?)));
+    fetched.collect()
+}
+
+/// Where a trusted issuer's keys are fetched from, if they are.
+pub(crate) fn target(trusted: &EffectiveTrustedIssuer) -> Option<Target> {
+    let given = trusted.jwks.as_ref().is_some_and(|jwks| jwks.url.is_none());
+    if trusted.secret_key_ref.is_some() || given {
+        return None;
+    }
+    let url = trusted.jwks.as_ref().and_then(|jwks| jwks.url.as_deref());
+    let algorithms: Vec<Algorithm> = trusted.algorithms.iter().map(|algorithm| (*algorithm).into()).collect();
+    Target::new(url, trusted.issuer.as_deref(), &algorithms)
 }
 
 fn tell(context: &Context, failed: &Failed) {

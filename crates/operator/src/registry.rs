@@ -202,6 +202,17 @@ impl Registry {
         if changed { self.look(policy).await } else { Ok(()) }
     }
 
+    /// Forgets what was fetched for entries that a policy has no more.
+    pub(crate) fn retain_foreign_keys(&self, policy: &PolicyName, wanted: impl Fn(&str) -> bool) {
+        let mut all = self.foreign.write();
+        if let Some(held) = all.get_mut(policy) {
+            held.retain(|entry, _| wanted(entry));
+            if held.is_empty() {
+                all.remove(policy);
+            }
+        }
+    }
+
     /// What was fetched for a policy, by entry.
     pub(crate) fn foreign_keys(&self, policy: &PolicyName) -> BTreeMap<String, Arc<ForeignKeys>> {
         self.foreign.read().get(policy).cloned().unwrap_or_default()

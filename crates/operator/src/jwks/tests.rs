@@ -56,27 +56,42 @@ fn policies_that_agree_share_a_set_and_whoever_comes_later_gets_what_is_known() 
     assert_eq!(wanted.known_to(&name("a/a")), [], "nothing was tried yet");
     let good = set();
     let (told, users, failed) = wanted.note(Fetched { target: target.clone(), result: Ok(good.clone()) }).unwrap();
-    assert_eq!((told.keys.as_ref(), told.problem, users.len(), failed.len()), (Some(&*good), None, 1, 0));
+    assert_eq!((told.keys.as_ref(), told.problem, users.len(), failed.len()), (Some(&good), None, 1, 0));
     wanted.set(&name("b/b"), targets);
     assert_eq!(wanted.by_target.len(), 1);
-    assert_eq!(wanted.known_to(&name("b/b"))[0].1.keys.as_ref(), Some(&*good));
+    assert_eq!(wanted.known_to(&name("b/b"))[0].1.keys.as_ref(), Some(&good));
 
     // A failed fetch keeps the last good set, is told once, and is over with the next good one.
     let (told, users, failed) =
         wanted.note(Fetched { target: target.clone(), result: Err(FetchError::Status(500)) }).unwrap();
-    assert_eq!((told.keys.as_ref(), users.len(), failed.len()), (Some(&*good), 2, 2));
+    assert_eq!((told.keys.as_ref(), users.len(), failed.len()), (Some(&good), 2, 2));
     assert_eq!(told.problem.as_deref(), Some("https://idp.example/keys: answered 500"));
     let (.., failed) = wanted.note(Fetched { target: target.clone(), result: Err(FetchError::NoUsableKey) }).unwrap();
     assert_eq!(failed, []);
     let next = set();
     let (told, ..) = wanted.note(Fetched { target: target.clone(), result: Ok(next.clone()) }).unwrap();
-    assert_eq!((told.keys.as_ref(), told.problem), (Some(&*next), None), "dropped keys are dropped");
+    assert_eq!((told.keys.as_ref(), told.problem), (Some(&next), None), "dropped keys are dropped");
 
     // Nobody wants it: what is still on its way is nobody's.
     wanted.set(&name("a/a"), BTreeMap::new());
     wanted.set(&name("b/b"), BTreeMap::new());
     assert!(wanted.by_target.is_empty() && wanted.by_policy.is_empty());
     assert!(wanted.note(Fetched { target, result: Ok(set()) }).is_none());
+}
+
+#[tokio::test]
+async fn what_was_fetched_for_an_entry_is_forgotten_with_the_entry_and_says_where_it_is_from() {
+    let (registry, _inbox) = Registry::new();
+    let targets = targets(&policy(&by_url("https://old.example/keys")));
+    let target = targets["idp"].clone();
+    let mut wanted = Wanted::default();
+    wanted.set(&name("a/a"), targets);
+    wanted.took(&registry, Fetched { target: target.clone(), result: Ok(set()) }).await.unwrap();
+    let held = registry.foreign_keys(&name("a/a"));
+    assert_eq!(held["idp"].target, target);
+    // The policy is gone, or says something else: its entry may come again and mean another issuer.
+    wanted.take(&registry, &name("a/a")).await.unwrap();
+    assert!(registry.foreign_keys(&name("a/a")).is_empty());
 }
 
 #[test]

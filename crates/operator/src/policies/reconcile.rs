@@ -213,6 +213,9 @@ impl Reconciler {
             }
             next.record.revoke(managed.ends.iter().flat_map(|end| end.entries.iter().cloned()));
             next.record.purge(now, self.server_now());
+            if let Some(Base::Declared(effective, resolved)) = &base {
+                next.record.key_sources = references::sources(effective, resolved);
+            }
             managed.reserves.iter().for_each(|reserve| next.record.reserve(reserve.until));
             let fleet = registry.fleet();
             // A later bundle than any that is known of: an older state came back. Whoever remembers wrote it anew before this.
@@ -374,11 +377,10 @@ impl Reconciler {
             None => return Err(ReconcileError::Conflict),
         };
         let fetched = self.context.registry.foreign_keys(name);
-        let lacks = |t: &countersign_api::policy::EffectiveTrustedIssuer| {
-            references::is_fetched(t) && fetched.get(&t.name).is_none_or(|found| found.keys.is_none())
-        };
-        let held = if effective.trusted_issuers.iter().any(lacks) {
-            self.present(name, managed).await?.map(|bundle| foreign_keys(&bundle)).unwrap_or_default()
+        let held = if references::lacks_foreign(effective, &fetched) {
+            let held = self.present(name, managed).await?.map(|bundle| foreign_keys(&bundle)).unwrap_or_default();
+            let sources = managed.stored.as_ref().map(|stored| &stored.kept.record.key_sources);
+            sources.map(|sources| references::still_theirs(effective, held, sources)).unwrap_or_default()
         } else {
             BTreeMap::new()
         };
@@ -592,6 +594,7 @@ fn blank(name: &PolicyName) -> Record {
         withdrawn_time: None,
         retain_ms: 0,
         issued_until: None,
+        key_sources: BTreeMap::new(),
         revoked: Vec::new(),
     }
 }

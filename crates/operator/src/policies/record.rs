@@ -47,6 +47,9 @@ pub(crate) struct Record {
     /// Up to when tokens may have been issued that go beyond the feed server's clock: no cut-off is earlier.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) issued_until: Option<UnixMillis>,
+    /// From where which fetched keys of trusted issuers came that the bundle has, by entry.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) key_sources: BTreeMap<String, String>,
     /// Ended declared sessions, until their last token expires. In the order of their keys.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) revoked: Vec<Entry>,
@@ -232,6 +235,7 @@ mod tests {
             withdrawn_time: None,
             retain_ms: 1,
             issued_until: None,
+            key_sources: BTreeMap::new(),
             revoked: Vec::new(),
         };
         let kept = Kept { record, rings: BTreeMap::from([(RingName::Access, Ring::default())]) };

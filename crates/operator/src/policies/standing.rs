@@ -134,6 +134,7 @@ mod tests {
             withdrawn_time: None,
             retain_ms: 500,
             issued_until: None,
+            key_sources: std::collections::BTreeMap::new(),
             revoked: Vec::new(),
         }
     }
