@@ -156,11 +156,34 @@ fn agrees_with_the_code(root: &Path, chart: &Path) -> Result<()> {
     for part in ["verifier", "operator", "issuer"] {
         sources += &text_below(&root.join("crates").join(part).join("src"))?;
     }
+    for file in ["files/rules.yaml", "files/dashboard.json"] {
+        let text = std::fs::read_to_string(chart.join(file)).context(file)?;
+        let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+        for metric in words.filter(|word| word.starts_with("countersign_")) {
+            // Those of a histogram.
+            let name = ["_bucket", "_count"].iter().find_map(|part| metric.strip_suffix(part)).unwrap_or(metric);
+            if !sources.contains(&format!("{name}\"")) && !sources.contains(&format!("{name}{{")) {
+                bail!("{CHART}/{file}: no program has the metric {metric}");
+            }
+        }
+    }
+    each_alert_has_its_runbook(root, chart)
+}
+
+const RUNBOOKS: &str = "docs/guides/alerts.md";
+
+/// Whoever is woken finds what to do: each alert names its section of the guide, and there it is.
+fn each_alert_has_its_runbook(root: &Path, chart: &Path) -> Result<()> {
     let rules = std::fs::read_to_string(chart.join("files/rules.yaml")).context("files/rules.yaml")?;
-    let words = rules.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
-    for metric in words.filter(|word| word.starts_with("countersign_")) {
-        if !sources.contains(&format!("{metric}\"")) && !sources.contains(&format!("{metric}{{")) {
-            bail!("{CHART}/files/rules.yaml: no program has the metric {metric}");
+    let guide = std::fs::read_to_string(root.join(RUNBOOKS)).context(RUNBOOKS)?;
+    for rule in rules.split("- alert: ").skip(1) {
+        let alert = rule.lines().next().unwrap_or_default();
+        let runbook = format!("runbook: {RUNBOOKS}#{}\n", alert.to_lowercase());
+        if !rule.contains(&runbook) {
+            bail!("{CHART}/files/rules.yaml: {alert} should have the annotation {}", runbook.trim());
+        }
+        if !guide.contains(&format!("\n## {alert}\n")) {
+            bail!("{RUNBOOKS}: {alert} should have a section");
         }
     }
     Ok(())
