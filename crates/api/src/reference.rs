@@ -20,6 +20,31 @@ pub fn policy_reference() -> String {
     page
 }
 
+/// `docs/reference/status.md`: in words what no schema tells, and then columns and fields as the schemas have them.
+pub fn status_reference() -> String {
+    let mut page = String::from(include_str!("../assets/status.md"));
+    page.push_str("\nThe rest of this page is generated from the resources' definitions.\n");
+    for (kind, definition) in [("AuthPolicy", &*schema::AUTH_POLICY), ("Session", &*schema::SESSION)] {
+        let names = &definition["spec"]["names"];
+        let (plural, short) = (names["plural"].as_str(), names["shortNames"][0].as_str());
+        let _ = write!(
+            page,
+            "\n## {kind}: columns\n\n`kubectl get {}` (short: `{}`); the last ones with `-o wide`.\n\n| column | shows |\n|---|---|\n",
+            plural.unwrap_or_default(),
+            short.unwrap_or_default()
+        );
+        let columns = definition["spec"]["versions"][0]["additionalPrinterColumns"].as_array();
+        for column in columns.into_iter().flatten() {
+            let wide = if column["priority"].as_i64().unwrap_or_default() > 0 { " (wide)" } else { "" };
+            let text = |name: &str| column[name].as_str().unwrap_or_default();
+            let _ = writeln!(page, "| {}{wide} | `{}` |", text("name").to_uppercase(), text("jsonPath"));
+        }
+    }
+    section(&mut page, "AuthPolicy: status", &schema::schema_of(&schema::AUTH_POLICY)["properties"]["status"]);
+    section(&mut page, "Session: status", &schema::schema_of(&schema::SESSION)["properties"]["status"]);
+    page
+}
+
 /// A group's fields in a table, and then its groups.
 fn section(page: &mut String, title: &str, group: &Value) {
     let _ = write!(page, "\n## `{}`\n", title.replace(": ", "` · `"));
@@ -31,7 +56,8 @@ fn section(page: &mut String, title: &str, group: &Value) {
     let required: Vec<&str> = group["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     for (name, field) in group.get("properties").and_then(Value::as_object).into_iter().flatten() {
         let below = if field.get("items").is_some() { &field["items"] } else { field };
-        if below.get("properties").is_some() {
+        // What a condition is, Kubernetes says.
+        if below.get("properties").is_some() && name != "conditions" {
             groups.push((format!("{title}.{name}{}", if field.get("items").is_some() { "[]" } else { "" }), below));
         }
         let must = if required.contains(&name.as_str()) { " **Required.**" } else { "" };
@@ -64,13 +90,17 @@ fn takes(field: &Value) -> String {
                 Some("object") => "groups".into(),
                 _ => "texts".into(),
             });
-            format!("list of up to {}: {of}", bound("maxItems").unwrap_or_default())
+            match bound("maxItems") {
+                Some(most) => format!("list of up to {most}: {of}"),
+                None => format!("list: {of}"),
+            }
         }
         Some("object") if field.get("properties").is_some() => "group".into(),
         Some("object") => "mapping".into(),
-        Some("integer") => {
-            format!("{} to {}", bound("minimum").unwrap_or_default(), bound("maximum").unwrap_or_default())
-        }
+        Some("integer") => match (bound("minimum"), bound("maximum")) {
+            (None, None) => "number".into(),
+            (least, most) => format!("{} to {}", least.unwrap_or_default(), most.unwrap_or_default()),
+        },
         Some("boolean") => "true or false".into(),
         Some("string") => words(field).unwrap_or_else(|| kind_of_text(field)),
         _ => "a text, a number or a boolean".into(),
@@ -84,6 +114,9 @@ fn kind_of_text(field: &Value) -> String {
         (Some(Memory::PATTERN), _) => "memory, as in `19Mi`".into(),
         (Some(Network::PATTERN), _) => "network".into(),
         (Some(Time::PATTERN), _) | (_, Some("date-time")) => "time".into(),
-        _ => format!("text of up to {}", field.get("maxLength").and_then(Value::as_i64).unwrap_or_default()),
+        _ => match field.get("maxLength").and_then(Value::as_i64) {
+            Some(most) => format!("text of up to {most}"),
+            None => "text".into(),
+        },
     }
 }

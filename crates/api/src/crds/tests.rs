@@ -40,6 +40,7 @@ fn each_field(visit: &mut impl FnMut(&str, &Value)) {
 fn the_definitions_in_the_tree_are_the_generated_ones() {
     assert_generated("crds/countersign.dev.yaml", &crds());
     assert_generated("docs/reference/policy.md", &crate::reference::policy_reference());
+    assert_generated("docs/reference/status.md", &crate::reference::status_reference());
 }
 
 #[test]
@@ -80,6 +81,42 @@ fn the_schema_stores_no_default_gives_null_no_meaning_and_has_no_word_that_yaml_
             assert!(crate::yaml::plain_means_text(word.as_str().unwrap()), "{path}: {word}");
         }
     });
+}
+
+/// Reasons and events are the operator's words; a page that lacks one, or has one that nobody says, misleads.
+#[test]
+fn every_reason_and_event_of_the_operator_is_documented_and_no_other() {
+    fn sources(directory: &std::path::Path, all: &mut String) {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                sources(&path, all);
+            } else if path.extension().is_some_and(|e| e == "rs") && !path.ends_with("tests.rs") {
+                all.push_str(&std::fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+    let mut code = String::new();
+    sources(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../operator/src"), &mut code);
+    let page = include_str!("../../assets/status.md");
+    let is_reason = |word: &&str| {
+        word.len() > 4
+            && word.starts_with(|c: char| c.is_ascii_uppercase())
+            && word.chars().all(|c| c.is_ascii_alphabetic())
+    };
+    let documented: std::collections::BTreeSet<&str> = page.split('`').skip(1).step_by(2).filter(is_reason).collect();
+    for word in &documented {
+        let conditions_and_kinds = ["True", "False", "Unknown", "AuthPolicy", "Session"];
+        let is_said = code.contains(&format!("\"{word}\"")) || conditions_and_kinds.contains(word);
+        assert!(is_said, "{word} is documented, and the operator never says it");
+    }
+    // Where the code says a reason: the word is the first text after one of these.
+    for marker in ["Remark::new(", "not(", "events.normal(", "events.warning("] {
+        for after in code.split(marker).skip(1) {
+            let said = after.split('"').nth(1).filter(is_reason).filter(|_| after.find('"') < after.find(';'));
+            assert!(said.is_none_or(|word| documented.contains(word)), "{said:?} isn't documented in assets/status.md");
+        }
+    }
 }
 
 #[test]
