@@ -1,8 +1,6 @@
 //! `policy check` on the corpus of specs in `tests/e2e/corpus-specs`. What a real API server says of them is tested in
 //! `tests/e2e/cluster/admission/corpus.rs`.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test says that it failed by panicking")]
-
 use std::{fs, path::PathBuf};
 
 use countersign_api::{
