@@ -3,6 +3,7 @@
 //! What it makes is compared with `tests/golden/chart`, once for each file in `charts/countersign/ci`; definitions are left out
 //! there, because they are copied from `crds/` and compared as a whole.
 
+mod dashboard;
 mod reference;
 
 use std::{
@@ -74,6 +75,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
 
     agrees_with_the_code(&root, &chart)?;
+    dashboard::check(&chart)?;
     run::run(Command::new("promtool").args(["check", "rules"]).arg(chart.join("files/rules.yaml")))?;
     run::run(Command::new("promtool").args(["test", "rules"]).arg(root.join("tests/chart/rules_test.yaml")))
 }
