@@ -3,6 +3,8 @@
 //! Every program is kept in the cache under its version, so only the first run pays. The version of Kubernetes is the one that
 //! `tests/cluster/go.mod` requires; those of the others are here.
 
+mod measure;
+
 use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
     path::{Path, PathBuf},
@@ -37,7 +39,13 @@ pub(crate) enum Action {
     /// Start a cluster on free ports, print how to reach it, and end it with Ctrl-C.
     Up(Up),
     /// Rotate keys under load while leaders are killed and verifiers restart, and count failed verifications.
-    Soak(Soak),
+    Soak(measure::Soak),
+    /// Apply many policies before many verifiers; count times, memory and writes.
+    Scale(measure::Scale),
+    /// Renew many declared sessions with tokens of one minute; look for any that expired.
+    Churn(measure::Churn),
+    /// Revoke keys that sign; time until the last verifier refuses and another key signs.
+    Emergency(measure::Emergency),
 }
 
 #[derive(Args)]
@@ -50,13 +58,6 @@ pub(crate) struct Up {
     keep_logs: Option<PathBuf>,
 }
 
-#[derive(Args)]
-pub(crate) struct Soak {
-    /// How many rotations.
-    #[arg(long, default_value_t = 100)]
-    rotations: u32,
-}
-
 /// What tells the end-to-end tests where the cluster's programs are.
 pub(crate) const PROGRAMS: &str = "COUNTERSIGN_TEST_CLUSTER";
 
@@ -65,7 +66,10 @@ pub(crate) fn run(action: &Action) -> Result<()> {
     match action {
         Action::Build => println!("{}", programs.display()),
         Action::Up(options) => up(&programs, options)?,
-        Action::Soak(options) => soak(&programs, options)?,
+        Action::Soak(options) => options.run(&programs)?,
+        Action::Scale(options) => options.run(&programs)?,
+        Action::Churn(options) => options.run(&programs)?,
+        Action::Emergency(options) => options.run(&programs)?,
     }
     Ok(())
 }
@@ -89,15 +93,6 @@ fn up(programs: &Path, options: &Up) -> Result<()> {
         bail!("the cluster ended: {status}");
     }
     Ok(())
-}
-
-fn soak(programs: &Path, options: &Soak) -> Result<()> {
-    run::run(
-        run::cargo()
-            .args(["test", "--package", "countersign-e2e", "--", "--ignored", "--nocapture", "cluster::rotation"])
-            .env(PROGRAMS, programs)
-            .env("COUNTERSIGN_SOAK_ROTATIONS", options.rotations.to_string()),
-    )
 }
 
 /// Makes sure that all programs are in the cache; the directory that has them side by side.

@@ -92,11 +92,31 @@ fn a_restored_backup_of_etcd_revives_no_revoked_key_and_its_tokens_stay_good() {
     world.api().wait_condition(&path, "Enforced", "True", super::world::LONG);
     world.eventually(&policy, &leaked, (401, "revoked"));
     world.eventually(&policy, &fresh, (200, "valid"));
+
+    // Once more, and nobody is left who remembers but the verifiers and the feed.
+    world.installation.cluster.save("again");
+    world.api().merge(&path, &json!({"spec": {"keys": {"revoked": [{"kid": key_of(&fresh)}]}}}));
+    // Having written everything anew, an operator starts over.
+    eventually("the second key is refused", super::world::LONG, || {
+        world.restart_ended_operators();
+        (world.verdicts(&policy, &fresh) == [(401, "revoked".to_owned())].into()).then_some(())
+    });
+    world.operators[0].kill();
+    world.installation.cluster.load("again");
+    world.operators[0] = world.installation.operator(0);
+    let last = eventually("a key signs that was never revoked", super::world::LONG, || {
+        world.restart_ended_operators();
+        world.minter.try_mint(&policy, "ann").filter(|token| ![key_of(&leaked), key_of(&fresh)].contains(&key_of(token)))
+    });
+    world.eventually(&policy, &last, (200, "valid"));
+    for revoked in [&leaked, &fresh] {
+        world.eventually(&policy, revoked, (401, "revoked"));
+    }
 }
 
 #[test]
 #[ignore = "needs the test cluster: cargo xtask test"]
-fn an_operator_that_is_asked_to_end_hands_over_at_once() {
+fn an_operator_that_is_asked_to_end_hands_over_at_once_and_without_any_nothing_degrades() {
     let mut world = World::start(1, 2);
     let policy = world.enforced(&policy("handover", "shop"));
     let path = object_path(&policy);
@@ -111,4 +131,15 @@ fn an_operator_that_is_asked_to_end_hands_over_at_once() {
     });
     report(&format!("handed over and rotated in {:?}", began.elapsed()));
     assert_ne!(world.leader(), leader);
+
+    let token = world.minter.mint(&policy, "ann");
+    world.eventually(&policy, &token, (200, "valid"));
+    world.operators[1 - leader].stop();
+    world.verifiers[0].restart();
+    world.verifiers[0].wait_until_fresh();
+    assert_eq!(world.verdicts(&policy, &token), [(200, "valid".to_owned())].into());
+    assert_eq!(world.minter.try_mint(&policy, "ann"), None, "nobody makes tokens meanwhile");
+    world.restart_ended_operators();
+    let next = world.minter.mint(&policy, "ann");
+    world.eventually(&policy, &next, (200, "valid"));
 }

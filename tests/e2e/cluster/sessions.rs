@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use super::world::{LONG, World, policy};
 use crate::rig::{PATIENCE, condition, eventually, object_path};
 
-fn session(namespace: &str, name: &str, spec: &Value) -> Value {
+/// A session of the policy `shop`.
+pub(super) fn session(namespace: &str, name: &str, spec: &Value) -> Value {
     let mut session = json!({"apiVersion": "countersign.dev/v1alpha1", "kind": "Session",
         "metadata": {"namespace": namespace, "name": name},
         "spec": {"policyRef": {"name": "shop"}, "subject": format!("svc-{name}"), "roles": ["user"], "secret": {"name": format!("{name}-token")}}});
@@ -14,7 +15,8 @@ fn session(namespace: &str, name: &str, spec: &Value) -> Value {
     session
 }
 
-fn secret_path(session: &Value) -> String {
+/// Where its Secret lies.
+pub(super) fn secret_path(session: &Value) -> String {
     format!(
         "/api/v1/namespaces/{}/secrets/{}",
         session["metadata"]["namespace"].as_str().unwrap(),
@@ -22,7 +24,8 @@ fn secret_path(session: &Value) -> String {
     )
 }
 
-fn field(secret: &Value, key: &str) -> String {
+/// A value of a Secret.
+pub(super) fn field(secret: &Value, key: &str) -> String {
     let encoded = secret["data"][key].as_str().unwrap_or_else(|| panic!("no {key} in {}", secret["metadata"]));
     String::from_utf8(BASE64_STANDARD.decode(encoded).unwrap()).unwrap()
 }
@@ -86,4 +89,47 @@ fn a_session_gets_no_more_than_its_policy_lets_it_have_and_no_secret_of_others()
         }
     }
     assert_eq!(field(&api.object(&object_path(&foreign)).unwrap(), "token"), "mine");
+}
+
+#[test]
+#[ignore = "needs the test cluster: cargo xtask test"]
+fn a_session_is_renewed_in_time_its_secret_is_repaired_and_its_lifetime_ends_it() {
+    let world = World::shared();
+    let policy = world.enforced(&policy("lives", "shop"));
+    let api = world.api();
+    let token_of = |session: &Value| Some(field(&api.object(&secret_path(session))?, "token"));
+    let ends = session("lives", "ends", &json!({"tokenTTL": "1m", "renewBefore": "1s", "lifetime": "1m"}));
+    let renewed = session("lives", "renewed", &json!({"tokenTTL": "1m", "renewBefore": "57s"}));
+    for session in [&ends, &renewed] {
+        api.apply(session);
+        api.wait_condition(&object_path(session), "Ready", "True", PATIENCE);
+    }
+    let last = token_of(&ends).unwrap();
+    world.eventually(&policy, &last, (200, "valid"));
+
+    let first = token_of(&renewed).unwrap();
+    let second = eventually("the token is renewed", PATIENCE, || token_of(&renewed).filter(|token| *token != first));
+    for token in [&first, &second] {
+        world.eventually(&policy, token, (200, "valid"));
+    }
+    eventually("an event tells of the first token", PATIENCE, || {
+        api.events(&renewed).iter().any(|event| event.starts_with("TokenIssued")).then_some(())
+    });
+
+    api.merge(&secret_path(&renewed), &json!({"data": {"token": BASE64_STANDARD.encode("nonsense")}}));
+    let repaired =
+        eventually("an edited Secret is repaired", PATIENCE, || token_of(&renewed).filter(|token| token != "nonsense"));
+    world.eventually(&policy, &repaired, (200, "valid"));
+    api.delete(&secret_path(&renewed));
+    let again = eventually("a deleted Secret is made again", PATIENCE, || token_of(&renewed));
+    world.eventually(&policy, &again, (200, "valid"));
+    api.delete(&object_path(&renewed));
+
+    let expired = api.wait_condition(&object_path(&ends), "Ready", "False", LONG);
+    assert_eq!(condition(&expired, "Ready")["reason"], "Expired");
+    eventually("its last token is over", LONG, || {
+        world.verdicts(&policy, &last).iter().all(|(status, _)| *status == 401).then_some(())
+    });
+    let events = api.events(&ends);
+    assert!(events.iter().any(|event| event.starts_with("SessionExpiring: ")), "{events:?}");
 }

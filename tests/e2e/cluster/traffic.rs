@@ -91,6 +91,11 @@ impl Traffic {
         });
     }
 
+    /// How many good tokens have been refused so far.
+    pub(super) fn failed(&self) -> u64 {
+        self.shared.failed.lock().unwrap().values().sum()
+    }
+
     /// Ends it; what has happened.
     pub(super) fn end(self) -> Counts {
         self.shared.stop.store(true, Ordering::Relaxed);

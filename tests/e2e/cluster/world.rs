@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{
     http::{Answer, Request},
-    rig::{Api, Installation, Operator, PATIENCE, SYSTEM, Verifier, eventually, object_path},
+    rig::{Api, Installation, Operator, PATIENCE, SYSTEM, Setup, Verifier, eventually, object_path},
 };
 
 /// How long a rotation may take, also when a leader was killed and its Lease has to run out first.
@@ -53,7 +53,13 @@ impl World {
 
     /// A cluster with that many nodes, each with its verifier, and that many operators, one of which leads.
     pub(super) fn start(nodes: usize, operators: usize) -> Self {
-        let installation = Installation::start(nodes, operators);
+        Self::with(Setup { nodes, operators, ..Setup::default() })
+    }
+
+    /// The same of whatever is set up.
+    pub(super) fn with(setup: Setup) -> Self {
+        let Setup { nodes, operators, .. } = setup;
+        let installation = Installation::with(setup);
         let operators = (0..operators).map(|number| installation.operator(number)).collect();
         let mut verifiers: Vec<_> = (0..nodes).map(|node| installation.launch_verifier(node)).collect();
         let minter = Minter::new(&installation);
@@ -145,7 +151,7 @@ pub(super) struct Minter {
 }
 
 impl Minter {
-    fn new(installation: &Installation) -> Self {
+    pub(super) fn new(installation: &Installation) -> Self {
         let api = installation.api();
         for object in [
             json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"namespace": "default", "name": "minter"}}),

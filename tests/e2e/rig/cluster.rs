@@ -2,8 +2,10 @@
 
 mod api;
 mod cable;
+mod fleet;
 mod installation;
 mod operator;
+mod writes;
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -19,8 +21,10 @@ use serde_json::Value;
 
 pub(crate) use api::{Api, condition, path};
 pub(crate) use cable::Cable;
-pub(crate) use installation::{BUNDLES, Installation, SYSTEM};
+pub(crate) use fleet::SimulatedFleet;
+pub(crate) use installation::{BUNDLES, Installation, SYSTEM, Setup};
 pub(crate) use operator::Operator;
+pub(crate) use writes::{Counts, Write, Writes};
 
 use crate::http::Target;
 
@@ -198,6 +202,11 @@ impl Cluster {
     pub(crate) fn writes(&self) -> Vec<Value> {
         let log = std::fs::read_to_string(self.directory().join("audit.jsonl")).unwrap_or_default();
         log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// The same from now on, by the service accounts of a namespace.
+    pub(crate) fn writes_from_now(&self, namespace: &str) -> Writes {
+        Writes::from_now(self.directory().join("audit.jsonl"), namespace)
     }
 
     fn directory(&self) -> PathBuf {

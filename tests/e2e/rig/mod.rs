@@ -14,7 +14,10 @@ use std::{
 };
 
 pub(crate) use binaries::path as binary;
-pub(crate) use cluster::{Api, BUNDLES, Cable, Cluster, Installation, Operator, SYSTEM, condition, path as object_path};
+pub(crate) use cluster::{
+    Api, BUNDLES, Cable, Cluster, Counts, Installation, Operator, SYSTEM, Setup, SimulatedFleet, Write, Writes, condition,
+    path as object_path,
+};
 pub(crate) use dev::Dev;
 pub(crate) use policies::{LEGACY_SECRET, OPAQUE_KEY, Policies};
 pub(crate) use process::Process;
@@ -27,14 +30,24 @@ pub(crate) fn report(figure: &str) {
 }
 
 /// Waits until a condition holds, looking often; panics with `what` past the deadline.
-pub(crate) fn eventually<T>(what: &str, within: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn eventually<T>(what: &str, within: Duration, condition: impl FnMut() -> Option<T>) -> T {
+    eventually_every(Duration::from_millis(2), what, within, condition)
+}
+
+/// The same, looking less often at what is dear to look at.
+pub(crate) fn eventually_every<T>(
+    pause: Duration,
+    what: &str,
+    within: Duration,
+    mut condition: impl FnMut() -> Option<T>,
+) -> T {
     let deadline = Instant::now() + within;
     loop {
         if let Some(value) = condition() {
             return value;
         }
         assert!(Instant::now() < deadline, "not within {within:?}: {what}");
-        std::thread::park_timeout(Duration::from_millis(2));
+        std::thread::park_timeout(pause);
     }
 }
 

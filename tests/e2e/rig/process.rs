@@ -11,6 +11,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::eventually;
 
+/// What /proc counts processor time in, on every Linux.
+const TICKS_PER_SECOND: u64 = 100;
+
 /// A running child. Its output goes to a file that is shown when it ends unasked.
 pub(crate) struct Process {
     child: Child,
@@ -37,6 +40,25 @@ impl Process {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Resident memory now, and at most since it started, KiB.
+    pub(crate) fn memory_kib(&self) -> (u64, u64) {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.trim_start_matches(':').split_whitespace().next().unwrap().parse().unwrap()
+        };
+        (field("VmRSS"), field("VmHWM"))
+    }
+
+    /// Processor time since it started, milliseconds.
+    pub(crate) fn cpu_ms(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        // The name is in parentheses and may hold anything.
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        ticks * 1000 / TICKS_PER_SECOND
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

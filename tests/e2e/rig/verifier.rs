@@ -74,6 +74,24 @@ impl Verifier {
         self.wait_until_ready();
     }
 
+    /// Asks it to end. It drains, and then it is gone.
+    pub(crate) fn terminate(&self) {
+        self.process.signal(rustix::process::Signal::TERM);
+    }
+
+    /// Copies what it has saved so far.
+    pub(crate) fn save_disk(&self, to: &Path) {
+        copy_files(&self.data(), to);
+    }
+
+    /// `kill -9`, and again on a disk as it was once; ready or not.
+    pub(crate) fn relaunch_on(&mut self, disk: &Path) {
+        self.process.kill();
+        std::fs::remove_dir_all(self.data()).unwrap();
+        copy_files(disk, &self.data());
+        self.process = launch(&self.data, &self.bundles, &self.options);
+    }
+
     pub(crate) fn wait_until_ready(&mut self) {
         eventually("the verifier is ready", PATIENCE, || {
             self.process.assert_running();
@@ -143,6 +161,19 @@ impl Verifier {
     /// The answer to a verify request.
     pub(crate) fn verify_request(&self, policy: &str, request: &Value) -> Answer {
         Request::post(&format!("/v1/policies/shop/{policy}/verify"), request).send(&self.socket())
+    }
+}
+
+/// Copies a directory. What its owner replaces meanwhile is there before or after.
+fn copy_files(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let copy = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_files(&entry.path(), &copy);
+        } else if let Err(error) = std::fs::copy(entry.path(), copy) {
+            assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{}", entry.path().display());
+        }
     }
 }
 

@@ -66,6 +66,38 @@ impl Api {
         self.send(request.body(object.to_string()))
     }
 
+    /// Makes an object that isn't there.
+    pub(crate) fn create(&self, object: &Value) {
+        let answer = self.send(Request::post(&collection(object), object));
+        assert_eq!(answer.status, 201, "create {object}: {}", answer.json());
+    }
+
+    /// What `kubectl get` shows of a collection: a cell of each row, by its column's name. From the API server's memory.
+    pub(crate) fn column(&self, path: &str, column: &str) -> Vec<Value> {
+        let request = Request::get(&format!("{path}?resourceVersion=0&includeObject=None"))
+            .header("accept", "application/json;as=Table;v=v1;g=meta.k8s.io");
+        let answer = self.send(request);
+        assert_eq!(answer.status, 200, "{path}");
+        let table = answer.json();
+        let names = table["columnDefinitions"].as_array().unwrap();
+        let at = names.iter().position(|definition| definition["name"] == column).unwrap();
+        let rows = table["rows"].as_array().cloned().unwrap_or_default();
+        rows.into_iter().map(|row| row["cells"][at].clone()).collect()
+    }
+
+    /// The events about an object, as `REASON: MESSAGE`.
+    pub(crate) fn events(&self, object: &Value) -> Vec<String> {
+        let namespace = object["metadata"]["namespace"].as_str().unwrap();
+        let all = self.list(&format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events"));
+        let about = |event: &&Value| {
+            event["regarding"]["name"] == object["metadata"]["name"] && event["regarding"]["kind"] == object["kind"]
+        };
+        let text = |event: &Value| {
+            format!("{}: {}", event["reason"].as_str().unwrap_or_default(), event["note"].as_str().unwrap_or_default())
+        };
+        all.iter().filter(about).map(text).collect()
+    }
+
     /// JSON merge patch, which must succeed; the object as it is then.
     pub(crate) fn merge(&self, path: &str, change: &Value) -> Value {
         let answer = self.try_merge(path, change);

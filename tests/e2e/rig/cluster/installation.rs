@@ -16,13 +16,27 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Api, Cable, Cluster, Operator};
-use crate::rig::{PATIENCE, Redis, Verifier, VerifierOptions, eventually};
+use super::{Api, Cable, Cluster, Operator, SimulatedFleet, Writes};
+use crate::rig::{PATIENCE, Redis, Verifier, VerifierOptions, eventually, eventually_every};
 
 /// The namespace of the operator and of key rings.
 pub(crate) const SYSTEM: &str = "countersign-system";
 /// The namespace of bundles.
 pub(crate) const BUNDLES: &str = "countersign-bundles";
+
+/// How long a large fleet's pods take to become Ready.
+const ALL_PODS: Duration = Duration::from_mins(10);
+
+/// What is installed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Setup {
+    pub(crate) nodes: usize,
+    pub(crate) operators: usize,
+    /// Nodes have no verifier pods.
+    pub(crate) without_verifiers: bool,
+    /// Further arguments of operators.
+    pub(crate) operator_arguments: Vec<String>,
+}
 
 /// A cluster with everything installed, and a Redis.
 pub(crate) struct Installation {
@@ -30,32 +44,34 @@ pub(crate) struct Installation {
     pub(crate) cluster: Cluster,
     pub(crate) redis: Redis,
     directory: TempDir,
+    operator_arguments: Vec<String>,
 }
 
 impl Installation {
     /// Starts a cluster with that many nodes, a verifier pod on each, and pods for that many operators.
     pub(crate) fn start(nodes: usize, operators: usize) -> Self {
-        let cluster = Cluster::start(nodes);
+        Self::with(Setup { nodes, operators, ..Setup::default() })
+    }
+
+    /// Starts a cluster and installs the chart.
+    pub(crate) fn with(setup: Setup) -> Self {
+        let cluster = Cluster::start(setup.nodes);
         let redis = Redis::start();
         let directory = tempfile::tempdir().unwrap();
         let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../../charts/countersign");
-        cluster.helm(&[
-            "install",
-            "countersign",
-            chart,
-            "--namespace",
-            SYSTEM,
-            "--create-namespace",
-            "--set",
-            &format!("redis.url={},operator.replicas={operators}", redis.url()),
-        ]);
+        let nowhere = if setup.without_verifiers { ",verifier.nodeSelector.nowhere=here" } else { "" };
+        let values = format!("redis.url={},operator.replicas={}{nowhere}", redis.url(), setup.operators);
+        let install = ["install", "countersign", chart, "--namespace", SYSTEM, "--create-namespace", "--set", &values];
+        cluster.helm(&install);
         for (account, file) in [("countersign-operator", "operator"), ("countersign-verifier", "verifier")] {
             cluster.kubeconfig_of(SYSTEM, account, cluster.server(), &directory.path().join(file));
         }
         let mount = Mount::start(cluster.api(), directory.path().join("bundle-trust"));
-        let installation = Self { mount, cluster, redis, directory };
-        installation.pods("operator", operators);
-        installation.pods("verifier", nodes);
+        let installation = Self { mount, cluster, redis, directory, operator_arguments: setup.operator_arguments };
+        installation.pods("operator", setup.operators);
+        if !setup.without_verifiers {
+            installation.pods("verifier", setup.nodes);
+        }
         installation
     }
 
@@ -66,21 +82,30 @@ impl Installation {
     /// The Ready pods of a component, by node name, once there are that many.
     pub(crate) fn pods(&self, component: &str, count: usize) -> Vec<Value> {
         let path = format!("/api/v1/namespaces/{SYSTEM}/pods?labelSelector=app.kubernetes.io/component={component}");
-        eventually(&format!("{count} Ready pods of the {component}"), PATIENCE, || {
+        // A list of hundreds is dear.
+        let pause = Duration::from_millis(2 + 2 * count as u64);
+        eventually_every(pause, &format!("{count} Ready pods of the {component}"), ALL_PODS, || {
             let mut pods = self.api().list(&path);
             pods.retain(|pod| {
                 let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
                 conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+                    && pod["metadata"]["deletionTimestamp"].is_null()
             });
             pods.sort_by_key(|pod| pod["spec"]["nodeName"].to_string());
             (pods.len() >= count).then_some(pods)
         })
     }
 
+    /// What operators and verifiers write from now on.
+    pub(crate) fn writes_from_now(&self) -> Writes {
+        self.cluster.writes_from_now(SYSTEM)
+    }
+
     /// Runs the operator as its pod of that number.
     pub(crate) fn operator(&self, number: usize) -> Operator {
         let pod = &self.pods("operator", number + 1)[number];
-        let operator = Operator::start(pod, &self.directory.path().join("operator"), &self.redis.url());
+        let kubeconfig = self.directory.path().join("operator");
+        let operator = Operator::start(pod, &kubeconfig, &self.redis.url(), &self.operator_arguments);
         let pod_address = format!("{}:7470", pod["status"]["podIP"].as_str().unwrap());
         self.cluster.route(&pod_address, &operator.address());
         operator
@@ -98,18 +123,49 @@ impl Installation {
         self.launch_verifier_as(node, &file)
     }
 
+    /// Runs the verifier of a node that serves on a socket which an older process may be serving on.
+    pub(crate) fn launch_verifier_at(&self, node: usize, socket: &Path) -> Verifier {
+        self.run_verifier(node, VerifierOptions { socket: Some(socket.to_owned()), ..self.verifier_options("verifier") })
+    }
+
     fn launch_verifier_as(&self, node: usize, kubeconfig: &str) -> Verifier {
-        let trust = self.mount.wait();
-        let pod = &self.pods("verifier", node + 1)[node];
-        let name = pod["metadata"]["name"].as_str().unwrap().to_owned();
-        let options = VerifierOptions {
+        self.run_verifier(node, self.verifier_options(kubeconfig))
+    }
+
+    fn verifier_options(&self, kubeconfig: &str) -> VerifierOptions {
+        VerifierOptions {
             cluster: Some(self.directory.path().join(kubeconfig)),
             redis: Some(self.redis.url()),
-            arguments: vec![format!("--bundle-trust={}", trust.display())],
-            environment: vec![("POD_NAME".into(), name)],
             ..VerifierOptions::default()
-        };
+        }
+    }
+
+    fn run_verifier(&self, node: usize, mut options: VerifierOptions) -> Verifier {
+        let trust = self.mount.wait();
+        let pod = &self.pods("verifier", node + 1)[node];
+        options.arguments.push(format!("--bundle-trust={}", trust.display()));
+        options.environment.push(("POD_NAME".into(), pod["metadata"]["name"].as_str().unwrap().to_owned()));
         Verifier::launch(Path::new(""), options)
+    }
+
+    /// Plays the verifiers of that many nodes: they acknowledge, and give no verdicts.
+    pub(crate) fn simulate_verifiers(&self, nodes: usize) -> SimulatedFleet {
+        let pods = self.pods("verifier", nodes);
+        let names = pods.iter().map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned()).collect();
+        SimulatedFleet::start(&self.directory.path().join("verifier"), self.mount.wait(), &self.redis.url(), names)
+    }
+
+    /// Replaces every verifier pod by one of a new name, as an upgrade does. The processes aren't touched.
+    pub(crate) fn renew_verifier_pods(&self) {
+        let names =
+            |pods: &[Value]| -> Vec<String> { pods.iter().map(|pod| pod["metadata"]["name"].to_string()).collect() };
+        let path = format!("/api/v1/namespaces/{SYSTEM}/pods?labelSelector=app.kubernetes.io/component=verifier");
+        let before = names(&self.api().list(&path));
+        self.cluster.kubectl_ok(&["rollout", "restart", "-n", SYSTEM, "daemonset/countersign-verifier"]);
+        eventually("every verifier pod is another", PATIENCE * 2, || {
+            let now = names(&self.pods("verifier", before.len()));
+            (now.len() == before.len() && now.iter().all(|name| !before.contains(name))).then_some(())
+        });
     }
 }
 

@@ -21,7 +21,7 @@ pub(crate) struct Operator {
 }
 
 impl Operator {
-    pub(super) fn start(pod: &Value, kubeconfig: &Path, redis: &str) -> Self {
+    pub(super) fn start(pod: &Value, kubeconfig: &Path, redis: &str, arguments: &[String]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let identity = pod["metadata"]["name"].as_str().unwrap().to_owned();
         // Between finding a free port and binding it somebody else may take it: then try the next.
@@ -31,6 +31,7 @@ impl Operator {
             command
                 .args(["--no-issuer", "--redis", redis, "--listen", &api, "--health-listen", &health, "--kubeconfig"])
                 .arg(kubeconfig)
+                .args(arguments)
                 .env("POD_NAME", &identity)
                 .env("NO_COLOR", "1")
                 .env_remove("REDIS_URL");
