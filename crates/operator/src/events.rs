@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 /// How many may wait to be written.
 const WAITING: usize = 2048;
-/// The longest note that the API server takes.
+/// The longest note that the API server takes, bytes.
 const MAX_NOTE: usize = 1024;
 
 /// Where events go.
@@ -46,11 +46,34 @@ impl Events {
     }
 
     fn send(&self, type_: EventType, regarding: &ObjectReference, reason: &str, note: &str) {
-        let note: String = note.chars().take(MAX_NOTE).collect();
+        let note = bounded(note).to_owned();
         let event =
             Event { type_, reason: reason.to_owned(), note: Some(note), action: "Reconcile".to_owned(), secondary: None };
         if self.0.try_send((event, regarding.clone())).is_err() {
             tracing::debug!(reason, "too many events at once; this one is dropped");
+        }
+    }
+}
+
+/// As much of a note as is taken.
+fn bounded(note: &str) -> &str {
+    &note[..note.floor_char_boundary(MAX_NOTE)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_is_cut_by_bytes_and_between_characters() {
+        for (note, expected) in [
+            ("short".to_owned(), 5),
+            ("a".repeat(1024), 1024),
+            ("a".repeat(1025), 1024),
+            ("ü".repeat(600), 1024),
+            (format!("a{}", "ü".repeat(600)), 1023),
+        ] {
+            assert_eq!(bounded(&note).len(), expected, "{}", note.len());
         }
     }
 }
