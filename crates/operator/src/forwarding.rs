@@ -9,7 +9,7 @@ use countersign_api::cluster::{COMPONENT_LABEL, LEASE, OPERATOR};
 use k8s_openapi::api::{coordination::v1::Lease, core::v1::Pod};
 use kube::{Api, Client, api::ListParams};
 use tokio::{
-    io::copy_bidirectional,
+    io::{AsyncRead, AsyncWrite, copy},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     task::JoinSet,
@@ -20,6 +20,8 @@ use crate::config::Config;
 
 /// Connections at once; more wait in the kernel's queue.
 const CONNECTIONS: usize = 64;
+/// How long a caller may take to begin: the leader is looked for then, and not before.
+const BEGINS_WITHIN: Duration = Duration::from_secs(5);
 /// How long the leader may take to be found and reached.
 const REACHED_WITHIN: Duration = Duration::from_secs(5);
 /// How long a connection may last; the leader's own bound is shorter.
@@ -75,11 +77,29 @@ pub(crate) async fn run(client: Client, config: Arc<Config>) -> Infallible {
 }
 
 async fn pass_on(mut caller: TcpStream, client: Client, config: &Config) {
+    if !begins(&caller).await {
+        return;
+    }
     let reached = timeout(REACHED_WITHIN, reach_leader(client, config)).await.unwrap_or(Err(Unreached::TooLate));
     match reached {
-        // Either side may close at any time; nobody is left to tell.
-        Ok(mut leader) => drop(timeout(CONNECTION_WITHIN, copy_bidirectional(&mut caller, &mut leader)).await),
+        Ok(mut leader) => drop(timeout(CONNECTION_WITHIN, converse(&mut caller, &mut leader)).await),
         Err(error) => tracing::warn!(%error, "a call of the command line can't be passed on to the leader"),
+    }
+}
+
+/// Whether a caller says anything.
+async fn begins(caller: &TcpStream) -> bool {
+    matches!(timeout(BEGINS_WITHIN, caller.peek(&mut [0])).await, Ok(Ok(read)) if read > 0)
+}
+
+/// Passes bytes on until either side closes: nothing sensible comes after that, and a place is held no longer.
+async fn converse(caller: &mut (impl AsyncRead + AsyncWrite + Unpin), leader: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
+    let ((mut from_caller, mut to_caller), (mut from_leader, mut to_leader)) =
+        (tokio::io::split(caller), tokio::io::split(leader));
+    // An error is a close like another; nobody is left to tell.
+    tokio::select! {
+        _ = copy(&mut from_caller, &mut to_leader) => {}
+        _ = copy(&mut from_leader, &mut to_caller) => {}
     }
 }
 
@@ -99,4 +119,41 @@ async fn reach_leader(client: Client, config: &Config) -> Result<TcpStream, Unre
     let port = config.listen.map_or(countersign_api::cluster::ports::OPERATOR, |address| address.port());
     let address = SocketAddr::new(ip.ok_or(Unreached::NoAddress(holder))?, port);
     TcpStream::connect(address).await.map_err(|error| Unreached::Connection(address, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_conversation_ends_when_either_side_closes_and_what_was_said_before_arrives() {
+        for leader_closes in [true, false] {
+            let ((mut caller, mut near), (mut far, mut leader)) = (duplex(64), duplex(64));
+            let passed = tokio::spawn(async move { converse(&mut near, &mut far).await });
+            caller.write_all(b"ask").await.unwrap();
+            let mut heard = [0; 3];
+            leader.read_exact(&mut heard).await.unwrap();
+            leader.write_all(b"answer").await.unwrap();
+            if leader_closes {
+                drop(leader);
+                let mut answer = Vec::new();
+                caller.read_to_end(&mut answer).await.unwrap();
+                assert_eq!((&heard, answer.as_slice()), (b"ask", &b"answer"[..]));
+            } else {
+                drop(caller);
+            }
+            tokio::time::timeout(Duration::from_secs(10), passed).await.expect("it ended").unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_says_nothing_is_not_passed_on() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let silent = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        assert!(!begins(&accepted).await);
+        drop(silent);
+    }
 }
