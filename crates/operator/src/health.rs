@@ -1,24 +1,32 @@
 //! `/healthz`, `/readyz`, `/metrics`.
 
-use std::{fmt::Write as _, io, net::SocketAddr, sync::Arc};
+use std::{fmt::Write as _, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
+    body::Body,
     extract::State,
-    http::{StatusCode, header},
+    http::{Request, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
 use countersign_api::bundle::RingName;
 use countersign_core::ring::Phase;
+use hyper::{body::Incoming, service::Service as _};
+use hyper_util::service::TowerToHyperService;
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::net::TcpListener;
+use tokio_util::task::TaskTracker;
 
 use crate::{
     fleet::Since,
     registry::{PolicyView, Registry},
+    serving::Door,
 };
+
+/// Probes and scrapes are few and short; whoever else comes doesn't keep them out for long.
+const DOOR: Door = Door { connections: 64, within: Duration::from_secs(20), tls: None };
 
 /// What the health listener tells.
 #[derive(Clone, Debug)]
@@ -46,11 +54,13 @@ impl Health {
         if let Some(address) = listen {
             let listener = TcpListener::bind(address).await?;
             tracing::info!(address = %listener.local_addr()?, "health and metrics");
-            let routes = health.routes();
+            let routes = TowerToHyperService::new(health.routes());
             tokio::spawn(async move {
-                if let Err(error) = axum::serve(listener, routes).await {
-                    tracing::error!(%error, "the health listener stopped");
-                }
+                let answer = move |request: Request<Incoming>| {
+                    let answered = routes.call(request.map(Body::new));
+                    async move { answered.await.unwrap_or_else(|never| match never {}) }
+                };
+                DOOR.serve(&listener, &TaskTracker::new(), answer).await;
             });
         }
         Ok(health)

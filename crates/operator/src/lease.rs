@@ -2,11 +2,16 @@
 //!
 //! A candidate takes a Lease that nobody holds, or one that hasn't changed for as long as its holder said it would last,
 //! measured by the candidate's own monotonic clock: no two machines' clocks are compared. Every write carries the version
-//! that it was decided on. A holder that couldn't renew for [`DEADLINE`] stops leading before anyone else may begin, and its
-//! process ends. A leader that stopped without knowing is harmless: what it writes next is fenced by the rings' versions.
+//! that it was decided on. A holder leads until [`DEADLINE`] after it asked for the last renewal that was granted, by a clock
+//! that goes on while a machine sleeps ([`Leading`]): that is before anyone else may begin. From then on it writes and signs
+//! nothing, and its process ends. A leader that stopped without knowing is harmless: what it writes next is fenced by the
+//! rings' versions.
+
+mod leading;
 
 use std::{sync::Arc, time::Duration};
 
+use countersign_feed::Clock;
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
@@ -16,6 +21,7 @@ use kube::{Api, Client, api::PostParams};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+pub use self::leading::Leading;
 use crate::{
     jitter::jittered,
     versions::{Versions, version_of},
@@ -34,7 +40,7 @@ const CALL: Duration = Duration::from_secs(4);
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseError {
     /// It could not be renewed in time.
-    #[error("the Lease could not be renewed for {} s: {reason}", DEADLINE.as_secs())]
+    #[error("the Lease could not be renewed in time: {reason}")]
     NotRenewed {
         /// The last failure.
         reason: String,
@@ -60,11 +66,14 @@ enum Move {
 struct Seen {
     /// The version that it had, and when it was first seen so.
     version: Option<(u64, Instant)>,
+    /// The highest version that it had.
+    highest: u64,
 }
 
 impl Seen {
     /// Takes in a look at the Lease; says for how long it has been as it is.
     fn unchanged_for(&mut self, version: u64, now: Instant) -> Duration {
+        self.highest = self.highest.max(version);
         match self.version {
             Some((seen, since)) if seen == version => now - since,
             _ => {
@@ -75,16 +84,26 @@ impl Seen {
     }
 }
 
-fn decide(spec: &LeaseSpec, me: &str, unchanged_for: Duration) -> Move {
+/// `restored`: the Lease has been seen at a later version. Whom it names led when the backup was taken, and somebody else may
+/// since.
+fn decide(spec: &LeaseSpec, me: &str, unchanged_for: Duration, restored: bool) -> Move {
     let holder = spec.holder_identity.as_deref().unwrap_or_default();
     let lasts = Duration::from_secs(spec.lease_duration_seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or(0));
-    if holder == me {
+    if holder == me && !restored {
         Move::Renew
     } else if holder.is_empty() || unchanged_for >= lasts {
         Move::Take
     } else {
         Move::Wait { holder: holder.to_owned() }
     }
+}
+
+/// How long things may take.
+#[derive(Clone, Copy, Debug)]
+struct Timing {
+    deadline: Duration,
+    every: Duration,
+    call: Duration,
 }
 
 /// A candidate, and then the leader.
@@ -94,12 +113,29 @@ pub struct Elector {
     me: String,
     versions: Arc<Versions>,
     held: Option<Lease>,
+    leading: Leading,
+    timing: Timing,
+}
+
+/// A renewal that was granted.
+#[derive(Debug)]
+struct Renewed {
+    version: u64,
+    /// The Lease was found in an earlier state than it had been written in.
+    was_older: bool,
 }
 
 impl Elector {
     /// A candidate under the name `me` for the Lease `name` of a namespace.
     pub fn new(client: Client, namespace: &str, name: &'static str, me: String, versions: Arc<Versions>) -> Self {
-        Self { api: Api::namespaced(client, namespace), name, me, versions, held: None }
+        let timing = Timing { deadline: DEADLINE, every: EVERY, call: CALL };
+        let leading = Leading::default();
+        Self { api: Api::namespaced(client, namespace), name, me, versions, held: None, leading, timing }
+    }
+
+    /// Until when this process leads.
+    pub fn leading(&self) -> Leading {
+        self.leading.clone()
     }
 
     /// Waits until this process leads.
@@ -107,8 +143,9 @@ impl Elector {
         let mut seen = Seen::default();
         let mut told = None;
         loop {
-            match timeout(CALL, self.attempt(&mut seen)).await {
-                Ok(Ok(Move::Take | Move::Renew)) => return,
+            let asked = Clock::boot_millis();
+            match timeout(self.timing.call, self.attempt(&mut seen)).await {
+                Ok(Ok(Move::Take | Move::Renew)) => return self.leading.extend(asked, self.timing.deadline),
                 Ok(Ok(Move::Wait { holder })) => {
                     if told.as_ref() != Some(&holder) {
                         tracing::info!(%holder, "another operator leads; waiting");
@@ -118,7 +155,7 @@ impl Elector {
                 Ok(Err(error)) => tracing::warn!(%error, "the Lease can't be had now"),
                 Err(_) => tracing::warn!("the API server doesn't answer about the Lease"),
             }
-            sleep(jittered(EVERY)).await;
+            sleep(jittered(self.timing.every)).await;
         }
     }
 
@@ -128,8 +165,10 @@ impl Elector {
             let lease = Lease { metadata, spec: Some(self.spec(None)) };
             return self.keep_if_written(self.api.create(&PostParams::default(), &lease).await);
         };
-        let unchanged_for = seen.unchanged_for(version_of(&found.metadata), Instant::now());
-        let decided = decide(found.spec.as_ref().unwrap_or(&LeaseSpec::default()), &self.me, unchanged_for);
+        let version = version_of(&found.metadata);
+        let unchanged_for = seen.unchanged_for(version, Instant::now());
+        let spec = found.spec.as_ref();
+        let decided = decide(spec.unwrap_or(&LeaseSpec::default()), &self.me, unchanged_for, version < seen.highest);
         if matches!(decided, Move::Wait { .. }) {
             return Ok(decided);
         }
@@ -165,49 +204,58 @@ impl Elector {
         }
     }
 
-    /// Renews until `stop`, or until the Lease is lost. Tells when the API server's version went back.
-    pub async fn keep(&mut self, stop: &CancellationToken, mut went_back: impl AsyncFnMut()) -> Result<(), LeaseError> {
-        let mut renewed = Instant::now();
-        let mut reason = "no answer".to_owned();
+    /// Renews until `stop`, or until the Lease is lost: at the latest when the time is up, whatever a call is doing. Tells when
+    /// the API server's version went back.
+    pub async fn keep(&mut self, stop: &CancellationToken, mut went_back: impl FnMut()) -> Result<(), LeaseError> {
+        let (leading, timing) = (self.leading.clone(), self.timing);
+        let mut reason = "the API server doesn't answer".to_owned();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                () = sleep(EVERY) => {}
+                () = leading.over() => return Err(LeaseError::NotRenewed { reason }),
+                () = sleep(timing.every) => {}
             }
             let before = self.versions.highest();
-            let asked = Instant::now();
-            match timeout(CALL, self.renew()).await {
-                Ok(Ok(version)) => {
-                    renewed = asked;
-                    if self.versions.went_back(before, version) {
+            let asked = Clock::boot_millis();
+            let answered = tokio::select! {
+                answered = timeout(timing.call, self.renew()) => answered,
+                () = leading.over() => return Err(LeaseError::NotRenewed { reason }),
+            };
+            match answered {
+                Ok(Ok(Renewed { version, was_older })) => {
+                    leading.extend(asked, timing.deadline);
+                    if self.versions.went_back(before, version) || was_older {
                         tracing::error!(before, now = version, "the API server's version went back: it was restored");
-                        went_back().await;
+                        went_back();
                     }
                 }
-                Ok(Err(RenewError::Taken(holder))) => return Err(LeaseError::Taken(holder)),
+                Ok(Err(RenewError::Taken(holder))) => {
+                    leading.end();
+                    return Err(LeaseError::Taken(holder));
+                }
                 Ok(Err(RenewError::Kube(error))) => {
                     tracing::warn!(%error, "the Lease could not be renewed; trying again");
                     reason = error.to_string();
                 }
                 Err(_) => tracing::warn!("the API server doesn't answer about the Lease"),
             }
-            if renewed.elapsed() > DEADLINE {
-                return Err(LeaseError::NotRenewed { reason });
-            }
         }
     }
 
-    async fn renew(&mut self) -> Result<u64, RenewError> {
+    async fn renew(&mut self) -> Result<Renewed, RenewError> {
         let Some(held) = &self.held else { return Err(RenewError::Taken("nobody".to_owned())) };
         let mut lease = held.clone();
         lease.spec = Some(self.spec(held.spec.as_ref()));
+        let mut was_older = false;
         let written = match self.api.replace(self.name, &PostParams::default(), &lease).await {
             Ok(written) => written,
             // Touched by somebody (or restored, or deleted): it is still ours if it says so, or if it says nothing.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
                 let found = self.api.get_opt(self.name).await?;
+                // Of a state before ours: the API server was restored, and whom it names led when the backup was taken.
+                was_older = found.as_ref().is_some_and(|found| version_of(&found.metadata) < version_of(&held.metadata));
                 let holder = found.as_ref().and_then(|lease| lease.spec.as_ref()?.holder_identity.clone());
-                if let Some(holder) = holder.filter(|holder| !holder.is_empty() && *holder != self.me) {
+                if let Some(holder) = holder.filter(|holder| !holder.is_empty() && *holder != self.me && !was_older) {
                     return Err(RenewError::Taken(holder));
                 }
                 if let Some(found) = found {
@@ -223,7 +271,7 @@ impl Elector {
         };
         let version = version_of(&written.metadata);
         self.held = Some(written);
-        Ok(version)
+        Ok(Renewed { version, was_older })
     }
 
     /// Gives the Lease up, so that the next needn't wait for it to run out.
@@ -251,36 +299,4 @@ enum RenewError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn held_by(holder: &str) -> LeaseSpec {
-        let holder_identity = Some(holder.to_owned()).filter(|h| !h.is_empty());
-        LeaseSpec { holder_identity, lease_duration_seconds: Some(15), ..LeaseSpec::default() }
-    }
-
-    #[test]
-    fn a_lease_is_taken_only_when_it_is_free_or_has_not_changed_for_its_duration() {
-        let secs = Duration::from_secs;
-        for (holder, unchanged_for, expected) in [
-            ("", secs(0), Move::Take),
-            ("me", secs(100), Move::Renew),
-            ("other", secs(14), Move::Wait { holder: "other".into() }),
-            ("other", secs(15), Move::Take),
-        ] {
-            assert_eq!(decide(&held_by(holder), "me", unchanged_for), expected, "{holder} {unchanged_for:?}");
-        }
-        assert_eq!(decide(&LeaseSpec::default(), "me", secs(0)), Move::Take);
-    }
-
-    #[test]
-    fn a_lease_counts_as_unchanged_from_when_its_version_was_first_seen() {
-        let start = Instant::now();
-        let mut seen = Seen::default();
-        let at = |secs| start + Duration::from_secs(secs);
-        assert_eq!(seen.unchanged_for(7, at(0)), Duration::ZERO);
-        assert_eq!(seen.unchanged_for(7, at(9)), Duration::from_secs(9));
-        assert_eq!(seen.unchanged_for(8, at(10)), Duration::ZERO);
-        assert_eq!(seen.unchanged_for(7, at(11)), Duration::ZERO, "whichever way it changed");
-    }
-}
+mod tests;

@@ -19,11 +19,15 @@ pub mod run;
 pub mod sessions;
 pub mod versions;
 
+mod api_server;
 mod forwarding;
 mod history;
 mod jitter;
 mod mirror;
 mod policies;
+#[cfg(test)]
+mod scripted;
+mod serving;
 mod startup;
 
 pub use config::{Config, ConfigError, Environment, Flags};

@@ -1,4 +1,7 @@
-//! Signing tokens with a policy's Active access key: for declared sessions, and for people who ask through the command line.
+//! Signing tokens with a policy's Active key: for declared sessions, and for people who ask through the command line.
+//!
+//! A token is signed in its policy's turn ([`crate::registry::Turn`]), by the policy, the cut-offs and the clocks of that very
+//! moment, and only while this process leads.
 
 mod api;
 mod identity;
@@ -6,53 +9,32 @@ mod keys;
 mod problem;
 mod request;
 mod server;
+mod sign;
+mod strangers;
 #[cfg(test)]
 mod tests;
 
-use countersign_api::bundle::RingName;
-use countersign_core::{
-    keys::{SigningKey, SigningKeyError},
-    mint::{AccessTokenSpec, ApiKeySpec, mint_access, mint_api_key},
-    revocation::{Kind, Revocable},
-    time::UnixMillis,
-    verdict::RevokedBy,
-};
-use serde_json::Map;
-use uuid::Uuid;
-use zeroize::Zeroizing;
+use std::{sync::Arc, time::Duration};
 
-use crate::{feed::Cutoffs, registry::PolicyView};
+use countersign_api::bundle::RingName;
+use countersign_core::{keys::SigningKeyError, names::PolicyName};
+use countersign_feed::Clock;
+use tokio::time::timeout;
+
+use crate::{
+    feed::Cutoffs,
+    lease::Leading,
+    registry::{PolicyView, Registry},
+    run::Context,
+};
 
 pub use self::server::{ApiError, run};
+pub(crate) use self::sign::{Minted, Moment, TokenOrder, sign};
 
-/// What a token shall say.
-#[derive(Clone, Debug)]
-pub(crate) struct TokenOrder {
-    pub(crate) subject: String,
-    pub(crate) roles: Vec<String>,
-    pub(crate) scopes: Vec<String>,
-    pub(crate) audiences: Vec<String>,
-    pub(crate) session_id: String,
-    pub(crate) ttl_ms: i64,
-    /// It expires no later.
-    pub(crate) not_after: Option<UnixMillis>,
-}
-
-/// A token that was made.
-#[derive(Clone)]
-pub(crate) struct Minted {
-    pub(crate) token: Zeroizing<String>,
-    pub(crate) token_id: String,
-    pub(crate) issued: UnixMillis,
-    pub(crate) expires: UnixMillis,
-    pub(crate) kid: String,
-}
-
-impl std::fmt::Debug for Minted {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Minted").field("token_id", &self.token_id).field("expires", &self.expires).finish_non_exhaustive()
-    }
-}
+/// How long it may take to write down up to when tokens may be issued.
+const RESERVED_WITHIN: Duration = Duration::from_secs(5);
+/// How often that may turn out not to be far enough.
+const ATTEMPTS: usize = 3;
 
 /// Why no token was made.
 #[derive(Debug, thiserror::Error)]
@@ -61,114 +43,75 @@ pub(crate) enum MintError {
     #[error("the ring {} has no Active key; `countersign keys list` says what it waits for", .0.word())]
     NoSigningKey(RingName),
     /// A cut-off lies ahead of this clock.
-    #[error("this machine's clock is {behind_ms} ms behind a cut-off that was written, more than the policy's clockSkew")]
+    #[error("the clock is {behind_ms} ms behind a cut-off that was written, more than the policy's clockSkew")]
     ClockBehind {
         /// By how much.
         behind_ms: i64,
     },
+    /// Two clocks, and nobody knows which is right.
+    #[error("this machine's clock and the feed server's are {apart_ms} ms apart, more than the policy's clockSkew")]
+    ClocksApart {
+        /// By how much.
+        apart_ms: i64,
+    },
+    /// The record doesn't say yet that tokens may have been issued so late.
+    #[error("up to when tokens may be issued could not be written into the policy's key ring; try again")]
+    NotReserved,
+    /// Another process may lead.
+    #[error("this operator doesn't lead any more; try again")]
+    LeadsNoMore,
     /// The library failed.
     #[error(transparent)]
     Sign(#[from] SigningKeyError),
 }
 
-/// Signs an access token, issued after every cut-off that is known for it.
-pub(crate) fn sign(view: &PolicyView, cutoffs: &Cutoffs, order: TokenOrder, now: UnixMillis) -> Result<Minted, MintError> {
-    let ready = Ready::of(view, cutoffs, RingName::Access)?;
-    let subject = Revocable {
-        session_id: Some(&order.session_id),
-        subject: Some(&order.subject),
-        ..revocable(view, ready.issuer, ready.key.kid())
-    };
-    let issued = issued_after(view, cutoffs.latest(&subject), now)?;
-    let expires = issued.plus(order.ttl_ms);
-    let expires = UnixMillis::from_secs(order.not_after.map_or(expires, |end| expires.min(end)).as_secs());
-    let token_id = Uuid::now_v7().to_string();
-    let spec = AccessTokenSpec {
-        issuer: ready.issuer.to_owned(),
-        subject: order.subject,
-        audiences: order.audiences,
-        roles: order.roles,
-        scopes: order.scopes,
-        session_id: Some(order.session_id),
-        token_id: token_id.clone(),
-        issued_at: issued,
-        expires,
-        amr: Vec::new(),
-        client_id: None,
-        extra: Map::new(),
-    };
-    let token = Zeroizing::new(mint_access(ready.key, &spec)?);
-    Ok(Minted { token, token_id, issued, expires, kid: ready.key.kid().to_owned() })
+/// Where tokens are made.
+#[derive(Clone, Copy)]
+pub(crate) struct Mint<'a> {
+    registry: &'a Registry,
+    leading: &'a Leading,
+    cutoffs: &'a Cutoffs,
 }
 
-/// Signs an API key, issued after every cut-off that is known for it. It belongs to no session.
-pub(crate) fn sign_api_key(
-    view: &PolicyView,
-    cutoffs: &Cutoffs,
-    order: TokenOrder,
-    now: UnixMillis,
-) -> Result<Minted, MintError> {
-    let ready = Ready::of(view, cutoffs, RingName::ApiKey)?;
-    let subject = Revocable {
-        subject: Some(&order.subject),
-        access_ring: false,
-        token_kind: Kind::ApiKey,
-        ..revocable(view, ready.issuer, ready.key.kid())
-    };
-    let issued = issued_after(view, cutoffs.latest(&subject), now)?;
-    let expires = UnixMillis::from_secs(issued.plus(order.ttl_ms).as_secs());
-    let token_id = Uuid::now_v7().to_string();
-    let spec = ApiKeySpec {
-        issuer: ready.issuer.to_owned(),
-        subject: order.subject,
-        audiences: order.audiences,
-        roles: order.roles,
-        scopes: order.scopes,
-        token_id: token_id.clone(),
-        issued_at: issued,
-        expires,
-    };
-    let token = Zeroizing::new(mint_api_key(ready.key, &spec)?);
-    Ok(Minted { token, token_id, issued, expires, kid: ready.key.kid().to_owned() })
-}
-
-/// A ring that signs.
-struct Ready<'a> {
-    issuer: &'a str,
-    key: &'a SigningKey,
-}
-
-impl<'a> Ready<'a> {
-    fn of(view: &'a PolicyView, cutoffs: &Cutoffs, ring: RingName) -> Result<Self, MintError> {
-        let without = || MintError::NoSigningKey(ring);
-        let own = view.own.as_ref().filter(|_| !view.withdrawn).ok_or_else(without)?;
-        let key = own.ring(ring).and_then(|ring| ring.signer.as_deref()).ok_or_else(without)?;
-        // What was revoked since the ring was last written signs no more.
-        let of_key = Revocable { access_ring: false, ..revocable(view, &own.issuer, key.kid()) };
-        let is_revoked = cutoffs.hit(&of_key, UnixMillis::FOREVER).is_some_and(|hit| hit.by == RevokedBy::Key);
-        if is_revoked { Err(without()) } else { Ok(Self { issuer: &own.issuer, key }) }
+impl<'a> Mint<'a> {
+    pub(crate) fn new(context: &'a Context, cutoffs: &'a Cutoffs) -> Self {
+        Self { registry: &context.registry, leading: &context.leading, cutoffs }
     }
-}
 
-/// A token of a policy's own access ring, of which nothing is known but its key.
-fn revocable<'a>(view: &'a PolicyView, issuer: &'a str, kid: &'a str) -> Revocable<'a> {
-    Revocable {
-        policy: &view.name,
-        issuer: Some(issuer),
-        own: true,
-        access_ring: true,
-        token_kind: Kind::Token,
-        token_id: None,
-        session_id: None,
-        subject: None,
-        kid: Some(kid),
+    /// Makes what `order` asks for, given the policy as it stands at that moment; it may be asked more than once. Gives back
+    /// that policy too.
+    pub(crate) async fn issue<E: From<MintError>>(
+        self,
+        policy: &PolicyName,
+        ring: RingName,
+        mut order: impl FnMut(&PolicyView) -> Result<TokenOrder, E>,
+    ) -> Result<(Arc<PolicyView>, Minted), E> {
+        let turn = self.registry.turn(policy);
+        let mut reserved = None;
+        for _ in 0..ATTEMPTS {
+            let issuing = turn.issue().await;
+            if !self.leading.holds() {
+                return Err(MintError::LeadsNoMore.into());
+            }
+            let view = self.registry.policy(policy).ok_or(MintError::NoSigningKey(ring))?;
+            let order = order(&view)?;
+            let server_now = self.registry.feed().borrow().server_now();
+            let moment = Moment { now: Clock::wall(), server_now, reserved };
+            let issue = moment.issue(&view, self.cutoffs, ring, &order)?;
+            if !issue.is_beyond_server || turn.covers(issue.at) {
+                let minted = sign(&view, self.cutoffs, ring, &order, issue.at)?;
+                turn.remember(issue.at);
+                return Ok((view, minted));
+            }
+            // Whoever writes it down may want to cut off first.
+            drop(issuing);
+            let until = issue.at.plus(issue.ahead_ms);
+            let written = timeout(RESERVED_WITHIN, self.registry.reserve(policy, until)).await;
+            if !matches!(written, Ok(Ok(()))) {
+                return Err(MintError::NotReserved.into());
+            }
+            reserved = Some(until);
+        }
+        Err(MintError::NotReserved.into())
     }
-}
-
-/// When a token may be issued at the earliest: after the last cut-off that would match it.
-fn issued_after(view: &PolicyView, cutoff: Option<UnixMillis>, now: UnixMillis) -> Result<UnixMillis, MintError> {
-    let issued = cutoff.map_or(now, |cutoff| now.max(cutoff.plus(1)));
-    let behind_ms = issued.since(now);
-    let skew_ms = view.effective.as_ref().map_or(0, |policy| policy.tokens.clock_skew.as_millis());
-    if behind_ms > skew_ms { Err(MintError::ClockBehind { behind_ms }) } else { Ok(issued) }
 }

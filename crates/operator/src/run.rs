@@ -3,23 +3,28 @@
 //! Every part of a leader is a task here. When one of them ends before the process is told to, because the Lease or a watch is
 //! lost, the process ends too: what is left would work on a state that it doesn't know.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use countersign_api::cluster;
 use kube::{Client, config::KubeConfigOptions, config::Kubeconfig};
-use tokio::task::JoinSet;
+use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    api_server::ApiServer,
     config::Config,
     events::Events,
     feed::{self, Cutoffs},
     fleet, forwarding,
     health::Health,
-    history, jwks,
-    lease::{Elector, LeaseError},
+    history::{self, History},
+    jwks,
+    lease::{Elector, Leading, LeaseError},
     mint, policies,
-    registry::{Registry, Request},
+    registry::{Ending, Registry, Request},
     sessions, startup,
     versions::Versions,
 };
@@ -30,7 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What every part of a leading operator is given.
 #[derive(Clone)]
 pub struct Context {
-    /// The API server.
+    /// The API server. Through it nothing is written once this process leads no more.
     pub client: Client,
     /// The settings.
     pub config: Arc<Config>,
@@ -40,6 +45,8 @@ pub struct Context {
     pub events: Events,
     /// The versions of the API server.
     pub versions: Arc<Versions>,
+    /// Whether this process leads; nothing is signed when it doesn't.
+    pub leading: Leading,
     /// Cancelled when the process is to end: a part then finishes what it is at and returns.
     pub stop: CancellationToken,
 }
@@ -75,7 +82,8 @@ pub enum RunError {
 /// Works until `stop`, or until it may not lead any more.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError> {
     let config = Arc::new(config);
-    let client = client(&config).await.map_err(RunError::Cluster)?;
+    let api_server = api_server(&config).await.map_err(RunError::Cluster)?;
+    let client = api_server.candidate();
     let health = Health::bind(config.health_listen, config.metrics_policy_label).await.map_err(RunError::Health)?;
     let versions = Arc::new(Versions::default());
     let mut elector =
@@ -84,10 +92,11 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
         () = stop.cancelled() => return Ok(()),
         () = elector.acquire() => {}
         // Ends with the wait; then the leader listens there.
-        never = forwarding::run(client.clone(), config.clone()) => match never {},
+        never = forwarding::run(client, config.clone()) => match never {},
     }
     tracing::info!(identity = %config.identity, "leading");
-    let led = lead(client, config, versions, &mut elector, &health, &stop).await;
+    let leader = api_server.leader(elector.leading());
+    let led = lead(leader, config, versions, &mut elector, &health, &stop).await;
     health.end();
     // A Lease that is still ours is given up when all parts have ended, whyever they did.
     if !matches!(led, Err(RunError::Lease(_))) {
@@ -108,8 +117,25 @@ async fn lead(
     let (registry, inbox) = Registry::new();
     let parts_stop = CancellationToken::new();
     let events = Events::new(client.clone(), &config.identity);
-    let context = Context { client, config, registry: registry.clone(), events, versions, stop: parts_stop.clone() };
-    let history = history::begin(&context).await.map_err(|error| RunError::History(error.into()))?;
+    let leading = elector.leading();
+    let context =
+        Context { client, config, registry: registry.clone(), events, versions, leading, stop: parts_stop.clone() };
+    // The Lease is renewed from the first moment on, whatever else takes its time.
+    let (went_back, begun) = (Arc::new(Notify::new()), OnceLock::<Arc<History>>::new());
+    let lease_stop = CancellationToken::new();
+    let keeping = elector.keep(&lease_stop, || {
+        if let Some(history) = begun.get() {
+            history.lost();
+        }
+        went_back.notify_one();
+    });
+    tokio::pin!(keeping);
+    let history = tokio::select! {
+        kept = &mut keeping => return kept.map_err(RunError::Lease),
+        () = stop.cancelled() => return Ok(()),
+        history = history::begin(&context) => history.map_err(|error| RunError::History(error.into()))?,
+    };
+    let history = begun.get_or_init(|| history).clone();
     // One line per part: `async fn run(Context) -> Result<(), impl Into<PartError>>`, which returns `Ok` after `context.stop`.
     let mut parts = Parts::default();
     parts.spawn("the fleet's watch", fleet::watching::run(context.clone(), history.clone()));
@@ -119,17 +145,10 @@ async fn lead(
     parts.spawn("the sessions' reconciler", sessions::run(context.clone(), cutoffs.clone()));
     parts.spawn("fetching trusted issuers' keys", jwks::run(context.clone()));
     parts.spawn("taking off startup taints", startup::run(context.clone()));
+    parts.spawn("telling of restores", tell_of_restores(context.clone(), went_back.clone()));
     parts.spawn("the command line's API", mint::run(context.clone(), cutoffs));
     health.leads(registry.clone());
 
-    let lease_stop = CancellationToken::new();
-    let went_back = async || {
-        history.lost();
-        // A reconciler that has ended ends the process by itself.
-        let _ = registry.ask(Request::WentBack).await;
-    };
-    let keeping = elector.keep(&lease_stop, went_back);
-    tokio::pin!(keeping);
     let led = tokio::select! {
         kept = &mut keeping => return kept.map_err(RunError::Lease),
         ended = parts.ended() => Err(ended),
@@ -142,6 +161,16 @@ async fn lead(
         () = parts.drain() => {}
     }
     led
+}
+
+/// Passes on that the API server went back, until the process ends.
+async fn tell_of_restores(context: Context, went_back: Arc<Notify>) -> Result<(), Ending> {
+    loop {
+        tokio::select! {
+            () = context.stop.cancelled() => return Ok(()),
+            () = went_back.notified() => context.registry.ask(Request::WentBack).await?,
+        }
+    }
 }
 
 /// The tasks of a leader.
@@ -176,18 +205,15 @@ impl Parts {
     }
 }
 
-async fn client(config: &Config) -> Result<Client, PartError> {
+async fn api_server(config: &Config) -> Result<ApiServer, PartError> {
     // One provider of cryptography for the whole process; another part may have been first.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let mut settings = match &config.kubeconfig {
+    let settings = match &config.kubeconfig {
         None => kube::Config::infer().await?,
         Some(path) => {
             let kubeconfig = Kubeconfig::read_from(path)?;
             kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?
         }
     };
-    // A watch that hears nothing for so long is broken: the API server sends bookmarks each minute.
-    settings.read_timeout = Some(Duration::from_mins(5));
-    settings.connect_timeout = Some(Duration::from_secs(10));
-    Ok(Client::try_from(settings)?)
+    Ok(ApiServer::new(&settings)?)
 }

@@ -10,6 +10,7 @@
 
 mod apply;
 mod delivered;
+mod owners;
 mod plan;
 mod queue;
 mod secret;
@@ -20,4 +21,4 @@ mod work;
 pub use self::work::run;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -19,7 +19,6 @@ use countersign_core::{
     revocation::{Kind as EntryKind, Revocable},
     time::UnixMillis,
 };
-use countersign_feed::Clock;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Resource as _;
 use serde::{Deserialize, de::DeserializeOwned};
@@ -27,12 +26,12 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
-    MintError, Minted, TokenOrder,
+    Mint, Minted, TokenOrder,
     identity::{Person, Right},
     keys,
     problem::Problem,
     request::{Asked, Kind, Wanted},
-    sign, sign_api_key,
+    strangers::Strangers,
 };
 use crate::{feed::Cutoffs, fleet, registry::PolicyView, run::Context};
 
@@ -45,6 +44,7 @@ const MAX_DEPTH: usize = 16;
 pub(super) struct Api {
     pub(super) context: Context,
     pub(super) cutoffs: Arc<Cutoffs>,
+    pub(super) strangers: Arc<Strangers>,
 }
 
 pub(super) fn routes(api: Api) -> Router {
@@ -69,46 +69,27 @@ async fn mint(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Value>, Problem> {
     let policy = policy_name(&namespace, &name)?;
-    let person = Person::of(&api.context.client, &headers).await?;
+    let person = Person::of(&api, &headers).await?;
     let right = Right { verb: "create", subresource: "token", namespace: Some(&namespace), name: Some(&name) };
     person.may(&api.context.client, right).await?;
     let asked: Asked = read(&received(body)?)?;
     if asked.is_emergency() {
         return Err(Problem::forbidden("this version mints no emergency tokens"));
     }
-    let view = api.view(&policy).await?;
-    let effective = view.effective.clone().ok_or_else(|| {
-        let problem = view.problem.as_deref().unwrap_or("it is not accepted");
-        Problem::unavailable(format!("the policy {policy} can't be minted for: {problem}"))
-    })?;
-    if effective.issuer.is_none() {
-        let detail = "the policy only verifies other issuers' tokens: it has no keys to sign with (spec.issuer is absent)";
-        return Err(Problem::validation(detail));
-    }
-    let wanted = asked.under(&effective)?;
-    let now = Clock::wall();
-    refuse_what_has_ended(&api, &view, &wanted)?;
-    let session_id = match wanted.kind {
-        Kind::Access => Some(wanted.session_id.clone().unwrap_or_else(|| Uuid::now_v7().to_string())),
-        Kind::ApiKey => None,
-    };
-    let order = TokenOrder {
-        subject: wanted.subject.clone(),
-        roles: wanted.roles.clone(),
-        scopes: wanted.scopes.clone(),
-        audiences: wanted.audiences.clone(),
-        session_id: session_id.clone().unwrap_or_default(),
-        ttl_ms: wanted.ttl_ms,
-        not_after: None,
-    };
-    let minted = match wanted.kind {
-        Kind::Access => sign(&view, &api.cutoffs, order, now),
-        Kind::ApiKey => sign_api_key(&view, &api.cutoffs, order, now),
-    };
-    let minted = minted.map_err(|error| match error {
-        MintError::NoSigningKey(_) | MintError::ClockBehind { .. } => Problem::unavailable(error.to_string()),
-        MintError::Sign(_) => Problem::internal(&error),
-    })?;
+    // Whether there is such a policy.
+    api.view(&policy).await?;
+    let mut wanted = None;
+    let ring = asked.ring();
+    let mint = Mint::new(&api.context, &api.cutoffs);
+    let (view, minted) = mint
+        .issue(&policy, ring, |view| {
+            let (now_wanted, order) = ordered(&api, view, asked.clone())?;
+            wanted = Some((now_wanted, order.session_id.clone()));
+            Ok::<_, Problem>(order)
+        })
+        .await?;
+    let (wanted, session_id) = wanted.ok_or_else(|| Problem::internal(&"a token was made that nobody ordered"))?;
+    let session_id = Some(session_id).filter(|_| wanted.kind == Kind::Access);
     api.audit(&person, &view, &wanted, session_id.as_deref(), &minted);
     Ok(Json(json!({
         "token": *minted.token,
@@ -117,6 +98,35 @@ async fn mint(
         "expires_at": minted.expires.as_secs(),
         "warnings": wanted.warnings,
     })))
+}
+
+/// What somebody asks for, held against the policy as it stands.
+fn ordered(api: &Api, view: &PolicyView, asked: Asked) -> Result<(Wanted, TokenOrder), Problem> {
+    let policy = &view.name;
+    let effective = view.effective.as_ref().ok_or_else(|| {
+        let problem = view.problem.as_deref().unwrap_or("it is not accepted");
+        Problem::unavailable(format!("the policy {policy} can't be minted for: {problem}"))
+    })?;
+    if effective.issuer.is_none() {
+        let detail = "the policy only verifies other issuers' tokens: it has no keys to sign with (spec.issuer is absent)";
+        return Err(Problem::validation(detail));
+    }
+    let wanted = asked.under(effective)?;
+    refuse_what_has_ended(api, view, &wanted)?;
+    let session_id = match wanted.kind {
+        Kind::Access => wanted.session_id.clone().unwrap_or_else(|| Uuid::now_v7().to_string()),
+        Kind::ApiKey => String::new(),
+    };
+    let order = TokenOrder {
+        subject: wanted.subject.clone(),
+        roles: wanted.roles.clone(),
+        scopes: wanted.scopes.clone(),
+        audiences: wanted.audiences.clone(),
+        session_id,
+        ttl_ms: wanted.ttl_ms,
+        not_after: None,
+    };
+    Ok((wanted, order))
 }
 
 fn received(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Problem> {
@@ -165,7 +175,7 @@ async fn list_keys(
     headers: HeaderMap,
 ) -> Result<Json<Value>, Problem> {
     let policy = policy_name(&namespace, &name)?;
-    let person = Person::of(&api.context.client, &headers).await?;
+    let person = Person::of(&api, &headers).await?;
     let right = Right { verb: "get", subresource: "", namespace: Some(&namespace), name: Some(&name) };
     person.may(&api.context.client, right).await?;
     Ok(Json(keys::shown(&*api.view(&policy).await?)))
@@ -175,7 +185,7 @@ async fn list_keys(
 const EVERYTHING: Right<'static> = Right { verb: "list", subresource: "", namespace: None, name: None };
 
 async fn list_fleet(State(api): State<Api>, headers: HeaderMap) -> Result<Json<Value>, Problem> {
-    Person::of(&api.context.client, &headers).await?.may(&api.context.client, EVERYTHING).await?;
+    Person::of(&api, &headers).await?.may(&api.context.client, EVERYTHING).await?;
     let fleet = api.context.registry.fleet();
     let shown = |verifier: &fleet::Verifier| {
         let ack = verifier.ack.as_ref();
@@ -212,7 +222,7 @@ async fn forget(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Value>, Problem> {
-    let person = Person::of(&api.context.client, &headers).await?;
+    let person = Person::of(&api, &headers).await?;
     let right = Right { verb: "update", subresource: "keys", namespace: None, name: None };
     person.may(&api.context.client, right).await?;
     let Forget { name } = read(&received(body)?)?;
@@ -225,7 +235,7 @@ async fn forget(
 }
 
 async fn status(State(api): State<Api>, headers: HeaderMap) -> Result<Json<Value>, Problem> {
-    Person::of(&api.context.client, &headers).await?.may(&api.context.client, EVERYTHING).await?;
+    Person::of(&api, &headers).await?.may(&api.context.client, EVERYTHING).await?;
     let registry = &api.context.registry;
     let feed = registry.feed().borrow().clone();
     let fleet = registry.fleet();

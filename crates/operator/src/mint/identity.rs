@@ -1,16 +1,18 @@
 //! Who asks, and whether they may: Kubernetes says both.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 use axum::http::HeaderMap;
+use countersign_core::jose::compact;
 use k8s_openapi::api::{
     authentication::v1::{TokenReview, TokenReviewSpec, UserInfo},
     authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec},
 };
 use kube::{Api, Client, api::PostParams};
+use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::problem::Problem;
+use super::{api::Api as Operator, problem::Problem, strangers::Admission};
 
 /// The header with a Kubernetes bearer token: the API server's service proxy takes `Authorization` for itself.
 pub(super) const TOKEN_HEADER: &str = "x-countersign-token";
@@ -37,7 +39,7 @@ pub(super) struct Right<'a> {
 
 impl Person {
     /// Whoever the token in the header belongs to.
-    pub(super) async fn of(client: &Client, headers: &HeaderMap) -> Result<Self, Problem> {
+    pub(super) async fn of(api: &Operator, headers: &HeaderMap) -> Result<Self, Problem> {
         let mut tokens = headers.get_all(TOKEN_HEADER).iter();
         let (token, another) = (tokens.next(), tokens.next());
         let token = token.and_then(|value| value.to_str().ok()).filter(|token| !token.is_empty());
@@ -49,12 +51,19 @@ impl Person {
             return Err(Problem::unauthenticated("the token is over 16 KiB"));
         }
         let token = Zeroizing::new(token.to_owned());
-        for audiences in [Some(vec![AUDIENCE.to_owned()]), None] {
-            if let Some(user) = review(client, &token, audiences).await? {
+        match api.strangers.admit(&token, Instant::now()) {
+            Admission::Ask => {}
+            Admission::Refused => return Err(unknown()),
+            Admission::TooMany => return Err(Problem::overloaded()),
+        }
+        for audiences in asked_for(&token) {
+            if let Some(user) = review(&api.context.client, &token, audiences).await? {
+                api.strangers.note(&token, true, Instant::now());
                 return Ok(Self(user));
             }
         }
-        Err(Problem::unauthenticated("the API server doesn't know this token"))
+        api.strangers.note(&token, false, Instant::now());
+        Err(unknown())
     }
 
     /// Their name, for the log.
@@ -105,6 +114,23 @@ impl Right<'_> {
     }
 }
 
+fn unknown() -> Problem {
+    Problem::unauthenticated("the API server doesn't know this token")
+}
+
+/// For whom the API server is asked about a token: for us, or (`None`) for itself. A JWT says for whom it is, and then one
+/// question is enough; what it says is believed no further than that.
+fn asked_for(token: &str) -> Vec<Option<Vec<String>>> {
+    let ours = || Some(vec![AUDIENCE.to_owned()]);
+    let Ok(parsed) = compact::parse(token) else { return vec![ours(), None] };
+    let is_ours = match parsed.payload.get("aud") {
+        Some(Value::String(one)) => one == AUDIENCE,
+        Some(Value::Array(several)) => several.iter().any(|one| one == AUDIENCE),
+        _ => false,
+    };
+    vec![if is_ours { ours() } else { None }]
+}
+
 async fn review(client: &Client, token: &str, audiences: Option<Vec<String>>) -> Result<Option<UserInfo>, Problem> {
     let asked = audiences.clone();
     let review =
@@ -120,4 +146,27 @@ async fn review(client: &Client, token: &str, audiences: Option<Vec<String>>) ->
 fn unanswered(error: &kube::Error) -> Problem {
     tracing::warn!(%error, "the API server can't say who asks, or whether they may");
     Problem::unavailable("the API server can't be asked who you are now; try again")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_that_says_for_whom_it_is_costs_one_question() {
+        let jwt = |payload: &str| {
+            let part = |text: &str| countersign_core::jose::base64url::encode(text.as_bytes());
+            format!("{}.{}.{}", part(r#"{"alg":"RS256"}"#), part(payload), part("signature"))
+        };
+        let ours = Some(vec!["countersign".to_owned()]);
+        for (token, expected) in [
+            (jwt(r#"{"aud":["countersign"]}"#), vec![ours.clone()]),
+            (jwt(r#"{"aud":"countersign"}"#), vec![ours.clone()]),
+            (jwt(r#"{"aud":["https://kubernetes.default.svc"]}"#), vec![None]),
+            (jwt("{}"), vec![None]),
+            ("opaque".to_owned(), vec![ours, None]),
+        ] {
+            assert_eq!(asked_for(&token), expected, "{token}");
+        }
+    }
 }

@@ -7,6 +7,8 @@ use axum::{
 };
 use serde_json::json;
 
+use super::MintError;
+
 /// What is wrong with a request, or with us. The detail is safe to show.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Problem {
@@ -49,6 +51,10 @@ impl Problem {
         Self::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "invalid_request", detail)
     }
 
+    pub(super) fn too_slow() -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "invalid_request", "the body did not come in time".to_owned())
+    }
+
     pub(super) fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail.into())
     }
@@ -62,6 +68,15 @@ impl Problem {
         tracing::error!(%error, "a request failed");
         let detail = "the request failed here; the operator's log says why".to_owned();
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
+    }
+}
+
+impl From<MintError> for Problem {
+    fn from(error: MintError) -> Self {
+        match error {
+            MintError::Sign(_) => Self::internal(&error),
+            _ => Self::unavailable(error.to_string()),
+        }
     }
 }
 

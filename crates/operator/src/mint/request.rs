@@ -1,6 +1,6 @@
 //! A request for a token, and what it may ask for.
 
-use countersign_api::policy::EffectivePolicy;
+use countersign_api::{bundle::RingName, policy::EffectivePolicy};
 use serde::Deserialize;
 
 use super::problem::Problem;
@@ -11,7 +11,7 @@ const MAX_TEXT: usize = 256;
 const MAX_ITEMS: usize = 64;
 
 /// As it is sent.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Asked {
     subject: String,
@@ -60,6 +60,14 @@ impl Asked {
     /// Whether it asks for a break-glass token.
     pub(super) fn is_emergency(&self) -> bool {
         self.emergency == Some(true)
+    }
+
+    /// The ring that signs it.
+    pub(super) fn ring(&self) -> RingName {
+        match self.kind {
+            Some(Kind::ApiKey) => RingName::ApiKey,
+            Some(Kind::Access) | None => RingName::Access,
+        }
     }
 
     /// Holds it against the policy.

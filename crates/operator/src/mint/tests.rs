@@ -1,5 +1,7 @@
 //! What may be asked for, and what a stranger on the wire can do.
 
+mod issuing;
+
 use std::{sync::Arc, time::Duration};
 
 use axum::{Router, http::StatusCode, routing::post};
@@ -83,8 +85,8 @@ async fn listening() -> std::net::SocketAddr {
     let server = Server { routes: TowerToHyperService::new(routes), requests: Arc::new(Semaphore::new(1)) };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let acceptor = server::acceptor("countersign-system").unwrap();
-    tokio::spawn(async move { server::accept(&listener, &acceptor, &server, &TaskTracker::new()).await });
+    let door = server::door("countersign-system").unwrap();
+    tokio::spawn(async move { server.serve(&door, &listener, &TaskTracker::new()).await });
     address
 }
 
@@ -129,6 +131,29 @@ async fn a_client_that_says_nothing_is_shown_the_door() {
     let said = ask(address, "POST / HTTP/1.1\r\nHost: x\r\n").await;
     assert!(said.is_empty() || said.starts_with("HTTP/1.1 408"), "{said}");
     assert!(begun.elapsed() < Duration::from_secs(20));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_never_comes_keeps_nobody_else_waiting() {
+    let address = listening().await;
+    let slow = tokio::spawn(async move {
+        let said = ask(address, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\na").await;
+        assert!(said.starts_with("HTTP/1.1 408"), "{said}");
+    });
+    // There is one place for requests, and the slow one has begun before most of these.
+    while !slow.is_finished() {
+        let said = ask(address, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc").await;
+        assert!(said.starts_with("HTTP/1.1 200"), "{said}");
+    }
+    slow.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_over_its_limit_is_refused_unread() {
+    let address = listening().await;
+    let head = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 70000\r\n\r\n";
+    let said = ask(address, &format!("{head}{}", "a".repeat(70_000))).await;
+    assert!(said.is_empty() || said.starts_with("HTTP/1.1 413"), "{said}");
 }
 
 mod trust {

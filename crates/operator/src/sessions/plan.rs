@@ -364,7 +364,13 @@ impl Observed<'_> {
         // A token of before may have been given a longer life than the policy grants now.
         let told = status_of(self.session).and_then(|status| status.expiration_time.as_ref());
         let told = told.map_or(self.now, |time| UnixMillis(time.0.as_millisecond()));
-        let until = self.now.plus(ttl).max(told).plus(skew).plus(1000);
+        // So may one of which the status doesn't know yet.
+        let held = match self.policy {
+            SeenPolicy::View(view) => delivered(self, view).filter(|token| token.session_id == session_id),
+            SeenPolicy::Missing | SeenPolicy::NotLookedAt => None,
+        };
+        let held = held.map_or(self.now, |token| token.expires);
+        let until = self.now.plus(ttl).max(told).max(held).plus(skew).plus(1000);
         Step::End { session_id: session_id.to_owned(), until }
     }
 }
@@ -390,11 +396,8 @@ fn delivered(seen: &Observed<'_>, view: &PolicyView) -> Option<Delivered> {
 fn leave(seen: &Observed<'_>) -> Plan {
     let mut steps = Vec::new();
     if has_finalizer(seen.session) {
-        let may_live = match seen.policy {
-            SeenPolicy::Missing => false,
-            SeenPolicy::NotLookedAt | SeenPolicy::View(_) => true,
-        };
-        steps.extend(session_id(seen.session).filter(|_| may_live).map(|id| seen.end_of(id)));
+        // Also of a policy that isn't there: its keys may be kept, and verify again when it is created anew.
+        steps.extend(session_id(seen.session).map(|id| seen.end_of(id)));
         steps.push(Step::Release);
     }
     Plan { steps, ..Plan::default() }

@@ -94,7 +94,7 @@ impl Surroundings<'_> {
     }
 
     /// The Secret as it is applied. `before`: the one that is replaced; when it has changed meanwhile, or is another one, the
-    /// API server refuses. Without one the Secret must not be there yet.
+    /// API server refuses. Without one it is created.
     pub(super) fn with(&self, content: &Content<'_>, before: Option<&Secret>) -> Secret {
         let data = [
             (TOKEN, content.token),
@@ -128,8 +128,27 @@ impl Surroundings<'_> {
         }
     }
 
+    /// The Secret as it is made, with what never changes of it.
+    pub(super) fn first(&self, content: &Content<'_>) -> Secret {
+        let mut secret = self.with(content, None);
+        secret.metadata.labels = Some(self.own_labels());
+        secret.metadata.annotations = Some(self.own_annotations());
+        secret
+    }
+
+    /// Whether the spec asks for more than that.
+    pub(super) fn asks_for_more(&self) -> bool {
+        self.labels() != self.own_labels() || self.annotations() != self.own_annotations()
+    }
+
     fn labels(&self) -> BTreeMap<String, String> {
         let mut labels = self.spec.secret.labels.clone();
+        labels.extend(self.own_labels());
+        labels
+    }
+
+    fn own_labels(&self) -> BTreeMap<String, String> {
+        let mut labels = BTreeMap::new();
         labels.insert(SESSION_TOKEN_LABEL.to_owned(), FORMAT.to_owned());
         labels.insert(OWNER_UID_LABEL.to_owned(), self.session.metadata.uid.clone().unwrap_or_default());
         labels
@@ -137,8 +156,12 @@ impl Surroundings<'_> {
 
     fn annotations(&self) -> BTreeMap<String, String> {
         let mut annotations = self.spec.secret.annotations.clone();
-        annotations.insert(SESSION_ENDS_ANNOTATION.to_owned(), self.ends.to_string());
+        annotations.extend(self.own_annotations());
         annotations
+    }
+
+    fn own_annotations(&self) -> BTreeMap<String, String> {
+        BTreeMap::from([(SESSION_ENDS_ANNOTATION.to_owned(), self.ends.to_string())])
     }
 }
 

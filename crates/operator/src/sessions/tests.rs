@@ -2,6 +2,7 @@
 
 mod rules;
 mod story;
+mod writing;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -30,27 +31,27 @@ use super::{
 };
 use crate::{
     feed::Cutoffs,
-    mint::{self, TokenOrder},
+    mint::{Moment, TokenOrder, sign},
     registry::{OwnKeys, PolicyView, RingView},
 };
 
 const UID: &str = "5e551001-0000-4000-8000-000000000001";
 
 /// One session, its policy, and what stands in for the API server.
-pub(super) struct World {
+pub(crate) struct World {
     pub(super) now: UnixMillis,
     pub(super) leading_since: UnixMillis,
     pub(super) session: Option<Session>,
-    pub(super) view: PolicyView,
+    pub(crate) view: PolicyView,
     pub(super) policy_is_missing: bool,
     pub(super) secrets: BTreeMap<String, Secret>,
-    pub(super) cutoffs: Cutoffs,
+    pub(crate) cutoffs: Cutoffs,
     /// Every token that was ever made, with what it says.
     pub(super) minted: Vec<Delivered>,
 }
 
 impl World {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let now = UnixMillis(1_800_000_000_000);
         let spec = json!({
             "policyRef": {"name": "shop"}, "subject": "svc-billing", "roles": ["user"], "secret": {"name": "billing-token"},
@@ -179,7 +180,9 @@ impl World {
                     ttl_ms: spec.token_ttl.as_millis(),
                     not_after: ends.instant(),
                 };
-                let minted = mint::sign(&self.view, &self.cutoffs, order, self.now).unwrap();
+                let moment = Moment { now: self.now, server_now: Some(self.now), reserved: None };
+                let issue = moment.issue(&self.view, &self.cutoffs, RingName::Access, &order).unwrap();
+                let minted = sign(&self.view, &self.cutoffs, RingName::Access, &order, issue.at).unwrap();
                 let ring = &self.view.own.as_ref().unwrap().rings[&RingName::Access].ring;
                 let delivered = Delivered::read(&minted.token, ring).unwrap();
                 self.write(&minted.token, &delivered, *ends);
@@ -263,7 +266,7 @@ impl World {
         }
     }
 
-    pub(super) fn edit_policy(&mut self, change: impl FnOnce(&mut EffectivePolicy)) {
+    pub(crate) fn edit_policy(&mut self, change: impl FnOnce(&mut EffectivePolicy)) {
         change(Arc::make_mut(self.view.effective.as_mut().unwrap()));
     }
 

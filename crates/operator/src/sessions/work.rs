@@ -1,10 +1,6 @@
 //! The sessions' reconciler: what wakes it, and how much it does at once.
 
-use std::{
-    collections::{BTreeSet, HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use countersign_api::{
     cluster::{FORMAT, OWNER_UID_LABEL, SESSION_TOKEN_LABEL, SESSION_TOKEN_TYPE},
@@ -28,6 +24,7 @@ use uuid::Uuid;
 
 use super::{
     apply::{ApplyError, Applying},
+    owners::Owners,
     plan::{Observed, Outcome, Reason, SeenPolicy, plan},
     queue::Queue,
     secret,
@@ -93,25 +90,17 @@ struct Work {
     owners: Mutex<Owners>,
 }
 
-/// Whose Secrets are whose, by uid.
-#[derive(Debug, Default)]
-struct Owners {
-    sessions: HashMap<String, String>,
-    secrets: HashMap<String, BTreeSet<String>>,
-    of_secret: HashMap<String, String>,
-}
-
 impl Work {
     async fn watch_sessions(&self, wake: Wake) -> Result<(), WatchLost> {
         let api: Api<Session> = Api::all(self.context.client.clone());
         let keep = |session: Session| {
             let key = key_of(&session.metadata)?;
-            self.owners.lock().sessions.insert(session.metadata.uid.clone()?, key.clone());
+            self.owners.lock().put_session(&key, session.metadata.uid.as_deref()?, policy_of(&session));
             Some((key, Arc::new(session)))
         };
         let changed = |key: String| {
             if self.sessions.one(&key).is_none() {
-                self.owners.lock().sessions.retain(|_, held| *held != key);
+                self.owners.lock().remove_session(&key);
             }
             // Nobody listens once the reconciler has ended.
             drop(wake.send(key));
@@ -130,26 +119,17 @@ impl Work {
             // One whose label somebody took away is still looked at for the session that it was made for.
             let uid = secret.metadata.labels.as_ref().and_then(|labels| labels.get(OWNER_UID_LABEL));
             if let Some(uid) = uid {
-                let mut owners = self.owners.lock();
-                owners.secrets.entry(uid.clone()).or_default().insert(key.clone());
-                owners.of_secret.insert(key.clone(), uid.clone());
+                self.owners.lock().put_secret(&key, uid);
             }
             Some((key, Arc::new(secret)))
         };
         let changed = |key: String| {
             let mut owners = self.owners.lock();
-            let Some(uid) = owners.of_secret.get(&key).cloned() else { return };
-            if let Some(session) = owners.sessions.get(&uid) {
+            if let Some(session) = owners.session_of(&key) {
                 drop(wake.send(session.clone()));
             }
             if self.secrets.one(&key).is_none() {
-                owners.of_secret.remove(&key);
-                if let Some(of_session) = owners.secrets.get_mut(&uid) {
-                    of_session.remove(&key);
-                    if of_session.is_empty() {
-                        owners.secrets.remove(&uid);
-                    }
-                }
+                owners.remove_secret(&key);
             }
         };
         self.secrets.run("sessions' Secrets", watcher(api, config), keep, changed).await
@@ -158,15 +138,12 @@ impl Work {
     /// A policy's change is its sessions' matter.
     async fn heed_policies(&self, mut changes: broadcast::Receiver<PolicyName>, wake: Wake) {
         while let Some(what) = changed(&mut changes).await {
-            for (key, session) in self.all() {
-                let concerns = match (&what, policy_of(&session)) {
-                    (Changed::Any, _) => true,
-                    (Changed::These(names), Some(policy)) => names.contains(&policy),
-                    (Changed::These(_), None) => false,
-                };
-                if concerns && wake.send(key).is_err() {
-                    return;
-                }
+            let keys = match what {
+                Changed::Any => self.keys_under(None::<&[PolicyName]>),
+                Changed::These(names) => self.keys_under(Some(&names)),
+            };
+            if keys.into_iter().any(|key| wake.send(key).is_err()) {
+                return;
             }
         }
     }
@@ -185,33 +162,45 @@ impl Work {
             while let Ok(one) = changes.try_recv() {
                 ended.insert(one);
             }
-            for (key, session) in self.all() {
-                let Some(policy) = policy_of(&session) else { continue };
-                let of = |kind, id: Option<&str>| {
-                    id.is_some_and(|id| ended.contains(&Ended { policy: policy.clone(), kind, id: id.to_owned() }))
-                };
-                let session_id = session.status.as_ref().and_then(|status| status.session_id.as_deref());
-                let concerns = any
-                    || of(Kind::Subject, Some(&session.spec.subject))
-                    || of(Kind::Session, session_id)
-                    || ended.iter().any(|e| e.policy == policy && matches!(e.kind, Kind::Policy | Kind::Key));
-                if concerns && wake.send(key).is_err() {
-                    return;
-                }
+            let keys = if any {
+                self.keys_under(None::<&[PolicyName]>)
+            } else {
+                let policies: HashSet<&PolicyName> = ended.iter().map(|ended| &ended.policy).collect();
+                let keys = self.keys_under(Some(policies));
+                keys.into_iter().filter(|key| self.is_concerned(key, &ended)).collect()
+            };
+            if keys.into_iter().any(|key| wake.send(key).is_err()) {
+                return;
             }
         }
     }
 
-    fn all(&self) -> Vec<(String, Arc<Session>)> {
-        let with_key = |session: Arc<Session>| Some((key_of(&session.metadata)?, session));
-        self.sessions.all().into_iter().filter_map(with_key).collect()
+    fn is_concerned(&self, key: &str, ended: &HashSet<Arc<Ended>>) -> bool {
+        let Some(session) = self.sessions.one(key) else { return false };
+        let Some(policy) = policy_of(&session) else { return false };
+        let of = |kind, id: Option<&str>| {
+            id.is_some_and(|id| ended.contains(&Ended { policy: policy.clone(), kind, id: id.to_owned() }))
+        };
+        of(Kind::Subject, Some(&session.spec.subject))
+            || of(Kind::Session, session.status.as_ref().and_then(|status| status.session_id.as_deref()))
+            || ended.iter().any(|e| e.policy == policy && matches!(e.kind, Kind::Policy | Kind::Key))
+    }
+
+    /// The sessions of these policies; `None`: all.
+    fn keys_under<'a>(&self, policies: Option<impl IntoIterator<Item = &'a PolicyName>>) -> Vec<String> {
+        let owners = self.owners.lock();
+        match policies {
+            None => owners.sessions().cloned().collect(),
+            Some(policies) => policies.into_iter().flat_map(|policy| owners.under(policy)).cloned().collect(),
+        }
     }
 
     async fn reconcile(self: Arc<Self>, mut woken: mpsc::UnboundedReceiver<String>) {
         let stop = self.context.stop.clone();
         tokio::select! {
             () = stop.cancelled() => return,
-            () = async { tokio::join!(self.sessions.synced(), self.secrets.synced()); } => {}
+            // Of a policy that nobody has looked at yet nothing is known, and of one without a view much would be asked.
+            () = async { tokio::join!(self.sessions.synced(), self.secrets.synced(), self.context.registry.synced()); } => {}
         }
         let mut queue = Queue::default();
         let mut workers = JoinSet::new();
@@ -337,8 +326,7 @@ impl Work {
     fn left_over(&self, session: &Session) -> Vec<String> {
         let Some(uid) = session.metadata.uid.as_deref() else { return Vec::new() };
         let owners = self.owners.lock();
-        let keys = owners.secrets.get(uid).into_iter().flatten();
-        let secrets = keys.filter_map(|key| self.secrets.one(key));
+        let secrets = owners.secrets_of(uid).filter_map(|key| self.secrets.one(key));
         let names = secrets.filter(|secret| {
             let label = secret.metadata.labels.as_ref().and_then(|labels| labels.get(OWNER_UID_LABEL));
             secret.metadata.namespace == session.metadata.namespace

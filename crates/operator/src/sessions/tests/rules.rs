@@ -410,12 +410,26 @@ fn a_deleted_session_goes_when_its_end_is_written() {
     assert!(world.session.is_some() && !world.is_good(&token));
     world.look();
     assert!(world.session.is_none());
-    // Without a policy no token of it verifies: there is nothing to end.
+    // What is kept of a withdrawn policy verifies again when it is created anew.
     let mut world = World::new();
     world.settle();
     world.policy_is_missing = true;
     world.delete();
-    assert_eq!(world.look().steps, [Step::Release]);
+    let steps = world.look().steps;
+    assert!(matches!(steps.as_slice(), [Step::End { .. }, Step::Release]), "{steps:?}");
+}
+
+#[test]
+fn the_end_of_a_session_outlasts_its_secret_s_token_though_the_status_knows_of_none_and_tokens_live_shorter_now() {
+    let mut world = World::new();
+    world.look_and_die_after(3);
+    assert_eq!(world.status().expiration_time, None, "it died before it could say so");
+    let token = world.token().unwrap();
+    world.edit_policy(|policy| policy.tokens.access_ttl = Duration::minutes(1));
+    world.edit(|spec| spec.suspend = Some(true));
+    let plan = world.look();
+    let [Step::End { until, .. }] = plan.steps.as_slice() else { panic!("{plan:?}") };
+    assert!(*until > token.expires, "{until} {}", token.expires);
 }
 
 #[test]
