@@ -27,6 +27,9 @@ pub(crate) fn debian_packages() -> Result<()> {
     if run::on_path("python3") && !run::succeeds(Command::new("python3").args(["-c", "import venv, ensurepip"])) {
         missing.push("python3-venv");
     }
+    if !postgresql_installed() {
+        missing.push("postgresql");
+    }
     if missing.is_empty() {
         return Ok(());
     }
@@ -43,6 +46,12 @@ pub(crate) fn debian_packages() -> Result<()> {
             .args(["install", "--yes", "--no-install-recommends"])
             .args(&missing),
     )
+}
+
+/// Debian keeps PostgreSQL's programs off the path, in a directory for each version.
+fn postgresql_installed() -> bool {
+    let mut versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    run::on_path("pg_ctl") || versions.any(|version| version.path().join("bin/pg_ctl").is_file())
 }
 
 fn is_root() -> bool {

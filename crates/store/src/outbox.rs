@@ -5,7 +5,7 @@ use countersign_core::{
     time::UnixMillis,
 };
 use countersign_feed::{BoxFuture, LiveStore, Mark, Outbox, OutboxError, OutboxRow, Removal};
-use sqlx::{Row as _, sqlite::SqliteRow};
+use sqlx::{Row as _, any::AnyRow};
 
 use crate::{Store, StoreError, row};
 
@@ -21,7 +21,7 @@ fn limit(n: usize) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-fn outbox_row(row: &SqliteRow, epoch: u64) -> Result<OutboxRow, StoreError> {
+fn outbox_row(row: &AnyRow, epoch: u64) -> Result<OutboxRow, StoreError> {
     let revision: i64 = row.try_get("revision")?;
     let unchanged = row.try_get::<Option<i64>, _>("position_revision")? == Some(revision);
     Ok(OutboxRow {
@@ -35,62 +35,67 @@ fn outbox_row(row: &SqliteRow, epoch: u64) -> Result<OutboxRow, StoreError> {
 
 impl Store {
     async fn marked(&self, epoch: u64, marks: &[Mark]) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        for mark in marks {
-            sqlx::query(
-                "UPDATE revocations SET mark = ?1, position = ?2, position_revision = revision
-                 WHERE id = ?3 AND revision = ?4 AND merged_into IS NULL AND (mark <> ?1 OR position IS NOT ?2)
-                 AND (SELECT epoch FROM feed) = ?1",
-            )
-            .bind(number(epoch))
-            .bind(row::score(mark.position))
-            .bind(mark.id)
-            .bind(mark.revision)
-            .execute(&mut *tx)
-            .await?;
-        }
-        Ok(tx.commit().await?)
+        crate::transact!(self, |tx| {
+            tx.lock_epoch().await?;
+            for mark in marks {
+                sqlx::query(
+                    "UPDATE revocations SET mark = $1, position = $2, position_revision = revision
+                     WHERE id = $3 AND revision = $4 AND merged_into IS NULL AND (mark <> $1 OR position IS DISTINCT FROM $2)
+                     AND (SELECT epoch FROM feed) = $1",
+                )
+                .bind(number(epoch))
+                .bind(row::score(mark.position))
+                .bind(mark.id)
+                .bind(mark.revision)
+                .execute(tx.connection())
+                .await?;
+            }
+            Ok(())
+        })
     }
 
     async fn advanced(&self, from: u64, to: u64, keep_positions: bool) -> Result<bool, StoreError> {
-        let mut tx = self.begin().await?;
-        let advanced = sqlx::query("UPDATE feed SET epoch = ?2 WHERE epoch = ?1 AND ?2 > ?1")
-            .bind(number(from))
-            .bind(number(to))
-            .execute(&mut *tx)
-            .await?;
-        let advanced = advanced.rows_affected() == 1;
-        if advanced && !keep_positions {
-            // The position stays, so that the floor does; what is forgotten is that this revision stands there.
-            sqlx::query("UPDATE revocations SET position_revision = NULL").execute(&mut *tx).await?;
-        }
-        tx.commit().await?;
-        Ok(advanced)
+        crate::transact!(self, |tx| {
+            tx.lock_epoch_alone().await?;
+            let advanced = sqlx::query("UPDATE feed SET epoch = $2 WHERE epoch = $1 AND $2 > $1")
+                .bind(number(from))
+                .bind(number(to))
+                .execute(tx.connection())
+                .await?;
+            let advanced = advanced.rows_affected() == 1;
+            if advanced && !keep_positions {
+                // The position stays, so that the floor does; what is forgotten is that this revision stands there.
+                sqlx::query("UPDATE revocations SET position_revision = NULL").execute(tx.connection()).await?;
+            }
+            Ok(advanced)
+        })
     }
 
     async fn recorded(&self, epoch: u64, entries: &[(Entry, Position)]) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        let held: i64 = sqlx::query_scalar("SELECT epoch FROM feed").fetch_one(&mut *tx).await?;
-        if held != number(epoch) {
-            return Err(StoreError::Conflict("the feed's epoch"));
-        }
-        for (entry, position) in entries {
-            sqlx::query(
-                "UPDATE revocations SET position = ?2,
-                   position_revision = CASE WHEN cutoff = ?3 AND expires = ?4 AND version = ?5 THEN revision ELSE position_revision END,
-                   mark = CASE WHEN cutoff = ?3 AND expires = ?4 AND version = ?5 THEN ?6 ELSE mark END
-                 WHERE key = ?1",
-            )
-            .bind(entry.key().as_str())
-            .bind(row::score(*position))
-            .bind(entry.cutoff.0)
-            .bind(entry.expires.0)
-            .bind(row::version(entry.version))
-            .bind(number(epoch))
-            .execute(&mut *tx)
-            .await?;
-        }
-        Ok(tx.commit().await?)
+        crate::transact!(self, |tx| {
+            tx.lock_epoch().await?;
+            let held: i64 = sqlx::query_scalar("SELECT epoch FROM feed").fetch_one(tx.connection()).await?;
+            if held != number(epoch) {
+                return Err(StoreError::Conflict("the feed's epoch"));
+            }
+            for (entry, position) in entries {
+                sqlx::query(
+                    "UPDATE revocations SET position = $2, position_revision =
+                       CASE WHEN cutoff = $3 AND expires = $4 AND version = $5 THEN revision ELSE position_revision END,
+                       mark = CASE WHEN cutoff = $3 AND expires = $4 AND version = $5 THEN $6 ELSE mark END
+                     WHERE key = $1",
+                )
+                .bind(entry.key().as_str())
+                .bind(row::score(*position))
+                .bind(entry.cutoff.0)
+                .bind(entry.expires.0)
+                .bind(row::version(entry.version))
+                .bind(number(epoch))
+                .execute(tx.connection())
+                .await?;
+            }
+            Ok(())
+        })
     }
 }
 
@@ -111,7 +116,7 @@ impl Outbox for Store {
             let rows = sqlx::query(
                 "SELECT id, policy, kind, issuer, name, cutoff, expires, version, reason, source,
                    revision, position, position_revision, mark
-                 FROM revocations WHERE mark < ?1 AND merged_into IS NULL ORDER BY mark, id LIMIT ?2",
+                 FROM revocations WHERE mark < $1 AND merged_into IS NULL ORDER BY mark, id LIMIT $2",
             )
             .bind(number(epoch))
             .bind(limit(at_most))
@@ -126,12 +131,12 @@ impl Outbox for Store {
         Box::pin(async move {
             let ids = serde_json::to_string(ids).map_err(|_| failed(StoreError::Corrupt("row numbers")))?;
             // A row that was merged meanwhile is published by the cut-off in its place.
-            let rows = sqlx::query(
+            let rows = sqlx::query(self.dialect.with_elements(
                 "SELECT asked.id, said.policy, said.kind, said.issuer, said.name, said.cutoff, said.expires, said.version,
                    said.reason, said.source, said.revision, said.position, said.position_revision, said.mark
                  FROM revocations asked JOIN revocations said ON said.id = coalesce(asked.merged_into, asked.id)
-                 WHERE asked.id IN (SELECT value FROM json_each(?1)) ORDER BY asked.id",
-            )
+                 WHERE asked.id IN (SELECT CAST(value AS BIGINT) FROM elements($1)) ORDER BY asked.id",
+            ))
             .bind(ids)
             .fetch_all(&self.readers)
             .await
@@ -155,7 +160,7 @@ impl Outbox for Store {
     fn pending(&self, epoch: u64) -> BoxFuture<'_, Result<u64, OutboxError>> {
         Box::pin(async move {
             let count =
-                sqlx::query_scalar::<_, i64>("SELECT count(*) FROM revocations WHERE mark < ?1 AND merged_into IS NULL");
+                sqlx::query_scalar::<_, i64>("SELECT count(*) FROM revocations WHERE mark < $1 AND merged_into IS NULL");
             count.bind(number(epoch)).fetch_one(&self.readers).await.map(i64::unsigned_abs).map_err(failed)
         })
     }
@@ -167,7 +172,7 @@ impl Outbox for Store {
                 "SELECT gone.id, gone.policy, gone.kind, gone.issuer, gone.name, gone.cutoff, gone.expires, gone.version,
                    gone.reason, gone.source, gone.position
                  FROM revocations gone JOIN revocations said ON said.id = gone.merged_into
-                 WHERE gone.merged_into IS NOT NULL AND gone.removed = 0 AND said.mark = (SELECT epoch FROM feed) LIMIT ?1",
+                 WHERE gone.merged_into IS NOT NULL AND gone.removed = 0 AND said.mark = (SELECT epoch FROM feed) LIMIT $1",
             )
             .bind(limit(at_most))
             .fetch_all(&self.readers)
@@ -184,10 +189,10 @@ impl Outbox for Store {
     fn forget_merged<'a>(&'a self, ids: &'a [i64]) -> BoxFuture<'a, Result<(), OutboxError>> {
         Box::pin(async move {
             let ids = serde_json::to_string(ids).map_err(|_| failed(StoreError::Corrupt("row numbers")))?;
-            let forgotten = sqlx::query(
+            let forgotten = sqlx::query(self.dialect.with_elements(
                 "UPDATE revocations SET removed = 1
-                 WHERE id IN (SELECT value FROM json_each(?1)) AND merged_into IS NOT NULL",
-            );
+                 WHERE id IN (SELECT CAST(value AS BIGINT) FROM elements($1)) AND merged_into IS NOT NULL",
+            ));
             forgotten.bind(ids).execute(&self.writer).await.map(|_| ()).map_err(failed)
         })
     }
@@ -195,7 +200,7 @@ impl Outbox for Store {
     fn purge(&self, server_now: UnixMillis, own_now: UnixMillis) -> BoxFuture<'_, Result<u64, OutboxError>> {
         Box::pin(async move {
             let before = server_now.min(own_now).minus(PURGE_AFTER_MS);
-            let purged = sqlx::query("DELETE FROM revocations WHERE expires < ?1 AND kind <> 'key'").bind(before.0);
+            let purged = sqlx::query("DELETE FROM revocations WHERE expires < $1 AND kind <> 'key'").bind(before.0);
             purged.execute(&self.writer).await.map(|done| done.rows_affected()).map_err(failed)
         })
     }
@@ -206,7 +211,7 @@ impl LiveStore for Store {
         Box::pin(async move {
             let rows = sqlx::query(
                 "SELECT policy, kind, issuer, name, cutoff, expires, version, reason, source, position
-                 FROM revocations WHERE position > ?1 AND removed = 0 ORDER BY position LIMIT ?2",
+                 FROM revocations WHERE position > $1 AND removed = 0 ORDER BY position LIMIT $2",
             )
             .bind(row::score(after))
             .bind(limit(at_most))

@@ -7,9 +7,9 @@ use countersign_core::{
     revocation::{ACCESS_RING_ONLY, Entry, Kind, LIFTED, Position},
     time::UnixMillis,
 };
-use sqlx::{Row as _, Sqlite, Transaction, sqlite::SqliteRow};
+use sqlx::{Row as _, any::AnyRow};
 
-use crate::{Store, StoreError, row};
+use crate::{Store, StoreError, Tx, row};
 
 /// A revocation to commit.
 #[derive(Clone, Debug)]
@@ -63,38 +63,15 @@ pub struct HistoryFilter {
 const HISTORY_PAGE: u32 = 1000;
 
 impl Store {
-    /// Commits revocations, all or none, and says which rows to publish. What is already said as strictly is not said again.
-    /// `now` is this process' clock; times recorded here never go back. `max_entries` is each policy's bound of live entries
-    /// about its access tokens: past it, one cut-off of the access ring, at the last of their times, takes their place.
+    /// As [`Tx::revoke`], in a transaction of its own.
     pub async fn revoke(
         &self,
         revocations: &[NewRevocation],
         now: UnixMillis,
         max_entries: impl Fn(&PolicyName) -> usize + Send,
     ) -> Result<Appended, StoreError> {
-        let bounds: BTreeMap<PolicyName, usize> =
-            revocations.iter().map(|r| (r.entry.policy.clone(), max_entries(&r.entry.policy))).collect();
-        let mut tx = self.begin().await?;
-        let latest: Option<i64> = sqlx::query_scalar("SELECT max(created) FROM revocations").fetch_one(&mut *tx).await?;
-        let created = latest.map_or(now.0, |latest| latest.max(now.0));
-        let mut ids = BTreeSet::new();
-        for revocation in revocations {
-            ids.insert(append(&mut tx, revocation, created).await?);
-        }
-        let mut merged = Vec::new();
-        for (policy, bound) in bounds {
-            if let Some(id) = merge_past(&mut tx, &policy, bound, created).await? {
-                let gone =
-                    sqlx::query_scalar::<_, i64>("SELECT id FROM revocations WHERE merged_into = ?1 AND removed = 0");
-                for id in gone.bind(id).fetch_all(&mut *tx).await? {
-                    ids.remove(&id);
-                }
-                ids.insert(id);
-                merged.push(policy);
-            }
-        }
-        tx.commit().await?;
-        Ok(Appended { ids: ids.into_iter().collect(), merged })
+        let bounds = bounds(revocations, max_entries);
+        crate::transact!(self, |tx| { revoke(tx, revocations, now, &bounds).await })
     }
 
     /// Revocations of a policy, latest first, for as long as what they match can live.
@@ -102,14 +79,14 @@ impl Store {
         let rows = sqlx::query(
             "SELECT id, policy, kind, issuer, name, cutoff, expires, version, reason, source, subject, created, position
              FROM revocations
-             WHERE policy = ?1 AND (?2 IS NULL OR subject = ?2) AND (?3 IS NULL OR kind = ?3) AND (?4 IS NULL OR id < ?4)
-             ORDER BY id DESC LIMIT ?5",
+             WHERE policy = $1 AND ($2 IS NULL OR subject = $2) AND ($3 IS NULL OR kind = $3) AND ($4 IS NULL OR id < $4)
+             ORDER BY id DESC LIMIT $5",
         )
         .bind(policy.as_str())
         .bind(filter.subject.as_deref())
         .bind(filter.kind.map(row::kind_word))
         .bind(filter.before)
-        .bind(filter.limit.unwrap_or(HISTORY_PAGE).min(HISTORY_PAGE))
+        .bind(i64::from(filter.limit.unwrap_or(HISTORY_PAGE).min(HISTORY_PAGE)))
         .fetch_all(&self.readers)
         .await?;
         rows.iter().map(recorded).collect()
@@ -119,7 +96,7 @@ impl Store {
     pub async fn revoked_keys(&self, policy: &PolicyName) -> Result<Vec<Recorded>, StoreError> {
         let rows = sqlx::query(
             "SELECT id, policy, kind, issuer, name, cutoff, expires, version, reason, source, subject, created, position
-             FROM revocations WHERE policy = ?1 AND kind = 'key' ORDER BY id",
+             FROM revocations WHERE policy = $1 AND kind = 'key' ORDER BY id",
         );
         rows.bind(policy.as_str()).fetch_all(&self.readers).await?.iter().map(recorded).collect()
     }
@@ -127,7 +104,7 @@ impl Store {
     /// Blocks of a policy that are in force at `now`, but for that of `network`.
     pub async fn other_blocks(&self, policy: &PolicyName, network: &str, now: UnixMillis) -> Result<u64, StoreError> {
         let count = sqlx::query_scalar::<_, i64>(
-            "SELECT count(*) FROM revocations WHERE policy = ?1 AND kind = 'ip' AND name <> ?2 AND expires > ?3 AND cutoff <> ?4",
+            "SELECT count(*) FROM revocations WHERE policy = $1 AND kind = 'ip' AND name <> $2 AND expires > $3 AND cutoff <> $4",
         );
         let count = count.bind(policy.as_str()).bind(network).bind(now.0).bind(LIFTED.0);
         Ok(count.fetch_one(&self.readers).await?.unsigned_abs())
@@ -136,14 +113,75 @@ impl Store {
     /// Live entries of a policy that no cut-off may take the place of: what API keys and subjects are revoked by.
     pub async fn unmergeable_entries(&self, policy: &PolicyName) -> Result<u64, StoreError> {
         let count = sqlx::query_scalar::<_, i64>(
-            "SELECT count(*) FROM revocations WHERE policy = ?1 AND merged_into IS NULL
+            "SELECT count(*) FROM revocations WHERE policy = $1 AND merged_into IS NULL
              AND (kind IN ('api_key', 'subject') OR version = 0 AND kind IN ('token', 'session'))",
         );
         Ok(count.bind(policy.as_str()).fetch_one(&self.readers).await?.unsigned_abs())
     }
 }
 
-fn recorded(row: &SqliteRow) -> Result<Recorded, StoreError> {
+impl Tx {
+    /// Commits revocations with the transaction, and says which rows to publish after it. What is already said as strictly is
+    /// not said again. `now` is this process' clock; the times recorded for a policy never go back. `max_entries` is each
+    /// policy's bound of live entries about its access tokens: past it, one cut-off of the access ring, at the last of their
+    /// times, takes their place. Mints that these could concern come before or after the whole transaction.
+    pub async fn revoke(
+        &mut self,
+        revocations: &[NewRevocation],
+        now: UnixMillis,
+        max_entries: impl Fn(&PolicyName) -> usize + Send,
+    ) -> Result<Appended, StoreError> {
+        let bounds = bounds(revocations, max_entries);
+        revoke(self, revocations, now, &bounds).await
+    }
+}
+
+type Bounds = BTreeMap<PolicyName, usize>;
+
+fn bounds(revocations: &[NewRevocation], max_entries: impl Fn(&PolicyName) -> usize) -> Bounds {
+    revocations.iter().map(|r| (r.entry.policy.clone(), max_entries(&r.entry.policy))).collect()
+}
+
+async fn revoke(
+    tx: &mut Tx,
+    revocations: &[NewRevocation],
+    now: UnixMillis,
+    bounds: &Bounds,
+) -> Result<Appended, StoreError> {
+    for policy in bounds.keys() {
+        let of_policy = || revocations.iter().map(|r| &r.entry).filter(|entry| entry.policy == *policy);
+        if of_policy().any(|entry| entry.kind == Kind::Policy) {
+            tx.lock_policy(policy).await?;
+        }
+        let subjects: BTreeSet<&str> = of_policy().filter(|e| e.kind == Kind::Subject).map(|e| e.id.as_str()).collect();
+        for subject in subjects {
+            tx.lock_subject(policy, subject).await?;
+        }
+    }
+    let (mut ids, mut merged) = (BTreeSet::new(), Vec::new());
+    for (policy, bound) in bounds {
+        tx.lock_revocations(policy).await?;
+        let latest: Option<i64> = sqlx::query_scalar("SELECT max(created) FROM revocations WHERE policy = $1")
+            .bind(policy.as_str())
+            .fetch_one(tx.connection())
+            .await?;
+        let created = latest.map_or(now.0, |latest| latest.max(now.0));
+        for revocation in revocations.iter().filter(|r| r.entry.policy == *policy) {
+            ids.insert(append(tx, revocation, created).await?);
+        }
+        if let Some(id) = merge_past(tx, policy, *bound, created).await? {
+            let gone = sqlx::query_scalar::<_, i64>("SELECT id FROM revocations WHERE merged_into = $1 AND removed = 0");
+            for id in gone.bind(id).fetch_all(tx.connection()).await? {
+                ids.remove(&id);
+            }
+            ids.insert(id);
+            merged.push(policy.clone());
+        }
+    }
+    Ok(Appended { ids: ids.into_iter().collect(), merged })
+}
+
+fn recorded(row: &AnyRow) -> Result<Recorded, StoreError> {
     Ok(Recorded {
         id: row.try_get("id")?,
         entry: row::entry(row)?,
@@ -154,7 +192,7 @@ fn recorded(row: &SqliteRow) -> Result<Recorded, StoreError> {
 }
 
 /// Commits one entry, joined with what is held under its key. Its row's number.
-async fn append(tx: &mut Transaction<'static, Sqlite>, new: &NewRevocation, created: i64) -> Result<i64, StoreError> {
+async fn append(tx: &mut Tx, new: &NewRevocation, created: i64) -> Result<i64, StoreError> {
     let mut entry = new.entry.clone();
     if matches!(entry.kind, Kind::Token | Kind::Session) {
         // The time at which a cut-off of the access ring says the same: no token that this ends is issued later. 0 where none
@@ -165,10 +203,10 @@ async fn append(tx: &mut Transaction<'static, Sqlite>, new: &NewRevocation, crea
     let key = entry.key();
     let held = sqlx::query(
         "SELECT id, policy, kind, issuer, name, cutoff, expires, version, reason, source, merged_into
-         FROM revocations WHERE key = ?1",
+         FROM revocations WHERE key = $1",
     )
     .bind(key.as_str())
-    .fetch_optional(&mut **tx)
+    .fetch_optional(tx.connection())
     .await?;
     if let Some(row) = held {
         let (id, held): (i64, Entry) = (row.try_get("id")?, row::entry(&row)?);
@@ -180,9 +218,9 @@ async fn append(tx: &mut Transaction<'static, Sqlite>, new: &NewRevocation, crea
         let entry = if merged { entry } else { joined(held.clone(), entry) };
         if merged || says_more(&entry, &held) {
             sqlx::query(
-                "UPDATE revocations SET cutoff = ?2, expires = ?3, version = ?4, reason = ?5, source = ?6,
-                 subject = coalesce(?7, subject), created = ?8, revision = revision + 1, mark = 0, merged_into = NULL, removed = 0
-                 WHERE id = ?1",
+                "UPDATE revocations SET cutoff = $2, expires = $3, version = $4, reason = $5, source = $6,
+                 subject = coalesce($7, subject), created = $8, revision = revision + 1, mark = 0, merged_into = NULL, removed = 0
+                 WHERE id = $1",
             )
             .bind(id)
             .bind(entry.cutoff.0)
@@ -192,14 +230,14 @@ async fn append(tx: &mut Transaction<'static, Sqlite>, new: &NewRevocation, crea
             .bind(&entry.source)
             .bind(new.subject.as_deref())
             .bind(created)
-            .execute(&mut **tx)
+            .execute(tx.connection())
             .await?;
         }
         return Ok(id);
     }
     let id = sqlx::query_scalar(
         "INSERT INTO revocations (key, policy, kind, issuer, name, cutoff, expires, version, reason, source, subject, created)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) RETURNING id",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) RETURNING id",
     )
     .bind(key.as_str())
     .bind(entry.policy.as_str())
@@ -213,14 +251,14 @@ async fn append(tx: &mut Transaction<'static, Sqlite>, new: &NewRevocation, crea
     .bind(&entry.source)
     .bind(new.subject.as_deref())
     .bind(created)
-    .fetch_one(&mut **tx)
+    .fetch_one(tx.connection())
     .await?;
     Ok(id)
 }
 
-async fn issued_until(tx: &mut Transaction<'static, Sqlite>, policy: &PolicyName) -> Result<i64, StoreError> {
-    let row = sqlx::query_scalar("SELECT until FROM issued WHERE policy = ?1").bind(policy.as_str());
-    Ok(row.fetch_optional(&mut **tx).await?.unwrap_or(0))
+async fn issued_until(tx: &mut Tx, policy: &PolicyName) -> Result<i64, StoreError> {
+    let row = sqlx::query_scalar("SELECT until FROM issued WHERE policy = $1").bind(policy.as_str());
+    Ok(row.fetch_optional(tx.connection()).await?.unwrap_or(0))
 }
 
 /// At least as strict as each; replaceable by a cut-off only when each is.
@@ -243,19 +281,14 @@ fn says_more(new: &Entry, held: &Entry) -> bool {
 }
 
 /// Puts one cut-off in the place of a policy's entries about access tokens when there are more than `bound`.
-async fn merge_past(
-    tx: &mut Transaction<'static, Sqlite>,
-    policy: &PolicyName,
-    bound: usize,
-    created: i64,
-) -> Result<Option<i64>, StoreError> {
+async fn merge_past(tx: &mut Tx, policy: &PolicyName, bound: usize, created: i64) -> Result<Option<i64>, StoreError> {
     let row = sqlx::query(
-        "SELECT count(*), max(CASE WHEN cutoff = ?2 THEN version ELSE cutoff END), max(expires) FROM revocations
-         WHERE policy = ?1 AND merged_into IS NULL AND version > 0 AND kind IN ('token', 'session')",
+        "SELECT count(*), max(CASE WHEN cutoff = $2 THEN version ELSE cutoff END), max(expires) FROM revocations
+         WHERE policy = $1 AND merged_into IS NULL AND version > 0 AND kind IN ('token', 'session')",
     )
     .bind(policy.as_str())
     .bind(i64::MAX)
-    .fetch_one(&mut **tx)
+    .fetch_one(tx.connection())
     .await?;
     if usize::try_from(row.try_get::<i64, _>(0)?).unwrap_or(0) <= bound {
         return Ok(None);
@@ -274,12 +307,12 @@ async fn merge_past(
     let new = NewRevocation { entry: cutoff, subject: None, access_only: false };
     let id = append(tx, &new, created).await?;
     sqlx::query(
-        "UPDATE revocations SET merged_into = ?2
-         WHERE policy = ?1 AND merged_into IS NULL AND version > 0 AND kind IN ('token', 'session')",
+        "UPDATE revocations SET merged_into = $2
+         WHERE policy = $1 AND merged_into IS NULL AND version > 0 AND kind IN ('token', 'session')",
     )
     .bind(policy.as_str())
     .bind(id)
-    .execute(&mut **tx)
+    .execute(tx.connection())
     .await?;
     Ok(Some(id))
 }

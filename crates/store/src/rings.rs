@@ -9,7 +9,7 @@ use crate::{Store, StoreError};
 impl Store {
     /// A policy's ring, if it has one.
     pub async fn ring(&self, policy: &PolicyName, ring: RingName) -> Result<Option<Ring>, StoreError> {
-        let row = sqlx::query_scalar::<_, String>("SELECT content FROM rings WHERE policy = ?1 AND ring = ?2")
+        let row = sqlx::query_scalar::<_, String>("SELECT content FROM rings WHERE policy = $1 AND ring = $2")
             .bind(policy.as_str())
             .bind(ring.word())
             .fetch_optional(&self.readers)
@@ -44,8 +44,8 @@ impl Store {
         let content = serde_json::to_string(ring).map_err(|_| StoreError::Corrupt("a key ring"))?;
         let number = |version: u64| i64::try_from(version).map_err(|_| StoreError::Corrupt("a ring's version"));
         let sql = match read_at {
-            None => "INSERT INTO rings (policy, ring, version, content) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
-            Some(_) => "UPDATE rings SET version = ?3, content = ?4 WHERE policy = ?1 AND ring = ?2 AND version = ?5",
+            None => "INSERT INTO rings (policy, ring, version, content) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+            Some(_) => "UPDATE rings SET version = $3, content = $4 WHERE policy = $1 AND ring = $2 AND version = $5",
         };
         let query = sqlx::query(sql).bind(policy.as_str()).bind(name.word()).bind(number(ring.version)?).bind(content);
         let query = match read_at {
@@ -60,7 +60,7 @@ impl Store {
 
     /// Erases a policy's rings.
     pub async fn delete_rings(&self, policy: &PolicyName) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM rings WHERE policy = ?1").bind(policy.as_str()).execute(&self.writer).await?;
+        sqlx::query("DELETE FROM rings WHERE policy = $1").bind(policy.as_str()).execute(&self.writer).await?;
         Ok(())
     }
 }

@@ -5,7 +5,7 @@ use countersign_core::{
     revocation::{Entry, Kind, Position},
     time::UnixMillis,
 };
-use sqlx::{Row as _, sqlite::SqliteRow};
+use sqlx::{Row as _, any::AnyRow};
 
 use crate::StoreError;
 
@@ -34,7 +34,7 @@ pub(crate) fn kind(word: &str) -> Result<Kind, StoreError> {
     })
 }
 
-pub(crate) fn entry(row: &SqliteRow) -> Result<Entry, StoreError> {
+pub(crate) fn entry(row: &AnyRow) -> Result<Entry, StoreError> {
     let policy: PolicyName =
         row.try_get::<&str, _>("policy")?.parse().map_err(|_| StoreError::Corrupt("a policy's name"))?;
     Ok(Entry {

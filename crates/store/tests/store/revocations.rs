@@ -1,35 +1,39 @@
-//! The store on a real file: what it keeps, how it feeds, and that it may be killed at any moment.
-
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test says what went wrong by failing")]
+//! Rings, revocations, and the store as the feed sees it.
 
 use std::{
-    io::{BufRead, BufReader},
-    os::unix::fs::PermissionsExt,
-    path::Path,
-    process::{Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use countersign_api::bundle::RingName;
 use countersign_core::{
-    names::PolicyName,
     revocation::{ACCESS_RING_ONLY, Entry, Kind, LIFTED, Position, Revocable},
     ring::Ring,
     time::UnixMillis,
 };
 use countersign_feed::{
-    Clock, FeedState, Follower, FollowerConfig, Mark, MemoryFeed, Outbox, Publication, Publisher, PublisherConfig,
+    FeedState, Follower, FollowerConfig, Mark, MemoryFeed, Outbox, Publication, Publisher, PublisherConfig,
 };
 use countersign_store::{HistoryFilter, NewRevocation, Store, StoreError};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::rig::{Database, shop};
 
-fn shop() -> PolicyName {
-    "shop/shop".parse().unwrap()
+conformance! {
+    a_ring_is_written_only_over_the_version_that_was_read,
+    a_row_counts_as_published_only_in_the_epoch_that_its_mark_names,
+    where_readers_hold_positions_of_another_history_rows_forget_theirs,
+    a_row_that_a_cut_off_stands_in_for_takes_no_position_of_the_cut_off,
+    revocations_survive_restarts_and_are_fresh_again_at_once,
+    past_the_bound_one_cut_off_of_the_access_ring_stands_for_all_that_is_said_of_access_tokens,
+    history_is_asked_by_subject_and_kind_and_read_page_by_page,
+    rows_leave_only_when_both_clocks_call_them_long_expired_and_keys_never,
+    after_the_clock_went_back_the_later_word_on_an_address_still_counts,
+    a_merged_cut_off_is_no_earlier_than_a_token_that_may_have_been_issued,
 }
 
-fn session(id: &str) -> NewRevocation {
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) fn session(id: &str) -> NewRevocation {
     let entry = Entry {
         policy: shop(),
         kind: Kind::Session,
@@ -49,7 +53,7 @@ fn of_kind(kind: Kind, id: &str) -> NewRevocation {
     NewRevocation { entry: Entry { kind, ..new.entry }, access_only: false, ..new }
 }
 
-async fn revoke(store: &Store, new: &[NewRevocation], max: usize) -> countersign_store::Appended {
+pub(crate) async fn revoke(store: &Store, new: &[NewRevocation], max: usize) -> countersign_store::Appended {
     store.revoke(new, UnixMillis(1000), |_| max).await.unwrap()
 }
 
@@ -76,8 +80,8 @@ struct Dev {
 }
 
 impl Dev {
-    async fn start(path: &Path) -> Self {
-        let store = Store::open(path).await.unwrap();
+    async fn start(db: &Database) -> Self {
+        let store = db.open().await;
         let server = Arc::new(MemoryFeed::new(Arc::new(store.clone())));
         let config = PublisherConfig { sweep_interval: Duration::from_millis(20), ..PublisherConfig::new("dev") };
         let publisher = Publisher::spawn(Arc::clone(&server) as _, Arc::new(store.clone()), config);
@@ -99,31 +103,8 @@ impl Dev {
     }
 }
 
-#[tokio::test]
-async fn the_file_is_its_owners_alone_and_keeps_what_it_was_given() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("store.db");
-    let store = Store::open(&path).await.unwrap();
-    for file in ["store.db", "store.db-wal"] {
-        let mode = std::fs::metadata(dir.path().join(file)).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600, "{file}");
-    }
-    store.set_meta("a", "1").await.unwrap();
-    store.set_meta("a", "2").await.unwrap();
-    assert_eq!(store.meta_or_insert("a", "3").await.unwrap(), "2");
-    assert_eq!(store.meta_or_insert("b", "3").await.unwrap(), "3");
-    assert_eq!(store.next_generation(&shop(), UnixMillis(5000)).await.unwrap(), 5000);
-    assert_eq!(store.next_generation(&shop(), UnixMillis(4000)).await.unwrap(), 5001, "a clock that goes back");
-    store.close().await;
-    let store = Store::open(&path).await.unwrap();
-    assert_eq!(store.meta("a").await.unwrap().as_deref(), Some("2"));
-    assert_eq!(store.generation(&shop()).await.unwrap(), 5001);
-}
-
-#[tokio::test]
-async fn a_ring_is_written_only_over_the_version_that_was_read() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(&dir.path().join("store.db")).await.unwrap();
+async fn a_ring_is_written_only_over_the_version_that_was_read(db: Database) {
+    let store = db.open().await;
     let ring = |version| Ring { version, ..Ring::default() };
     let conflicts = |result| assert!(matches!(result, Err(StoreError::Conflict(_))), "{result:?}");
     store.save_ring(&shop(), RingName::Access, &ring(1), None).await.unwrap();
@@ -138,10 +119,8 @@ async fn a_ring_is_written_only_over_the_version_that_was_read() {
     assert_eq!(store.rings().await.unwrap(), []);
 }
 
-#[tokio::test]
-async fn a_row_counts_as_published_only_in_the_epoch_that_its_mark_names() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(&dir.path().join("store.db")).await.unwrap();
+async fn a_row_counts_as_published_only_in_the_epoch_that_its_mark_names(db: Database) {
+    let store = db.open().await;
     let ids = revoke(&store, &[session("s1"), session("s2")], 100).await.ids;
     assert!(store.advance_epoch(0, 1, true).await.unwrap());
     assert!(!store.advance_epoch(0, 2, true).await.unwrap(), "someone else was first");
@@ -167,10 +146,8 @@ async fn a_row_counts_as_published_only_in_the_epoch_that_its_mark_names() {
     assert_eq!(Some(store.highest_position().await.unwrap()), Position::new(1, 1));
 }
 
-#[tokio::test]
-async fn where_readers_hold_positions_of_another_history_rows_forget_theirs() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(&dir.path().join("store.db")).await.unwrap();
+async fn where_readers_hold_positions_of_another_history_rows_forget_theirs(db: Database) {
+    let store = db.open().await;
     revoke(&store, &[session("s1")], 100).await;
     store.advance_epoch(0, 1, true).await.unwrap();
     let row = store.unpublished(1, 10).await.unwrap().remove(0);
@@ -183,10 +160,8 @@ async fn where_readers_hold_positions_of_another_history_rows_forget_theirs() {
     assert_eq!(store.highest_position().await.unwrap(), at);
 }
 
-#[tokio::test]
-async fn a_row_that_a_cut_off_stands_in_for_takes_no_position_of_the_cut_off() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(&dir.path().join("store.db")).await.unwrap();
+async fn a_row_that_a_cut_off_stands_in_for_takes_no_position_of_the_cut_off(db: Database) {
+    let store = db.open().await;
     store.advance_epoch(0, 1, true).await.unwrap();
     let asked = revoke(&store, &[session("s1")], 1).await.ids;
     revoke(&store, &[session("s2")], 1).await;
@@ -199,11 +174,8 @@ async fn a_row_that_a_cut_off_stands_in_for_takes_no_position_of_the_cut_off() {
     assert!(standing.iter().all(|row| row.position.is_none()), "{standing:?}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn revocations_survive_restarts_and_are_fresh_again_at_once() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("store.db");
-    let dev = Dev::start(&path).await;
+async fn revocations_survive_restarts_and_are_fresh_again_at_once(db: Database) {
+    let dev = Dev::start(&db).await;
     let first = dev.publish(revoke(&dev.store, &[session("s1")], 100).await.ids).await;
     assert!(dev.follower.state().wait_for(first, PATIENCE).await);
     // Committed, and killed before it was published.
@@ -211,18 +183,15 @@ async fn revocations_survive_restarts_and_are_fresh_again_at_once() {
     let Dev { store, publisher, follower } = dev;
     drop((publisher, follower));
     store.close().await;
-    let dev = Dev::start(&path).await;
+    let dev = Dev::start(&db).await;
     assert!(dev.follower.state().holds(first), "a position of the run before is met");
     assert!(is_revoked(dev.follower.state(), "s1", 0) && is_revoked(dev.follower.state(), "s2", 0));
     let next = dev.publish(revoke(&dev.store, &[session("s3")], 100).await.ids).await;
     assert!(next > first);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn past_the_bound_one_cut_off_of_the_access_ring_stands_for_all_that_is_said_of_access_tokens() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("store.db");
-    let dev = Dev::start(&path).await;
+async fn past_the_bound_one_cut_off_of_the_access_ring_stands_for_all_that_is_said_of_access_tokens(db: Database) {
+    let dev = Dev::start(&db).await;
     let kept = [
         of_kind(Kind::ApiKey, "a"),
         of_kind(Kind::Subject, "u"),
@@ -254,16 +223,14 @@ async fn past_the_bound_one_cut_off_of_the_access_ring_stands_for_all_that_is_sa
         tokio::task::yield_now().await;
     }
     drop(dev);
-    let dev = Dev::start(&path).await;
+    let dev = Dev::start(&db).await;
     assert_eq!(dev.follower.state().stats().entries, kept.len() + 1, "they don't come back");
     let history = dev.store.history(&shop(), &HistoryFilter { kind: Some(Kind::Policy), ..HistoryFilter::default() }).await;
     assert_eq!(history.unwrap()[0].entry.id, ACCESS_RING_ONLY);
 }
 
-#[tokio::test]
-async fn history_is_asked_by_subject_and_kind_and_read_page_by_page() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(&dir.path().join("store.db")).await.unwrap();
+async fn history_is_asked_by_subject_and_kind_and_read_page_by_page(db: Database) {
+    let store = db.open().await;
     let bob = NewRevocation { subject: Some("bob".into()), ..session("b") };
     revoke(&store, &[session("s1"), of_kind(Kind::Key, "k"), bob, session("s2")], 100).await;
     let ask = |filter| {
@@ -282,10 +249,8 @@ async fn history_is_asked_by_subject_and_kind_and_read_page_by_page() {
     assert_eq!(store.history(&"shop/other".parse().unwrap(), &HistoryFilter::default()).await.unwrap(), []);
 }
 
-#[tokio::test]
-async fn rows_leave_only_when_both_clocks_call_them_long_expired_and_keys_never() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(&dir.path().join("store.db")).await.unwrap();
+async fn rows_leave_only_when_both_clocks_call_them_long_expired_and_keys_never(db: Database) {
+    let store = db.open().await;
     let expiring = |new: NewRevocation| NewRevocation { entry: Entry { expires: UnixMillis(1000), ..new.entry }, ..new };
     revoke(&store, &[expiring(session("s")), expiring(of_kind(Kind::Key, "k"))], 100).await;
     let past = UnixMillis(1000 + 3_600_001);
@@ -295,60 +260,8 @@ async fn rows_leave_only_when_both_clocks_call_them_long_expired_and_keys_never(
     assert_eq!(store.revoked_keys(&shop()).await.unwrap().len(), 1);
 }
 
-const CHILD_STORE: &str = "COUNTERSIGN_TEST_STORE";
-
-/// Not a test: the process that the next one kills.
-#[tokio::test]
-#[ignore = "run by killed_at_any_moment_nothing_that_was_answered_is_lost"]
-async fn commits_until_it_is_killed() {
-    let Ok(path) = std::env::var(CHILD_STORE) else { return };
-    let store = Store::open(Path::new(&path)).await.unwrap();
-    let start = Clock::boot_micros();
-    for n in 0.. {
-        let id = format!("{start}-{n}");
-        revoke(&store, &[session(&id)], 100_000).await;
-        println!("committed {id}");
-    }
-}
-
-#[tokio::test]
-async fn killed_at_any_moment_nothing_that_was_answered_is_lost() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("store.db");
-    let mut answered = Vec::new();
-    for round in 1..=5 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "commits_until_it_is_killed", "--ignored", "--nocapture"])
-            .env(CHILD_STORE, &path)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let committed = |line: String| line.split_once("committed ").map(|(_, id)| id.to_owned());
-        answered.extend(lines.by_ref().map_while(Result::ok).filter_map(committed).take(7 * round));
-        child.kill().unwrap();
-        answered.extend(lines.map_while(Result::ok).filter_map(committed));
-        child.wait().unwrap();
-    }
-    let store = Store::open(&path).await.unwrap();
-    let mut held = std::collections::BTreeSet::new();
-    let mut filter = HistoryFilter::default();
-    loop {
-        let page = store.history(&shop(), &filter).await.unwrap();
-        let Some(last) = page.last() else { break };
-        filter.before = Some(last.id);
-        held.extend(page.into_iter().map(|r| r.entry.id));
-    }
-    assert!(answered.len() >= 7 + 14 + 21 + 28 + 35);
-    for id in &answered {
-        assert!(held.contains(id), "{id} was answered and is gone");
-    }
-}
-
-#[tokio::test]
-async fn after_the_clock_went_back_the_later_word_on_an_address_still_counts() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(&dir.path().join("store.db")).await.unwrap();
+async fn after_the_clock_went_back_the_later_word_on_an_address_still_counts(db: Database) {
+    let store = db.open().await;
     let block = |version, cutoff| {
         let new = of_kind(Kind::Ip, "203.0.113.7/32");
         NewRevocation { entry: Entry { version, cutoff, ..new.entry }, ..new }
@@ -363,10 +276,8 @@ async fn after_the_clock_went_back_the_later_word_on_an_address_still_counts() {
     assert_eq!((blocks("").await, blocks("203.0.113.7/32").await), (1, 0));
 }
 
-#[tokio::test]
-async fn a_merged_cut_off_is_no_earlier_than_a_token_that_may_have_been_issued() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(&dir.path().join("store.db")).await.unwrap();
+async fn a_merged_cut_off_is_no_earlier_than_a_token_that_may_have_been_issued(db: Database) {
+    let store = db.open().await;
     store.issue_until(&shop(), UnixMillis(5_000)).await.unwrap();
     store.issue_until(&shop(), UnixMillis(4_000)).await.unwrap();
     assert_eq!(store.issued_until(&shop()).await.unwrap(), Some(UnixMillis(5_000)));

@@ -1,0 +1,136 @@
+//! Sealing events into their policy's chain, following it, and letting go of its beginning.
+
+use countersign_core::{names::PolicyName, time::UnixMillis};
+use sqlx::{Row as _, any::AnyRow};
+
+use super::{Break, Chain, KeptEvent, Link, kept};
+use crate::{Store, StoreError, Tx, columns, transact};
+
+/// A policy's chain as it is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Kept {
+    /// Where it ends.
+    head: Link,
+    /// What the first event that is left follows.
+    from: Link,
+}
+
+impl Store {
+    /// The policies with events that are not sealed yet.
+    pub async fn unsealed_policies(&self) -> Result<Vec<PolicyName>, StoreError> {
+        let rows = sqlx::query("SELECT DISTINCT policy FROM audit_events WHERE place IS NULL ORDER BY policy");
+        rows.fetch_all(&self.readers).await?.iter().map(columns::policy).collect()
+    }
+
+    /// Seals a policy's oldest unsealed events, at most so many. Where the chain ends then, when any were sealed: to be logged
+    /// where this database's owner can't change it. Several sealers at once wait for each other.
+    pub async fn seal_audit(&self, policy: &PolicyName, at_most: u32) -> Result<Option<Link>, StoreError> {
+        transact!(self, |tx| {
+            tx.lock_row("audit_chains", policy, "").await?;
+            let held = tx.chain(policy).await?;
+            let mut chain = Chain::from(held.head);
+            let rows = sqlx::query("SELECT * FROM audit_events WHERE policy = $1 AND place IS NULL ORDER BY id LIMIT $2")
+                .bind(policy.as_str())
+                .bind(columns::page(at_most))
+                .fetch_all(tx.connection())
+                .await?;
+            for row in &rows {
+                let event = kept(row)?;
+                let link = chain.push(&event.event);
+                sqlx::query("UPDATE audit_events SET place = $2, hash = $3 WHERE id = $1")
+                    .bind(event.id)
+                    .bind(link.place)
+                    .bind(link.hash.as_slice())
+                    .execute(tx.connection())
+                    .await?;
+            }
+            if rows.is_empty() {
+                return Ok(None);
+            }
+            tx.save_chain(policy, Kept { head: chain.head(), ..held }).await?;
+            Ok(Some(chain.head()))
+        })
+    }
+
+    /// Follows a policy's chain from the first event that is left to its end. Where it ends, or the first place where it is
+    /// broken. Events not sealed yet are no part of it.
+    pub async fn verify_audit(&self, policy: &PolicyName) -> Result<Result<Link, Break>, StoreError> {
+        // What is sealed or removed meanwhile is no break: the end is read first, the beginning with the first page.
+        let end = transact!(self, |tx| { tx.chain(policy).await })?.head;
+        let (from, first) = transact!(self, |tx| {
+            tx.lock_row("audit_chains", policy, "").await?;
+            let from = tx.chain(policy).await?.from;
+            Ok((from, tx.sealed_after(policy, from.place).await?))
+        })?;
+        let mut chain = Chain::from(from);
+        let mut page = first;
+        while !page.is_empty() {
+            for event in &page {
+                if let Err(broken) = chain.follow(event) {
+                    return Ok(Err(broken));
+                }
+            }
+            let place = chain.head().place;
+            page = transact!(self, |tx| { tx.sealed_after(policy, place).await })?;
+        }
+        let head = chain.head();
+        if head.place < end.place {
+            return Ok(Err(Break::End { expected: end.place, found: head.place }));
+        }
+        Ok(Ok(head))
+    }
+
+    /// Removes a policy's sealed events from before `before`, oldest first, at most so many; what is left can still be
+    /// verified, from where it now begins. How many were removed.
+    pub async fn forget_audit(&self, policy: &PolicyName, before: UnixMillis, at_most: u32) -> Result<u64, StoreError> {
+        transact!(self, |tx| {
+            tx.lock_row("audit_chains", policy, "").await?;
+            let held = tx.chain(policy).await?;
+            let events = tx.sealed_after(policy, held.from.place).await?;
+            let limit = usize::try_from(at_most).unwrap_or(usize::MAX);
+            let gone = events.iter().take(limit).take_while(|kept| kept.event.time < before).filter_map(|kept| kept.link);
+            let Some(last) = gone.last() else { return Ok(0) };
+            let removed = sqlx::query("DELETE FROM audit_events WHERE policy = $1 AND place <= $2")
+                .bind(policy.as_str())
+                .bind(last.place)
+                .execute(tx.connection())
+                .await?;
+            tx.save_chain(policy, Kept { from: last, ..held }).await?;
+            Ok(removed.rows_affected())
+        })
+    }
+}
+
+impl Tx {
+    async fn chain(&mut self, policy: &PolicyName) -> Result<Kept, StoreError> {
+        let row = sqlx::query("SELECT * FROM audit_chains WHERE policy = $1").bind(policy.as_str());
+        let link = |row: &AnyRow, place: &str, hash: &str| {
+            Ok::<_, StoreError>(Link { place: row.try_get(place)?, hash: columns::hash(row, hash)? })
+        };
+        match row.fetch_optional(self.connection()).await? {
+            None => Ok(Kept { head: Chain::EMPTY.head(), from: Chain::EMPTY.head() }),
+            Some(row) => Ok(Kept { head: link(&row, "place", "hash")?, from: link(&row, "from_place", "from_hash")? }),
+        }
+    }
+
+    async fn save_chain(&mut self, policy: &PolicyName, chain: Kept) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT INTO audit_chains (policy, place, hash, from_place, from_hash) VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT (policy) DO UPDATE SET place = $2, hash = $3, from_place = $4, from_hash = $5",
+        )
+        .bind(policy.as_str())
+        .bind(chain.head.place)
+        .bind(chain.head.hash.as_slice())
+        .bind(chain.from.place)
+        .bind(chain.from.hash.as_slice())
+        .execute(self.connection())
+        .await?;
+        Ok(())
+    }
+
+    async fn sealed_after(&mut self, policy: &PolicyName, place: i64) -> Result<Vec<KeptEvent>, StoreError> {
+        let rows = sqlx::query("SELECT * FROM audit_events WHERE policy = $1 AND place > $2 ORDER BY place LIMIT $3");
+        let rows = rows.bind(policy.as_str()).bind(place).bind(i64::from(columns::PAGE));
+        rows.fetch_all(self.connection()).await?.iter().map(kept).collect()
+    }
+}

@@ -1,0 +1,158 @@
+//! Opening a database, and transactions on it. The only place that knows which of the two it is.
+
+use std::{fmt, fs::OpenOptions, io, os::unix::fs::OpenOptionsExt, path::Path, time::Duration};
+
+use countersign_core::time::UnixMillis;
+use sqlx::{
+    Any, AnyConnection, AnyPool, AssertSqlSafe, Connection as _, Executor as _, Transaction,
+    any::{AnyConnectOptions, AnyPoolOptions},
+    sqlite::SqliteConnectOptions,
+};
+
+use crate::{Location, StoreError};
+
+/// The store. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    /// On SQLite one connection: it has one writer, and waiting for it here is fair.
+    pub(crate) writer: AnyPool,
+    pub(crate) readers: AnyPool,
+    pub(crate) dialect: Dialect,
+}
+
+/// Which database it is. Queries are written once, in what both understand; the few words that differ are here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    Sqlite,
+    Postgres,
+}
+
+impl Dialect {
+    /// The text with `elements($1)`, the table of a JSON array's elements in its column `value`, in this dialect's words.
+    pub(crate) fn with_elements(self, sql: &'static str) -> AssertSqlSafe<String> {
+        AssertSqlSafe(sql.replace(
+            "elements($1)",
+            match self {
+                Self::Sqlite => "json_each($1)",
+                Self::Postgres => "json_array_elements_text(CAST($1 AS json))",
+            },
+        ))
+    }
+
+    pub(crate) const fn begin(self) -> &'static str {
+        match self {
+            // The write lock first: a transaction that reads before it writes could not get it any more.
+            Self::Sqlite => "BEGIN IMMEDIATE",
+            Self::Postgres => "BEGIN ISOLATION LEVEL READ COMMITTED",
+        }
+    }
+
+    pub(crate) const fn now(self) -> &'static str {
+        match self {
+            Self::Sqlite => "SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER)",
+            Self::Postgres => "SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS BIGINT)",
+        }
+    }
+}
+
+/// A transaction. What it wrote is undone unless it is committed. Made by [`crate::transact!`].
+pub struct Tx {
+    pub(crate) inner: Transaction<'static, Any>,
+    pub(crate) dialect: Dialect,
+}
+
+impl fmt::Debug for Tx {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tx").field("dialect", &self.dialect).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("dialect", &self.dialect).finish_non_exhaustive()
+    }
+}
+
+/// Connections to a PostgreSQL server, unless asked otherwise.
+pub const SERVER_CONNECTIONS: u32 = 16;
+
+impl Store {
+    /// Opens the database at a location.
+    pub async fn connect(location: &Location) -> Result<Self, StoreError> {
+        match location {
+            Location::File(path) => Self::open(path).await,
+            Location::Server(server) => Self::connect_to(server, SERVER_CONNECTIONS).await,
+        }
+    }
+
+    /// Opens the SQLite database at `path`, made with mode 0600 when it isn't there, and brings its schema up to date.
+    pub async fn open(path: &Path) -> Result<Self, StoreError> {
+        let failed = |source| StoreError::Open { path: path.to_owned(), source };
+        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed)?;
+        let options = |read_only| file_options(path, read_only).map_err(failed);
+        // A full disk makes SQLite end a transaction by itself, which the driver does not notice: such a connection would
+        // refuse every later transaction, so it is closed and another one takes its place.
+        let writer = pool("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 5000;", 1)
+            .after_release(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
+            .connect_with(options(false)?)
+            .await?;
+        let schema = |source| StoreError::Schema { database: path.display().to_string(), source };
+        sqlx::migrate!("migrations/sqlite").run(&writer).await.map_err(schema)?;
+        let readers = pool("PRAGMA busy_timeout = 5000;", 4).connect_with(options(true)?).await?;
+        Ok(Self { writer, readers, dialect: Dialect::Sqlite })
+    }
+
+    /// Opens a PostgreSQL database with at most so many connections, and brings its schema up to date: one process at a time,
+    /// the others wait.
+    pub async fn connect_to(server: &crate::Server, connections: u32) -> Result<Self, StoreError> {
+        sqlx::any::install_default_drivers();
+        let options: AnyConnectOptions = server.url().parse()?;
+        let writer = pool(SERVER_SETTINGS, connections).connect_with(options).await?;
+        let schema = |source| StoreError::Schema { database: server.to_string(), source };
+        sqlx::migrate!("migrations/postgres").run(&writer).await.map_err(schema)?;
+        Ok(Self { readers: writer.clone(), writer, dialect: Dialect::Postgres })
+    }
+
+    /// Closes every connection.
+    pub async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+
+    /// The database's own clock.
+    pub async fn database_now(&self) -> Result<UnixMillis, StoreError> {
+        Ok(UnixMillis(sqlx::query_scalar(self.dialect.now()).fetch_one(&self.readers).await?))
+    }
+}
+
+impl Tx {
+    pub(crate) fn connection(&mut self) -> &mut AnyConnection {
+        &mut self.inner
+    }
+
+    /// The database's own clock, at this moment of the transaction.
+    pub async fn database_now(&mut self) -> Result<UnixMillis, StoreError> {
+        let sql = self.dialect.now();
+        Ok(UnixMillis(sqlx::query_scalar(sql).fetch_one(self.connection()).await?))
+    }
+}
+
+/// Nobody waits for ever, and what was answered is on disk.
+const SERVER_SETTINGS: &str = "SET lock_timeout = '10s'; SET statement_timeout = '30s';
+    SET idle_in_transaction_session_timeout = '30s'; SET synchronous_commit = on;";
+
+fn pool(settings: &'static str, connections: u32) -> AnyPoolOptions {
+    AnyPoolOptions::new().max_connections(connections).acquire_timeout(Duration::from_secs(30)).after_connect(
+        move |connection, _| Box::pin(async move { connection.execute(sqlx::raw_sql(settings)).await.map(|_| ()) }),
+    )
+}
+
+fn file_options(path: &Path, read_only: bool) -> io::Result<AnyConnectOptions> {
+    use sqlx::ConnectOptions as _;
+    sqlx::any::install_default_drivers();
+    // The options become a URL and back, in which only a whole path is unambiguous and a percent sign begins an escape.
+    let path = path.canonicalize()?;
+    let path = path.to_str().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidFilename, "the path is not UTF-8"))?;
+    let options = SqliteConnectOptions::new().filename(path.replace('%', "%25")).read_only(read_only);
+    AnyConnectOptions::from_url(&options.to_url_lossy()).map_err(io::Error::other)
+}

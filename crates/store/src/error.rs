@@ -1,0 +1,62 @@
+//! Why the store did not do as asked.
+
+use std::{io, path::PathBuf};
+
+/// Why the store did not do as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// What names the database is no such name.
+    #[error("{0}")]
+    Location(#[from] crate::location::InvalidLocation),
+    /// The database file can't be made or opened.
+    #[error("the database {path} can't be opened: {source}")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A later release has written it.
+    #[error("the database {database} can't be brought to this release's schema: {source}")]
+    Schema {
+        /// The database, without its password.
+        database: String,
+        /// What is wrong.
+        source: sqlx::migrate::MigrateError,
+    },
+    /// SQL failed.
+    #[error("the database failed: {0}")]
+    Sql(#[from] sqlx::Error),
+    /// A row holds what this release can't read.
+    #[error("the database holds {0} that this release can't read")]
+    Corrupt(&'static str),
+    /// Someone else has written since it was read.
+    #[error("{0} was changed meanwhile; read it again")]
+    Conflict(&'static str),
+    /// Another row has what must be unique.
+    #[error("{0} is taken")]
+    Taken(&'static str),
+    /// A bound is reached.
+    #[error("there are as many {0} as there may be")]
+    Full(&'static str),
+}
+
+/// SQLSTATE 40001, serialization_failure, and 40P01, deadlock_detected: PostgreSQL has undone the transaction and asks for it
+/// again.
+const UNDONE: [&str; 2] = ["40001", "40P01"];
+
+impl StoreError {
+    /// Whether the database undid the transaction for reasons of its own, so that the same may be tried again.
+    pub(crate) fn is_undone(&self) -> bool {
+        let Self::Sql(sqlx::Error::Database(error)) = self else { return false };
+        error.code().is_some_and(|code| UNDONE.contains(&code.as_ref()))
+    }
+
+    /// Says `what` of a row that is not unique, and leaves any other failure as it is.
+    pub(crate) fn taken(error: sqlx::Error, what: &'static str) -> Self {
+        match &error {
+            sqlx::Error::Database(said) if said.is_unique_violation() => Self::Taken(what),
+            _ => Self::Sql(error),
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! What a transaction holds so that no other does the same at once.
+//!
+//! SQLite has one writer, so there a transaction holds everything. On PostgreSQL these are advisory locks, held until the
+//! transaction ends, under a hash of what they guard: two names with one hash wait for each other and nothing else happens.
+//! They are taken in the order of the functions below, so that no two transactions wait for each other; where a caller's own
+//! order differs, PostgreSQL ends one of them and [`crate::transact!`] does it again.
+
+use aws_lc_rs::digest::{SHA256, digest};
+use countersign_core::names::PolicyName;
+
+use crate::{StoreError, Tx, connection::Dialect};
+
+impl Tx {
+    /// Holds whatever is decided for a whole policy, such as its cut-off: no mint of that policy is under way meanwhile.
+    pub async fn lock_policy(&mut self, policy: &PolicyName) -> Result<(), StoreError> {
+        self.lock(&["policy", policy.as_str()], Share::Alone).await
+    }
+
+    /// Holds a subject: its account, its sessions, and whether tokens may be minted for it. Taken before they are read.
+    pub async fn lock_subject(&mut self, policy: &PolicyName, subject: &str) -> Result<(), StoreError> {
+        self.lock(&["policy", policy.as_str()], Share::WithOthers).await?;
+        self.lock(&["subject", policy.as_str(), subject], Share::Alone).await
+    }
+
+    /// Holds a row of a table that may not be there yet.
+    pub(crate) async fn lock_row(&mut self, table: &str, policy: &PolicyName, row: &str) -> Result<(), StoreError> {
+        self.lock(&[table, policy.as_str(), row], Share::Alone).await
+    }
+
+    /// Holds a policy's revocations: their times rise in the order of their rows.
+    pub(crate) async fn lock_revocations(&mut self, policy: &PolicyName) -> Result<(), StoreError> {
+        self.lock(&["revocations", policy.as_str()], Share::Alone).await
+    }
+
+    /// Holds the feed's epoch as it is.
+    pub(crate) async fn lock_epoch(&mut self) -> Result<(), StoreError> {
+        self.lock(&["epoch"], Share::WithOthers).await
+    }
+
+    /// Holds the feed's epoch, to change it.
+    pub(crate) async fn lock_epoch_alone(&mut self) -> Result<(), StoreError> {
+        self.lock(&["epoch"], Share::Alone).await
+    }
+
+    async fn lock(&mut self, name: &[&str], share: Share) -> Result<(), StoreError> {
+        let sql = match (self.dialect, share) {
+            (Dialect::Sqlite, _) => return Ok(()),
+            (Dialect::Postgres, Share::Alone) => "SELECT pg_advisory_xact_lock($1)",
+            (Dialect::Postgres, Share::WithOthers) => "SELECT pg_advisory_xact_lock_shared($1)",
+        };
+        sqlx::query(sql).bind(number(name)).execute(self.connection()).await?;
+        Ok(())
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Share {
+    Alone,
+    WithOthers,
+}
+
+/// The parts are joined by what no part holds.
+fn number(name: &[&str]) -> i64 {
+    let hash = digest(&SHA256, format!("countersign\0{}", name.join("\0")).as_bytes());
+    let mut first = [0; 8];
+    for (to, from) in first.iter_mut().zip(hash.as_ref()) {
+        *to = *from;
+    }
+    i64::from_be_bytes(first)
+}

@@ -1,0 +1,253 @@
+//! Refresh tokens, in families. Of a token only SHA-256 is kept.
+//!
+//! At its rotation a token gets 256 random bits; its successor is HMAC-SHA-256(bits, token). So whoever shows the token again
+//! within the grace gets the same successor, and a race makes no second branch; once the successor was used, or the bits are
+//! erased, showing it again ends the family and its session: one of two who hold it is a thief.
+
+use std::fmt;
+
+use aws_lc_rs::hmac;
+use countersign_core::{names::PolicyName, time::UnixMillis};
+use sqlx::{Row as _, any::AnyRow};
+
+use crate::{Ended, Ending, SecretHash, Session, StoreError, Tx, columns};
+
+/// A refresh token: 256 bits. `Debug` hides it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RefreshToken(pub [u8; 32]);
+
+impl RefreshToken {
+    /// What is kept of it.
+    pub fn hash(&self) -> SecretHash {
+        SecretHash::of(&self.0)
+    }
+
+    fn successor(&self, bits: &[u8]) -> Self {
+        let mut successor = [0; 32];
+        successor.copy_from_slice(hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, bits), &self.0).as_ref());
+        Self(successor)
+    }
+}
+
+impl fmt::Debug for RefreshToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RefreshToken(…)")
+    }
+}
+
+/// A family as it begins, with its first token.
+#[derive(Clone, Debug)]
+pub struct NewFamily<'a> {
+    /// Its policy.
+    pub policy: &'a PolicyName,
+    /// Its id.
+    pub id: &'a str,
+    /// The session that it renews.
+    pub session: &'a str,
+    /// Its first token.
+    pub token: &'a RefreshToken,
+    /// Whether each use gives another token.
+    pub rotates: bool,
+    /// When it began.
+    pub created: UnixMillis,
+    /// Until when it may be used next.
+    pub expires: UnixMillis,
+}
+
+/// A use of a refresh token.
+#[derive(Clone, Debug)]
+pub struct Use<'a> {
+    /// Its policy.
+    pub policy: &'a PolicyName,
+    /// The token that was shown.
+    pub token: &'a RefreshToken,
+    /// Fresh random bits, for its successor.
+    pub bits: &'a [u8; 32],
+    /// For how long a token that was used may be shown again.
+    pub grace_ms: i64,
+    /// For how long the next token may stay unused.
+    pub lifetime_ms: i64,
+    /// How the session ends if the token was shown too late; its `now` is the time of this use.
+    pub ending: &'a Ending,
+}
+
+/// What came of a use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Used {
+    /// No such token.
+    Unknown,
+    /// Its family or session was ended, or is over.
+    Over,
+    /// The session goes on, with this token from now on.
+    Renewed {
+        /// The session.
+        session: Box<Session>,
+        /// The token: in a family that doesn't rotate the same.
+        token: RefreshToken,
+        /// Whether the same was answered before.
+        again: bool,
+    },
+    /// It was used before, and its successor too, or too long ago: family and session have ended now.
+    Reused {
+        /// The session, as it was.
+        session: Box<Session>,
+        /// What has ended.
+        ended: Ended,
+    },
+}
+
+struct Held {
+    family: String,
+    rotates: bool,
+    family_expires: UnixMillis,
+    family_ended: bool,
+    predecessor: Option<Vec<u8>>,
+    rotated: bool,
+    bits: Option<Vec<u8>>,
+    bits_until: Option<UnixMillis>,
+    session: String,
+}
+
+/// A token with its family.
+pub(crate) const BY_HASH: &str =
+    "SELECT t.family_id, f.rotates, f.expires, f.ended, t.predecessor, t.rotated, t.bits, t.bits_until, f.session_id
+             FROM refresh_tokens t JOIN refresh_families f ON f.policy = t.policy AND f.id = t.family_id
+             WHERE t.policy = $1 AND t.hash = $2";
+
+impl Tx {
+    /// Begins a family.
+    pub async fn insert_family(&mut self, new: &NewFamily<'_>) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT INTO refresh_families (policy, id, session_id, rotates, created, expires) VALUES ($1, $2, $3, $4, $5, $6)",
+        )
+        .bind(new.policy.as_str())
+        .bind(new.id)
+        .bind(new.session)
+        .bind(i64::from(new.rotates))
+        .bind(new.created.0)
+        .bind(new.expires.0)
+        .execute(self.connection())
+        .await?;
+        self.insert_token(new.policy, new.id, &new.token.hash(), None).await
+    }
+
+    /// Puts another first token in the place of a session's, which nobody has used. Whether it was so.
+    pub async fn replace_first_token(
+        &mut self,
+        policy: &PolicyName,
+        session: &str,
+        token: &RefreshToken,
+    ) -> Result<bool, StoreError> {
+        let replaced = sqlx::query(
+            "UPDATE refresh_tokens SET hash = $3 WHERE policy = $1 AND predecessor IS NULL AND rotated IS NULL
+               AND family_id IN (SELECT id FROM refresh_families WHERE policy = $1 AND session_id = $2 AND ended IS NULL)",
+        );
+        let replaced = replaced.bind(policy.as_str()).bind(session).bind(token.hash().bytes());
+        Ok(replaced.execute(self.connection()).await?.rows_affected() == 1)
+    }
+
+    /// Uses a refresh token. Of any number of uses at once one comes first and the others see what it did.
+    pub async fn use_refresh_token(&mut self, using: &Use<'_>) -> Result<Used, StoreError> {
+        let (policy, now) = (using.policy, using.ending.now);
+        let Some(found) = self.token(using).await? else { return Ok(Used::Unknown) };
+        let Some(session) = self.session(policy, &found.session).await? else { return Ok(Used::Over) };
+        self.lock_subject(policy, &session.subject).await?;
+        let (Some(held), Some(session)) = (self.token(using).await?, self.session(policy, &found.session).await?) else {
+            return Ok(Used::Over);
+        };
+        if held.family_ended || held.family_expires <= now || !session.is_live(now) {
+            return Ok(Used::Over);
+        }
+        let (token, again) = if !held.rotates {
+            (using.token.clone(), false)
+        } else if !held.rotated {
+            (self.rotate(using, &held).await?, false)
+        } else if let Some(successor) = self.answered_before(using, &held).await? {
+            (successor, true)
+        } else {
+            let ended = self.end(vec![session.clone()], using.ending).await?;
+            return Ok(Used::Reused { session: Box::new(session), ended });
+        };
+        sqlx::query("UPDATE refresh_families SET expires = $3 WHERE policy = $1 AND id = $2")
+            .bind(policy.as_str())
+            .bind(&held.family)
+            .bind(now.plus(using.lifetime_ms).0)
+            .execute(self.connection())
+            .await?;
+        self.session_seen(policy, &session.id, now).await?;
+        self.close_retry(policy, &session.id, now).await?;
+        Ok(Used::Renewed { session: Box::new(session), token, again })
+    }
+
+    /// The successor of a token that is used for the first time. What its predecessor was given is erased: it led to this one,
+    /// which was used.
+    async fn rotate(&mut self, using: &Use<'_>, held: &Held) -> Result<RefreshToken, StoreError> {
+        let successor = using.token.successor(using.bits);
+        if let Some(predecessor) = &held.predecessor {
+            sqlx::query("UPDATE refresh_tokens SET bits = NULL, bits_until = NULL WHERE policy = $1 AND hash = $2")
+                .bind(using.policy.as_str())
+                .bind(predecessor.as_slice())
+                .execute(self.connection())
+                .await?;
+        }
+        sqlx::query("UPDATE refresh_tokens SET rotated = $3, bits = $4, bits_until = $5 WHERE policy = $1 AND hash = $2")
+            .bind(using.policy.as_str())
+            .bind(using.token.hash().bytes())
+            .bind(using.ending.now.0)
+            .bind(using.bits.as_slice())
+            .bind(using.ending.now.plus(using.grace_ms).0)
+            .execute(self.connection())
+            .await?;
+        self.insert_token(using.policy, &held.family, &successor.hash(), Some(&using.token.hash())).await?;
+        Ok(successor)
+    }
+
+    /// The successor that a token was answered with before, if it is early enough to answer it again.
+    async fn answered_before(&mut self, using: &Use<'_>, held: &Held) -> Result<Option<RefreshToken>, StoreError> {
+        let (Some(bits), Some(until)) = (&held.bits, held.bits_until) else { return Ok(None) };
+        let successor = using.token.successor(bits);
+        let used = sqlx::query_scalar::<_, i64>(
+            "SELECT count(*) FROM refresh_tokens WHERE policy = $1 AND hash = $2 AND rotated IS NOT NULL",
+        );
+        let used = used.bind(using.policy.as_str()).bind(successor.hash().bytes().to_vec());
+        let used = used.fetch_one(self.connection()).await? > 0;
+        Ok((using.ending.now < until && !used).then_some(successor))
+    }
+
+    async fn insert_token(
+        &mut self,
+        policy: &PolicyName,
+        family: &str,
+        hash: &SecretHash,
+        predecessor: Option<&SecretHash>,
+    ) -> Result<(), StoreError> {
+        sqlx::query("INSERT INTO refresh_tokens (policy, hash, family_id, predecessor) VALUES ($1, $2, $3, $4)")
+            .bind(policy.as_str())
+            .bind(hash.bytes())
+            .bind(family)
+            .bind(predecessor.map(SecretHash::bytes))
+            .execute(self.connection())
+            .await?;
+        Ok(())
+    }
+
+    async fn token(&mut self, using: &Use<'_>) -> Result<Option<Held>, StoreError> {
+        let row = sqlx::query(BY_HASH);
+        let row = row.bind(using.policy.as_str()).bind(using.token.hash().bytes().to_vec());
+        row.fetch_optional(self.connection()).await?.as_ref().map(held).transpose()
+    }
+}
+
+fn held(row: &AnyRow) -> Result<Held, StoreError> {
+    Ok(Held {
+        family: row.try_get("family_id")?,
+        rotates: columns::flag(row, "rotates")?,
+        family_expires: columns::time(row, "expires")?,
+        family_ended: columns::time_if_any(row, "ended")?.is_some(),
+        predecessor: row.try_get("predecessor")?,
+        rotated: columns::time_if_any(row, "rotated")?.is_some(),
+        bits: row.try_get("bits")?,
+        bits_until: columns::time_if_any(row, "bits_until")?,
+        session: row.try_get("session_id")?,
+    })
+}

@@ -1,0 +1,23 @@
+//! The statements whose cost must not grow with the database. Tests ask both databases how they would run them.
+
+use crate::{audit, expiry, refresh, sessions};
+
+/// The next page of a subject's sessions. Policy, subject, time and id of the last one, now, limit.
+pub const SESSIONS_OF_SUBJECT: &str = sessions::PAGE;
+/// What the limit on sessions counts and evicts. Policy, subject, now.
+pub const SESSIONS_IN_LIMIT: &str = sessions::LIVE;
+/// Activity. Policy, id, its time, and the latest time before which it is written again.
+pub const SESSION_SEEN: &str = sessions::SEEN;
+/// A refresh token. Policy, hash.
+pub const REFRESH_TOKEN: &str = refresh::BY_HASH;
+/// Audit events of a subject. As of the other three: policy, subject, time and id of the last one, since, kind, severity,
+/// limit.
+pub const AUDIT_OF_SUBJECT: &str = audit::BY_SUBJECT;
+/// Audit events of a kind.
+pub const AUDIT_OF_KIND: &str = audit::BY_KIND;
+/// Audit events that matter.
+pub const AUDIT_OF_CONCERN: &str = audit::OF_CONCERN;
+/// Audit events.
+pub const AUDIT: &str = audit::ALL;
+/// A batch of expired rows of each table. Time, limit.
+pub const EXPIRED: [&str; 9] = expiry::EXPIRED;

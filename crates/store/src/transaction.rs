@@ -1,0 +1,81 @@
+//! One transaction, tried again when the database undid it for reasons of its own.
+
+use crate::{Store, StoreError, Tx};
+
+/// Does some work in one transaction of a [`Store`]: all of it when the block's value is `Ok`, nothing when it is `Err`.
+///
+/// What PostgreSQL undid for reasons of its own (a deadlock, a failed serialisation) is done again a few times, so the block
+/// must have no effect outside the transaction. In the block `tx` is a `&mut` [`Tx`], and `?` fails it with a [`StoreError`].
+///
+/// ```no_run
+/// # async fn unlock(store: &countersign_store::Store, policy: &countersign_core::names::PolicyName) -> Result<(), countersign_store::StoreError> {
+/// countersign_store::transact!(store, |tx| {
+///     tx.lock_subject(policy, "alice").await
+/// })
+/// # }
+/// ```
+// A macro, because the future of a function over async closures isn't known to be `Send` (rust-lang/rust#110338).
+#[macro_export]
+macro_rules! transact {
+    ($store:expr, |$tx:ident| $work:block) => {{
+        let mut attempts = $crate::Attempts::new($store);
+        loop {
+            let mut transaction = match attempts.begin().await {
+                Ok(transaction) => transaction,
+                Err(error) => break Err(error),
+            };
+            let done: Result<_, $crate::StoreError> = async {
+                let $tx = &mut transaction;
+                $work
+            }
+            .await;
+            if let Some(done) = attempts.settle(transaction, done).await {
+                break done;
+            }
+        }
+    }};
+}
+
+/// The attempts at one transaction: what [`transact!`] is made of.
+#[derive(Debug)]
+pub struct Attempts<'s> {
+    store: &'s Store,
+    made: u32,
+}
+
+const AT_MOST: u32 = 5;
+
+impl<'s> Attempts<'s> {
+    /// None made yet.
+    pub const fn new(store: &'s Store) -> Self {
+        Self { store, made: 0 }
+    }
+
+    /// The next attempt.
+    pub async fn begin(&mut self) -> Result<Tx, StoreError> {
+        self.made += 1;
+        let dialect = self.store.dialect;
+        Ok(Tx { inner: self.store.writer.begin_with(dialect.begin()).await?, dialect })
+    }
+
+    /// Commits what was done, or undoes what failed. `None`: it is to be done again.
+    pub async fn settle<T>(&mut self, tx: Tx, done: Result<T, StoreError>) -> Option<Result<T, StoreError>> {
+        let done = match done {
+            Ok(done) => tx.inner.commit().await.map(|()| done).map_err(StoreError::from),
+            Err(error) => {
+                // Now, and not when the connection is used next: others wait for its locks.
+                if let Err(undoing) = tx.inner.rollback().await {
+                    tracing::debug!(error = %undoing, "could not undo a transaction; its connection is given up");
+                }
+                Err(error)
+            }
+        };
+        match done {
+            Err(error) if error.is_undone() && self.made < AT_MOST => {
+                tracing::debug!(%error, attempt = self.made, "the database undid a transaction; once more");
+                None
+            }
+            done => Some(done),
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! The audit trail: with what it tells of, in order, and so that a change shows.
+
+use std::sync::Arc;
+
+use countersign_store::{AuditCursor, AuditEvent, AuditFilter, Break, Chain, Severity, Store, StoreError, transact};
+
+use crate::{
+    accounts::user,
+    rig::{Database, NOW, shop},
+};
+
+conformance! {
+    an_event_is_there_exactly_when_what_it_tells_of_is,
+    events_are_asked_by_subject_kind_severity_and_time_page_by_page,
+    sealers_at_once_make_one_chain,
+    a_changed_removed_or_added_event_shows,
+    what_is_left_after_retention_can_be_verified,
+}
+
+fn event(kind: &str, severity: Severity, subject: Option<&str>, at: i64) -> AuditEvent {
+    AuditEvent {
+        policy: shop(),
+        time: NOW.plus(at),
+        kind: kind.into(),
+        severity,
+        subject: subject.map(Into::into),
+        session: Some("s".into()),
+        ip: Some("203.0.113.7".into()),
+        user_agent: None,
+        request: Some("r".into()),
+        details: "{}".into(),
+    }
+}
+
+async fn append(store: &Store, event: &AuditEvent) {
+    transact!(store, |tx| { tx.append_audit(event).await }).unwrap();
+}
+
+async fn with_chain(db: &Database, events: i64) -> Store {
+    let store = db.open().await;
+    for n in 0..events {
+        append(&store, &event("LOGIN_SUCCEEDED", Severity::Info, Some("a"), n)).await;
+    }
+    assert_eq!(store.seal_audit(&shop(), 1000).await.unwrap().unwrap().place, events);
+    store
+}
+
+async fn an_event_is_there_exactly_when_what_it_tells_of_is(db: Database) {
+    let store = db.open().await;
+    let created = event("USER_CREATED", Severity::Info, Some("a"), 0);
+    for fails in [true, false] {
+        let done = transact!(&store, |tx| {
+            tx.insert_user(&user("a")).await?;
+            tx.append_audit(&created).await?;
+            if fails { Err(StoreError::Conflict("a test")) } else { Ok(()) }
+        });
+        assert_eq!(done.is_err(), fails);
+        let kept = store.audit(&shop(), &AuditFilter { limit: 10, ..AuditFilter::default() }).await.unwrap();
+        assert_eq!(
+            kept.into_iter().map(|kept| kept.event).collect::<Vec<_>>(),
+            if fails { vec![] } else { vec![created.clone()] }
+        );
+    }
+}
+
+async fn events_are_asked_by_subject_kind_severity_and_time_page_by_page(db: Database) {
+    let store = db.open().await;
+    let (info, warning, critical) = (Severity::Info, Severity::Warning, Severity::Critical);
+    let written = [
+        event("LOGIN_SUCCEEDED", info, Some("a"), 0),
+        event("LOGIN_FAILED", warning, None, 1),
+        event("REFRESH_REUSE", critical, Some("a"), 1),
+        event("LOGIN_FAILED", warning, Some("b"), 2),
+        event("LOGIN_SUCCEEDED", info, Some("b"), 3),
+    ];
+    for event in &written {
+        append(&store, event).await;
+    }
+    let all = AuditFilter::default();
+    let subject = |subject: &str| Some(subject.to_owned());
+    for (filter, expected) in [
+        (all.clone(), vec![4, 3, 2, 1, 0]),
+        (AuditFilter { subject: subject("a"), ..all.clone() }, vec![2, 0]),
+        (AuditFilter { subject: subject("b"), kind: subject("LOGIN_FAILED"), ..all.clone() }, vec![3]),
+        (AuditFilter { kind: subject("LOGIN_FAILED"), ..all.clone() }, vec![3, 1]),
+        (AuditFilter { at_least: Some(warning), ..all.clone() }, vec![3, 2, 1]),
+        (AuditFilter { at_least: Some(critical), ..all.clone() }, vec![2]),
+        (AuditFilter { at_least: Some(info), since: Some(NOW.plus(2)), ..all.clone() }, vec![4, 3]),
+        (AuditFilter { subject: subject("a"), at_least: Some(warning), since: Some(NOW.plus(1)), ..all }, vec![2]),
+    ] {
+        let (mut found, mut before) = (Vec::new(), None);
+        loop {
+            let page = store.audit(&shop(), &AuditFilter { before, limit: 2, ..filter.clone() }).await.unwrap();
+            let Some(last) = page.last() else { break };
+            before = Some(AuditCursor { time: last.event.time, id: last.id });
+            found.extend(page.into_iter().map(|kept| kept.event));
+        }
+        let expected: Vec<_> = expected.into_iter().map(|n: usize| written[n].clone()).collect();
+        assert_eq!(found, expected, "{filter:?}");
+    }
+}
+
+async fn sealers_at_once_make_one_chain(db: Database) {
+    let store = Arc::new(db.open().await);
+    assert_eq!(store.seal_audit(&shop(), 10).await.unwrap(), None);
+    assert_eq!(store.verify_audit(&shop()).await.unwrap(), Ok(Chain::EMPTY.head()));
+    let tasks: Vec<_> = (0..40)
+        .map(|n| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                append(&store, &event("LOGIN_FAILED", Severity::Warning, None, n)).await;
+                store.seal_audit(&shop(), 3).await.unwrap();
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    while store.seal_audit(&shop(), 3).await.unwrap().is_some() {}
+    assert_eq!(store.unsealed_policies().await.unwrap(), []);
+    assert_eq!(store.verify_audit(&shop()).await.unwrap().unwrap().place, 40);
+    append(&store, &event("LOGIN_FAILED", Severity::Warning, None, 0)).await;
+    assert_eq!(store.unsealed_policies().await.unwrap(), [shop()]);
+}
+
+async fn a_changed_removed_or_added_event_shows(db: Database) {
+    let store = with_chain(&db, 9).await;
+    assert_eq!(store.verify_audit(&shop()).await.unwrap().unwrap().place, 9);
+    let raw = db.raw().await;
+    for (sql, undo, expected) in [
+        (
+            "UPDATE audit_events SET subject = NULL WHERE place = 4",
+            "UPDATE audit_events SET subject = 'a' WHERE place = 4",
+            Break::Hash { place: 4 },
+        ),
+        (
+            "UPDATE audit_events SET subject = '' WHERE place = 4",
+            "UPDATE audit_events SET subject = 'a' WHERE place = 4",
+            Break::Hash { place: 4 },
+        ),
+        (
+            "UPDATE audit_events SET place = 0 WHERE place = 5",
+            "UPDATE audit_events SET place = 5 WHERE place = 0",
+            Break::Place { expected: 5, found: 6 },
+        ),
+        (
+            "UPDATE audit_events SET place = 0 WHERE place = 9",
+            "UPDATE audit_events SET place = 9 WHERE place = 0",
+            Break::End { expected: 9, found: 8 },
+        ),
+        (
+            "INSERT INTO audit_events (policy, time, type, severity, details, place, hash)
+               SELECT policy, time, type, severity, details, 10, hash FROM audit_events WHERE place = 9",
+            "DELETE FROM audit_events WHERE place = 10",
+            Break::Hash { place: 10 },
+        ),
+    ] {
+        sqlx::raw_sql(sql).execute(&raw).await.unwrap();
+        assert_eq!(store.verify_audit(&shop()).await.unwrap(), Err(expected), "{sql}");
+        sqlx::raw_sql(undo).execute(&raw).await.unwrap();
+        assert!(store.verify_audit(&shop()).await.unwrap().is_ok(), "{undo}");
+    }
+}
+
+async fn what_is_left_after_retention_can_be_verified(db: Database) {
+    let store = with_chain(&db, 9).await;
+    assert_eq!(store.forget_audit(&shop(), NOW, 100).await.unwrap(), 0);
+    assert_eq!(store.forget_audit(&shop(), NOW.plus(5), 3).await.unwrap(), 3, "in batches");
+    assert_eq!(store.forget_audit(&shop(), NOW.plus(5), 100).await.unwrap(), 2);
+    let head = store.verify_audit(&shop()).await.unwrap().unwrap();
+    assert_eq!(head.place, 9);
+    assert_eq!(store.audit(&shop(), &AuditFilter { limit: 100, ..AuditFilter::default() }).await.unwrap().len(), 4);
+    assert_eq!(store.forget_audit(&shop(), NOW.plus(500), 100).await.unwrap(), 4);
+    assert_eq!(store.verify_audit(&shop()).await.unwrap(), Ok(head), "an empty chain still knows where it was");
+    append(&store, &event("LOGIN_FAILED", Severity::Warning, None, 10)).await;
+    assert_eq!(store.seal_audit(&shop(), 10).await.unwrap().unwrap().place, 10);
+    assert_eq!(store.verify_audit(&shop()).await.unwrap().unwrap().place, 10);
+}

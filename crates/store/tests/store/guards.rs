@@ -1,0 +1,166 @@
+//! Lockout counters, rate windows, address blocks.
+
+use std::sync::Arc;
+
+use countersign_store::{AddressBlock, Counting, Lockout, LockoutKey, MAX_BLOCKS, RateWindow, StoreError, transact};
+use sqlx::AssertSqlSafe;
+
+use crate::rig::{Database, NOW, shop};
+
+conformance! {
+    of_many_failures_at_once_each_is_counted_and_one_locks,
+    failures_outside_the_window_are_forgotten,
+    a_counter_saturates_and_never_wraps,
+    counters_are_bounded_in_number_and_the_eldest_go,
+    a_cleared_counter_begins_anew,
+    hits_are_counted_in_windows_that_begin_with_the_first,
+    blocks_are_found_listed_lifted_and_bounded,
+}
+
+const COUNTING: Counting = Counting { window_ms: 900_000, expires: NOW.plus(86_400_000), at_most: 100 };
+const ALICE: LockoutKey<'static> = LockoutKey::Account("a");
+
+async fn of_many_failures_at_once_each_is_counted_and_one_locks(db: Database) {
+    let store = Arc::new(db.open().await);
+    let guesses: Vec<_> = (0..200)
+        .map(|_| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                transact!(&store, |tx| {
+                    let counted = tx.count_failure(&shop(), ALICE, COUNTING, NOW).await?;
+                    if counted.failures < 5 {
+                        return Ok(false);
+                    }
+                    tx.lock_out(&shop(), ALICE, NOW.plus(1_800_000), COUNTING.expires, NOW).await
+                })
+            })
+        })
+        .collect();
+    let mut locked = 0;
+    for guess in guesses {
+        locked += usize::from(guess.await.unwrap().unwrap());
+    }
+    assert_eq!(locked, 1);
+    // The five that locked, and the 195 after them.
+    let held = Lockout { failures: 195, locks: 1, locked_until: Some(NOW.plus(1_800_000)) };
+    assert_eq!(store.lockout(&shop(), ALICE).await.unwrap(), held);
+    store.close().await;
+    let store = db.open().await;
+    assert_eq!(store.lockout(&shop(), ALICE).await.unwrap(), held, "a restart forgets nothing");
+    assert_eq!(store.locked_accounts(&shop(), "", 10, NOW).await.unwrap(), ["a"]);
+    assert_eq!(store.locked_accounts(&shop(), "", 10, NOW.plus(1_800_000)).await.unwrap(), Vec::<String>::new());
+}
+
+async fn failures_outside_the_window_are_forgotten(db: Database) {
+    let store = db.open().await;
+    let fail = async |at| {
+        transact!(&store, |tx| { tx.count_failure(&shop(), ALICE, COUNTING, NOW.plus(at)).await }).unwrap().failures
+    };
+    assert_eq!([fail(0).await, fail(899_999).await, fail(900_000).await, fail(900_001).await], [1, 2, 1, 2]);
+}
+
+async fn a_counter_saturates_and_never_wraps(db: Database) {
+    let store = db.open().await;
+    let fail = async || transact!(&store, |tx| { tx.count_failure(&shop(), ALICE, COUNTING, NOW).await }).unwrap();
+    fail().await;
+    let raw = db.raw().await;
+    let sql = format!("UPDATE lockouts SET failures = {0}, locks = {0}", u32::MAX - 1);
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&raw).await.unwrap();
+    assert_eq!([fail().await.failures, fail().await.failures], [u32::MAX; 2]);
+    for until in [1, 2] {
+        let lock = transact!(&store, |tx| {
+            tx.lock_out(&shop(), ALICE, NOW.plus(until), COUNTING.expires, NOW.plus(until - 1)).await
+        });
+        assert!(lock.unwrap());
+    }
+    assert_eq!(store.lockout(&shop(), ALICE).await.unwrap().locks, u32::MAX);
+}
+
+async fn counters_are_bounded_in_number_and_the_eldest_go(db: Database) {
+    let store = db.open().await;
+    let fail = async |key: LockoutKey<'_>, at| {
+        let counting = Counting { at_most: 3, ..COUNTING };
+        transact!(&store, |tx| { tx.count_failure(&shop(), key, counting, NOW.plus(at)).await }).unwrap()
+    };
+    fail(ALICE, 0).await;
+    for (name, at) in [("n1", 1), ("n2", 2), ("n3", 3), ("n1", 4), ("n4", 5)] {
+        fail(LockoutKey::UnknownName(name), at).await;
+    }
+    let mut held = Vec::new();
+    for name in ["n1", "n2", "n3", "n4"] {
+        held.push(store.lockout(&shop(), LockoutKey::UnknownName(name)).await.unwrap().failures);
+    }
+    assert_eq!(held, [2, 0, 1, 1], "the one touched least recently went");
+    assert_eq!(store.lockout(&shop(), ALICE).await.unwrap().failures, 1, "another kind has its own bound");
+    assert_eq!(store.lockout(&shop(), LockoutKey::Device("a")).await.unwrap(), Lockout::default());
+}
+
+async fn a_cleared_counter_begins_anew(db: Database) {
+    let store = db.open().await;
+    let clear = async || transact!(&store, |tx| { tx.clear_lockout(&shop(), ALICE, NOW).await }).unwrap();
+    assert!(!clear().await);
+    transact!(&store, |tx| {
+        tx.count_failure(&shop(), ALICE, COUNTING, NOW).await?;
+        tx.lock_out(&shop(), ALICE, NOW.plus(1), COUNTING.expires, NOW).await
+    })
+    .unwrap();
+    assert!(clear().await);
+    assert_eq!(store.lockout(&shop(), ALICE).await.unwrap(), Lockout::default());
+}
+
+async fn hits_are_counted_in_windows_that_begin_with_the_first(db: Database) {
+    let store = Arc::new(db.open().await);
+    let hits: Vec<_> = (0..20)
+        .map(|_| {
+            let store = store.clone();
+            tokio::spawn(async move { store.count_hit(&shop(), "login:a", 1000, NOW).await.unwrap().hits })
+        })
+        .collect();
+    let mut counted = Vec::new();
+    for hit in hits {
+        counted.push(hit.await.unwrap());
+    }
+    counted.sort_unstable();
+    assert_eq!(counted, (1..=20).collect::<Vec<_>>(), "each hit is another one");
+    let window = async |at| store.rate_window(&shop(), "login:a", NOW.plus(at)).await.unwrap();
+    assert_eq!(window(999).await, Some(RateWindow { hits: 20, ends: NOW.plus(1000) }));
+    assert_eq!(window(1000).await, None);
+    let next = store.count_hit(&shop(), "login:a", 1000, NOW.plus(1000)).await.unwrap();
+    assert_eq!(next, RateWindow { hits: 1, ends: NOW.plus(2000) });
+    assert!(store.clear_rate_window(&shop(), "login:a").await.unwrap());
+    assert!(!store.clear_rate_window(&shop(), "login:a").await.unwrap());
+}
+
+async fn blocks_are_found_listed_lifted_and_bounded(db: Database) {
+    let store = db.open().await;
+    let block = |network: &str, for_ms| AddressBlock {
+        policy: shop(),
+        network: network.into(),
+        reason: "guessing".into(),
+        source: "test".into(),
+        created: NOW,
+        expires: NOW.plus(for_ms),
+    };
+    let put = async |new: AddressBlock| transact!(&store, |tx| { tx.block(&new).await });
+    put(block("203.0.113.7/32", 1000)).await.unwrap();
+    put(block("203.0.113.7/32", 2000)).await.unwrap();
+    put(block("2001:db8::/64", 10)).await.unwrap();
+    let around = ["203.0.113.7/32".to_owned(), "203.0.113.0/24".to_owned()];
+    let blocked = async |at| store.blocked(&shop(), &around, NOW.plus(at)).await.unwrap();
+    assert_eq!(blocked(1999).await, Some(block("203.0.113.7/32", 2000)));
+    assert_eq!(blocked(2000).await, None);
+    assert_eq!(store.blocks(&shop(), "", 10, NOW.plus(10)).await.unwrap(), [block("203.0.113.7/32", 2000)]);
+    assert_eq!(store.blocks(&shop(), "2001:db8::/64", 1, NOW).await.unwrap()[0].network, "203.0.113.7/32");
+    let lift = async || transact!(&store, |tx| { tx.unblock(&shop(), "203.0.113.7/32", NOW).await }).unwrap();
+    assert!(lift().await && !lift().await);
+    let fill = format!(
+        "INSERT INTO address_blocks (policy, network, reason, source, created, expires)
+         WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {MAX_BLOCKS})
+         SELECT 'shop/shop', CAST(i AS TEXT), '', '', 0, {} FROM n",
+        NOW.0 + 500
+    );
+    sqlx::raw_sql(AssertSqlSafe(fill)).execute(&db.raw().await).await.unwrap();
+    assert!(matches!(put(block("198.51.100.1/32", 1000)).await, Err(StoreError::Full("address blocks"))));
+    let later = AddressBlock { created: NOW.plus(500), ..block("198.51.100.1/32", 1000) };
+    put(later).await.unwrap();
+}
