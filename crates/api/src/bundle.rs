@@ -24,7 +24,9 @@ use serde_json::Value;
 
 pub use build::{BuildInput, Resolved, build};
 pub use compile::{CompileError, Compiled, FetchedKeys, SkippedKey, compile};
-pub use envelope::{BundleRefusal, MAX_ENVELOPE_BYTES, Trust, claimed_generation, file_name, is_bundle_file, open, seal, secrets_file_name};
+pub use envelope::{
+    BundleRefusal, MAX_ENVELOPE_BYTES, Trust, claimed_generation, file_name, is_bundle_file, open, seal, secrets_file_name,
+};
 pub use secrets::{SecretsRefusal, VerifySecrets};
 
 /// The newest bundle schema that this code reads, and the one it writes.

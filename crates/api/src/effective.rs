@@ -198,7 +198,7 @@ pub(crate) fn check_jwks(value: &Value, algorithms: &[Algorithm], field: &str) -
         if value["keys"][index].get("d").is_some() {
             let message =
                 "is a private key: whoever reads it can forge tokens. Make a new key and give its public half only";
-            problems.push(Problem::new(&place, message));
+            problems.push(Problem::weak_key(&place, message));
             continue;
         }
         match VerifyingKey::from_jwk(jwk, algorithms) {
@@ -207,7 +207,7 @@ pub(crate) fn check_jwks(value: &Value, algorithms: &[Algorithm], field: &str) -
             Err(error @ (KeyError::AlgorithmNotAllowed | KeyError::UnsupportedType)) => {
                 unused.push(Problem::new(place, error.to_string()));
             }
-            Err(error) => problems.push(Problem::new(place, error.to_string())),
+            Err(error) => problems.push(Problem::weak_key(place, error.to_string())),
         }
     }
     if usable == 0 && problems.is_empty() {

@@ -70,7 +70,7 @@ fn symmetric_key(
     let secret = references
         .value(ReferenceKind::Secret, &reference.name, &reference.key)
         .map_err(|error| Problem::new(field, error.to_string()))?;
-    VerifyingKey::hmac(&secret, &algorithms(trusted)).map_err(|error| Problem::new(field, error.to_string()))?;
+    VerifyingKey::hmac(&secret, &algorithms(trusted)).map_err(|error| Problem::weak_key(field, error.to_string()))?;
     if secret.ends_with(b"\n") {
         let message = "the secret ends with a line feed, which counts as part of it; write it without if that isn't meant \
                        (printf %s instead of echo)";

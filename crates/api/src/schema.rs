@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 use kube::CustomResourceExt;
 use serde_json::{Map, Value, json};
 
-pub(crate) use check::{check, repaired};
+pub(crate) use check::{check, repaired, wrong_type};
 
 use crate::{policy::AuthPolicy, session::Session, settings::Resolve, validation};
 
@@ -22,12 +22,19 @@ pub struct Problem {
     pub field: String,
     /// What is wrong, and how to mend it.
     pub message: String,
+    /// It is about a key that is no good: too weak, or a private one.
+    pub weak_key: bool,
 }
 
 impl Problem {
     /// A problem.
     pub fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { field: field.into(), message: message.into() }
+        Self { field: field.into(), message: message.into(), weak_key: false }
+    }
+
+    /// A problem of a key that is no good.
+    pub fn weak_key(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { weak_key: true, ..Self::new(field, message) }
     }
 }
 

@@ -51,6 +51,16 @@ impl<V: Clone + PartialEq> Mirror<V> {
         self.held.read().values().cloned().collect()
     }
 
+    /// What a watch would show.
+    #[cfg(test)]
+    pub(crate) fn set(&self, key: &str, value: Option<V>) {
+        let mut held = self.held.write();
+        match value {
+            Some(value) => drop(held.insert(key.to_owned(), value)),
+            None => drop(held.remove(key)),
+        }
+    }
+
     /// Returns once everything was listed.
     pub(crate) async fn synced(&self) {
         let mut synced = self.synced.subscribe();

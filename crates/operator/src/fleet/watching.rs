@@ -25,7 +25,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{PodSeen, Roll, Verifier, roll::Listed};
 use crate::{
-    history::History,
+    history::{History, Mismatch},
     mirror::{Mirror, WatchLost},
     registry::{FeedPresent, Request},
     run::Context,
@@ -58,7 +58,7 @@ struct Watched {
     members: Mirror<Member>,
     nodes: Mirror<()>,
     remembered: Mirror<BTreeSet<String>>,
-    history: Mirror<String>,
+    history: Mirror<(String, u64)>,
     /// Verifiers' pods that were seen to have ended since the last look, were it by their last word.
     ended: Mutex<BTreeSet<String>>,
     changed: Notify,
@@ -102,10 +102,20 @@ async fn observe(context: &Context, watched: &Watched, history: &History) {
     let mut told: Option<(Vec<Verifier>, bool, String)> = None;
     let mut told_at = Instant::now();
     loop {
-        if watched.history.one(HISTORY) != Some(history.value())
-            && let Err(error) = history.repair().await
-        {
-            tracing::warn!(%error, "the history is not as it should be and can't be repaired now");
+        let shown = watched.history.one(HISTORY);
+        match history.compare(shown.as_ref().map(|(value, version)| (value.as_str(), *version))) {
+            None => {}
+            Some(Mismatch::Deleted) => {
+                if let Err(error) = history.restore().await {
+                    tracing::warn!(%error, "the history was deleted and can't be written again now");
+                }
+            }
+            Some(Mismatch::Another) => {
+                tracing::error!("the history of bundles is another than this leader began: the API server was restored");
+                if context.registry.ask(Request::WentBack).await.is_err() {
+                    return;
+                }
+            }
         }
         let present = feed.borrow_and_update().clone();
         let verifiers = look(&mut roll, context, watched, &present);
@@ -195,9 +205,10 @@ fn names_in(map: &ConfigMap) -> BTreeSet<String> {
         .unwrap_or_default()
 }
 
-fn history_value(map: ConfigMap) -> Option<(String, String)> {
+fn history_value(map: ConfigMap) -> Option<(String, (String, u64))> {
+    let version = version_of(&map.metadata);
     let value = map.data.and_then(|mut data| data.remove(HISTORY_KEY)).unwrap_or_default();
-    Some((map.metadata.name?, value))
+    Some((map.metadata.name?, (value, version)))
 }
 
 /// What is remembered of verifiers outside pods, and when that may be tried again.

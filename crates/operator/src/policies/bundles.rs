@@ -1,134 +1,47 @@
-//! Bundles: what they ought to say, whether they say it, and their one writer.
+//! Bundles on the API server: whether they are as they ought to be, and their one writer.
+//!
+//! Every write carries the version that it was decided on, so that a leader of yesterday overwrites nothing. A bundle that
+//! somebody else wrote, deleted or put back is written anew, and whatever verifiers acknowledged of its keys counts no more: one
+//! that starts at that moment reads the wrong bundle.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 
 use countersign_api::{
-    bundle::{self, BuildInput, Bundle, BundleIssuerKeys, BundleKey, Resolved, RingName, SCHEMA, VerifySecrets},
+    bundle::{self, Bundle},
     cluster::{
         BUNDLE_KEY, BUNDLE_LABEL, FIELD_MANAGER, FORMAT, OWNER_UID_LABEL, POLICY_ANNOTATION, VERIFY_SECRETS_KEY,
         VERIFY_SECRETS_LABEL, bundle_name,
     },
-    policy::EffectivePolicy,
 };
-use countersign_core::{
-    digest::sha256,
-    jose::{Jwk, JwkSet},
-    names::PolicyName,
-    ring::{PublicRingKey, Ring},
-};
+use countersign_core::{digest::sha256, names::PolicyName};
 use k8s_openapi::{
     ByteString,
     api::core::v1::{ConfigMap, Secret},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{
-    Api,
-    api::{DeleteParams, Patch, PatchParams},
+    Api, Resource,
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
 };
+use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     Reconciler,
+    drafting::Draft,
     memory::{Managed, Written},
     reconcile::ReconcileError,
-    record::{Kept, Record},
+    signing::params,
 };
-use crate::{fleet::Since, versions::version_of};
+use crate::{
+    fleet::Since,
+    versions::{Shown, shown, version_of},
+};
 
-/// The largest content of a bundle: an object of the API server holds no more, once it is quoted and signed.
-const MAX_CONTENT: usize = 900 << 10;
-
-/// What a bundle's `verify` section is made of.
-#[derive(Debug)]
-pub(super) enum Base {
-    /// The policy as it is declared now.
-    Declared(Arc<EffectivePolicy>, Resolved),
-    /// The last good one, because what is declared now isn't accepted.
-    Present(Arc<Bundle>),
-    /// None: verifiers answer 404.
-    Tombstone,
-}
-
-/// A bundle as it ought to be, under the generation of the record.
-pub(super) struct Draft {
-    pub(super) bundle: Bundle,
-    pub(super) secrets: Option<VerifySecrets>,
-    /// Whether the verify-secrets that are there are to be left alone.
-    pub(super) keeps_secrets: bool,
-}
-
-/// The bundle that base, rings and record make. `None` for a base that holds no policy.
-pub(super) fn draft(base: &Base, kept: &Kept) -> Option<Draft> {
-    let Record { policy, uid, generation, revoked, .. } = &kept.record;
-    match base {
-        Base::Declared(effective, resolved) => {
-            let input = BuildInput {
-                name: policy,
-                uid,
-                generation: *generation,
-                policy: effective,
-                keys: public_keys(&kept.rings),
-                resolved,
-                revoked: revoked.clone(),
-            };
-            let (bundle, secrets) = bundle::build(input);
-            Some(Draft { bundle, secrets, keeps_secrets: false })
-        }
-        Base::Present(present) => {
-            let mut verify = present.verify.clone()?;
-            if !kept.rings.is_empty() {
-                verify.keys = public_keys(&kept.rings);
-            }
-            let bundle = Bundle {
-                schema: SCHEMA,
-                policy: policy.clone(),
-                uid: uid.clone(),
-                generation: *generation,
-                verify: Some(verify),
-                revoked: revoked.clone(),
-            };
-            Some(Draft { bundle, secrets: None, keeps_secrets: true })
-        }
-        Base::Tombstone => {
-            let bundle = Bundle {
-                schema: SCHEMA,
-                policy: policy.clone(),
-                uid: uid.clone(),
-                generation: *generation,
-                verify: None,
-                revoked: revoked.clone(),
-            };
-            Some(Draft { bundle, secrets: None, keeps_secrets: false })
-        }
-    }
-}
-
-/// Public halves, in the order of the JWKS.
-fn public_keys(rings: &BTreeMap<RingName, Ring>) -> Vec<BundleKey> {
-    let keys = rings.iter().flat_map(|(ring, held)| held.public_keys().into_iter().map(move |key| (*ring, key)));
-    let public = |(ring, key): (RingName, PublicRingKey)| {
-        let mut jwk: Jwk = key.jwk;
-        jwk.kid = Some(key.kid);
-        BundleKey { ring, state: key.state, jwk }
-    };
-    keys.map(public).collect()
-}
-
-impl Draft {
-    /// Its content's length, if that is too much.
-    pub(super) fn too_large(&self) -> Option<usize> {
-        let length = serde_json::to_string(&self.bundle).map_or(usize::MAX, |text| text.len());
-        (length > MAX_CONTENT).then_some(length)
-    }
-}
-
-/// The key sets that a bundle has of issuers whose keys are fetched.
-pub(super) fn foreign_keys(bundle: &Bundle) -> BTreeMap<String, JwkSet> {
-    let issuers = bundle.verify.iter().flat_map(|verify| &verify.trusted_issuers);
-    let sets = issuers.filter_map(|issuer| match &issuer.keys {
-        BundleIssuerKeys::Jwks(set) if !set.keys.is_empty() => Some((issuer.name.clone(), set.clone())),
-        _ => None,
-    });
-    sets.collect()
+/// The versions that bundle and verify-secrets were decided on; `None`: there is none yet.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct DecidedOn {
+    bundle: Option<u64>,
+    secrets: Option<u64>,
 }
 
 impl Reconciler {
@@ -162,29 +75,50 @@ impl Reconciler {
         Ok(managed.present.clone())
     }
 
-    /// The bundle as it is now, as far as is known: what was written last, unless the watch shows something later.
-    fn seen(&self, name: &PolicyName, managed: &mut Managed) -> Option<Written> {
-        let cached = self.caches.bundles.one(&bundle_name(name));
-        match (&mut managed.written, cached) {
-            (Some(written), Some(cached)) if cached.version < written.since.version => Some(*written),
-            (Some(written), Some(cached)) if cached.version == written.since.version => {
-                written.confirmed = true;
-                Some(*written)
-            }
-            (Some(written), None) => (!written.confirmed).then_some(*written),
-            (_, Some(cached)) => {
-                let since = Since { version: cached.version, generation: 0 };
-                Some(Written { since, sha256: cached.sha256, confirmed: true })
-            }
-            (None, None) => None,
+    /// A bundle of ours that is later than anything that is kept of its policy.
+    pub(super) async fn later_bundle(
+        &self,
+        name: &PolicyName,
+        kept: u64,
+        managed: &mut Managed,
+    ) -> Result<Option<Arc<Bundle>>, ReconcileError> {
+        let claims_more = self.caches.bundles.one(&bundle_name(name)).is_some_and(|seen| seen.generation > kept);
+        if !claims_more {
+            return Ok(None);
         }
+        Ok(self.present(name, managed).await?.filter(|bundle| bundle.generation > kept))
+    }
+
+    /// Takes note of what the watch shows of the bundle: what somebody else did to it makes acknowledgements void.
+    pub(super) async fn look_at_bundle(&self, name: &PolicyName, managed: &mut Managed) -> Result<(), ReconcileError> {
+        let Some(written) = &mut managed.written else { return Ok(()) };
+        let cached = self.caches.bundles.one(&bundle_name(name)).map(|seen| seen.version);
+        match shown(Some(written.since.version), written.confirmed, cached) {
+            Shown::Lags => {}
+            Shown::AsWritten => written.confirmed = true,
+            Shown::WentBack => return Err(self.went_back(name).await),
+            Shown::Later | Shown::Gone => {
+                tracing::warn!(policy = %name, "somebody else changed the bundle; who holds its keys is asked anew");
+                managed.bundle_changed();
+            }
+        }
+        Ok(())
+    }
+
+    /// The bundle as it is now, as far as is known: what was written last, unless the watch shows something later.
+    fn seen(&self, name: &PolicyName, managed: &Managed) -> Option<Written> {
+        managed.written.or_else(|| {
+            let cached = self.caches.bundles.one(&bundle_name(name))?;
+            let since = Since { version: cached.version, generation: 0 };
+            Some(Written { since, sha256: cached.sha256, confirmed: true })
+        })
     }
 
     /// Whether the bundle that is there is this one, byte for byte, and marked as it ought to be.
     pub(super) fn is_written(&self, draft: &Draft, managed: &mut Managed) -> Result<bool, ReconcileError> {
         let name = &draft.bundle.policy;
         let Some(seen) = self.seen(name, managed) else { return Ok(false) };
-        if managed.rewrite_bundle || !self.secrets_are_right(draft, managed) {
+        if managed.rewrite_bundle || managed.bundle_unsure || !self.secrets_are_right(draft, managed) {
             return Ok(false);
         }
         if let Some(cached) = self.caches.bundles.one(&bundle_name(name))
@@ -201,6 +135,7 @@ impl Reconciler {
         let generation = draft.bundle.generation;
         let written = Written { since: Since { generation, ..seen.since }, ..seen };
         managed.written = Some(written);
+        managed.unwritten = None;
         note_keys(managed, &draft.bundle, written.since);
         Ok(true)
     }
@@ -237,11 +172,62 @@ impl Reconciler {
         Ok(())
     }
 
+    /// Whether the bundle is still the one that acknowledgements were counted for; asked of the API server itself, before a key
+    /// signs because of them. If not, they count no more.
+    pub(super) async fn is_as_acknowledged(
+        &self,
+        name: &PolicyName,
+        managed: &mut Managed,
+    ) -> Result<bool, ReconcileError> {
+        let Some(written) = managed.written else { return Ok(true) };
+        let found = self.maps().get_metadata_opt(&bundle_name(name)).await?;
+        let same = found.is_some_and(|found| version_of(&found.metadata) == written.since.version);
+        if !same {
+            managed.bundle_changed();
+            managed.bundle_unsure = true;
+        }
+        Ok(same)
+    }
+
+    /// The versions that a write is decided on. To be asked before the rings are stored, so that nothing that another leader
+    /// writes after that is overwritten.
+    pub(super) async fn decided_on(&self, name: &PolicyName, managed: &mut Managed) -> Result<DecidedOn, ReconcileError> {
+        let object = bundle_name(name);
+        if managed.bundle_unsure {
+            let bundle = self.maps().get_metadata_opt(&object).await?.map(|found| version_of(&found.metadata));
+            let secrets = self.secrets().get_metadata_opt(&object).await?.map(|found| version_of(&found.metadata));
+            managed.since.clear();
+            return Ok(DecidedOn { bundle, secrets });
+        }
+        let secrets = managed.secrets.map(|(version, _)| version);
+        Ok(DecidedOn {
+            bundle: self.seen(name, managed).map(|seen| seen.since.version),
+            secrets: secrets.max(self.caches.verify_secrets.one(&object).map(|seen| seen.version)),
+        })
+    }
+
     /// Writes the bundle and, before it, the secrets that it names.
-    pub(super) async fn write(&self, draft: &Draft, managed: &mut Managed) -> Result<(), ReconcileError> {
+    pub(super) async fn write(
+        &self,
+        draft: &Draft,
+        decided_on: DecidedOn,
+        managed: &mut Managed,
+    ) -> Result<(), ReconcileError> {
+        // Whatever fails below, what is there then isn't known.
+        managed.bundle_unsure = true;
+        let written = self.write_both(draft, decided_on, managed).await;
+        managed.bundle_unsure = written.is_err();
+        if let Err(error) = &written
+            && !matches!(error, ReconcileError::Conflict)
+        {
+            managed.unwritten = Some(error.to_string());
+        }
+        written
+    }
+
+    async fn write_both(&self, draft: &Draft, decided_on: DecidedOn, managed: &mut Managed) -> Result<(), ReconcileError> {
         let bundle = &draft.bundle;
         let name = bundle_name(&bundle.policy);
-        let apply = PatchParams::apply(FIELD_MANAGER).force();
         if let Some(secrets) = &draft.secrets {
             let secret = Secret {
                 metadata: metadata(bundle, VERIFY_SECRETS_LABEL),
@@ -251,7 +237,7 @@ impl Reconciler {
                 )])),
                 ..Secret::default()
             };
-            let written = self.secrets().patch(&name, &apply, &Patch::Apply(&secret)).await?;
+            let written = put(&self.secrets(), &name, secret, decided_on.secrets).await?;
             let version = version_of(&written.metadata);
             self.context.versions.note(version);
             managed.secrets = Some((version, false));
@@ -263,32 +249,52 @@ impl Reconciler {
             data: Some(BTreeMap::from([(BUNDLE_KEY.to_owned(), sealed)])),
             ..ConfigMap::default()
         };
-        let written = self.maps().patch(&name, &apply, &Patch::Apply(&map)).await?;
+        let written = put(&self.maps(), &name, map, decided_on.bundle).await?;
         let since = Since { version: version_of(&written.metadata), generation: bundle.generation };
         self.context.versions.note(since.version);
         managed.written = Some(Written { since, sha256, confirmed: false });
         managed.rewrite_bundle = false;
+        (managed.reserved, managed.unwritten) = (None, None);
         note_keys(managed, bundle, since);
         if draft.secrets.is_none() && !draft.keeps_secrets {
             managed.secrets = None;
-            if self.caches.verify_secrets.one(&name).is_some() {
-                gone(self.secrets().delete(&name, &DeleteParams::default()).await)?;
-            }
+            self.erase_secrets(&name).await?;
         }
         tracing::debug!(policy = %bundle.policy, generation = bundle.generation, version = since.version, "bundle written");
         Ok(())
     }
 
-    /// Deletes the bundle for good.
+    async fn erase_secrets(&self, object: &str) -> Result<(), ReconcileError> {
+        let Some(seen) = self.caches.verify_secrets.one(object) else { return Ok(()) };
+        gone(self.secrets().delete(object, &only(seen.version, seen.uid)).await)
+    }
+
+    /// Deletes the bundle for good, if it still is the one that is known.
     pub(super) async fn erase_bundle(&self, name: &PolicyName, managed: &mut Managed) -> Result<(), ReconcileError> {
         let object = bundle_name(name);
-        if self.caches.verify_secrets.one(&object).is_some() {
-            gone(self.secrets().delete(&object, &DeleteParams::default()).await)?;
+        self.erase_secrets(&object).await?;
+        if let Some(seen) = self.caches.bundles.one(&object) {
+            gone(self.maps().delete(&object, &only(seen.version, seen.uid)).await)?;
         }
-        gone(self.maps().delete(&object, &DeleteParams::default()).await)?;
-        managed.written = None;
+        managed.bundle_changed();
         Ok(())
     }
+}
+
+/// Creates an object, or applies it if it still is at the version that this was decided on.
+async fn put<K>(api: &Api<K>, name: &str, mut object: K, decided_on: Option<u64>) -> Result<K, kube::Error>
+where
+    K: Resource + Serialize + DeserializeOwned + Clone + Debug,
+{
+    let Some(version) = decided_on else { return api.create(&params(), &object).await };
+    object.meta_mut().resource_version = Some(version.to_string());
+    api.patch(name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&object)).await
+}
+
+/// Only this very object, as it was seen.
+fn only(version: u64, uid: Option<String>) -> DeleteParams {
+    let only_this = Preconditions { resource_version: Some(version.to_string()), uid };
+    DeleteParams { preconditions: Some(only_this), ..DeleteParams::default() }
 }
 
 /// From which write on each key of a bundle has been there.

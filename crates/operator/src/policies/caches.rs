@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use countersign_api::{
+    bundle,
     cluster::{BUNDLE_KEY, BUNDLE_LABEL, FORMAT, KEY_RING_LABEL, OWNER_UID_LABEL, POLICY_ANNOTATION, VERIFY_SECRETS_LABEL},
     policy::{AuthPolicy, policy_name},
 };
@@ -46,8 +47,11 @@ impl Declared {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BundleSeen {
     pub(crate) version: u64,
+    pub(crate) uid: Option<String>,
     /// SHA-256 of the sealed bundle.
     pub(crate) sha256: [u8; 32],
+    /// The generation that it says it has: unproven, until it is opened.
+    pub(crate) generation: u64,
     pub(crate) owner: Option<String>,
     pub(crate) policy: Option<String>,
 }
@@ -56,6 +60,7 @@ pub(crate) struct BundleSeen {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MetaSeen {
     pub(crate) version: u64,
+    pub(crate) uid: Option<String>,
     pub(crate) owner: Option<String>,
     pub(crate) policy: Option<String>,
 }
@@ -112,10 +117,9 @@ impl Caches {
                 declared(policy)
             }, |key| changed(Changed::Policy(key))) => lost,
             lost = self.rings.run("key rings", watcher(rings, labelled(KEY_RING_LABEL)), |secret| {
-                let name = secret.metadata.name.clone()?;
-                Some((name, RingSecret::of(secret)?))
+                Some((secret.metadata.name.clone()?, RingSecret::of(secret)))
             }, |key| changed(Changed::Ring(key))) => lost,
-            lost = self.bundles.run("bundles", watcher(maps, labelled(BUNDLE_LABEL)), bundle, |key| changed(Changed::Bundle(key))) => lost,
+            lost = self.bundles.run("bundles", watcher(maps, labelled(BUNDLE_LABEL)), bundle_seen, |key| changed(Changed::Bundle(key))) => lost,
             lost = self.verify_secrets.run("verify-secrets", watcher(secrets, labelled(VERIFY_SECRETS_LABEL)), |secret| {
                 Some((secret.metadata.name.clone()?, meta(&secret.metadata)))
             }, |key| changed(Changed::Bundle(key))) => lost,
@@ -141,7 +145,7 @@ impl Caches {
     }
 }
 
-fn declared(mut policy: AuthPolicy) -> Option<(String, AtVersion)> {
+pub(super) fn declared(mut policy: AuthPolicy) -> Option<(String, AtVersion)> {
     policy.metadata.managed_fields = None;
     let name = match policy_name(&policy) {
         Ok(name) => name,
@@ -154,16 +158,18 @@ fn declared(mut policy: AuthPolicy) -> Option<(String, AtVersion)> {
     Some((name.to_string(), AtVersion(Arc::new(Declared { policy, version }))))
 }
 
-fn bundle(map: ConfigMap) -> Option<(String, BundleSeen)> {
-    let MetaSeen { version, owner, policy } = meta(&map.metadata);
+pub(super) fn bundle_seen(map: ConfigMap) -> Option<(String, BundleSeen)> {
+    let MetaSeen { version, uid, owner, policy } = meta(&map.metadata);
     let text = map.data.as_ref().and_then(|data| data.get(BUNDLE_KEY)).map_or("", String::as_str);
-    let seen = BundleSeen { version, sha256: sha256(text.as_bytes()), owner, policy };
+    let generation = bundle::claimed_generation(text.as_bytes());
+    let seen = BundleSeen { version, uid, sha256: sha256(text.as_bytes()), generation, owner, policy };
     Some((map.metadata.name?, seen))
 }
 
 fn meta(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> MetaSeen {
     MetaSeen {
         version: version_of(metadata),
+        uid: metadata.uid.clone(),
         owner: metadata.labels.as_ref().and_then(|labels| labels.get(OWNER_UID_LABEL)).cloned(),
         policy: metadata.annotations.as_ref().and_then(|a| a.get(POLICY_ANNOTATION)).cloned(),
     }

@@ -15,7 +15,13 @@ use super::{
     record::{Kept, RingSecret, Untrusted},
     signing::params,
 };
-use crate::versions::version_of;
+use crate::{
+    registry::Request,
+    versions::{Shown, shown, version_of},
+};
+
+/// The largest content of an object, bytes: the API server takes a mebibyte, and something is around it.
+pub(super) const MAX_SECRET: usize = (1 << 20) - (8 << 10);
 
 /// What is kept of a policy.
 #[derive(Debug)]
@@ -33,28 +39,41 @@ impl Reconciler {
     }
 
     /// Finds out what is kept. What this process knows to have written stands over anything older or unsealed: a Secret that
-    /// was edited, rolled back or deleted by hand is then written anew.
+    /// was edited, rolled back or deleted by hand is then written anew. One that the watch once showed later than it does now
+    /// shows that the API server was restored.
     pub(super) async fn find(&self, name: &PolicyName, managed: &mut Managed) -> Result<Found, ReconcileError> {
         let object = ring_name(name);
         let cached = self.caches.rings.one(&object);
         let Some(stored) = &mut managed.stored else {
-            let found = if managed.unsure { self.read_ring(&object).await? } else { cached };
-            managed.unsure = false;
+            let ask = managed.unsure || cached.is_none() && !managed.asked;
+            let found = if ask { self.read_ring(&object).await? } else { cached };
+            (managed.unsure, managed.asked) = (false, true);
             let Some(secret) = found else { return Ok(Found::Nothing) };
-            return Ok(match secret.open(&self.keys, false) {
+            managed.vouched = secret.adopt.is_some();
+            return Ok(match secret.open(name, &self.keys, false) {
                 Ok(kept) => {
-                    managed.stored = Some(Stored { version: Some(secret.version), kept });
+                    managed.rewrite |= !secret.is_marked(name, &kept.record.uid);
+                    managed.stored = Some(Stored { version: Some(secret.version), kept, confirmed: false });
                     Found::Stored
                 }
-                Err(why) => Found::Untrusted(why, secret),
+                Err(why) => {
+                    managed.untrusted = Some(secret.clone());
+                    Found::Untrusted(why, secret)
+                }
             });
         };
-        let lags = |secret: &RingSecret| stored.version.is_some_and(|version| secret.version <= version);
-        let found = match cached {
-            Some(secret) if !managed.unsure && lags(&secret) => return Ok(Found::Stored),
-            Some(secret) if !managed.unsure => Some(secret),
-            // Deleted, without its label, or not yet seen by the watch; or nothing about versions is certain.
-            _ => self.read_ring(&object).await?,
+        let shown = shown(stored.version, stored.confirmed, cached.as_ref().map(|secret| secret.version));
+        let found = match (shown, cached) {
+            _ if managed.unsure => self.read_ring(&object).await?,
+            (Shown::AsWritten, _) => {
+                stored.confirmed = true;
+                return Ok(Found::Stored);
+            }
+            (Shown::Lags, Some(_)) => return Ok(Found::Stored),
+            (Shown::WentBack, _) => return Err(self.went_back(name).await),
+            (Shown::Later, cached) => cached,
+            // Deleted, without its label, or not yet seen by the watch.
+            (Shown::Lags | Shown::Gone, _) => self.read_ring(&object).await?,
         };
         managed.unsure = false;
         match found {
@@ -66,11 +85,13 @@ impl Reconciler {
             Some(secret) if stored.version == Some(secret.version) => {}
             Some(secret) => {
                 stored.version = Some(secret.version);
-                match secret.open(&self.keys, false) {
-                    Ok(kept) if kept.record.generation >= stored.kept.record.generation => {
+                stored.confirmed = false;
+                managed.vouched = secret.adopt.is_some();
+                match secret.open(name, &self.keys, false) {
+                    Ok(kept) if !kept.is_older_than(&stored.kept) => {
                         // Only its metadata changed, or another leader was here.
                         stored.kept = kept;
-                        managed.rewrite |= secret.owner.as_deref() != Some(stored.kept.record.uid.as_str());
+                        managed.rewrite |= !secret.is_marked(name, &stored.kept.record.uid);
                     }
                     Ok(_) => {
                         tracing::error!(policy = %name, "the key ring's Secret holds an older state; it is written anew");
@@ -86,8 +107,23 @@ impl Reconciler {
         Ok(Found::Stored)
     }
 
+    /// The API server was restored from a backup: everything begins anew.
+    pub(super) async fn went_back(&self, name: &PolicyName) -> ReconcileError {
+        tracing::error!(policy = %name, "an object's version is lower than it was: the API server was restored");
+        // A dispatcher that has ended ends the process by itself.
+        let _ = self.context.registry.ask(Request::WentBack).await;
+        ReconcileError::Conflict
+    }
+
     async fn read_ring(&self, object: &str) -> Result<Option<RingSecret>, ReconcileError> {
-        Ok(self.ring_secrets().get_opt(object).await?.and_then(RingSecret::of))
+        Ok(self.ring_secrets().get_opt(object).await?.map(RingSecret::of))
+    }
+
+    /// Whether the Secret still is as it was when it was last read or written: nobody else leads who has decided on it.
+    pub(super) async fn is_still_stored(&self, managed: &Managed) -> Result<bool, ReconcileError> {
+        let Some(Stored { version: Some(version), kept, .. }) = &managed.stored else { return Ok(false) };
+        let found = self.ring_secrets().get_metadata_opt(&ring_name(&kept.record.policy)).await?;
+        Ok(found.is_some_and(|found| version_of(&found.metadata) == *version))
     }
 
     /// Writes what is to be kept, if the Secret still is as it was when that was decided.
@@ -98,9 +134,15 @@ impl Reconciler {
         version: Option<u64>,
     ) -> Result<(), ReconcileError> {
         let secret = kept.to_secret(&self.keys, version)?;
+        let length = secret.data.iter().flatten().map(|(_, value)| value.0.len()).sum::<usize>();
+        if length > MAX_SECRET {
+            return Err(ReconcileError::TooLarge { what: "the key ring's Secret", length });
+        }
         let object = ring_name(&kept.record.policy);
         let written = match version {
             None => self.ring_secrets().create(&params(), &secret).await,
+            // Applying would leave an administrator's word where it is.
+            Some(_) if managed.vouched => self.ring_secrets().replace(&object, &params(), &secret).await,
             Some(_) => {
                 self.ring_secrets().patch(&object, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&secret)).await
             }
@@ -109,8 +151,8 @@ impl Reconciler {
             Ok(written) => {
                 let version = version_of(&written.metadata);
                 self.context.versions.note(version);
-                managed.stored = Some(Stored { version: Some(version), kept });
-                managed.rewrite = false;
+                managed.stored = Some(Stored { version: Some(version), kept, confirmed: false });
+                (managed.rewrite, managed.vouched) = (false, false);
                 Ok(())
             }
             Err(error) => {
@@ -135,6 +177,7 @@ impl Reconciler {
             }
         }
         managed.stored = None;
+        managed.asked = false;
         Ok(())
     }
 }

@@ -10,7 +10,10 @@ use countersign_api::{
 use countersign_core::{keys::SigningKey, revocation::Entry, time::UnixMillis};
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{record::Kept, status::Acceptance};
+use super::{
+    record::{Kept, RingSecret},
+    status::Acceptance,
+};
 use crate::fleet::Since;
 
 /// What the ring Secret holds.
@@ -19,6 +22,8 @@ pub(crate) struct Stored {
     /// `None`: it has to be created.
     pub(crate) version: Option<u64>,
     pub(crate) kept: Kept,
+    /// The watch has shown that version, so that a lower one there means something.
+    pub(crate) confirmed: bool,
 }
 
 /// A bundle as it was last written, or found as it ought to be.
@@ -58,6 +63,10 @@ pub(crate) struct Managed {
     pub(crate) stored: Option<Stored>,
     /// What is stored has to be read anew before it is relied on.
     pub(crate) unsure: bool,
+    /// That there is nothing stored was asked of the API server itself.
+    pub(crate) asked: bool,
+    /// The Secret bears an administrator's word, which the next write takes off.
+    pub(crate) vouched: bool,
     /// It has to be written anew.
     pub(crate) rewrite: bool,
     /// So has the bundle, under a new generation.
@@ -68,6 +77,20 @@ pub(crate) struct Managed {
     /// The content of the present bundle, where it is needed.
     pub(crate) present: Option<Arc<Bundle>>,
     pub(crate) written: Option<Written>,
+    /// Whether the last attempt to write bundle or verify-secrets is known to have succeeded; else they are read first.
+    pub(crate) bundle_unsure: bool,
+    /// A ring's Secret that isn't trusted, as it was found last.
+    pub(crate) untrusted: Option<RingSecret>,
+    /// A verifier was seen to hold more than is kept.
+    pub(crate) suspected: bool,
+    /// The history under which the rings were taken for an older state.
+    pub(crate) restored_in: Option<String>,
+    /// The generation and the digest of a bundle that is decided, stored, and not written yet.
+    pub(crate) reserved: Option<(u64, [u8; 32])>,
+    /// Why the bundle can't be written, for people.
+    pub(crate) unwritten: Option<String>,
+    /// The last spec that made sense, and whose it was.
+    pub(crate) last_effective: Option<(String, Arc<EffectivePolicy>)>,
     /// The version of the verify-secrets that are known to be as they ought to, and whether the watch has shown it.
     pub(crate) secrets: Option<(u64, bool)>,
     /// From which write on the bundle holds each key.
@@ -89,6 +112,18 @@ pub(crate) struct Managed {
 }
 
 impl Managed {
+    /// Those who don't wait any more ask again.
+    pub(crate) fn drop_those_who_left(&mut self) {
+        self.ends.retain(|end| !end.done.is_closed());
+    }
+
+    /// The bundle isn't as it was written, or may not be: no acknowledgement so far says that anybody holds its keys.
+    pub(crate) fn bundle_changed(&mut self) {
+        self.written = None;
+        self.since.clear();
+        self.reserved = None;
+    }
+
     /// What was to be ended is, on the API server.
     pub(crate) fn tell_ended(&mut self) {
         for end in self.ends.drain(..) {
@@ -109,11 +144,11 @@ impl Managed {
     pub(crate) fn went_back(&mut self) {
         self.unsure = true;
         self.rewrite_bundle = true;
-        self.written = None;
+        self.bundle_unsure = true;
+        self.bundle_changed();
         self.present = None;
         self.secrets = None;
         self.status = None;
-        self.since.clear();
     }
 }
 

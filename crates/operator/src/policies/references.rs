@@ -141,8 +141,14 @@ fn reason(policy: &EffectivePolicy, fetched: &Fetched, problems: &[Problem]) -> 
     if sets.any(|r| !fetched.has(false, &r.name, &r.key)) {
         return "ConfigMapNotFound";
     }
-    let of_keys = |problem: &Problem| problem.field.contains(".jwks.") || problem.field.ends_with("secretKeyRef");
-    if problems.iter().any(of_keys) { "WeakKey" } else { "SecretInvalid" }
+    let of_a_map = |problem: &Problem| problem.field.contains(".jwks.");
+    if problems.iter().any(|problem| problem.weak_key) {
+        "WeakKey"
+    } else if problems.iter().any(of_a_map) {
+        "Invalid"
+    } else {
+        "SecretInvalid"
+    }
 }
 
 /// Puts fetched key sets where they belong. `held` are those that the present bundle has and [`sources`] vouch for. Says what

@@ -1,20 +1,15 @@
-//! What others are told of a policy: the view that other parts share, events, and its status.
+//! A policy's status: gathered, and written when it says anything new.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use countersign_api::{
-    bundle::RingName,
     cluster::FIELD_MANAGER,
     policy::{AuthPolicy, AuthPolicyStatus, EffectivePolicy},
 };
-use countersign_core::{
-    names::PolicyName,
-    ring::{Action, Phase, Ring, RingStatus},
-};
+use countersign_core::{names::PolicyName, ring::Phase};
 use countersign_feed::Clock;
-use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
-    Api, Resource as _,
+    Api,
     api::{Patch, PatchParams},
 };
 use serde_json::json;
@@ -23,18 +18,14 @@ use tokio::time::Instant;
 use super::{
     Reconciler,
     caches::Declared,
+    living::waits,
     memory::{Managed, Next},
-    reconcile::{ReconcileError, ring_version, waits},
+    reconcile::ReconcileError,
     record::Kept,
-    signing::SigningError,
     standing::Refused,
     status::{Acceptance, Keys, Remedy, Situation, Turned, status},
 };
-use crate::{
-    fleet::{Count, Since},
-    registry::{OwnKeys, PolicyView, RingView},
-    versions::version_of,
-};
+use crate::{fleet::Count, versions::version_of};
 
 /// How long a key may wait for verifiers before that is worth telling.
 const WAITS_FOR_LONG_MS: i64 = 5_000;
@@ -51,163 +42,11 @@ pub(super) struct Standings<'a> {
     pub(super) effective: Option<Arc<EffectivePolicy>>,
     /// Nothing was made for it yet.
     pub(super) kept: Option<&'a Kept>,
+    /// The bundle is made of what is declared now, not of what was in force before.
+    pub(super) published: bool,
 }
 
 impl Reconciler {
-    /// Publishes a policy's view, with keys ready to sign.
-    #[expect(clippy::too_many_arguments, reason = "all that a view is made of")]
-    pub(super) fn publish(
-        &self,
-        name: &PolicyName,
-        declared: &Declared,
-        namespace_uid: &str,
-        effective: Option<&Arc<EffectivePolicy>>,
-        acceptance: &Acceptance,
-        kept: &Kept,
-        managed: &mut Managed,
-    ) -> Result<(), ReconcileError> {
-        self.context.registry.turn(name).raise(kept.record.issued_until);
-        let mut rings = BTreeMap::new();
-        if let Some(effective) = effective {
-            let statuses = self.ring_statuses(name, declared, effective, kept, &managed.since);
-            for (ring, held) in &kept.rings {
-                let version = ring_version(held);
-                let known = managed.signers.get(ring).filter(|(of, _)| *of == version).map(|(_, signer)| signer.clone());
-                let signer = match known {
-                    Some(signer) => signer,
-                    None => held.signing_key().map_err(SigningError::from)?.map(Arc::new),
-                };
-                managed.signers.insert(*ring, (version, signer.clone()));
-                let Some(status) = statuses.get(ring).cloned() else { continue };
-                rings.insert(*ring, RingView { ring: held.clone(), status, signer });
-            }
-        }
-        let own = kept.record.issuer.clone().filter(|_| !rings.is_empty()).map(|issuer| OwnKeys { issuer, rings });
-        let since = managed.written.map(|written| written.since).unwrap_or_default();
-        let view = PolicyView {
-            name: name.clone(),
-            uid: declared.uid().to_owned(),
-            namespace_uid: namespace_uid.to_owned(),
-            generation: declared.generation(),
-            effective: effective.cloned(),
-            problem: problem(acceptance),
-            withdrawn: false,
-            bundle_generation: since.generation,
-            bundle_version: since.version,
-            own,
-            revoked: kept.record.revoked.clone().into(),
-        };
-        self.show(view);
-        Ok(())
-    }
-
-    /// Publishes a view, unless it is the one that is shown.
-    fn show(&self, view: PolicyView) {
-        let same = self.context.registry.policy(&view.name).is_some_and(|shown| alike(&shown, &view));
-        if !same {
-            self.context.registry.publish(view);
-        }
-    }
-
-    fn ring_statuses(
-        &self,
-        name: &PolicyName,
-        declared: &Declared,
-        effective: &Arc<EffectivePolicy>,
-        kept: &Kept,
-        since: &BTreeMap<String, Since>,
-    ) -> BTreeMap<RingName, RingStatus> {
-        let registry = &self.context.registry;
-        let (revoked, fleet) = (registry.revoked_keys(name), registry.fleet());
-        let situation = self.situation(name, effective, declared, kept, &revoked, &fleet, since, Clock::wall());
-        kept.rings.iter().map(|(ring, held)| (*ring, situation.status(*ring, held))).collect()
-    }
-
-    /// A policy for which nothing was made yet: others may have to fetch what it lacks.
-    pub(super) fn publish_unaccepted(
-        &self,
-        name: &PolicyName,
-        declared: &Declared,
-        namespace_uid: &str,
-        effective: Option<&Arc<EffectivePolicy>>,
-        acceptance: &Acceptance,
-    ) {
-        self.show(PolicyView {
-            effective: effective.cloned(),
-            problem: problem(acceptance),
-            ..bare(name, declared, namespace_uid)
-        });
-    }
-
-    /// A policy whose kept keys may not be used.
-    pub(super) fn publish_refused(&self, name: &PolicyName, declared: &Declared, namespace_uid: &str, why: &Refused) {
-        self.show(PolicyView { problem: Some(why.to_string()), ..bare(name, declared, namespace_uid) });
-    }
-
-    /// A withdrawn policy.
-    pub(super) fn publish_withdrawn(&self, name: &PolicyName, managed: &Managed) {
-        let Some(stored) = &managed.stored else { return };
-        let record = &stored.kept.record;
-        let since = managed.written.map(|written| written.since).unwrap_or_default();
-        self.show(PolicyView {
-            name: name.clone(),
-            uid: record.uid.clone(),
-            namespace_uid: record.namespace_uid.clone(),
-            generation: 0,
-            effective: None,
-            problem: None,
-            withdrawn: true,
-            bundle_generation: since.generation,
-            bundle_version: since.version,
-            own: None,
-            revoked: record.revoked.clone().into(),
-        });
-    }
-
-    /// Events and log lines of what was done to a policy's rings.
-    pub(super) fn tell(&self, name: &PolicyName, declared: &Declared, planned: &BTreeMap<RingName, Vec<Action>>) {
-        let regarding = reference(declared);
-        let events = &self.context.events;
-        for (ring, actions) in planned {
-            let ring = ring.word();
-            for action in actions {
-                match action {
-                    Action::Create { algorithm, cause } => {
-                        tracing::info!(policy = %name, ring, ?cause, %algorithm, "a key is made");
-                        events.normal(&regarding, "KeyGenerated", format!("a new {algorithm} key for the {ring} ring"));
-                    }
-                    Action::Activate { kid, unacknowledged, .. } => {
-                        tracing::info!(policy = %name, ring, kid, unacknowledged, "the key signs");
-                        events.normal(&regarding, "KeyActivated", format!("key {kid} of the {ring} ring signs"));
-                    }
-                    Action::Revoke { kid } => {
-                        tracing::warn!(policy = %name, ring, kid, "the key is revoked");
-                        events.warning(
-                            &regarding,
-                            "KeyRevoked",
-                            format!("key {kid} of the {ring} ring is revoked for good"),
-                        );
-                    }
-                    Action::Remove { kid } => {
-                        tracing::info!(policy = %name, ring, kid, "the key is gone");
-                        events.normal(
-                            &regarding,
-                            "KeyRetired",
-                            format!("key {kid} of the {ring} ring is gone: nothing it signed lives"),
-                        );
-                    }
-                    _ => {}
-                }
-            }
-        }
-    }
-
-    pub(super) fn tell_adopted(&self, name: &PolicyName, declared: &Declared) {
-        tracing::info!(policy = %name, "the policy took over the keys of an earlier one of its name");
-        let note = "the keys that an earlier policy of this name left are taken over";
-        self.context.events.normal(&reference(declared), "Adopted", note);
-    }
-
     /// Says that a policy's kept keys may not be used.
     pub(super) async fn report_refused(
         &self,
@@ -215,29 +54,47 @@ impl Reconciler {
         declared: &Declared,
         unaccepted: Option<Acceptance>,
         why: &Refused,
+        in_force: bool,
         managed: &mut Managed,
     ) -> Result<(), ReconcileError> {
+        let object = countersign_api::cluster::ring_name(name);
+        let word = self.adoption(name, declared, managed);
         let hint = format!(
-            "{why}; to take them over all the same, annotate the Secret {} in {} with {}={}",
-            countersign_api::cluster::ring_name(name),
+            "{why}; to take over what is there now all the same, annotate the Secret {object} in {} with {}={word}",
             self.context.config.system_namespace,
             countersign_api::cluster::ADOPT_ANNOTATION,
-            declared.uid(),
         );
         let acceptance = unaccepted.unwrap_or(Acceptance::Accepted(Vec::new()));
         let before = before(declared, managed);
         let said = status(&Situation {
-            generation: declared.generation(),
-            before: &before,
             acceptance,
-            keys: Keys::Refused(hint),
-            count: Count::default(),
-            bundle_generation: 0,
-            feed_reached: true,
-            lagging_for_long: false,
-            refresh: false,
-            issuers: 0,
-            now: Clock::wall(),
+            keys: Keys::Refused { why: hint, in_force },
+            ..nothing_told(declared, &before)
+        });
+        self.write_status(declared, &before, said, managed).await
+    }
+
+    /// The word with which an administrator lets a policy take over what its ring's Secret holds now.
+    fn adoption(&self, name: &PolicyName, declared: &Declared, managed: &Managed) -> String {
+        let object = countersign_api::cluster::ring_name(name);
+        let found = self.caches.rings.one(&object).or_else(|| managed.untrusted.clone());
+        found.map_or_else(|| declared.uid().to_owned(), |secret| secret.adoption(name, declared.uid()))
+    }
+
+    /// Says that a new leader has not heard yet what became of a policy's keys.
+    pub(super) async fn report_unheard(
+        &self,
+        declared: &Declared,
+        acceptance: &Acceptance,
+        has_rings: bool,
+        managed: &mut Managed,
+    ) -> Result<(), ReconcileError> {
+        let before = before(declared, managed);
+        let said = status(&Situation {
+            acceptance: acceptance.clone(),
+            keys: if has_rings { Keys::Unheard } else { Keys::NotNeeded },
+            feed_reached: self.context.registry.fleet().reached,
+            ..nothing_told(declared, &before)
         });
         self.write_status(declared, &before, said, managed).await
     }
@@ -291,7 +148,7 @@ impl Reconciler {
             Acceptance::Refused { remedy: Remedy::Moment, .. } => FETCHED_WITHIN,
             Acceptance::Refused { .. } => Duration::ZERO,
         };
-        let accepted = matches!(standings.acceptance, Acceptance::Accepted(_));
+        let accepted = matches!(standings.acceptance, Acceptance::Accepted(_)) && managed.unwritten.is_none();
         let said = status(&Situation {
             generation: declared.generation(),
             before: &before,
@@ -302,7 +159,8 @@ impl Reconciler {
             feed_reached: fleet.reached,
             lagging_for_long: waited_long,
             refresh,
-            issuers: fleet.issuers,
+            published: standings.published,
+            unwritten: managed.unwritten.clone(),
             now,
         });
         if count.complete() {
@@ -365,69 +223,6 @@ impl Reconciler {
         managed.status_at = Some(Instant::now());
         Ok(())
     }
-
-    /// Events for what a condition says for the first time.
-    fn tell_changes(&self, declared: &Declared, before: &AuthPolicyStatus, said: &AuthPolicyStatus) {
-        let regarding = reference(declared);
-        let reason = |status: &AuthPolicyStatus, type_: &str| {
-            status.conditions.iter().find(|c| c.type_ == type_).map(|c| (c.reason.clone(), c.message.clone()))
-        };
-        for (type_, reasons) in [
-            ("Accepted", &["SecretNotFound", "SecretInvalid", "WeakKey", "IssuerShared", "TooLarge", "Invalid"][..]),
-            ("KeysReady", &["RotationWaiting", "EmergencyUnacknowledged", "AdoptionRefused"]),
-            ("Enforced", &["VerifiersRefused"]),
-        ] {
-            let (Some((now, message)), then) = (reason(said, type_), reason(before, type_)) else { continue };
-            if then.is_some_and(|(then, _)| then == now) || !reasons.contains(&now.as_str()) {
-                continue;
-            }
-            let event = match now.as_str() {
-                "VerifiersRefused" => "BundleRefused",
-                "SecretNotFound" => "SecretInvalid",
-                other => other,
-            };
-            self.context.events.warning(&regarding, event, message);
-        }
-    }
-}
-
-fn alike(a: &PolicyView, b: &PolicyView) -> bool {
-    let rings = |view: &PolicyView| -> Vec<(RingName, Ring, RingStatus)> {
-        let own = view.own.iter().flat_map(|own| &own.rings);
-        own.map(|(name, ring)| (*name, ring.ring.clone(), ring.status.clone())).collect()
-    };
-    let effective = match (&a.effective, &b.effective) {
-        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-        (a, b) => a.is_none() && b.is_none(),
-    };
-    effective
-        && (&a.uid, &a.namespace_uid, a.generation, &a.problem, a.withdrawn)
-            == (&b.uid, &b.namespace_uid, b.generation, &b.problem, b.withdrawn)
-        && (a.bundle_generation, a.bundle_version, &a.revoked) == (b.bundle_generation, b.bundle_version, &b.revoked)
-        && rings(a) == rings(b)
-}
-
-fn problem(acceptance: &Acceptance) -> Option<String> {
-    match acceptance {
-        Acceptance::Accepted(_) => None,
-        Acceptance::Refused { remark, .. } => Some(remark.message.clone()),
-    }
-}
-
-fn bare(name: &PolicyName, declared: &Declared, namespace_uid: &str) -> PolicyView {
-    PolicyView {
-        name: name.clone(),
-        uid: declared.uid().to_owned(),
-        namespace_uid: namespace_uid.to_owned(),
-        generation: declared.generation(),
-        effective: None,
-        problem: None,
-        withdrawn: false,
-        bundle_generation: 0,
-        bundle_version: 0,
-        own: None,
-        revoked: Arc::from([]),
-    }
 }
 
 /// The status as it is, as far as is known: what was written last, unless the watch shows something later.
@@ -442,6 +237,20 @@ fn millis(ms: i64) -> Duration {
     Duration::from_millis(u64::try_from(ms).unwrap_or(0))
 }
 
-fn reference(declared: &Declared) -> ObjectReference {
-    declared.policy.object_ref(&())
+/// What is said of a policy of which nothing is counted.
+fn nothing_told<'a>(declared: &Declared, before: &'a AuthPolicyStatus) -> Situation<'a> {
+    Situation {
+        generation: declared.generation(),
+        before,
+        acceptance: Acceptance::Accepted(Vec::new()),
+        keys: Keys::NotYet,
+        count: Count::default(),
+        bundle_generation: 0,
+        feed_reached: true,
+        lagging_for_long: false,
+        refresh: false,
+        published: false,
+        unwritten: None,
+        now: Clock::wall(),
+    }
 }

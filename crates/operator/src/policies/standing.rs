@@ -12,8 +12,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) issuer: Option<&'a str>,
     /// The object is being deleted.
     pub(crate) deleting: bool,
-    /// An administrator's word on the ring's Secret: the uid of the policy that may take it over.
-    pub(crate) adopt: Option<&'a str>,
+    /// An administrator's word on the ring's Secret says that this policy may take over what it holds now.
+    pub(crate) vouched: bool,
 }
 
 /// What is kept.
@@ -75,15 +75,16 @@ pub(crate) fn standing(
     match (live, held) {
         (Some(_), Held::Nothing) => Standing::Live { adopts: false },
         (Some(wanted), Held::Untrusted(why)) => {
-            if wanted.adopt == Some(wanted.uid) {
+            if wanted.vouched {
                 Standing::Live { adopts: true }
             } else {
                 Standing::Refused(Refused::Untrusted(why.clone()))
             }
         }
         (Some(wanted), Held::Record(record)) => adoption(wanted, record),
-        // A person declared that it goes: what isn't trusted is replaced, not read.
-        (None, Held::Nothing | Held::Untrusted(_)) => {
+        // What isn't trusted is replaced, not read: a tombstone is, and says since when.
+        (None, Held::Untrusted(_)) => Standing::Withdraw,
+        (None, Held::Nothing) => {
             if wanted.is_some() {
                 Standing::Withdraw
             } else {
@@ -105,7 +106,7 @@ fn adoption(wanted: &Wanted<'_>, record: &Record) -> Standing {
     if record.uid == wanted.uid && record.withdrawn_time.is_none() {
         return Standing::Live { adopts: false };
     }
-    if wanted.adopt == Some(wanted.uid) {
+    if wanted.vouched {
         Standing::Live { adopts: true }
     } else if record.namespace_uid != wanted.namespace_uid {
         Standing::Refused(Refused::Namespace)
@@ -140,7 +141,7 @@ mod tests {
     }
 
     fn wanted() -> Wanted<'static> {
-        Wanted { uid: "u1", namespace_uid: "n1", issuer: Some("https://a.example"), deleting: false, adopt: None }
+        Wanted { uid: "u1", namespace_uid: "n1", issuer: Some("https://a.example"), deleting: false, vouched: false }
     }
 
     #[test]
@@ -170,18 +171,7 @@ mod tests {
                 Standing::Refused(Refused::Issuer(Some("https://a.example".into()))),
                 "no issuer",
             ),
-            (
-                Wanted { namespace_uid: "n2", adopt: Some("u2"), ..again },
-                withdrawn.clone(),
-                adopts,
-                "an administrator says so",
-            ),
-            (
-                Wanted { namespace_uid: "n2", adopt: Some("u1"), ..again },
-                withdrawn,
-                Standing::Refused(Refused::Namespace),
-                "says so of another",
-            ),
+            (Wanted { namespace_uid: "n2", vouched: true, ..again }, withdrawn, adopts, "an administrator says so"),
         ] {
             assert_eq!(standing(Some(&wanted), Held::Record(&record), NOW, Some(NOW)), expected, "{why}");
         }
@@ -192,10 +182,10 @@ mod tests {
         let held = Held::Untrusted(&Untrusted::Seal);
         let refused = Standing::Refused(Refused::Untrusted(Untrusted::Seal));
         assert_eq!(standing(Some(&wanted()), held, NOW, None), refused);
-        let vouched = Wanted { adopt: Some("u1"), ..wanted() };
+        let vouched = Wanted { vouched: true, ..wanted() };
         assert_eq!(standing(Some(&vouched), held, NOW, None), Standing::Live { adopts: true });
         assert_eq!(standing(Some(&Wanted { deleting: true, ..wanted() }), held, NOW, None), Standing::Withdraw);
-        assert_eq!(standing(None, held, NOW, None), Standing::Gone);
+        assert_eq!(standing(None, held, NOW, None), Standing::Withdraw, "its object went with nobody there to see");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use countersign_api::{
     bundle::RingName,
-    policy::{AuthPolicyStatus, Enforcement, IssuerEnforcement, KeyRingStatus, KeyStatus, RingKeyState, StatusRing},
+    policy::{AuthPolicyStatus, Enforcement, KeyRingStatus, KeyStatus, RingKeyState, StatusRing},
 };
 use countersign_core::{
     ring::{KeyState, Phase, Ring, RingStatus},
@@ -71,8 +71,10 @@ pub(crate) enum Keys {
     NotNeeded,
     /// There are none yet, and why.
     NotYet,
-    /// They aren't used, and why.
-    Refused(String),
+    /// They aren't used, and why. The last bundle may be in force all the same.
+    Refused { why: String, in_force: bool },
+    /// There are some, and what became of them since the API server knew is yet to be heard.
+    Unheard,
     /// These.
     Rings(BTreeMap<RingName, Turned>),
 }
@@ -103,7 +105,10 @@ pub(crate) struct Situation<'a> {
     pub(crate) lagging_for_long: bool,
     /// What is merely a snapshot may be taken anew.
     pub(crate) refresh: bool,
-    pub(crate) issuers: usize,
+    /// The bundle is made of this generation of the spec.
+    pub(crate) published: bool,
+    /// Why the bundle can't be written.
+    pub(crate) unwritten: Option<String>,
     pub(crate) now: UnixMillis,
 }
 
@@ -173,7 +178,12 @@ fn keys_ready(situation: &Situation<'_>) -> Wanted {
             return Wanted::new(KEYS_READY, true, Remark::new("VerifyOnly", "the policy only verifies others' tokens"));
         }
         Keys::NotYet => return not("Generating", "no key is made before the policy is accepted"),
-        Keys::Refused(why) => return not("AdoptionRefused", why),
+        Keys::Refused { why, .. } => return not("AdoptionRefused", why),
+        Keys::Unheard => {
+            let why = if situation.feed_reached { "verifiers" } else { "Redis, which is out of reach" };
+            let message = format!("a new operator signs nothing before it has heard what was revoked: it waits for {why}");
+            return not("FeedUnreachable", &message);
+        }
         Keys::Rings(rings) => rings,
     };
     // What keeps a ring from signing comes before what merely keeps it from turning.
@@ -244,8 +254,19 @@ fn enforced(situation: &Situation<'_>, accepted: &Wanted) -> Wanted {
         let reason = accepted.remark.reason;
         return not(reason, "this generation isn't accepted; what was in force before still is".to_owned());
     }
-    if matches!(situation.keys, Keys::Refused(_)) {
-        return not("AdoptionRefused", "nothing is in force until the kept keys are adopted".to_owned());
+    if let Keys::Refused { in_force, .. } = situation.keys {
+        let message = if in_force {
+            "the last bundle stays in force; nothing new can be signed until the kept keys are adopted"
+        } else {
+            "nothing is in force until the kept keys are adopted"
+        };
+        return not("AdoptionRefused", message.to_owned());
+    }
+    if let Some(why) = &situation.unwritten {
+        return not(
+            "WaitingForVerifiers",
+            format!("its bundle can't be written; what was in force before still is: {why}"),
+        );
     }
     let held = || Remark::new("Enforced", "every verifier holds this generation");
     if count.complete() && situation.bundle_generation > 0 {
@@ -275,7 +296,7 @@ fn ready(situation: &Situation<'_>, accepted: &Wanted, keys: &Wanted, enforced: 
     }
     let was = before(situation, READY).is_some_and(|c| c.status == "True") && !situation.lagging_for_long;
     let someone_holds = enforced.holds() || situation.count.held > 0 || was;
-    if !situation.count.refused.is_empty() || !someone_holds {
+    if !situation.count.refused.is_empty() || !someone_holds || situation.unwritten.is_some() {
         return first_that_fails(enforced).snapshot();
     }
     Wanted::new(READY, true, Remark::new("Ready", "the policy is in force"))
@@ -284,7 +305,7 @@ fn ready(situation: &Situation<'_>, accepted: &Wanted, keys: &Wanted, enforced: 
 fn stalled(situation: &Situation<'_>) -> Option<Wanted> {
     let remark = match (&situation.acceptance, &situation.keys) {
         (Acceptance::Refused { remark, remedy: Remedy::Person }, _) => remark.clone(),
-        (_, Keys::Refused(why)) => Remark::new("AdoptionRefused", why.clone()),
+        (_, Keys::Refused { why, .. }) => Remark::new("AdoptionRefused", why.clone()),
         _ => return None,
     };
     Some(Wanted::new(STALLED, true, remark))
@@ -310,6 +331,10 @@ fn condition(situation: &Situation<'_>, wanted: &Wanted) -> Condition {
 }
 
 fn enforcement(situation: &Situation<'_>, enforced: &Wanted) -> Option<Enforcement> {
+    // What verifiers hold is what was told of then: this generation isn't written.
+    if !situation.published || situation.unwritten.is_some() {
+        return situation.before.enforcement.clone();
+    }
     if situation.bundle_generation == 0 {
         return None;
     }
@@ -334,8 +359,8 @@ fn enforcement(situation: &Situation<'_>, enforced: &Wanted) -> Option<Enforceme
         verifiers: number(count.required),
         acknowledged: number(count.held),
         summary: format!("{}/{}", count.held, count.required),
-        issuers: (situation.issuers > 0)
-            .then(|| IssuerEnforcement { replicas: number(situation.issuers), acknowledged: 0 }),
+        // No issuer tells what it holds.
+        issuers: None,
         lagging: count.lagging.clone(),
     })
 }
@@ -348,7 +373,11 @@ const fn status_ring(ring: RingName) -> StatusRing {
 }
 
 fn key_rings(situation: &Situation<'_>) -> Vec<KeyRingStatus> {
-    let Keys::Rings(rings) = &situation.keys else { return Vec::new() };
+    let rings = match &situation.keys {
+        Keys::Rings(rings) => rings,
+        Keys::Unheard => return situation.before.key_rings.clone(),
+        _ => return Vec::new(),
+    };
     let ring = |(name, turned): (&RingName, &Turned)| KeyRingStatus {
         name: status_ring(*name),
         active_kid: turned.status.active_kid.clone(),
@@ -362,7 +391,11 @@ fn key_rings(situation: &Situation<'_>) -> Vec<KeyRingStatus> {
 
 /// The keys; of very many, the latest.
 fn keys(situation: &Situation<'_>) -> Vec<KeyStatus> {
-    let Keys::Rings(rings) = &situation.keys else { return Vec::new() };
+    let rings = match &situation.keys {
+        Keys::Rings(rings) => rings,
+        Keys::Unheard => return situation.before.keys.clone(),
+        _ => return Vec::new(),
+    };
     let mut keys = Vec::new();
     for (name, turned) in rings {
         let latest = turned.ring.keys.iter().rev().take(MAX_KEYS / RingName::ALL.len());

@@ -36,7 +36,8 @@ fn situation(before: &AuthPolicyStatus) -> Situation<'_> {
         feed_reached: true,
         lagging_for_long: false,
         refresh: false,
-        issuers: 0,
+        published: true,
+        unwritten: None,
         now: NOW,
     }
 }
@@ -105,7 +106,7 @@ fn each_state_of_a_policy_is_told_by_its_conditions() {
         ),
         (
             "not adopted",
-            Situation { keys: Keys::Refused("why".into()), ..base() },
+            Situation { keys: Keys::Refused { why: "why".into(), in_force: false }, ..base() },
             [
                 "True Accepted",
                 "False AdoptionRefused",
@@ -113,6 +114,16 @@ fn each_state_of_a_policy_is_told_by_its_conditions() {
                 "False AdoptionRefused",
                 "True AdoptionRefused",
             ],
+        ),
+        (
+            "not heard yet",
+            Situation { keys: Keys::Unheard, published: false, feed_reached: false, count: count(0, 0), ..base() },
+            ["True Accepted", "False FeedUnreachable", "False NoVerifiers", "False FeedUnreachable", "-"],
+        ),
+        (
+            "can't be written",
+            Situation { unwritten: Some("too large".into()), ..base() },
+            ["True Accepted", "True Active", "False WaitingForVerifiers", "False WaitingForVerifiers", "-"],
         ),
         (
             "first key",
@@ -188,4 +199,32 @@ fn a_new_generation_is_not_enforced_because_the_one_before_was() {
     let edited = status(&Situation { generation: 4, count: count(2, 0), now: LATER, ..situation(&settled) });
     assert_eq!(said(&edited, ENFORCED), "False WaitingForVerifiers");
     assert_eq!(edited.enforcement.unwrap().generation, 4);
+}
+
+#[test]
+fn while_the_last_good_bundle_is_in_force_no_verifier_is_said_to_hold_what_is_declared() {
+    let settled = status(&situation(&AuthPolicyStatus::default()));
+    let refused = refused("SecretNotFound", Remedy::Person);
+    let edited = Situation { generation: 4, acceptance: refused, published: false, now: LATER, ..situation(&settled) };
+    let told = status(&edited);
+    assert_eq!(said(&told, ENFORCED), "False SecretNotFound");
+    assert_eq!(told.enforcement, settled.enforcement, "what verifiers hold is generation 3");
+    let unwritten = Situation { generation: 4, unwritten: Some("why".into()), now: LATER, ..situation(&settled) };
+    let told = status(&unwritten);
+    assert_eq!(
+        (said(&told, ENFORCED), said(&told, READY)),
+        ("False WaitingForVerifiers".into(), "False WaitingForVerifiers".into())
+    );
+    assert_eq!(told.enforcement, settled.enforcement);
+}
+
+#[test]
+fn what_stays_in_force_is_told_of_a_policy_whose_ring_somebody_edited() {
+    let settled = status(&situation(&AuthPolicyStatus::default()));
+    for (in_force, begins) in [(true, "the last bundle stays in force"), (false, "nothing is in force")] {
+        let keys = Keys::Refused { why: "why".into(), in_force };
+        let told = status(&Situation { keys, published: false, ..situation(&settled) });
+        let message = &told.conditions.iter().find(|c| c.type_ == ENFORCED).unwrap().message;
+        assert!(message.starts_with(begins), "{message}");
+    }
 }

@@ -1,0 +1,104 @@
+//! Events and log lines about a policy.
+
+use std::collections::BTreeMap;
+
+use countersign_api::{bundle::RingName, policy::AuthPolicyStatus};
+use countersign_core::{
+    names::PolicyName,
+    ring::{Action, Ring},
+};
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Resource as _;
+
+use super::{Reconciler, caches::Declared};
+
+impl Reconciler {
+    /// Events and log lines of what was done to a policy's rings.
+    pub(super) fn tell(
+        &self,
+        name: &PolicyName,
+        declared: &Declared,
+        before: &BTreeMap<RingName, Ring>,
+        planned: &BTreeMap<RingName, Vec<Action>>,
+    ) {
+        let regarding = reference(declared);
+        let events = &self.context.events;
+        for (ring, actions) in planned {
+            let signed = before.get(ring).and_then(Ring::active).map(|key| key.kid.as_str());
+            let ring = ring.word();
+            for action in actions {
+                match action {
+                    Action::Create { algorithm, cause } => {
+                        tracing::info!(policy = %name, ring, ?cause, %algorithm, "a key is made");
+                        events.normal(&regarding, "KeyGenerated", format!("a new {algorithm} key for the {ring} ring"));
+                    }
+                    Action::Activate { kid, unacknowledged, .. } => {
+                        tracing::info!(policy = %name, ring, kid, unacknowledged, "the key signs");
+                        events.normal(&regarding, "KeyActivated", format!("key {kid} of the {ring} ring signs"));
+                        if let Some(signed) = signed {
+                            let note = format!("key {signed} of the {ring} ring signs no more; what it signed is good on");
+                            events.normal(&regarding, "KeyRetired", note);
+                        }
+                    }
+                    Action::Revoke { kid } => {
+                        tracing::warn!(policy = %name, ring, kid, "the key is revoked");
+                        events.warning(
+                            &regarding,
+                            "KeyRevoked",
+                            format!("key {kid} of the {ring} ring is revoked for good"),
+                        );
+                    }
+                    Action::Remove { kid } => {
+                        tracing::info!(policy = %name, ring, kid, "the key is gone");
+                        events.normal(
+                            &regarding,
+                            "KeyRemoved",
+                            format!("key {kid} of the {ring} ring is gone: nothing it signed lives"),
+                        );
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    pub(super) fn tell_adopted(&self, name: &PolicyName, declared: &Declared) {
+        tracing::info!(policy = %name, "the policy took over the keys of an earlier one of its name");
+        let note = "the keys that an earlier policy of this name left are taken over";
+        self.context.events.normal(&reference(declared), "Adopted", note);
+    }
+
+    pub(super) fn tell_merged(&self, name: &PolicyName, declared: &Declared, sessions: usize) {
+        tracing::warn!(policy = %name, sessions, "too many declared sessions ended; every access token is cut off instead");
+        let note = format!("{sessions} ended sessions are merged into one cut-off: every access token is to be got anew");
+        self.context.events.warning(&reference(declared), "RevocationsMerged", note);
+    }
+
+    /// Events for what a condition says for the first time.
+    pub(super) fn tell_changes(&self, declared: &Declared, before: &AuthPolicyStatus, said: &AuthPolicyStatus) {
+        let regarding = reference(declared);
+        let reason = |status: &AuthPolicyStatus, type_: &str| {
+            status.conditions.iter().find(|c| c.type_ == type_).map(|c| (c.reason.clone(), c.message.clone()))
+        };
+        for (type_, reasons) in [
+            ("Accepted", &["SecretNotFound", "SecretInvalid", "WeakKey", "IssuerShared", "TooLarge", "Invalid"][..]),
+            ("KeysReady", &["RotationWaiting", "EmergencyUnacknowledged", "AdoptionRefused"]),
+            ("Enforced", &["VerifiersRefused"]),
+        ] {
+            let (Some((now, message)), then) = (reason(said, type_), reason(before, type_)) else { continue };
+            if then.is_some_and(|(then, _)| then == now) || !reasons.contains(&now.as_str()) {
+                continue;
+            }
+            let event = match now.as_str() {
+                "VerifiersRefused" => "BundleRefused",
+                "SecretNotFound" => "SecretInvalid",
+                other => other,
+            };
+            self.context.events.warning(&regarding, event, message);
+        }
+    }
+}
+
+fn reference(declared: &Declared) -> ObjectReference {
+    declared.policy.object_ref(&())
+}
