@@ -115,6 +115,8 @@ impl Tx {
         retry: &Retry<'_>,
         now: UnixMillis,
     ) -> Result<Option<String>, StoreError> {
+        // Before the row: a use of the session holds the subject and then closes the row.
+        self.lock_subject(policy, retry.user).await?;
         let session = sqlx::query_scalar(
             "UPDATE challenges SET retry_closed = $6
              WHERE policy = $1 AND user_id = $2 AND code_hash = $3 AND completed IS NOT NULL AND retry_closed IS NULL

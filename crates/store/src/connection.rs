@@ -109,7 +109,15 @@ impl Store {
         let options: AnyConnectOptions = server.url().parse()?;
         let writer = pool(SERVER_SETTINGS, connections).connect_with(options).await?;
         let schema = |source| StoreError::Schema { database: server.to_string(), source };
-        sqlx::migrate!("migrations/postgres").run(&writer).await.map_err(schema)?;
+        let migrated = async {
+            // On a connection of its own: others' migrations, and an index on a large table, may take their time.
+            let mut connection = writer.acquire().await?.detach();
+            connection.execute("SET lock_timeout = 0").await?;
+            connection.execute("SET statement_timeout = 0").await?;
+            sqlx::migrate!("migrations/postgres").run(&mut connection).await?;
+            Ok(connection.close().await?)
+        };
+        migrated.await.map_err(schema)?;
         Ok(Self { readers: writer.clone(), writer, dialect: Dialect::Postgres })
     }
 

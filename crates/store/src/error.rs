@@ -26,7 +26,10 @@ pub enum StoreError {
     },
     /// SQL failed.
     #[error("the database failed: {0}")]
-    Sql(#[from] sqlx::Error),
+    Sql(sqlx::Error),
+    /// Text with a NUL, which PostgreSQL does not keep. Whoever takes text from people refuses it before.
+    #[error("text with a NUL can't be kept")]
+    Nul,
     /// A row holds what this release can't read.
     #[error("the database holds {0} that this release can't read")]
     Corrupt(&'static str),
@@ -45,6 +48,18 @@ pub enum StoreError {
 /// again.
 const UNDONE: [&str; 2] = ["40001", "40P01"];
 
+/// SQLSTATE 22021, character_not_in_repertoire.
+const NO_CHARACTER: &str = "22021";
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        match &error {
+            sqlx::Error::Database(said) if said.code().is_some_and(|code| code == NO_CHARACTER) => Self::Nul,
+            _ => Self::Sql(error),
+        }
+    }
+}
+
 impl StoreError {
     /// Whether the database undid the transaction for reasons of its own, so that the same may be tried again.
     pub(crate) fn is_undone(&self) -> bool {
@@ -56,7 +71,7 @@ impl StoreError {
     pub(crate) fn taken(error: sqlx::Error, what: &'static str) -> Self {
         match &error {
             sqlx::Error::Database(said) if said.is_unique_violation() => Self::Taken(what),
-            _ => Self::Sql(error),
+            _ => error.into(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Rows that have had their time leave in bounded batches.
 
-use countersign_core::{revocation::PURGE_AFTER_MS, time::UnixMillis};
+use countersign_core::{names::PolicyName, revocation::PURGE_AFTER_MS, time::UnixMillis};
 
 use crate::{Store, StoreError};
 
@@ -25,6 +25,32 @@ pub(crate) const EXPIRED: [&str; 9] = [
        (SELECT policy, network FROM address_blocks WHERE expires < $1 LIMIT $2)",
 ];
 
+/// What is kept of people under a policy, in an order in which nothing refers to what is gone. `$1` is the policy, `$2` how many
+/// rows at most.
+const OF_POLICY: [&str; 16] = [
+    "DELETE FROM refresh_tokens WHERE policy = $1 AND hash IN (SELECT hash FROM refresh_tokens WHERE policy = $1 LIMIT $2)",
+    "DELETE FROM refresh_families WHERE policy = $1 AND id IN
+       (SELECT f.id FROM refresh_families f WHERE f.policy = $1 AND NOT EXISTS
+          (SELECT 1 FROM refresh_tokens t WHERE t.policy = f.policy AND t.family_id = f.id) LIMIT $2)",
+    "DELETE FROM sessions WHERE policy = $1 AND id IN (SELECT id FROM sessions WHERE policy = $1 LIMIT $2)",
+    "DELETE FROM sent_codes WHERE policy = $1 AND challenge_id IN
+       (SELECT challenge_id FROM sent_codes WHERE policy = $1 LIMIT $2)",
+    "DELETE FROM challenges WHERE policy = $1 AND id IN (SELECT id FROM challenges WHERE policy = $1 LIMIT $2)",
+    "DELETE FROM api_keys WHERE policy = $1 AND id IN (SELECT id FROM api_keys WHERE policy = $1 LIMIT $2)",
+    "DELETE FROM one_time_tokens WHERE policy = $1 AND hash IN (SELECT hash FROM one_time_tokens WHERE policy = $1 LIMIT $2)",
+    "DELETE FROM known_devices WHERE policy = $1 AND hash IN (SELECT hash FROM known_devices WHERE policy = $1 LIMIT $2)",
+    "DELETE FROM backup_codes WHERE policy = $1 AND user_id IN (SELECT user_id FROM backup_codes WHERE policy = $1 LIMIT $2)",
+    "DELETE FROM totp WHERE policy = $1 AND user_id IN (SELECT user_id FROM totp WHERE policy = $1 LIMIT $2)",
+    "DELETE FROM old_passwords WHERE id IN (SELECT id FROM old_passwords WHERE policy = $1 LIMIT $2)",
+    "DELETE FROM passwords WHERE policy = $1 AND user_id IN (SELECT user_id FROM passwords WHERE policy = $1 LIMIT $2)",
+    "DELETE FROM users WHERE policy = $1 AND id IN (SELECT id FROM users WHERE policy = $1 LIMIT $2)",
+    "DELETE FROM lockouts WHERE policy = $1 AND (kind, name) IN
+       (SELECT kind, name FROM lockouts WHERE policy = $1 LIMIT $2)",
+    "DELETE FROM rate_buckets WHERE policy = $1 AND name IN (SELECT name FROM rate_buckets WHERE policy = $1 LIMIT $2)",
+    "DELETE FROM address_blocks WHERE policy = $1 AND network IN
+       (SELECT network FROM address_blocks WHERE policy = $1 LIMIT $2)",
+];
+
 impl Store {
     /// Removes rows that the database's clock and one's own both call expired over an hour ago, at most `batch` of each table.
     /// How many went: when any did, there may be more. What families were kept to see reuse leaves with their expiry.
@@ -46,5 +72,16 @@ impl Store {
                (SELECT policy, hash FROM refresh_tokens WHERE bits IS NOT NULL AND bits_until <= $1 LIMIT $2)",
         );
         Ok(erased.bind(own_now.0).bind(i64::from(batch)).execute(&self.writer).await?.rows_affected())
+    }
+
+    /// Erases what is kept of people under a policy that is gone for good, at most `batch` of each table. How many rows went:
+    /// when any did, there may be more. Audit events and revocations stay.
+    pub async fn erase_people(&self, policy: &PolicyName, batch: u32) -> Result<u64, StoreError> {
+        let mut erased = 0;
+        for sql in OF_POLICY {
+            let gone = sqlx::query(sql).bind(policy.as_str()).bind(i64::from(batch)).execute(&self.writer).await?;
+            erased += gone.rows_affected();
+        }
+        Ok(erased)
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use countersign_core::{names::PolicyName, time::UnixMillis};
-use sqlx::{Row as _, any::AnyRow};
+use sqlx::{AnyExecutor, Row as _, any::AnyRow};
 
 use crate::{SecretHash, Store, StoreError, Tx, columns};
 
@@ -42,8 +42,7 @@ pub struct HeldTotp {
 impl Store {
     /// An account's TOTP secret, if it has one.
     pub async fn totp(&self, policy: &PolicyName, user: &str) -> Result<Option<Totp>, StoreError> {
-        let row = sqlx::query("SELECT * FROM totp WHERE policy = $1 AND user_id = $2").bind(policy.as_str()).bind(user);
-        row.fetch_optional(&self.readers).await?.as_ref().map(totp).transpose()
+        of_user(&self.readers, policy, user).await
     }
 
     /// Secrets that are encrypted under another key than `key_id`, at most so many.
@@ -63,6 +62,11 @@ impl Store {
 }
 
 impl Tx {
+    /// As [`Store::totp`]: under [`Tx::lock_subject`] what a login rested on is read again before its tokens are minted.
+    pub async fn totp(&mut self, policy: &PolicyName, user: &str) -> Result<Option<Totp>, StoreError> {
+        of_user(self.connection(), policy, user).await
+    }
+
     /// Begins to set up TOTP: the secret takes the place of one that was not confirmed. [`StoreError::Conflict`] when one was.
     pub async fn begin_totp(
         &mut self,
@@ -170,6 +174,11 @@ impl Tx {
         let taken = taken.bind(policy.as_str()).bind(user).bind(code.bytes()).execute(self.connection()).await?;
         Ok(taken.rows_affected() == 1)
     }
+}
+
+async fn of_user<'c>(executor: impl AnyExecutor<'c>, policy: &PolicyName, user: &str) -> Result<Option<Totp>, StoreError> {
+    let row = sqlx::query("SELECT * FROM totp WHERE policy = $1 AND user_id = $2").bind(policy.as_str()).bind(user);
+    row.fetch_optional(executor).await?.as_ref().map(totp).transpose()
 }
 
 fn totp(row: &AnyRow) -> Result<Totp, StoreError> {

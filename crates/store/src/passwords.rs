@@ -1,7 +1,7 @@
 //! Passwords' hashes, and those they had before.
 
 use countersign_core::{names::PolicyName, time::UnixMillis};
-use sqlx::Row as _;
+use sqlx::{AnyExecutor, Row as _};
 
 use crate::{PasswordHash, Store, StoreError, Tx, columns};
 
@@ -17,12 +17,7 @@ pub struct Password {
 impl Store {
     /// An account's password, if it has one.
     pub async fn password(&self, policy: &PolicyName, user: &str) -> Result<Option<Password>, StoreError> {
-        let row = sqlx::query("SELECT hash, changed FROM passwords WHERE policy = $1 AND user_id = $2");
-        let row = row.bind(policy.as_str()).bind(user).fetch_optional(&self.readers).await?;
-        row.map(|row| {
-            Ok(Password { hash: PasswordHash::new(row.try_get("hash")?), changed: columns::time(&row, "changed")? })
-        })
-        .transpose()
+        present(&self.readers, policy, user).await
     }
 
     /// The passwords that an account had before its present one, latest first.
@@ -41,6 +36,11 @@ impl Store {
 }
 
 impl Tx {
+    /// As [`Store::password`]: under [`Tx::lock_subject`] what a login rested on is read again before its tokens are minted.
+    pub async fn password(&mut self, policy: &PolicyName, user: &str) -> Result<Option<Password>, StoreError> {
+        present(self.connection(), policy, user).await
+    }
+
     /// Sets an account's password and remembers at most `history` of those before it. With `instead_of` only when that is
     /// the present one, so that of two changes made on the same old password one fails with [`StoreError::Conflict`].
     pub async fn set_password(
@@ -114,4 +114,15 @@ impl Tx {
             .await?;
         Ok(done.rows_affected() == 1)
     }
+}
+
+async fn present<'c>(
+    executor: impl AnyExecutor<'c>,
+    policy: &PolicyName,
+    user: &str,
+) -> Result<Option<Password>, StoreError> {
+    let row = sqlx::query("SELECT hash, changed FROM passwords WHERE policy = $1 AND user_id = $2");
+    let row = row.bind(policy.as_str()).bind(user).fetch_optional(executor).await?;
+    row.map(|row| Ok(Password { hash: PasswordHash::new(row.try_get("hash")?), changed: columns::time(&row, "changed")? }))
+        .transpose()
 }

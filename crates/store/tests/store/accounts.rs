@@ -14,6 +14,8 @@ conformance! {
     an_erased_account_leaves_nothing_of_its_own,
     text_of_every_kind_is_kept_as_it_is,
     the_databases_clock_is_near_ours,
+    text_with_a_nul_is_kept_or_refused_by_name,
+    a_policys_people_are_erased_in_batches_and_no_others,
 }
 
 pub(crate) fn named(name: &str) -> Folded {
@@ -187,4 +189,40 @@ async fn the_databases_clock_is_near_ours(db: Database) {
     let inside = transact!(&store, |tx| { tx.database_now().await }).unwrap();
     let after = store.database_now().await.unwrap();
     assert!(before.0 - 1 <= inside.0 && inside <= after && after.0 <= countersign_feed::Clock::wall().0 + 1);
+}
+
+async fn text_with_a_nul_is_kept_or_refused_by_name(db: Database) {
+    let store = db.open().await;
+    let found = store.user_by_name(&shop(), "a\0").await;
+    let inserted = insert(&store, &User { username: Some(named("a\0")), ..user("a") }).await;
+    match db {
+        Database::File(_) => assert!(found.unwrap().is_none() && inserted.is_ok()),
+        Database::Server(..) => {
+            assert!(matches!((&found, &inserted), (Err(StoreError::Nul), Err(StoreError::Nul))), "{found:?} {inserted:?}");
+        }
+    }
+}
+
+async fn a_policys_people_are_erased_in_batches_and_no_others(db: Database) {
+    let store = db.open().await;
+    let other = "shop/other".parse().unwrap();
+    for id in ["a", "b", "c"] {
+        insert(&store, &user(id)).await.unwrap();
+        insert(&store, &User { policy: shop(), ..user(&format!("{id}2")) }).await.unwrap();
+        insert(&store, &User { policy: "shop/other".parse().unwrap(), ..user(id) }).await.unwrap();
+        transact!(&store, |tx| {
+            tx.set_password(&shop(), id, &PasswordHash::new("x".into()), None, 1, NOW).await?;
+            tx.set_password(&shop(), id, &PasswordHash::new("y".into()), None, 1, NOW).await?;
+            tx.begin_totp(&shop(), id, b"secret", "k", NOW).await
+        })
+        .unwrap();
+        store.count_hit(&shop(), id, 1000, NOW).await.unwrap();
+    }
+    assert!(store.erase_people(&shop(), 1).await.unwrap() > 0);
+    assert!(!store.users(&shop(), &UserFilter::default()).await.unwrap().is_empty(), "a batch is a bound");
+    while store.erase_people(&shop(), 2).await.unwrap() > 0 {}
+    let everyone = UserFilter { limit: 100, ..UserFilter::default() };
+    assert_eq!(store.users(&shop(), &everyone).await.unwrap(), []);
+    assert_eq!(store.users(&other, &everyone).await.unwrap().len(), 3);
+    assert_eq!(store.rate_window(&shop(), "a", NOW).await.unwrap(), None);
 }

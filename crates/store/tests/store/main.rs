@@ -32,3 +32,4 @@ mod refresh;
 mod revocations;
 mod rig;
 mod sessions;
+mod together;
