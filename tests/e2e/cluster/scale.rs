@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{
     figures::{Figures, percentile, publish},
-    world::{LONG, policy},
+    world::policy,
 };
 use crate::rig::{
     Api, Counts, Installation, Operator, PATIENCE, SimulatedFleet, Write, Writes, condition, eventually_every, object_path,
@@ -25,7 +25,7 @@ const IDLE: &str = "COUNTERSIGN_SCALE_IDLE";
 const NAMESPACES: usize = 10;
 /// Who applies at once.
 const APPLIERS: usize = 8;
-/// How long all policies may take.
+/// How long anything about all policies may take.
 const ALL: Duration = Duration::from_mins(30);
 const EDITS: usize = 5;
 const ALL_POLICIES: &str = "/apis/countersign.dev/v1alpha1/authpolicies";
@@ -179,7 +179,7 @@ impl Scene {
         let (api, path) = (self.api(), object_path(&declared(0)));
         let began = Instant::now();
         let generation = api.merge(&path, &change)["metadata"]["generation"].clone();
-        eventually_every(Duration::from_millis(5), "the edit is enforced", LONG, || {
+        eventually_every(Duration::from_millis(5), "the edit is enforced", ALL, || {
             let enforced = condition(&api.object(&path)?, "Enforced");
             (enforced["status"] == "True" && enforced["observedGeneration"] == generation).then_some(())
         });
@@ -191,7 +191,7 @@ impl Scene {
         let pause = Duration::from_millis(1000 + self.size.policies as u64 / 2);
         let mut all = Vec::new();
         let mut last = Instant::now();
-        eventually_every(Duration::from_millis(50), "nothing more is written", LONG, || {
+        eventually_every(Duration::from_millis(50), "nothing more is written", ALL, || {
             let new: Vec<Write> = self.writes.take().into_iter().filter(|write| !write.is_heartbeat()).collect();
             if !new.is_empty() {
                 last = Instant::now();

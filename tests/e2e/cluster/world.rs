@@ -102,6 +102,15 @@ impl World {
         }
     }
 
+    /// Waits for a condition while operators that end are started again: having written everything anew after a restore, one
+    /// starts over.
+    pub(super) fn eventually_restarting<T>(&mut self, what: &str, mut condition: impl FnMut(&Self) -> Option<T>) -> T {
+        eventually(what, LONG, || {
+            self.restart_ended_operators();
+            condition(self)
+        })
+    }
+
     /// The verdicts of all verifiers on a token, without repetitions.
     pub(super) fn verdicts(&self, policy: &Value, token: &str) -> BTreeSet<(u16, String)> {
         let (namespace, name) = names(policy);
