@@ -10,7 +10,7 @@ use aws_lc_rs::hmac;
 use countersign_core::{names::PolicyName, time::UnixMillis};
 use sqlx::{Row as _, any::AnyRow};
 
-use crate::{Ended, Ending, SecretHash, Session, StoreError, Tx, columns};
+use crate::{Ended, Ending, SecretHash, Session, StoreError, Tx, columns, connection::Dialect, sessions};
 
 /// A refresh token: 256 bits. `Debug` hides it.
 #[derive(Clone, PartialEq, Eq)]
@@ -55,7 +55,7 @@ pub struct NewFamily<'a> {
 }
 
 /// A use of a refresh token.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Use<'a> {
     /// Its policy.
     pub policy: &'a PolicyName,
@@ -71,10 +71,16 @@ pub struct Use<'a> {
     pub ending: &'a Ending,
 }
 
+impl fmt::Debug for Use<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Use").field("policy", &self.policy).field("ending", &self.ending).finish_non_exhaustive()
+    }
+}
+
 /// What came of a use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Used {
-    /// No such token.
+    /// No such token, or nothing is left of its session.
     Unknown,
     /// Its family or session was ended, or is over.
     Over,
@@ -105,14 +111,16 @@ struct Held {
     rotated: bool,
     bits: Option<Vec<u8>>,
     bits_until: Option<UnixMillis>,
-    session: String,
+    session: Session,
 }
 
-/// A token with its family.
+/// A token with its family and session.
 pub(crate) const BY_HASH: &str =
-    "SELECT t.family_id, f.rotates, f.expires, f.ended, t.predecessor, t.rotated, t.bits, t.bits_until, f.session_id
-             FROM refresh_tokens t JOIN refresh_families f ON f.policy = t.policy AND f.id = t.family_id
-             WHERE t.policy = $1 AND t.hash = $2";
+    "SELECT s.*, f.id AS family_id, f.rotates, f.expires AS family_expires, f.ended AS family_ended, t.predecessor, t.rotated,
+       t.bits, t.bits_until
+     FROM refresh_tokens t JOIN refresh_families f ON f.policy = t.policy AND f.id = t.family_id
+     JOIN sessions s ON s.policy = f.policy AND s.id = f.session_id
+     WHERE t.policy = $1 AND t.hash = $2";
 
 impl Tx {
     /// Begins a family.
@@ -149,15 +157,14 @@ impl Tx {
     /// Uses a refresh token. Of any number of uses at once one comes first and the others see what it did.
     pub async fn use_refresh_token(&mut self, using: &Use<'_>) -> Result<Used, StoreError> {
         let (policy, now) = (using.policy, using.ending.now);
-        let Some(found) = self.token(using).await? else { return Ok(Used::Unknown) };
-        let Some(session) = self.session(policy, &found.session).await? else { return Ok(Used::Over) };
-        self.lock_subject(policy, &session.subject).await?;
-        let (Some(held), Some(session)) = (self.token(using).await?, self.session(policy, &found.session).await?) else {
-            return Ok(Used::Over);
-        };
-        if held.family_ended || held.family_expires <= now || !session.is_live(now) {
+        if !self.lock_owner(using).await? {
+            return Ok(Used::Unknown);
+        }
+        let Some(held) = self.token(using).await? else { return Ok(Used::Unknown) };
+        if held.family_ended || held.family_expires <= now || !held.session.is_live(now) {
             return Ok(Used::Over);
         }
+        let session = held.session.clone();
         let (token, again) = if !held.rotates {
             (using.token.clone(), false)
         } else if !held.rotated {
@@ -231,6 +238,24 @@ impl Tx {
         Ok(())
     }
 
+    /// Holds the subject of a token's session. Whether there is one. SQLite's transaction holds everything anyway.
+    async fn lock_owner(&mut self, using: &Use<'_>) -> Result<bool, StoreError> {
+        if self.dialect == Dialect::Sqlite {
+            return Ok(true);
+        }
+        let subject: Option<String> = sqlx::query_scalar(
+            "SELECT s.subject FROM refresh_tokens t JOIN refresh_families f ON f.policy = t.policy AND f.id = t.family_id
+             JOIN sessions s ON s.policy = f.policy AND s.id = f.session_id WHERE t.policy = $1 AND t.hash = $2",
+        )
+        .bind(using.policy.as_str())
+        .bind(using.token.hash().bytes().to_vec())
+        .fetch_optional(self.connection())
+        .await?;
+        let Some(subject) = subject else { return Ok(false) };
+        self.lock_subject(using.policy, &subject).await?;
+        Ok(true)
+    }
+
     async fn token(&mut self, using: &Use<'_>) -> Result<Option<Held>, StoreError> {
         let row = sqlx::query(BY_HASH);
         let row = row.bind(using.policy.as_str()).bind(using.token.hash().bytes().to_vec());
@@ -242,12 +267,12 @@ fn held(row: &AnyRow) -> Result<Held, StoreError> {
     Ok(Held {
         family: row.try_get("family_id")?,
         rotates: columns::flag(row, "rotates")?,
-        family_expires: columns::time(row, "expires")?,
-        family_ended: columns::time_if_any(row, "ended")?.is_some(),
+        family_expires: columns::time(row, "family_expires")?,
+        family_ended: columns::time_if_any(row, "family_ended")?.is_some(),
         predecessor: row.try_get("predecessor")?,
         rotated: columns::time_if_any(row, "rotated")?.is_some(),
         bits: row.try_get("bits")?,
         bits_until: columns::time_if_any(row, "bits_until")?,
-        session: row.try_get("session_id")?,
+        session: sessions::session(row)?,
     })
 }

@@ -36,6 +36,12 @@ pub enum Break {
         /// Its place.
         place: i64,
     },
+    /// The chain up to here was made anew.
+    #[error("event {place} is sealed otherwise than it was when its hash was logged")]
+    Rewritten {
+        /// Its place.
+        place: i64,
+    },
     /// It was never sealed.
     #[error("event {id} is not in the chain")]
     Unsealed {

@@ -53,8 +53,9 @@ impl Store {
     }
 
     /// Follows a policy's chain from the first event that is left to its end. Where it ends, or the first place where it is
-    /// broken. Events not sealed yet are no part of it.
-    pub async fn verify_audit(&self, policy: &PolicyName) -> Result<Result<Link, Break>, StoreError> {
+    /// broken. `known` are ends of the chain as they were logged elsewhere: whoever changed events and sealed all anew can't have
+    /// changed those. Events not sealed yet are no part of it.
+    pub async fn verify_audit(&self, policy: &PolicyName, known: &[Link]) -> Result<Result<Link, Break>, StoreError> {
         // What is sealed or removed meanwhile is no break: the end is read first, the beginning with the first page.
         let end = transact!(self, |tx| { tx.chain(policy).await })?.head;
         let (from, first) = transact!(self, |tx| {
@@ -69,13 +70,18 @@ impl Store {
                 if let Err(broken) = chain.follow(event) {
                     return Ok(Err(broken));
                 }
+                let head = chain.head();
+                if known.iter().any(|known| known.place == head.place && known.hash != head.hash) {
+                    return Ok(Err(Break::Rewritten { place: head.place }));
+                }
             }
             let place = chain.head().place;
             page = transact!(self, |tx| { tx.sealed_after(policy, place).await })?;
         }
         let head = chain.head();
-        if head.place < end.place {
-            return Ok(Err(Break::End { expected: end.place, found: head.place }));
+        let end = known.iter().map(|known| known.place).fold(end.place, i64::max);
+        if head.place < end {
+            return Ok(Err(Break::End { expected: end, found: head.place }));
         }
         Ok(Ok(head))
     }

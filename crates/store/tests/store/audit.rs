@@ -15,6 +15,7 @@ conformance! {
     sealers_at_once_make_one_chain,
     a_changed_removed_or_added_event_shows,
     what_is_left_after_retention_can_be_verified,
+    a_chain_that_was_made_anew_does_not_fit_what_was_logged,
 }
 
 fn event(kind: &str, severity: Severity, subject: Option<&str>, at: i64) -> AuditEvent {
@@ -103,7 +104,7 @@ async fn events_are_asked_by_subject_kind_severity_and_time_page_by_page(db: Dat
 async fn sealers_at_once_make_one_chain(db: Database) {
     let store = Arc::new(db.open().await);
     assert_eq!(store.seal_audit(&shop(), 10).await.unwrap(), None);
-    assert_eq!(store.verify_audit(&shop()).await.unwrap(), Ok(Chain::EMPTY.head()));
+    assert_eq!(store.verify_audit(&shop(), &[]).await.unwrap(), Ok(Chain::EMPTY.head()));
     let tasks: Vec<_> = (0..40)
         .map(|n| {
             let store = store.clone();
@@ -118,14 +119,14 @@ async fn sealers_at_once_make_one_chain(db: Database) {
     }
     while store.seal_audit(&shop(), 3).await.unwrap().is_some() {}
     assert_eq!(store.unsealed_policies().await.unwrap(), []);
-    assert_eq!(store.verify_audit(&shop()).await.unwrap().unwrap().place, 40);
+    assert_eq!(store.verify_audit(&shop(), &[]).await.unwrap().unwrap().place, 40);
     append(&store, &event("LOGIN_FAILED", Severity::Warning, None, 0)).await;
     assert_eq!(store.unsealed_policies().await.unwrap(), [shop()]);
 }
 
 async fn a_changed_removed_or_added_event_shows(db: Database) {
     let store = with_chain(&db, 9).await;
-    assert_eq!(store.verify_audit(&shop()).await.unwrap().unwrap().place, 9);
+    assert_eq!(store.verify_audit(&shop(), &[]).await.unwrap().unwrap().place, 9);
     let raw = db.raw().await;
     for (sql, undo, expected) in [
         (
@@ -156,9 +157,9 @@ async fn a_changed_removed_or_added_event_shows(db: Database) {
         ),
     ] {
         sqlx::raw_sql(sql).execute(&raw).await.unwrap();
-        assert_eq!(store.verify_audit(&shop()).await.unwrap(), Err(expected), "{sql}");
+        assert_eq!(store.verify_audit(&shop(), &[]).await.unwrap(), Err(expected), "{sql}");
         sqlx::raw_sql(undo).execute(&raw).await.unwrap();
-        assert!(store.verify_audit(&shop()).await.unwrap().is_ok(), "{undo}");
+        assert!(store.verify_audit(&shop(), &[]).await.unwrap().is_ok(), "{undo}");
     }
 }
 
@@ -167,12 +168,26 @@ async fn what_is_left_after_retention_can_be_verified(db: Database) {
     assert_eq!(store.forget_audit(&shop(), NOW, 100).await.unwrap(), 0);
     assert_eq!(store.forget_audit(&shop(), NOW.plus(5), 3).await.unwrap(), 3, "in batches");
     assert_eq!(store.forget_audit(&shop(), NOW.plus(5), 100).await.unwrap(), 2);
-    let head = store.verify_audit(&shop()).await.unwrap().unwrap();
+    let head = store.verify_audit(&shop(), &[]).await.unwrap().unwrap();
     assert_eq!(head.place, 9);
     assert_eq!(store.audit(&shop(), &AuditFilter { limit: 100, ..AuditFilter::default() }).await.unwrap().len(), 4);
     assert_eq!(store.forget_audit(&shop(), NOW.plus(500), 100).await.unwrap(), 4);
-    assert_eq!(store.verify_audit(&shop()).await.unwrap(), Ok(head), "an empty chain still knows where it was");
+    assert_eq!(store.verify_audit(&shop(), &[]).await.unwrap(), Ok(head), "an empty chain still knows where it was");
     append(&store, &event("LOGIN_FAILED", Severity::Warning, None, 10)).await;
     assert_eq!(store.seal_audit(&shop(), 10).await.unwrap().unwrap().place, 10);
-    assert_eq!(store.verify_audit(&shop()).await.unwrap().unwrap().place, 10);
+    assert_eq!(store.verify_audit(&shop(), &[]).await.unwrap().unwrap().place, 10);
+}
+
+async fn a_chain_that_was_made_anew_does_not_fit_what_was_logged(db: Database) {
+    let store = with_chain(&db, 5).await;
+    let logged = store.verify_audit(&shop(), &[]).await.unwrap().unwrap();
+    assert_eq!(store.verify_audit(&shop(), &[logged]).await.unwrap(), Ok(logged));
+    let raw = db.raw().await;
+    let anew = "DELETE FROM audit_chains; UPDATE audit_events SET subject = 'b', place = NULL, hash = NULL";
+    sqlx::raw_sql(anew).execute(&raw).await.unwrap();
+    assert_eq!(store.seal_audit(&shop(), 100).await.unwrap().unwrap().place, 5);
+    assert!(store.verify_audit(&shop(), &[]).await.unwrap().is_ok());
+    assert_eq!(store.verify_audit(&shop(), &[logged]).await.unwrap(), Err(Break::Rewritten { place: 5 }));
+    sqlx::raw_sql("DELETE FROM audit_events; DELETE FROM audit_chains").execute(&raw).await.unwrap();
+    assert_eq!(store.verify_audit(&shop(), &[logged]).await.unwrap(), Err(Break::End { expected: 5, found: 0 }));
 }
