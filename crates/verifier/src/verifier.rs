@@ -15,7 +15,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     app::{App, Settings},
-    config::Config,
+    config::{Config, Source},
     http::{health::Health, service::Api},
     metrics::Metrics,
     net::{BindError, Bound, Patience, Server, ServerLimits, ServingTls, Tls, TlsError, raise_open_files},
@@ -25,6 +25,9 @@ use crate::{
 
 /// Descriptors that are not connections: listeners, files, the feed, fetches.
 const OTHER_FILES: usize = 128;
+
+/// How long a pod that ends takes connections which a Service still sends it.
+const FAREWELL: Duration = Duration::from_secs(3);
 
 /// How long an end waits for what is being saved.
 const LAST_SAVE: Duration = Duration::from_secs(5);
@@ -134,16 +137,17 @@ impl Verifier {
             write_addresses(data_dir, &addresses)?;
         }
         let patience = Patience::default();
+        let farewell = if matches!(config.source, Source::Kubernetes(_)) { FAREWELL } else { Duration::ZERO };
         let connections = config.max_connections.min(files.saturating_sub(OTHER_FILES).max(1));
         let api = Server::start(
             listeners,
             Arc::new(Api::new(app.clone())),
-            ServerLimits { connections, patience, idle_make_room: false },
+            ServerLimits { connections, patience, idle_make_room: false, farewell },
         );
         let health = health.map(|listener| {
             let service = Health { app: app.clone(), connections: api.connections() };
             // Whoever holds connections open mustn't keep probes from being answered.
-            let limits = ServerLimits { connections: 64, patience, idle_make_room: true };
+            let limits = ServerLimits { connections: 64, patience, idle_make_room: true, farewell: Duration::ZERO };
             Server::start(vec![listener], Arc::new(service), limits)
         });
         tracing::info!(

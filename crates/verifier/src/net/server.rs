@@ -50,6 +50,8 @@ pub(crate) struct ServerLimits {
     pub(crate) idle_make_room: bool,
     /// Patience with slow peers.
     pub(crate) patience: Patience,
+    /// How long connections on TCP are still taken once draining began: those behind a Service come until it has heard of it.
+    pub(crate) farewell: Duration,
 }
 
 /// The order to leave, as connections see it.
@@ -188,6 +190,18 @@ impl<S: Service> Shared<S> {
             }
         }
         bound.unlink();
+        if let Bound::Tcp(_) = bound {
+            // Each is answered once, and told to close.
+            let late = async {
+                loop {
+                    match bound.accept().await {
+                        Ok((stream, peer)) => self.admit(stream, peer, &tls),
+                        Err(error) => accept_failed(&bound, &error).await,
+                    }
+                }
+            };
+            let _ = tokio::time::timeout(self.limits.farewell, late).await;
+        }
         // Whoever connected before the name was gone is in the backlog, and is served.
         while let Ok(Ok((stream, peer))) = tokio::time::timeout(BACKLOG_QUIET, bound.accept()).await {
             self.admit(stream, peer, &tls);
