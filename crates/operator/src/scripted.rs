@@ -99,6 +99,13 @@ impl ApiServer {
         state.put(path, object);
     }
 
+    /// Somebody else's deletion.
+    pub(crate) fn delete(&self, path: &str) {
+        let mut state = self.0.state.lock();
+        state.version += 1;
+        state.objects.remove(path);
+    }
+
     fn take(&self, method: &Method, path: &str, body: Value) -> Result<Value, StatusCode> {
         let mut state = self.0.state.lock();
         if *method == Method::POST {

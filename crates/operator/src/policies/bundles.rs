@@ -93,7 +93,18 @@ impl Reconciler {
     pub(super) async fn look_at_bundle(&self, name: &PolicyName, managed: &mut Managed) -> Result<(), ReconcileError> {
         let Some(written) = &mut managed.written else { return Ok(()) };
         let cached = self.caches.bundles.one(&bundle_name(name)).map(|seen| seen.version);
-        match shown(Some(written.since.version), written.confirmed, cached) {
+        let shown = match shown(Some(written.since.version), written.confirmed, cached) {
+            // Not yet seen by the watch, or deleted before anybody looked.
+            Shown::Lags if cached.is_none() => {
+                let found = self.maps().get_metadata_opt(&bundle_name(name)).await?;
+                match shown(Some(written.since.version), true, found.map(|found| version_of(&found.metadata))) {
+                    Shown::AsWritten => Shown::Lags,
+                    shown => shown,
+                }
+            }
+            shown => shown,
+        };
+        match shown {
             Shown::Lags => {}
             Shown::AsWritten => written.confirmed = true,
             Shown::WentBack => return Err(self.went_back(name).await),

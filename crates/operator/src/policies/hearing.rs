@@ -5,12 +5,24 @@
 //! and refuse lower ones, and to the feed, which names revoked keys. Until both are heard, no key of a policy that has a
 //! record signs, no ring of it turns, and no bundle of it is written: what verifiers hold stays in force.
 
-use std::{sync::OnceLock, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use countersign_core::names::PolicyName;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::{
+    Reconciler,
+    caches::Declared,
+    living::Living,
+    memory::{Managed, Next},
+    reconcile::{ReconcileError, WHILE_WAITING},
+    status::Acceptance,
+    viewing::Voice,
+};
 use crate::{fleet::Fleet, registry::FeedPresent};
 
 /// How long verifiers are waited for that the feed or the API server tells of, once the feed is read.
@@ -73,6 +85,33 @@ impl Hearing {
                 && !ack.refused.iter().any(|refused| refused.policy == policy.as_str())
         });
         unnamed && fleet.highest_held() > *listed
+    }
+}
+
+impl Reconciler {
+    /// A policy of which a new leader has yet to hear what happened since: nothing of it is signed or written.
+    pub(super) async fn keep_still(
+        &self,
+        name: &PolicyName,
+        declared: Option<&Arc<Declared>>,
+        namespace_uid: &str,
+        managed: &mut Managed,
+    ) -> Result<Next, ReconcileError> {
+        let next = Next { within: Some(WHILE_WAITING), ..Next::default() };
+        let Some(kept) = managed.stored.as_ref().map(|stored| stored.kept.clone()) else { return Ok(next) };
+        let Some(declared) = declared.filter(|declared| !declared.deleting() && kept.record.uid == declared.uid()) else {
+            self.publish_withdrawn(name, managed);
+            return Ok(next);
+        };
+        let understood = self.understand(name, declared, managed);
+        let effective = Self::effective(declared, &understood, managed);
+        let acceptance = understood.err().unwrap_or(Acceptance::Accepted(Vec::new()));
+        let living = Living { name, declared, namespace_uid, effective: effective.as_ref(), acceptance: &acceptance };
+        self.publish(&living, &kept, Voice::Silent, managed)?;
+        if self.hearing.takes_long(Instant::now()) {
+            self.report_unheard(declared, &acceptance, !kept.rings.is_empty(), managed).await?;
+        }
+        Ok(next)
     }
 }
 

@@ -8,7 +8,6 @@ use countersign_api::{
 };
 use countersign_core::{names::PolicyName, revocation::Kind, ring::Action, time::UnixMillis};
 use countersign_feed::Clock;
-use tokio::time::Instant;
 
 use super::{
     Reconciler,
@@ -21,7 +20,7 @@ use super::{
     references,
     reporting::Standings,
     status::{Acceptance, Remark, Remedy},
-    turning::{self, Situation, access_life_ms, rotate_annotations},
+    turning::{self, access_life_ms},
     viewing::Voice,
     withdrawing::blank,
 };
@@ -336,66 +335,6 @@ impl Reconciler {
                 (stored.map(|stored| stored.kept.clone()), stored.and_then(|stored| stored.version))
             }
             Found::Untrusted(_, secret) => (secret.open(name, &self.keys, true).ok(), Some(secret.version)),
-        }
-    }
-
-    /// A policy of which a new leader has yet to hear what happened since: nothing of it is signed or written.
-    pub(super) async fn keep_still(
-        &self,
-        name: &PolicyName,
-        declared: Option<&Arc<Declared>>,
-        namespace_uid: &str,
-        managed: &mut Managed,
-    ) -> Result<Next, ReconcileError> {
-        let next = Next { within: Some(WHILE_WAITING), ..Next::default() };
-        let Some(kept) = managed.stored.as_ref().map(|stored| stored.kept.clone()) else { return Ok(next) };
-        let Some(declared) = declared.filter(|declared| !declared.deleting() && kept.record.uid == declared.uid()) else {
-            self.publish_withdrawn(name, managed);
-            return Ok(next);
-        };
-        let understood = self.understand(name, declared, managed);
-        let observed = Observed {
-            name,
-            declared,
-            namespace_uid,
-            effective: Self::effective(declared, &understood, managed),
-            acceptance: understood.err().unwrap_or(Acceptance::Accepted(Vec::new())),
-            base: None,
-            fresh: false,
-            later: None,
-        };
-        self.publish(&observed.shown(), &kept, Voice::Silent, managed)?;
-        if self.hearing.takes_long(Instant::now()) {
-            self.report_unheard(declared, &observed.acceptance, !kept.rings.is_empty(), managed).await?;
-        }
-        Ok(next)
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "one moment's view of all that bears on the rings")]
-    pub(super) fn situation<'a>(
-        &self,
-        name: &'a PolicyName,
-        effective: &'a EffectivePolicy,
-        declared: &Declared,
-        kept: &Kept,
-        feed_revoked: &std::collections::BTreeSet<String>,
-        fleet: &'a crate::fleet::Fleet,
-        since: &'a BTreeMap<String, crate::fleet::Since>,
-        now: UnixMillis,
-    ) -> Situation<'a> {
-        let own = kept.record.revoked.iter().filter(|entry| entry.kind == Kind::Key).map(|entry| entry.id.clone());
-        let view = self.context.registry.policy(name);
-        let rings = view.iter().flat_map(|view| &view.own).flat_map(|own| &own.rings);
-        Situation {
-            name,
-            effective,
-            rotate: rotate_annotations(declared),
-            revoked: own.chain(feed_revoked.iter().cloned()).collect(),
-            fleet,
-            since,
-            signs_by: rings.map(|(ring, view)| (*ring, view.ring.version)).collect(),
-            server_now: self.server_now(),
-            now,
         }
     }
 

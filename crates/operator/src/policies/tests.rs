@@ -263,6 +263,16 @@ async fn acknowledgements_of_a_bundle_that_somebody_changed_make_no_key_sign() {
 }
 
 #[tokio::test]
+async fn a_bundle_that_is_deleted_as_soon_as_it_is_written_is_written_again() {
+    let (server, mut leader) = in_force().await;
+    declares(&server, |policy| policy["spec"]["audiences"] = json!(["other"]));
+    leader.look().await.unwrap();
+    server.delete(&bundle_path());
+    leader.settles().await;
+    assert_eq!(leader.bundle().verify.unwrap().audiences, ["other"]);
+}
+
+#[tokio::test]
 async fn a_bundle_that_was_seen_later_than_now_shows_a_restore() {
     let (server, mut leader) = in_force().await;
     let backup = server.backup();

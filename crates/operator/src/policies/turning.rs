@@ -9,11 +9,12 @@ use countersign_api::{
 use countersign_core::{
     keys::SigningKey,
     names::PolicyName,
+    revocation::Kind,
     ring::{self, Acks, Action, ApplyError, Ring, RingStatus, RotationSpec, next_change, plan},
     time::UnixMillis,
 };
 
-use super::caches::Declared;
+use super::{Reconciler, caches::Declared, record::Kept};
 use crate::fleet::{Fleet, Since};
 
 /// What bears on a policy's rings at one moment.
@@ -32,6 +33,36 @@ pub(crate) struct Situation<'a> {
     pub(crate) signs_by: BTreeMap<RingName, u64>,
     pub(crate) server_now: Option<UnixMillis>,
     pub(crate) now: UnixMillis,
+}
+
+impl Reconciler {
+    #[expect(clippy::too_many_arguments, reason = "one moment's view of all that bears on the rings")]
+    pub(super) fn situation<'a>(
+        &self,
+        name: &'a PolicyName,
+        effective: &'a EffectivePolicy,
+        declared: &Declared,
+        kept: &Kept,
+        feed_revoked: &BTreeSet<String>,
+        fleet: &'a Fleet,
+        since: &'a BTreeMap<String, Since>,
+        now: UnixMillis,
+    ) -> Situation<'a> {
+        let own = kept.record.revoked.iter().filter(|entry| entry.kind == Kind::Key).map(|entry| entry.id.clone());
+        let view = self.context.registry.policy(name);
+        let rings = view.iter().flat_map(|view| &view.own).flat_map(|own| &own.rings);
+        Situation {
+            name,
+            effective,
+            rotate: rotate_annotations(declared),
+            revoked: own.chain(feed_revoked.iter().cloned()).collect(),
+            fleet,
+            since,
+            signs_by: rings.map(|(ring, view)| (*ring, view.ring.version)).collect(),
+            server_now: self.server_now(),
+            now,
+        }
+    }
 }
 
 /// The rotation annotations of a policy.
