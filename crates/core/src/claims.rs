@@ -1,13 +1,37 @@
 //! Registered claims (RFC 7519 section 4.1, RFC 9068 section 2.2) read leniently enough to name what is wrong with each.
 
+mod set;
+
 use serde_json::{Map, Value};
 
+pub(crate) use set::claims_tree;
+pub use set::{ClaimSet, NotClaims};
+
 use crate::time::UnixMillis;
+
+/// Claims that can be asked for by name.
+pub trait ClaimSource {
+    /// The claim of that name.
+    fn claim(&self, name: &str) -> Option<Value>;
+
+    /// All of them.
+    fn tree(&self) -> Map<String, Value>;
+}
+
+impl ClaimSource for Map<String, Value> {
+    fn claim(&self, name: &str) -> Option<Value> {
+        self.get(name).cloned()
+    }
+
+    fn tree(&self) -> Self {
+        self.clone()
+    }
+}
 
 /// A token's payload with its registered claims read out. A claim that is null counts as absent; one of a wrong type is an
 /// `Err`, so that refusals keep their order whatever else is wrong.
 #[derive(Clone, Debug)]
-pub struct Claims {
+pub struct Claims<S = Map<String, Value>> {
     /// `iss`.
     pub issuer: Claim<String>,
     /// `sub`.
@@ -29,7 +53,7 @@ pub struct Claims {
     /// `amr`.
     pub amr: Claim<Vec<String>>,
     /// All of them.
-    pub all: Map<String, Value>,
+    pub all: S,
 }
 
 /// A claim: there, absent, or of a wrong type.
@@ -48,9 +72,9 @@ pub struct ClaimMatch {
     pub value: Value,
 }
 
-impl Claims {
+impl<S: ClaimSource> Claims<S> {
     /// Reads the registered claims of a payload.
-    pub fn new(all: Map<String, Value>) -> Self {
+    pub fn new(all: S) -> Self {
         Self {
             issuer: string(&all, "iss", WrongType("iss is not a string")),
             subject: string(&all, "sub", WrongType("sub is not a string")),
@@ -67,33 +91,34 @@ impl Claims {
     }
 }
 
-fn present<'a>(all: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
-    all.get(name).filter(|v| !v.is_null())
+fn present(all: &impl ClaimSource, name: &str) -> Option<Value> {
+    all.claim(name).filter(|v| !v.is_null())
 }
 
 /// A string claim.
-pub fn string(all: &Map<String, Value>, name: &str, wrong: WrongType) -> Claim<String> {
+pub fn string(all: &impl ClaimSource, name: &str, wrong: WrongType) -> Claim<String> {
     match present(all, name) {
         None => Ok(None),
-        Some(Value::String(s)) => Ok(Some(s.clone())),
+        Some(Value::String(s)) => Ok(Some(s)),
         Some(_) => Err(wrong),
     }
 }
 
 /// A claim that is a string or a list of strings.
-pub fn strings(all: &Map<String, Value>, name: &str, wrong: WrongType) -> Claim<Vec<String>> {
+pub fn strings(all: &impl ClaimSource, name: &str, wrong: WrongType) -> Claim<Vec<String>> {
     match present(all, name) {
         None => Ok(None),
-        Some(Value::String(s)) => Ok(Some(vec![s.clone()])),
+        Some(Value::String(s)) => Ok(Some(vec![s])),
         Some(Value::Array(items)) => {
-            items.iter().map(|item| item.as_str().map(str::to_owned).ok_or(wrong)).collect::<Result<Vec<_>, _>>().map(Some)
+            let text = |item| if let Value::String(text) = item { Ok(text) } else { Err(wrong) };
+            items.into_iter().map(text).collect::<Result<Vec<_>, _>>().map(Some)
         }
         Some(_) => Err(wrong),
     }
 }
 
 /// `scope` (space-separated, RFC 8693 section 4.2) and `scp` (a list or a string), together.
-pub fn scopes(all: &Map<String, Value>) -> Result<Vec<String>, WrongType> {
+pub fn scopes(all: &impl ClaimSource) -> Result<Vec<String>, WrongType> {
     let wrong = WrongType("scope or scp is neither a string nor a list of strings");
     let mut found: Vec<String> = Vec::new();
     for name in ["scope", "scp"] {
@@ -109,7 +134,7 @@ pub fn scopes(all: &Map<String, Value>) -> Result<Vec<String>, WrongType> {
 }
 
 /// NumericDate (RFC 7519 section 2): seconds, possibly with a fraction.
-fn numeric_date(all: &Map<String, Value>, name: &str, wrong: WrongType) -> Claim<UnixMillis> {
+fn numeric_date(all: &impl ClaimSource, name: &str, wrong: WrongType) -> Claim<UnixMillis> {
     /// Far beyond every calendar, and still exact in milliseconds.
     const LIMIT: f64 = 1e12;
     match present(all, name) {
@@ -124,7 +149,7 @@ fn numeric_date(all: &Map<String, Value>, name: &str, wrong: WrongType) -> Claim
     }
 }
 
-fn millis(all: &Map<String, Value>, name: &str, wrong: WrongType) -> Claim<UnixMillis> {
+fn millis(all: &impl ClaimSource, name: &str, wrong: WrongType) -> Claim<UnixMillis> {
     match present(all, name) {
         None => Ok(None),
         Some(value) => value.as_i64().map(|ms| Some(UnixMillis(ms))).ok_or(wrong),

@@ -6,14 +6,16 @@
 pub mod base64url;
 pub mod compact;
 pub mod jwk;
+pub(crate) mod plain_json;
 pub mod strict_json;
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-pub use compact::{Compact, Header, Jws, MAX_TOKEN_BYTES, Malformed};
+pub use compact::{Compact, Decoded, Header, Jws, MAX_TOKEN_BYTES, Malformed};
 pub use jwk::{InvalidJwkSet, Jwk, JwkSet};
+pub use plain_json::needs_no_escape;
 
 /// How deep a token's header or payload may nest; the object itself counts as one.
 pub const MAX_DEPTH: usize = 64;

@@ -1,8 +1,13 @@
 //! Where subject, roles and scopes of a trusted issuer's token come from.
 
+use std::cell::OnceCell;
+
 use serde_json::{Map, Value};
 
-use crate::rules::{ClaimScope, Expression, Texts};
+use crate::{
+    claims::ClaimSource,
+    rules::{ClaimScope, Expression, Texts},
+};
 
 /// A policy's mappings for one trusted issuer. Without one for roles, its tokens have none.
 #[derive(Debug, Default)]
@@ -62,7 +67,9 @@ pub enum MappingError {
 
 impl ClaimMappings {
     /// Applies the mappings. A claim that isn't there gives no role and no scope; without its mapped subject a token has none.
-    pub fn apply(&self, claims: &Map<String, Value>) -> Result<Mapped, MappingError> {
+    pub fn apply(&self, claims: &impl ClaimSource) -> Result<Mapped, MappingError> {
+        let claims = Mappable { claims, tree: OnceCell::new() };
+        let claims = &claims;
         let subject = match &self.subject {
             None => None,
             Some(mapping) => match mapping.texts(claims, "subject")? {
@@ -92,12 +99,19 @@ impl ClaimMappings {
     }
 }
 
+/// Claims with their tree, once an expression wants it.
+struct Mappable<'a, S> {
+    claims: &'a S,
+    tree: OnceCell<Map<String, Value>>,
+}
+
 impl Mapping {
-    fn texts(&self, claims: &Map<String, Value>, target: &'static str) -> Result<Texts, MappingError> {
+    fn texts(&self, from: &Mappable<'_, impl ClaimSource>, target: &'static str) -> Result<Texts, MappingError> {
         match &self.source {
-            Source::Claim(name) => texts_of(claims.get(name)).ok_or(MappingError::WrongType(target)),
+            Source::Claim(name) => texts_of(from.claims.claim(name)).ok_or(MappingError::WrongType(target)),
             Source::Expression(expression) => {
-                expression.texts(&ClaimScope::new(claims)).ok_or(MappingError::Expression(target))
+                let tree = from.tree.get_or_init(|| from.claims.tree());
+                expression.texts(&ClaimScope::new(tree)).ok_or(MappingError::Expression(target))
             }
         }
     }
@@ -117,12 +131,13 @@ impl Mapping {
     }
 }
 
-fn texts_of(claim: Option<&Value>) -> Option<Texts> {
+fn texts_of(claim: Option<Value>) -> Option<Texts> {
     match claim {
         None | Some(Value::Null) => Some(Texts::Nothing),
-        Some(Value::String(text)) => Some(Texts::One(text.clone())),
+        Some(Value::String(text)) => Some(Texts::One(text)),
         Some(Value::Array(items)) => {
-            items.iter().map(|item| item.as_str().map(str::to_owned)).collect::<Option<_>>().map(Texts::Many)
+            let text = |item| if let Value::String(text) = item { Some(text) } else { None };
+            items.into_iter().map(text).collect::<Option<_>>().map(Texts::Many)
         }
         Some(_) => None,
     }

@@ -177,9 +177,14 @@ impl IdHasher {
         use siphasher::sip128::{Hasher128 as _, SipHasher24};
 
         let mut hasher = SipHasher24::new_with_key(&self.key);
+        // Nearly all names are short: hashed in one piece, which takes half as long as part by part.
+        let mut message = [0; 256];
+        if let Some(len) = join(&mut message, domain, parts) {
+            return hasher.hash(&message[..len]).as_u128();
+        }
         hasher.write_u8(domain);
         for part in parts {
-            hasher.write_u64(part.map_or(u64::MAX, |p| p.len() as u64));
+            hasher.write_u64(length_of(*part));
             hasher.write(part.unwrap_or_default().as_bytes());
         }
         hasher.finish128().as_u128()
@@ -222,5 +227,56 @@ impl IdHasher {
             ids.push((RevokedBy::Policy, self.id(r.policy, Kind::Policy, None, ACCESS_RING_ONLY)));
         }
         RevocationIds(ids)
+    }
+}
+
+/// An absent part has a length that no present one has.
+fn length_of(part: Option<&str>) -> u64 {
+    part.map_or(u64::MAX, |p| p.len() as u64)
+}
+
+/// Writes what is hashed into one buffer; `None` where it doesn't fit.
+fn join(message: &mut [u8], domain: u8, parts: &[Option<&str>]) -> Option<usize> {
+    *message.first_mut()? = domain;
+    let mut len = 1;
+    for part in parts {
+        for bytes in [&length_of(*part).to_le_bytes(), part.unwrap_or_default().as_bytes()] {
+            message.get_mut(len..len + bytes.len())?.copy_from_slice(bytes);
+            len += bytes.len();
+        }
+    }
+    Some(len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_names_id_is_the_same_in_one_piece_and_part_by_part() {
+        let hasher = IdHasher::new(*b"0123456789abcdef");
+        for len in 0..400 {
+            let id = "i".repeat(len);
+            for issuer in [None, Some(""), Some("https://shop.example")] {
+                let parts = [Some("shop/shop"), issuer, Some(id.as_str())];
+                let padded = [parts[0], parts[1], parts[2], Some("x")];
+                assert_eq!(hasher.hash(3, &parts), part_by_part(&hasher, 3, &parts), "{len}");
+                assert_ne!(hasher.hash(3, &parts), hasher.hash(3, &padded));
+            }
+        }
+    }
+
+    fn part_by_part(hasher: &IdHasher, domain: u8, parts: &[Option<&str>]) -> u128 {
+        use std::hash::Hasher as _;
+
+        use siphasher::sip128::{Hasher128 as _, SipHasher24};
+
+        let mut sip = SipHasher24::new_with_key(&hasher.key);
+        sip.write_u8(domain);
+        for part in parts {
+            sip.write_u64(part.map_or(u64::MAX, |p| p.len() as u64));
+            sip.write(part.unwrap_or_default().as_bytes());
+        }
+        sip.finish128().as_u128()
     }
 }

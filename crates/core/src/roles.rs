@@ -3,7 +3,10 @@
 //! A permission is words joined by `:` (`orders:read`). In what a role grants, a `*` stands for one word, and at the end for
 //! all that follow; `*` alone grants everything.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// A role as a policy defines it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +41,7 @@ pub enum RolesError {
 /// A policy's roles with inheritance resolved.
 #[derive(Clone, Debug, Default)]
 pub struct Roles {
-    permissions: BTreeMap<String, BTreeSet<String>>,
+    permissions: BTreeMap<String, Arc<[String]>>,
 }
 
 impl Roles {
@@ -50,16 +53,27 @@ impl Roles {
                 return Err(RolesError::Duplicate(twin.name));
             }
         }
-        let closures = by_name.iter().map(|(name, role)| Ok((name.clone(), closure(role, &by_name)?)));
+        let closures =
+            by_name.iter().map(|(name, role)| Ok((name.clone(), closure(role, &by_name)?.into_iter().collect())));
         Ok(Self { permissions: closures.collect::<Result<_, _>>()? })
     }
 
     /// What these roles grant together, sorted, each once. A role that the policy doesn't define grants nothing.
     pub fn permissions_of(&self, roles: &[String]) -> Vec<String> {
-        match roles.iter().filter_map(|role| self.permissions.get(role)).collect::<Vec<_>>().as_slice() {
-            [] => Vec::new(),
-            [one] => one.iter().cloned().collect(),
-            many => many.iter().flat_map(|set| set.iter()).collect::<BTreeSet<_>>().into_iter().cloned().collect(),
+        self.shared_permissions_of(roles).to_vec()
+    }
+
+    /// The same, shared where one role grants it all.
+    pub fn shared_permissions_of(&self, roles: &[String]) -> Arc<[String]> {
+        let mut granted = roles.iter().filter_map(|role| self.permissions.get(role));
+        match (granted.next(), granted.next()) {
+            (None, _) => Arc::default(),
+            (Some(one), None) => one.clone(),
+            (Some(first), Some(second)) => {
+                let all: BTreeSet<&String> =
+                    [first, second].into_iter().chain(granted).flat_map(|set| set.iter()).collect();
+                all.into_iter().cloned().collect()
+            }
         }
     }
 }

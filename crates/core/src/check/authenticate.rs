@@ -1,11 +1,11 @@
 //! Is this credential genuine? Parse, issuer, key, signature, claims.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::credential::{Authenticated, CredentialKind, Draft, Times};
 use crate::{
-    claims::{self, Claims, WrongType},
-    jose::{Algorithm, compact},
+    claims::{self, ClaimSet, ClaimSource as _, WrongType},
+    jose::{Algorithm, Decoded, MAX_TOKEN_BYTES, Malformed},
     keys::{KeyEntry, KeySet},
     mint::API_KEY_PREFIX,
     opaque::OpaqueKey,
@@ -15,12 +15,14 @@ use crate::{
     verdict::Refusal,
 };
 
+type Claims = claims::Claims<ClaimSet>;
+
 /// How many keys are tried for a token that names none.
 pub const MAX_KEYS_TRIED: usize = 8;
 
 /// Is this credential genuine? Everything that a cache may spare: size, shape, issuer, key, signature, claims.
 pub fn authenticate(policy: &Policy, token: &str, now: UnixMillis, hasher: &IdHasher) -> Result<Authenticated, Refusal> {
-    if token.len() > compact::MAX_TOKEN_BYTES {
+    if token.len() > MAX_TOKEN_BYTES {
         return Err(Refusal::Malformed("the token is over 16 KiB"));
     }
     if token.bytes().filter(|b| *b == b'.').count() != 2 {
@@ -30,12 +32,13 @@ pub fn authenticate(policy: &Policy, token: &str, now: UnixMillis, hasher: &IdHa
         Some(rest) => (rest, true),
         None => (token, false),
     };
-    let jws = compact::parse(text).map_err(|malformed| Refusal::Malformed(malformed.0))?;
+    let malformed = |malformed: Malformed| Refusal::Malformed(malformed.0);
+    let jws = Decoded::new(text).map_err(malformed)?;
+    let header = jws.header().map_err(malformed)?;
     // Names the keys to try; nothing of it is believed before the signature holds.
-    let claims = Claims::new(jws.payload);
+    let claims = Claims::new(jws.claims().map_err(malformed)?);
     let source = source_of(policy, &claims, is_api_key, now)?;
-    let header = &jws.header;
-    let key = find_key(source.keys(), source.kid(header.kid.as_deref()), &header.alg, jws.signing_input, &jws.signature)?;
+    let key = find_key(source.keys(), source.kid(header.kid.as_deref()), &header.alg, &jws)?;
     admit(policy, &source, claims, header.typ.as_deref(), key, now, hasher)
 }
 
@@ -79,26 +82,16 @@ fn source_of<'p>(policy: &'p Policy, claims: &Claims, is_api_key: bool, now: Uni
     }
 }
 
-fn find_key<'k>(
-    keys: &'k KeySet,
-    kid: Option<&str>,
-    alg: &str,
-    signing_input: &[u8],
-    signature: &[u8],
-) -> Result<&'k KeyEntry, Refusal> {
-    let named: Vec<&KeyEntry> = match kid {
-        Some(kid) => keys.with_kid(kid).collect(),
-        None => keys.all().iter().collect(),
-    };
-    if kid.is_some() && named.is_empty() {
+fn find_key<'k>(keys: &'k KeySet, kid: Option<&str>, alg: &str, jws: &Decoded<'_>) -> Result<&'k KeyEntry, Refusal> {
+    let named = || keys.all().iter().filter(|entry| kid.is_none_or(|kid| entry.key.kid() == Some(kid)));
+    if kid.is_some() && named().next().is_none() {
         return Err(Refusal::UnknownKey);
     }
     let alg: Algorithm = alg.parse().map_err(|_| Refusal::BadSignature)?;
-    named
-        .into_iter()
+    named()
         .filter(|entry| entry.key.fits(alg))
         .take(MAX_KEYS_TRIED)
-        .find(|entry| entry.key.verify(alg, signing_input, signature))
+        .find(|entry| entry.key.verify(alg, jws.signing_input(), jws.signature()))
         .ok_or(Refusal::BadSignature)
 }
 
@@ -153,13 +146,13 @@ fn admit(
         audience: claims.audience.map_err(invalid)?.unwrap_or_default(),
         session_id: claims.session_id.map_err(invalid)?,
         token_id: claims.token_id.map_err(invalid)?,
-        kid: key.key.kid().map(str::to_owned),
+        kid: key.key.kid(),
         times,
         issued_for_cutoffs,
         roles: granted.roles,
         scopes: granted.scopes,
         amr: claims.amr.map_err(invalid)?.unwrap_or_default(),
-        claims: claims.all,
+        claims: claims.all.into_json(),
         key_revoked: key.revoked,
         cacheable,
     };
@@ -187,7 +180,7 @@ fn authenticate_opaque(policy: &Policy, token: &str, now: UnixMillis, hasher: &I
         roles: key.roles.clone(),
         scopes: key.scopes.clone(),
         amr: Vec::new(),
-        claims: Map::new(),
+        claims: "{}".into(),
         key_revoked: false,
         cacheable: true,
     };
@@ -233,14 +226,13 @@ fn check_claims(source: &Source<'_>, claims: &Claims, typ: Option<&str>, now: Un
             }
         }
         Source::Trusted(trusted) => {
-            let is_refresh = |name: &str| {
-                claims.all.get(name).and_then(Value::as_str).is_some_and(|v| v.eq_ignore_ascii_case("refresh"))
-            };
+            let is_refresh =
+                |name: &str| matches!(claims.all.claim(name), Some(Value::String(v)) if v.eq_ignore_ascii_case("refresh"));
             if ["type", "token_use", "typ"].into_iter().any(is_refresh) {
                 return Err(Refusal::InvalidClaims("a refresh token is no access token"));
             }
             check_life(trusted, expires, claims.issued_at.unwrap_or_default().unwrap_or(now))?;
-            if trusted.matches.iter().any(|m| claims.all.get(&m.claim) != Some(&m.value)) {
+            if trusted.matches.iter().any(|m| claims.all.claim(&m.claim).as_ref() != Some(&m.value)) {
                 return Err(Refusal::InvalidClaims("a claim is not what the trusted issuer's entry demands"));
             }
         }
@@ -250,14 +242,16 @@ fn check_claims(source: &Source<'_>, claims: &Claims, typ: Option<&str>, now: Un
 
 /// RFC 9068 section 4 for our own tokens; explicit typing (RFC 8725 section 3.11) keeps other kinds of JWT out.
 fn check_typ(source: &Source<'_>, typ: Option<&str>) -> Result<(), Refusal> {
-    let typ = typ.map(|t| {
-        let lower = t.to_ascii_lowercase();
-        lower.strip_prefix("application/").map_or(lower.clone(), str::to_owned)
+    const PREFIX: &str = "application/";
+    let typ = typ.map(|typ| match typ.split_at_checked(PREFIX.len()) {
+        Some((start, rest)) if start.eq_ignore_ascii_case(PREFIX) => rest,
+        _ => typ,
     });
+    let is = |wanted: &str| typ.is_some_and(|typ| typ.eq_ignore_ascii_case(wanted));
     let fits = match source {
-        Source::Access(_) => typ.as_deref() == Some("at+jwt"),
-        Source::ApiKey(_) => typ.as_deref() == Some("api-key+jwt"),
-        Source::Trusted(_) => matches!(typ.as_deref(), None | Some("jwt" | "at+jwt")),
+        Source::Access(_) => is("at+jwt"),
+        Source::ApiKey(_) => is("api-key+jwt"),
+        Source::Trusted(_) => typ.is_none() || is("jwt") || is("at+jwt"),
     };
     if fits { Ok(()) } else { Err(Refusal::InvalidClaims("typ is not that of an access token")) }
 }

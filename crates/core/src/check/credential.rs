@@ -1,10 +1,11 @@
 //! A genuine credential: what is known of it, and the moments between which it can be good.
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::sync::{Arc, OnceLock, atomic::AtomicU64};
 
 use serde_json::{Map, Value};
 
 use crate::{
+    claims::{ClaimSet, ClaimSource as _, claims_tree},
     names::PolicyName,
     policy::Policy,
     revocation::{IdHasher, Kind, Revocable, RevocationIds},
@@ -37,27 +38,34 @@ impl CredentialKind {
 
 /// A genuine credential: signed by a key that the policy trusts for its issuer, with claims in order. Not yet allowed
 /// anything. Made by [`authenticate`] alone.
+///
+/// In this order in memory: what is read on every call stands together at the beginning.
 #[derive(Clone, Debug)]
+#[repr(C)]
 pub struct Authenticated {
-    pub(super) kind: CredentialKind,
-    pub(super) issuer: Option<Arc<str>>,
-    pub(super) subject: String,
-    pub(super) audience: Vec<String>,
-    pub(super) session_id: Option<String>,
-    pub(super) token_id: Option<String>,
     pub(super) times: Times,
+    pub(super) last_clean: LastClean,
+    pub(super) key_revoked: bool,
+    pub(super) kind: CredentialKind,
+    pub(super) cacheable: bool,
     /// The instant that cut-offs are compared with; `None` dies by any.
     pub(super) issued_for_cutoffs: Option<UnixMillis>,
-    pub(super) roles: Vec<String>,
-    pub(super) permissions: Vec<String>,
-    pub(super) scopes: Vec<String>,
-    pub(super) amr: Vec<String>,
-    pub(super) claims: Map<String, Value>,
-    pub(super) key_revoked: bool,
     pub(super) revocation_ids: RevocationIds,
+    /// 0 where nothing limits the rate.
     pub(super) rate_id: u128,
-    pub(super) cacheable: bool,
-    pub(super) last_clean: LastClean,
+    pub(super) permissions: Arc<[String]>,
+    pub(super) roles: Vec<String>,
+    pub(super) scopes: Vec<String>,
+    pub(super) audience: Vec<String>,
+    pub(super) subject: String,
+    pub(super) issuer: Option<Arc<str>>,
+    pub(super) session_id: Option<String>,
+    pub(super) token_id: Option<String>,
+    pub(super) amr: Vec<String>,
+    /// In canonical JSON.
+    pub(super) claims: Box<str>,
+    /// The same as rules see them: made with the credential where there are rules.
+    pub(super) claims_tree: OnceLock<Map<String, Value>>,
 }
 
 /// The version of the revocation set at which a credential was last found in it nowhere; 0 before that. While the set keeps
@@ -149,9 +157,21 @@ impl Authenticated {
     pub fn amr(&self) -> &[String] {
         &self.amr
     }
-    /// All its claims.
-    pub fn claims(&self) -> &Map<String, Value> {
+    /// All its claims: a JSON object, members by name, no white space.
+    pub fn claims_json(&self) -> &str {
         &self.claims
+    }
+    /// The same as a tree, which is made when it is first asked for.
+    pub fn claims(&self) -> &Map<String, Value> {
+        self.claims_tree.get_or_init(|| claims_tree(&self.claims))
+    }
+    /// One of its claims, read from the text.
+    pub fn claim(&self, name: &str) -> Option<Value> {
+        ClaimSet::parse(self.claims.as_bytes()).ok()?.claim(name)
+    }
+    /// The tree, if it was made.
+    pub fn claims_made(&self) -> Option<&Map<String, Value>> {
+        self.claims_tree.get()
     }
     /// Whether the answer stands for as long as policy and token do. False only where "now" took part in it.
     pub fn cacheable(&self) -> bool {
@@ -164,7 +184,7 @@ impl Authenticated {
 }
 
 /// An authenticated credential before permissions and revocation names are worked out.
-pub(super) struct Draft {
+pub(super) struct Draft<'a> {
     pub(super) kind: CredentialKind,
     pub(super) own: bool,
     pub(super) issuer: Option<Arc<str>>,
@@ -172,21 +192,21 @@ pub(super) struct Draft {
     pub(super) audience: Vec<String>,
     pub(super) session_id: Option<String>,
     pub(super) token_id: Option<String>,
-    pub(super) kid: Option<String>,
+    pub(super) kid: Option<&'a str>,
     pub(super) times: Times,
     pub(super) issued_for_cutoffs: Option<UnixMillis>,
     pub(super) roles: Vec<String>,
     pub(super) scopes: Vec<String>,
     pub(super) amr: Vec<String>,
-    pub(super) claims: Map<String, Value>,
+    pub(super) claims: Box<str>,
     pub(super) key_revoked: bool,
     pub(super) cacheable: bool,
 }
 
-impl Draft {
+impl Draft<'_> {
     /// The credential.
     pub(super) fn finish(self, policy: &Policy, hasher: &IdHasher) -> Authenticated {
-        let mut permissions = policy.roles.permissions_of(&self.roles);
+        let mut permissions = policy.roles.shared_permissions_of(&self.roles);
         if self.kind == CredentialKind::ApiKey && self.own {
             permissions = self.scopes.iter().filter(|s| roles::grants(&permissions, s)).cloned().collect();
         }
@@ -199,10 +219,10 @@ impl Draft {
             token_id: self.token_id.as_deref(),
             session_id: self.session_id.as_deref(),
             subject: Some(&self.subject),
-            kid: self.kid.as_deref(),
+            kid: self.kid,
         });
-        let rate_id = rate_id(hasher, &policy.name, &self);
-        Authenticated {
+        let rate_id = policy.rate_limit.map_or(0, |_| rate_id(hasher, &policy.name, &self));
+        let credential = Authenticated {
             kind: self.kind,
             issuer: self.issuer,
             subject: self.subject,
@@ -216,17 +236,22 @@ impl Draft {
             scopes: self.scopes,
             amr: self.amr,
             claims: self.claims,
+            claims_tree: OnceLock::new(),
             key_revoked: self.key_revoked,
             revocation_ids,
             rate_id,
             cacheable: self.cacheable,
             last_clean: LastClean::default(),
+        };
+        if !policy.rules.is_empty() {
+            credential.claims();
         }
+        credential
     }
 }
 
 /// Verifications are counted per subject of an issuer, and per key for API keys.
-fn rate_id(hasher: &IdHasher, policy: &PolicyName, draft: &Draft) -> u128 {
+fn rate_id(hasher: &IdHasher, policy: &PolicyName, draft: &Draft<'_>) -> u128 {
     match (draft.kind, &draft.token_id) {
         (CredentialKind::ApiKey, Some(id)) => hasher.rate_id(policy, draft.issuer.as_deref(), "key", id),
         _ => hasher.rate_id(policy, draft.issuer.as_deref(), "subject", &draft.subject),

@@ -151,7 +151,7 @@ fn check_rules(policy: &Policy, credential: &Authenticated, ask: &Ask<'_>, now: 
             scopes: &credential.scopes,
             audience: &credential.audience,
             amr: &credential.amr,
-            claims: &credential.claims,
+            claims: credential.claims(),
         },
         request: ask.request.clone(),
         client: ask.client.clone(),

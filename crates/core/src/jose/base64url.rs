@@ -30,6 +30,11 @@ pub fn decode(text: impl AsRef<[u8]>) -> Result<Vec<u8>, NotBase64Url> {
     STRICT.decode(text).map_err(|_| NotBase64Url)
 }
 
+/// The same, put after what `bytes` holds.
+pub(crate) fn decode_onto(bytes: &mut Vec<u8>, text: impl AsRef<[u8]>) -> Result<(), NotBase64Url> {
+    STRICT.decode_vec(text, bytes).map_err(|_| NotBase64Url)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
