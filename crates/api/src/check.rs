@@ -12,8 +12,8 @@ use countersign_core::{
 use serde_json::{Map, json};
 
 use crate::{
-    load::{Diagnostic, Loaded, LoadedSession, Severity},
-    policy::{EffectiveListMapping, EffectivePolicy, EffectiveRule, EffectiveTrustedIssuer},
+    load::{BrokenPolicy, Diagnostic, Loaded, LoadedSession, Severity},
+    policy::{EffectiveListMapping, EffectivePolicy, EffectiveRule, EffectiveTrustedIssuer, Switch},
     references::References,
     resolve::resolve,
     schema::Problem,
@@ -33,11 +33,27 @@ pub fn check(loaded: &Loaded, references: Option<&dyn References>, now: UnixMill
             None => {}
         }
         tell(Severity::Warning, warnings(&policy.effective, now));
+        tell(Severity::Warning, private_sources(&policy.effective));
+    }
+    if let Some(references) = references {
+        diagnostics.extend(loaded.broken.iter().flat_map(|broken| references_of_broken(broken, references)));
     }
     diagnostics.extend(loaded.sessions.iter().flat_map(|session| sessions_rights(session, loaded)));
     diagnostics.extend(shared_issuers(loaded));
     diagnostics.sort_by(|a, b| (&a.file, a.line, a.severity).cmp(&(&b.file, b.line, b.severity)));
     diagnostics
+}
+
+/// What is wrong with what a wrong policy refers to, but for lists that are wrong themselves.
+fn references_of_broken(broken: &BrokenPolicy, references: &dyn References) -> Vec<Diagnostic> {
+    let found = resolve(&broken.effective, references).err().unwrap_or_default();
+    // A list that has a mistake itself may have lost entries: what is counted from its start is no place then.
+    let told = |problem: &Problem| {
+        let list = problem.field.split('[').next().unwrap_or_default();
+        broken.fields.iter().any(|field| field.starts_with(list))
+    };
+    let found = found.iter().filter(|problem| !told(problem));
+    found.map(|problem| broken.place.diagnostic(Severity::Error, problem)).collect()
 }
 
 /// What a session asks for beyond what its policy permits.
@@ -66,9 +82,48 @@ pub fn warnings(policy: &EffectivePolicy, now: UnixMillis) -> Vec<Problem> {
             found.push(Problem::new(format!("{place}.notAfter"), message));
         }
     }
+    if policy.emergency.mode == Switch::Enabled {
+        let message = "nothing of this version mints emergency tokens";
+        found.push(Problem::new("spec.emergency.mode", message));
+    }
     found.extend(undefined_roles(policy));
     found.extend(rules_that_deny_everyone(policy, now));
     found
+}
+
+/// Addresses of others' keys that a verifier doesn't fetch from unless it is told to: plain http, and hosts that are private
+/// by their looks. What a name resolves to is known only where it is fetched.
+pub fn private_sources(policy: &EffectivePolicy) -> Vec<Problem> {
+    let problem = |(i, trusted): (usize, &EffectiveTrustedIssuer)| {
+        if trusted.secret_key_ref.is_some() {
+            return None;
+        }
+        let (field, address) = match (&trusted.jwks, &trusted.issuer) {
+            (Some(jwks), _) => ("jwks.url", jwks.url.as_deref()?),
+            (None, issuer) => ("issuer", issuer.as_deref()?),
+        };
+        let message = "verifiers fetch keys from https and public addresses alone, so this needs --jwks-allow-private \
+                       (countersign-verifier) or --allow-private-issuers (countersign dev)";
+        is_private(address).then(|| Problem::new(format!("spec.trustedIssuers[{i}].{field}"), message))
+    };
+    policy.trusted_issuers.iter().enumerate().filter_map(problem).collect()
+}
+
+fn is_private(address: &str) -> bool {
+    let Some((scheme, rest)) = address.split_once("://") else { return false };
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    let host = match authority.strip_prefix('[').and_then(|inner| inner.split_once(']')) {
+        Some((v6, _)) => v6,
+        None => authority.rsplit_once(':').map_or(authority, |(host, _)| host),
+    };
+    let private = match host.parse::<std::net::IpAddr>().map(|ip| ip.to_canonical()) {
+        Ok(std::net::IpAddr::V4(ip)) => ip.is_private() || ip.is_loopback() || ip.is_link_local() || ip.is_unspecified(),
+        Ok(std::net::IpAddr::V6(ip)) => {
+            ip.is_loopback() || ip.is_unspecified() || ip.is_unique_local() || ip.is_unicast_link_local()
+        }
+        Err(_) => host.eq_ignore_ascii_case("localhost") || host.to_ascii_lowercase().ends_with(".localhost"),
+    };
+    scheme == "http" || private
 }
 
 /// Roles that are granted but not defined: they carry no permission.

@@ -23,7 +23,7 @@ mod schema;
 mod settings;
 mod validation;
 
-pub use crds::crds;
+pub use crds::{crd_objects, crds};
 pub use dev::dev_policy;
 pub use resolve::resolve;
 pub use schema::Problem;

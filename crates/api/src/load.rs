@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use crate::{
     effective::check_everything,
     policy::{AuthPolicy, EffectivePolicy, GROUP, VERSION, policy_name},
-    schema::Problem,
+    schema::{Problem, wrong_type},
     session::{EffectiveSession, Session},
     settings::Resolve as _,
     yaml::{self, Document},
@@ -82,6 +82,15 @@ pub struct LoadedSession {
     pub place: Place,
 }
 
+/// A policy that is wrong, with its wrong parts left out.
+#[derive(Clone, Debug)]
+pub(crate) struct BrokenPolicy {
+    pub(crate) effective: EffectivePolicy,
+    pub(crate) place: Place,
+    /// The fields that are wrong.
+    pub(crate) fields: Vec<String>,
+}
+
 /// Where an object stands.
 #[derive(Clone, Debug)]
 pub struct Place {
@@ -112,6 +121,8 @@ pub struct Loaded {
     pub policies: Vec<LoadedPolicy>,
     /// Good sessions.
     pub sessions: Vec<LoadedSession>,
+    /// Policies that are wrong, as far as they make sense: what they refer to is looked at all the same.
+    pub(crate) broken: Vec<BrokenPolicy>,
     /// What is wrong with the others, by file and line.
     pub diagnostics: Vec<Diagnostic>,
 }
@@ -125,6 +136,7 @@ impl Loaded {
     fn join(&mut self, other: Self) {
         self.policies.extend(other.policies);
         self.sessions.extend(other.sessions);
+        self.broken.extend(other.broken);
         self.diagnostics.extend(other.diagnostics);
     }
 
@@ -278,9 +290,12 @@ fn load_object(file: &str, document: Document, loaded: &mut Loaded) {
             match policy_name(&object) {
                 Ok(name) => {
                     place.policy = Some(name.clone());
+                    let effective = found.effective;
                     if problems.is_empty() {
-                        let effective = found.effective;
                         loaded.policies.push(LoadedPolicy { name, object, effective, place: place.clone() });
+                    } else {
+                        let fields = problems.iter().map(|p| p.field.clone()).collect();
+                        loaded.broken.push(BrokenPolicy { effective, place: place.clone(), fields });
                     }
                 }
                 Err(_) if object.metadata.name.is_none() => {}
@@ -385,6 +400,16 @@ fn metadata_of(metadata: Value, problems: &mut Vec<Problem>) -> ObjectMeta {
     }
     if metadata.get("name").is_none_or(Value::is_null) {
         problems.push(Problem::new("metadata.name", "is missing; add it"));
+    }
+    let mut metadata = metadata;
+    for name in ["name", "namespace"] {
+        let given = metadata.get(name).filter(|given| !given.is_null());
+        if let Some(message) = given.and_then(|given| wrong_type("string", "", given)) {
+            problems.push(Problem::new(format!("metadata.{name}"), message));
+            if let Some(members) = metadata.as_object_mut() {
+                members.remove(name);
+            }
+        }
     }
     serde_json::from_value(metadata).unwrap_or_else(|error| {
         problems.push(Problem::new(

@@ -186,6 +186,40 @@ fn what_a_policy_refers_to_must_be_there_and_strong() {
 }
 
 #[test]
+fn what_a_wrong_policy_refers_to_is_looked_at_all_the_same() {
+    let both = told(&policy(&format!("{LEGACY}  audience: [x]\n")), &Held::default());
+    assert_eq!(both.len(), 2, "{both:?}");
+    assert!(both.iter().any(|line| line.contains("spec.audience:")), "{both:?}");
+    assert!(both.iter().any(|line| line.contains("there is no secrets/s/k")), "{both:?}");
+    // A list that is wrong itself says enough.
+    let one = told(&policy(&LEGACY.replace("name: legacy", "nmae: legacy")), &Held::default());
+    assert!(!one.is_empty() && !one.iter().any(|line| line.contains("secrets/s/k")), "{one:?}");
+}
+
+#[test]
+fn what_is_accepted_and_does_nothing_or_cannot_be_fetched_is_warned_of() {
+    let emergency = "  emergency: {mode: Enabled, notAfter: 2099-01-01T00:00:00Z}\n";
+    let fetched = |url: &str| {
+        format!("  trustedIssuers: [{{name: a, issuer: 'https://a.example', jwks: {{url: '{url}'}}, audiences: [x]}}]\n")
+    };
+    for (lines, expected) in [
+        (emergency.to_owned(), Some("spec.emergency.mode: nothing of this version mints emergency tokens")),
+        (fetched("http://127.0.0.1:9/jwks"), Some("--allow-private-issuers")),
+        (fetched("https://10.0.0.7/jwks"), Some("--jwks-allow-private")),
+        (fetched("https://localhost/jwks"), Some("spec.trustedIssuers[0].jwks.url: ")),
+        (fetched("https://a.example/jwks"), None),
+    ] {
+        let told = told(&policy(&lines), &Held::default());
+        match expected {
+            None => assert_eq!(told, [""; 0], "{lines}"),
+            Some(part) => {
+                assert!(told.len() == 1 && told[0].contains("warning: ") && told[0].contains(part), "{lines}: {told:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_policy_with_its_references_becomes_a_bundle_that_compiles() {
     let key = SigningKey::generate(Algorithm::EdDSA).unwrap();
     let set = json!({"keys": [key.public_jwk()]}).to_string();

@@ -96,6 +96,15 @@ fn each_mistake_around_the_spec_is_told() {
             &GOOD.replace("{name: shop, ", "{name: shop, annotation: {}, "),
             "3: metadata.annotation: there is no such field; did you mean annotations?",
         ),
+        (
+            &GOOD.replace("name: shop, ", "name: n, "),
+            "3: metadata.name: is a boolean, but must be a text; quote it (unquoted yes, no, on, off, y and n are booleans in YAML)",
+        ),
+        (&GOOD.replace("name: shop, ", "name: 7, "), "3: metadata.name: is a number, but must be a text; quote it: \"7\""),
+        (
+            &format!("{GOOD}  tokens: {{accessTTL: 15}}\n"),
+            "7: spec.tokens.accessTTL: is a number, but must be a text; write its unit: 15s, 15m or 15h",
+        ),
         (&GOOD.replace("spec:", "spce:"), "4: spce: there is no such field; did you mean spec?"),
         (
             &GOOD.replace("[shop-api]", "shop-api"),

@@ -44,7 +44,7 @@ fn check_value(schema: &Value, value: &Value, field: &str, problems: &mut Vec<Pr
     }
     let wanted = schema.get("type").and_then(Value::as_str);
     if let Some(wanted) = wanted
-        && let Some(message) = wrong_type(wanted, value)
+        && let Some(message) = wrong_type(wanted, schema.get("pattern").and_then(Value::as_str).unwrap_or_default(), value)
     {
         return tell(message);
     }
@@ -72,8 +72,8 @@ fn most(schema: &Value) -> usize {
     schema.get("maxItems").and_then(Value::as_u64).and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX)
 }
 
-/// What to say when a value is of another type than wanted.
-fn wrong_type(wanted: &str, value: &Value) -> Option<String> {
+/// What to say when a value is of another type than wanted; `pattern` is that of a text, if it has one.
+pub(crate) fn wrong_type(wanted: &str, pattern: &str, value: &Value) -> Option<String> {
     let fits = match (wanted, value) {
         ("integer", Value::Number(n)) => n.is_i64() || n.is_u64() || n.as_f64().is_some_and(|f| f.fract() == 0.0),
         ("string", Value::String(_))
@@ -92,6 +92,11 @@ fn wrong_type(wanted: &str, value: &Value) -> Option<String> {
         Value::Object(_) => "a mapping",
     };
     let hint = match (wanted, value) {
+        // In quotes it would be the next mistake.
+        ("string", Value::Number(_)) if pattern == Duration::PATTERN => {
+            format!("; write its unit: {value}s, {value}m or {value}h")
+        }
+        ("string", Value::Number(_)) if pattern == Memory::PATTERN => format!("; write its unit: {value}Mi"),
         ("string", Value::Number(_)) => format!("; quote it: \"{value}\""),
         ("string", Value::Bool(_)) => "; quote it (unquoted yes, no, on, off, y and n are booleans in YAML)".to_owned(),
         ("integer" | "boolean", Value::String(_)) => "; write it without quotes".to_owned(),
@@ -254,7 +259,7 @@ fn fits(schema: &Value, value: &Value) -> bool {
     match value {
         Value::Array(_) | Value::Object(_) => {
             let wanted = schema.get("type").and_then(Value::as_str);
-            wanted.is_none_or(|wanted| wrong_type(wanted, value).is_none())
+            wanted.is_none_or(|wanted| wrong_type(wanted, "", value).is_none())
         }
         _ => check(schema, value, "").is_empty(),
     }
