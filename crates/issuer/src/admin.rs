@@ -1,6 +1,7 @@
 //! The admin API, `/admin/v1/…`: over `admin.sock`, whose file mode is the guard, or over HTTP with a Bearer token of the
 //! policy that carries the permission `countersign:admin`.
 
+mod fields;
 mod keys;
 mod revocations;
 mod status;
@@ -39,6 +40,12 @@ const MAX_BODY: usize = 64 << 10;
 /// How deep a body may nest.
 const MAX_DEPTH: usize = 64;
 
+/// Calls that concern the whole process.
+const POLICIES: &str = "/admin/v1/policies";
+const POLICY_OF: &str = "/admin/v1/policy-of";
+const STATUS: &str = "/admin/v1/status";
+const FLEET: &str = "/admin/v1/fleet";
+
 /// What lets callers in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Door {
@@ -56,23 +63,22 @@ pub(crate) fn routes(issuer: Issuer, door: Door) -> Router {
         .route("/keys", get(keys::list))
         .route("/keys/rotate", post(keys::rotate))
         .route("/effective", get(status::effective));
-    let mut routes = Router::new().nest("/admin/v1/policies/{namespace}/{name}", of_policy);
-    let of_process = Router::new()
-        .route("/admin/v1/policies", get(status::policies))
-        .route("/admin/v1/policy-of", post(revocations::policy_of))
-        .route("/admin/v1/status", get(status::status))
-        .route("/admin/v1/fleet", get(status::fleet));
-    routes = match door {
-        Door::FileMode => routes.merge(of_process),
-        Door::Bearer => routes
-            .layer(middleware::from_fn_with_state(issuer.clone(), bearer))
-            .route("/admin/v1/{*rest}", axum::routing::any(socket_only)),
+    let of_policies = Router::new().nest("/admin/v1/policies/{namespace}/{name}", of_policy);
+    let routes = match door {
+        Door::FileMode => of_policies
+            .route(POLICIES, get(status::policies))
+            .route(POLICY_OF, post(revocations::policy_of))
+            .route(STATUS, get(status::status))
+            .route(FLEET, get(status::fleet)),
+        Door::Bearer => [POLICIES, POLICY_OF, STATUS, FLEET]
+            .into_iter()
+            .fold(of_policies.route_layer(middleware::from_fn_with_state(issuer.clone(), bearer)), |routes, call| {
+                routes.route(call, axum::routing::any(socket_only))
+            }),
     };
     routes
         .fallback(async || Problem::not_found("no such call"))
-        .method_not_allowed_fallback(async || {
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request", "no such method on this call")
-        })
+        .method_not_allowed_fallback(async || Problem::method_not_allowed("no such method on this call"))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(issuer)
 }
@@ -83,6 +89,9 @@ async fn socket_only() -> Problem {
 }
 
 async fn bearer(State(issuer): State<Issuer>, policy: OfPolicy, request: Request, next: Next) -> Response {
+    if !request.headers().contains_key(header::AUTHORIZATION) {
+        return Problem::no_credential("send an Authorization: Bearer header with a token of this policy").into_response();
+    }
     let mut values = request.headers().get_all(header::AUTHORIZATION).iter();
     let token = match (values.next().map(|v| v.to_str()), values.next()) {
         (Some(Ok(value)), None) => value.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")),
@@ -144,7 +153,7 @@ impl<T: DeserializeOwned> FromRequestParts<Issuer> for OfQuery<T> {
 
     async fn from_request_parts(parts: &mut RequestParts, issuer: &Issuer) -> Result<Self, Problem> {
         let read = Query::from_request_parts(parts, issuer).await;
-        read.map(|Query(asked)| Self(asked)).map_err(|e| Problem::invalid_request(e.body_text()))
+        read.map(|Query(asked)| Self(asked)).map_err(|error| Problem::validation(fields::of_query(&error.body_text())))
     }
 }
 
@@ -157,13 +166,9 @@ impl FromRequest<Issuer> for Content {
     async fn from_request(request: Request, issuer: &Issuer) -> Result<Self, Problem> {
         match Bytes::from_request(request, issuer).await {
             Ok(bytes) => Ok(Self(bytes)),
-            Err(e) if e.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-                Err(Problem::new(e.status(), "invalid_request", format!("the body is over {MAX_BODY} bytes")))
-            }
-            Err(e) if TooSlow::caused(&e) => {
-                Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "invalid_request", TooSlow.to_string()))
-            }
-            Err(e) => Err(Problem::invalid_request(e.body_text())),
+            Err(e) if e.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(Problem::too_large(MAX_BODY)),
+            Err(e) if TooSlow::caused(&e) => Err(Problem::too_slow(TooSlow.to_string())),
+            Err(_) => Err(Problem::invalid_request("the body could not be read")),
         }
     }
 }
@@ -175,7 +180,7 @@ fn body_of<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Problem> {
     if !value.is_object() {
         return Err(Problem::invalid_request("the body is not a JSON object"));
     }
-    serde_json::from_value(value).map_err(|e| Problem::validation(e.to_string()))
+    fields::read(&value).map_err(Problem::validation)
 }
 
 /// On how many verifiers the policy's present generation is in force.

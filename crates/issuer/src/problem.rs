@@ -13,11 +13,12 @@ pub(crate) struct Problem {
     error: &'static str,
     detail: String,
     fix: Option<String>,
+    bare_challenge: bool,
 }
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, error: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, error, detail: detail.into(), fix: None }
+        Self { status, error, detail: detail.into(), fix: None, bare_challenge: false }
     }
 
     /// 400: not understood at all.
@@ -33,6 +34,27 @@ impl Problem {
     /// 404.
     pub(crate) fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", detail)
+    }
+
+    /// 401 without any credential: the challenge then names no error (RFC 6750 section 3.1).
+    pub(crate) fn no_credential(detail: impl Into<String>) -> Self {
+        Self { bare_challenge: true, ..Self::new(StatusCode::UNAUTHORIZED, "invalid_token", detail) }
+    }
+
+    /// 405.
+    pub(crate) fn method_not_allowed(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
+    }
+
+    /// 408.
+    pub(crate) fn too_slow(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail)
+    }
+
+    /// 413.
+    pub(crate) fn too_large(limit: usize) -> Self {
+        let detail = format!("the body is over {} KiB", limit / 1024);
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", detail)
     }
 
     /// 401.
@@ -56,12 +78,6 @@ impl Problem {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the request failed here; the log says why")
     }
 
-    /// The same as 400.
-    #[must_use]
-    pub(crate) fn into_invalid_request(self) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, error: "invalid_request", ..self }
-    }
-
     #[must_use]
     pub(crate) fn fix(mut self, fix: impl Into<String>) -> Self {
         self.fix = Some(fix.into());
@@ -77,8 +93,8 @@ impl IntoResponse for Problem {
         }
         let mut response = (self.status, axum::Json(body)).into_response();
         if self.status == StatusCode::UNAUTHORIZED {
-            let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+            let challenge = if self.bare_challenge { "Bearer" } else { "Bearer error=\"invalid_token\"" };
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));

@@ -31,8 +31,7 @@ async fn answer(State(issuer): State<Issuer>, request: Request) -> Response {
     };
     let known = [JWKS, OAUTH, OPENID].contains(&path.as_str());
     if known && !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let mut response =
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request", "this is for GET and HEAD").into_response();
+        let mut response = Problem::method_not_allowed("this is for GET and HEAD").into_response();
         response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
         return response;
     }

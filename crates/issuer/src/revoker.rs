@@ -1,5 +1,6 @@
 //! Ending things: what a request means, and how it gets to every verifier.
 
+mod credential;
 mod ledger;
 mod request;
 
@@ -15,7 +16,7 @@ use tokio::sync::Notify;
 pub(crate) use ledger::{Ledger, LedgerError};
 pub use request::{InvalidRevocation, RevocationRequest};
 
-use self::request::Belongs;
+use self::credential::Belongs;
 use crate::{
     Health,
     fleet::{Enforcement, Fleet},
@@ -111,12 +112,19 @@ impl Revoker {
         })
     }
 
+    /// Whether a text given as a name is an opaque key of a policy other than `own`, which tells its own by itself.
+    pub(crate) fn is_opaque_key_of_another(policies: &Policies, own: &PolicyName, text: &str) -> bool {
+        let held = policies.load();
+        held.by_name.iter().any(|(name, policy)| name != own && credential::is_opaque_key(policy, text))
+            && held.by_name.get(own).is_none_or(|policy| !credential::is_opaque_key(policy, text))
+    }
+
     /// The policies that a credential belongs to: every one that knows its issuer, or the opaque key. One policy's revocation
     /// says nothing to another that trusts the same issuer. Where nobody knows it, those that take any issuer's.
-    pub fn policies_of(policies: &Policies, credential: &str) -> Vec<PolicyName> {
+    pub fn policies_of(policies: &Policies, given: &str) -> Vec<PolicyName> {
         let held = policies.load();
         let which = |wanted| {
-            let belonging = held.by_name.values().filter(|policy| request::belongs(policy, credential) == Some(wanted));
+            let belonging = held.by_name.values().filter(|policy| credential::belongs(policy, given) == Some(wanted));
             belonging.map(|policy| policy.name.clone()).collect::<Vec<_>>()
         };
         let known = which(Belongs::Known);

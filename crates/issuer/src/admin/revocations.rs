@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Content, OfPolicy, OfQuery, body_of};
-use crate::{RevocationRequest, RevokeError, Revoker, problem::Problem, serving::Issuer};
+use crate::{InvalidRevocation, RevocationRequest, RevokeError, Revoker, problem::Problem, serving::Issuer};
 
 /// The longest wait for verifiers.
 pub(super) const MAX_WAIT: Duration = Duration::from_mins(10);
@@ -30,9 +30,13 @@ pub(super) async fn revoke(
     OfQuery(wait): OfQuery<Wait>,
     Content(bytes): Content,
 ) -> Result<Response, Problem> {
-    let request: RevocationRequest = body_of(&bytes).map_err(Problem::into_invalid_request)?;
+    let request: RevocationRequest = body_of(&bytes)?;
+    let parts = &issuer.parts;
+    if request.id.as_ref().is_some_and(|id| Revoker::is_opaque_key_of_another(&parts.policies, &policy.0.name, id)) {
+        return Err(problem(&InvalidRevocation::CredentialAsId.into()));
+    }
     let wait = Duration::from_millis(wait.wait_ms.unwrap_or(0)).min(MAX_WAIT);
-    let revoked = issuer.parts.revoker.revoke(&policy.0, &request, "admin", wait).await.map_err(|error| problem(&error))?;
+    let revoked = parts.revoker.revoke(&policy.0, &request, "admin", wait).await.map_err(|error| problem(&error))?;
     let mut body = json!({
         "policy": policy.0.name,
         "kind": revoked.kind,
@@ -50,7 +54,11 @@ pub(super) async fn revoke(
 
 fn problem(error: &RevokeError) -> Problem {
     match error {
-        RevokeError::Invalid(_) => Problem::invalid_request(error.to_string()),
+        // What is wrong only because of the time that it is.
+        RevokeError::Invalid(InvalidRevocation::BeforeInFuture) => Problem::invalid_request(error.to_string()),
+        RevokeError::Invalid(InvalidRevocation::CredentialAsId) => Problem::validation(error.to_string())
+            .fix("send it as `credential`, in place of kind and id; or give the id that it bears"),
+        RevokeError::Invalid(_) => Problem::validation(error.to_string()),
         RevokeError::Ledger(_) => Problem::internal(error),
     }
 }

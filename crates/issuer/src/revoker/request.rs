@@ -1,22 +1,19 @@
 //! What a request to revoke means.
 
 use countersign_core::{
-    check,
-    claims::Claims,
-    jose::compact,
-    mint::API_KEY_PREFIX,
     names::PolicyName,
-    revocation::{ACCESS_RING_ONLY, Entry, IdHasher, Kind},
+    revocation::{ACCESS_RING_ONLY, Entry, Kind},
     time::UnixMillis,
 };
 use countersign_store::NewRevocation;
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use super::credential::{self, of_credential};
 use crate::policies::IssuerPolicy;
 
 /// The longest id, bytes.
-const MAX_ID: usize = 1024;
+pub(super) const MAX_ID: usize = 1024;
 /// The longest reason, bytes.
 const MAX_REASON: usize = 1024;
 /// How long an address stays blocked unless asked otherwise.
@@ -66,6 +63,12 @@ pub enum InvalidRevocation {
     /// The id's form.
     #[error("id must be 1 to {MAX_ID} bytes without control characters")]
     Id,
+    /// A secret where a name belongs: it would be stored, shown and sent about, and end nothing.
+    #[error("the id is a credential, not a name: nothing was stored")]
+    CredentialAsId,
+    /// The same of the reason.
+    #[error("the reason holds a credential: it is stored and shown, so write it without; nothing was stored")]
+    CredentialInReason,
     /// The reason's form.
     #[error("reason must be at most {MAX_REASON} bytes")]
     Reason,
@@ -127,7 +130,7 @@ impl RevocationRequest {
         };
         let access_only = names_own && matches!(entry.kind, Kind::Token | Kind::Session);
         let subject = match (&self.credential, entry.kind) {
-            (Some(credential), _) => read(credential).and_then(|(claims, _)| claims.subject.ok().flatten()),
+            (Some(credential), _) => credential::read(credential).and_then(|(claims, _)| claims.subject.ok().flatten()),
             (None, Kind::Subject) => Some(entry.id.clone()),
             (None, _) => None,
         };
@@ -138,6 +141,9 @@ impl RevocationRequest {
         let reason = self.reason.clone().unwrap_or_default();
         if reason.len() > MAX_REASON {
             return Err(InvalidRevocation::Reason);
+        }
+        if reason.split_whitespace().any(|word| credential::is_one(policy, word)) {
+            return Err(InvalidRevocation::CredentialInReason);
         }
         let blank = Entry {
             policy: policy.name.clone(),
@@ -161,6 +167,15 @@ impl RevocationRequest {
                 of_credential(policy, credential, blank, now)
             }
             (None, Some(kind)) => {
+                // An opaque key can't be told from an id by its looks: whoever gives one means the key.
+                if let (Kind::Token | Kind::ApiKey, Some(id), None) = (kind, &self.id, self.before)
+                    && credential::is_opaque_key(policy, id)
+                {
+                    return of_credential(policy, id.trim(), blank, now);
+                }
+                if self.id.as_ref().is_some_and(|id| credential::is_one(policy, id)) {
+                    return Err(InvalidRevocation::CredentialAsId);
+                }
                 if let Some(issuer) = self.issuer.as_ref().filter(|i| !knows(policy, i)) {
                     return Err(InvalidRevocation::UnknownIssuer(policy.name.clone(), issuer.clone()));
                 }
@@ -227,81 +242,9 @@ impl RevocationRequest {
     }
 }
 
-fn knows(policy: &IssuerPolicy, issuer: &str) -> bool {
+pub(super) fn knows(policy: &IssuerPolicy, issuer: &str) -> bool {
     policy.own.as_ref().is_some_and(|own| own.issuer == issuer)
         || policy.trusted.iter().any(|t| t.issuer.as_deref() == Some(issuer))
-}
-
-/// A token or key by the name that it bears, whether or not it verifies: who may revoke may revoke any name.
-fn of_credential(
-    policy: &IssuerPolicy,
-    credential: &str,
-    blank: Entry,
-    now: UnixMillis,
-) -> Result<Entry, InvalidRevocation> {
-    if let Some(opaque) = policy.compiled.opaque.as_ref().and_then(|keys| keys.lookup(credential)) {
-        let expires = opaque.not_after.map_or(UnixMillis::FOREVER, |end| end.plus(policy.clock_skew_ms));
-        return Ok(Entry { kind: Kind::ApiKey, id: opaque.id(), issuer: None, expires, ..blank });
-    }
-    let (claims, is_api_key) = read(credential).ok_or(InvalidRevocation::NoCredential)?;
-    let issuer = claims.issuer.clone().ok().flatten();
-    if !belongs_by_issuer(policy, issuer.as_deref()) {
-        return Err(InvalidRevocation::ForeignCredential(policy.name.clone()));
-    }
-    // Tokens that an entry for any issuer answers for are known by their id alone.
-    let issuer = issuer.filter(|i| knows(policy, i));
-    let id = claims.token_id.ok().flatten().filter(|id| !id.is_empty()).ok_or(InvalidRevocation::Nameless)?;
-    if id.len() > MAX_ID {
-        return Err(InvalidRevocation::Id);
-    }
-    // The entry may go when the token has expired; a token that doesn't verify is not believed about that.
-    let hasher = IdHasher::new([0; 16]);
-    let verified = check::authenticate(&policy.compiled, credential, now, &hasher).ok();
-    let expires = match verified.and_then(|v| v.expires_at()) {
-        Some(end) => blank.expires.min(end.plus(policy.clock_skew_ms)),
-        None => blank.expires,
-    };
-    let kind = if is_api_key { Kind::ApiKey } else { Kind::Token };
-    Ok(Entry { kind, id, issuer, expires, ..blank })
-}
-
-fn read(credential: &str) -> Option<(Claims, bool)> {
-    let (text, is_api_key) = match credential.strip_prefix(API_KEY_PREFIX) {
-        Some(rest) => (rest, true),
-        None => (credential, false),
-    };
-    let jws = compact::parse(text).ok()?;
-    Some((Claims::new(jws.payload), is_api_key))
-}
-
-fn belongs_by_issuer(policy: &IssuerPolicy, issuer: Option<&str>) -> bool {
-    issuer.is_some_and(|i| knows(policy, i)) || policy.trusted.iter().any(|t| t.any_issuer || t.issuer.as_deref() == issuer)
-}
-
-/// How a policy comes to take a credential for its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Belongs {
-    /// It knows its issuer, or the opaque key.
-    Known,
-    /// It takes tokens of whatever issuer.
-    AnyIssuer,
-}
-
-/// Whether a credential is one of the policy's.
-pub(super) fn belongs(policy: &IssuerPolicy, credential: &str) -> Option<Belongs> {
-    if policy.compiled.opaque.as_ref().is_some_and(|keys| keys.lookup(credential).is_some()) {
-        return Some(Belongs::Known);
-    }
-    let (claims, is_api_key) = read(credential)?;
-    let issuer = claims.issuer.ok().flatten();
-    let own = policy.own.as_ref().is_some_and(|own| Some(&own.issuer) == issuer.as_ref());
-    if own || (!is_api_key && policy.trusted.iter().any(|t| !t.any_issuer && t.issuer == issuer)) {
-        Some(Belongs::Known)
-    } else if !is_api_key && policy.trusted.iter().any(|t| t.any_issuer) {
-        Some(Belongs::AnyIssuer)
-    } else {
-        None
-    }
 }
 
 /// An IPv4 network that is written as IPv6 is the IPv4 one: that is what addresses are compared as.

@@ -148,7 +148,8 @@ impl Shared {
 
     async fn answer(&self, request: Request<Incoming>, peer: Option<SocketAddr>) -> Response {
         let within = self.patience.body;
-        let mut request = request.map(|body| Body::new(Timely::new(body, within)));
+        let awaits_continue = request.headers().contains_key(header::EXPECT);
+        let mut request = request.map(|body| Body::new(Timely::new(body, within, awaits_continue)));
         if let Some(peer) = peer {
             request.extensions_mut().insert(ConnectInfo(peer));
         }

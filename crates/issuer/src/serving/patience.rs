@@ -202,15 +202,42 @@ impl fmt::Display for TooSlow {
 
 impl Error for TooSlow {}
 
-/// A request's body, to be read by a certain time.
+/// How much of a body that nobody wants is read all the same, so that the peer gets to read our answer.
+const MAX_DRAINED: usize = 8 << 20;
+/// How long that may take.
+const DRAIN_TIME: Duration = Duration::from_secs(5);
+
+/// A request's body, to be read by a certain time. One that is let go before its end is read on in the background and
+/// forgotten: a peer that still sends would otherwise be reset before it has our answer.
 pub(super) struct Timely {
-    body: Incoming,
+    body: Option<Incoming>,
     until: Pin<Box<Sleep>>,
+    /// What the peer sends only when told to go on, it isn't sending.
+    awaits_continue: bool,
 }
 
 impl Timely {
-    pub(super) fn new(body: Incoming, within: Duration) -> Self {
-        Self { body, until: Box::pin(tokio::time::sleep(within)) }
+    pub(super) fn new(body: Incoming, within: Duration, awaits_continue: bool) -> Self {
+        Self { body: Some(body), until: Box::pin(tokio::time::sleep(within)), awaits_continue }
+    }
+}
+
+impl Drop for Timely {
+    fn drop(&mut self) {
+        let unread = self.body.take().filter(|body| !body.is_end_stream() && !self.awaits_continue);
+        if let (Some(body), Ok(runtime)) = (unread, tokio::runtime::Handle::try_current()) {
+            runtime.spawn(tokio::time::timeout(DRAIN_TIME, drain(body)));
+        }
+    }
+}
+
+async fn drain(mut body: Incoming) {
+    let mut left = MAX_DRAINED;
+    while let Some(Ok(frame)) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        left = match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
+            Some(left) => left,
+            None => return,
+        };
     }
 }
 
@@ -219,17 +246,24 @@ impl Body for Timely {
     type Error = axum::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        if let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) {
+            if !matches!(frame, Some(Ok(_))) {
+                self.body = None;
+            }
             return Poll::Ready(frame.map(|frame| frame.map_err(axum::Error::new)));
         }
-        self.until.as_mut().poll(cx).map(|()| Some(Err(axum::Error::new(TooSlow))))
+        ready!(self.until.as_mut().poll(cx));
+        // Who was too slow is waited for no longer.
+        self.body = None;
+        Poll::Ready(Some(Err(axum::Error::new(TooSlow))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }

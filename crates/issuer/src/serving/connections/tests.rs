@@ -99,6 +99,28 @@ async fn a_body_that_never_comes_fails_its_request() {
 }
 
 #[tokio::test]
+async fn a_call_that_is_refused_before_its_body_is_read_is_answered_all_the_same_and_the_connection_kept() {
+    let rig = Rig::start(Bounds { patience: Patience::default(), ..bounds() }).await;
+    let large = 4 << 20;
+    for (request, status) in [
+        ("POST /nowhere", "404"),
+        ("POST /", "405"),
+        // Over the framework's own bound of 2 MiB.
+        ("POST /body", "413"),
+    ] {
+        let mut stream = rig.connect().await;
+        let head = format!("{request} HTTP/1.1\r\nHost: x\r\nContent-Length: {large}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&vec![b'x'; large]).await.unwrap_or_else(|e| panic!("{request}: cut off: {e}"));
+        let mut answer = vec![0; 4096];
+        let n = tokio::time::timeout(SOON, stream.read(&mut answer)).await.unwrap().unwrap();
+        let answer = String::from_utf8_lossy(&answer[..n]);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{request}: {answer}");
+        assert!(answers(&mut stream).await, "{request}: the connection is not kept");
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_never_reads_its_answer_is_let_go() {
     let rig = Rig::start(Bounds { connections: 1, ..bounds() }).await;
     let mut deaf = rig.connect().await;
