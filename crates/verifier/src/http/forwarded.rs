@@ -86,7 +86,7 @@ impl Original {
         let host = agreed(host, uri.as_ref().and_then(|u| u.host), "hosts")?;
         Ok(Self {
             method: method.map(str::to_owned),
-            query: uri.as_ref().and_then(|u| u.query).map(str::to_owned),
+            query: uri.as_ref().map(|u| u.query.to_owned()),
             path: uri.map(|u| u.path.into_owned()),
             host: host.map(str::to_owned),
             ip: client_address(&chain, peer, trusted)?,
@@ -114,7 +114,7 @@ impl Original {
         Ok(Self {
             method: Some(method.as_str().to_owned()),
             path: Some(path),
-            query: query.map(str::to_owned),
+            query: Some(query.unwrap_or_default().to_owned()),
             host: own_host(headers)?.map(str::to_owned),
             ..from
         })
@@ -204,11 +204,15 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Adds those of a query. Unknown ones are ignored.
+    /// Adds those of a query. An unknown one is an error: a demand that is misspelt, or that a later version knows, must not
+    /// be dropped.
     pub(crate) fn add_query(&mut self, query: &str) -> Result<(), Problem> {
         let pairs = form_pairs(query.as_bytes()).ok_or_else(|| Problem::invalid("the query is badly encoded"))?;
         for (name, value) in pairs {
-            self.add(&name, value)?;
+            if !self.add(&name, value)? {
+                let known = "permission, role, scope, audience, headers, codes";
+                return Err(Problem::invalid(format!("the query has an option other than {known}")));
+            }
         }
         Ok(())
     }
@@ -313,6 +317,17 @@ mod tests {
     }
 
     #[test]
+    fn the_query_of_a_known_target_without_one_is_known_to_be_empty() {
+        for (pairs, query) in [
+            (vec![("x-forwarded-uri", "/a")], Some("")),
+            (vec![("x-forwarded-uri", "/a?b=c")], Some("b=c")),
+            (vec![("x-forwarded-method", "GET")], None),
+        ] {
+            assert_eq!(read(&pairs, LOCAL).unwrap().query.as_deref(), query, "{pairs:?}");
+        }
+    }
+
+    #[test]
     fn nobody_else_s_word_is_taken() {
         let peer = Peer::Remote("198.51.100.9".parse().unwrap());
         let original = read(&[("x-forwarded-for", "junk"), ("x-forwarded-method", "GET")], peer).unwrap();
@@ -323,12 +338,12 @@ mod tests {
     #[test]
     fn demands_add_up_and_a_misspelt_one_is_refused() {
         let mut options = Options::default();
-        options.add_query("permission=a&permission=b&x=y&codes=401-403&headers=permissions").unwrap();
+        options.add_query("permission=a&permission=b&codes=401-403&headers=permissions").unwrap();
         options.add_headers(&headers(&[("x-countersign-require", "permission=c%20d&role=r")])).unwrap();
         assert_eq!(options.permissions, ["a", "b", "c d"]);
         assert_eq!(options.roles, ["r"]);
         assert!(options.only_401_403 && options.show_permissions);
-        for bad in ["permission=", "codes=x", "headers=all", "role=%f"] {
+        for bad in ["permission=", "permision=a", "codes=x", "headers=all", "role=%f"] {
             assert!(Options::default().add_query(bad).is_err(), "{bad}");
         }
         for bad in ["", "permission", "permissions=a", "role=%zz"] {

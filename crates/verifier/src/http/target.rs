@@ -9,8 +9,8 @@ use super::problem::Problem;
 pub(crate) struct Target<'a> {
     /// Percent-decoded once, dot segments resolved.
     pub(crate) path: Cow<'a, str>,
-    /// As it was sent.
-    pub(crate) query: Option<&'a str>,
+    /// As it was sent; empty without a `?`.
+    pub(crate) query: &'a str,
     /// Of an absolute target.
     pub(crate) host: Option<&'a str>,
 }
@@ -31,8 +31,9 @@ impl<'a> Target<'a> {
             _ => (None, target),
         };
         let (path, query) = match rest.split_once('?') {
-            Some((path, query)) => (path, Some(query)),
-            None => (rest, None),
+            Some((path, query)) => (path, query),
+            // Known, and empty: a rule that looks at it isn't told that nobody sent it.
+            None => (rest, ""),
         };
         let path = if path.is_empty() && host.is_some() { "/" } else { path };
         Ok(Self { path: normalised(path)?, query, host })
@@ -158,9 +159,9 @@ mod tests {
     #[test]
     fn a_target_may_be_absolute() {
         let target = Target::parse("https://shop.example/a?b=c").unwrap();
-        assert_eq!((&*target.path, target.query, target.host), ("/a", Some("b=c"), Some("shop.example")));
+        assert_eq!((&*target.path, target.query, target.host), ("/a", "b=c", Some("shop.example")));
         let bare = Target::parse("http://shop.example").unwrap();
-        assert_eq!((&*bare.path, bare.query, bare.host), ("/", None, Some("shop.example")));
+        assert_eq!((&*bare.path, bare.query, bare.host), ("/", "", Some("shop.example")));
         assert_eq!(&*Target::parse("http://h?x").unwrap().path, "/");
     }
 
