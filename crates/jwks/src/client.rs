@@ -63,10 +63,12 @@ pub enum ClientError {
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// Plain http, or no URL at all.
-    #[error("not an https URL")]
+    #[error("not an https URL (--jwks-allow-private permits http; in `countersign dev` --allow-private-issuers)")]
     NotHttps,
     /// The host is none of the public Internet.
-    #[error("the host's address is private or loopback (--jwks-allow-private permits that)")]
+    #[error(
+        "the host's address is private or loopback (--jwks-allow-private permits that; in `countersign dev` --allow-private-issuers)"
+    )]
     PrivateAddress,
     /// The host is where clouds hand out credentials to whoever asks.
     #[error("the host's address is link-local, or another at which clouds serve metadata: that is never asked")]

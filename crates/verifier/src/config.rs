@@ -11,8 +11,11 @@ use countersign_api::cluster::BUNDLES_NAMESPACE;
 use countersign_feed::{InvalidRedisUrl, MAX_LEASE_NAME, RedisUrl, is_lease_name};
 use ipnet::IpNet;
 
-use crate::net::{ServingTls, TlsError};
 pub use crate::{http::forwarded::TrustedProxies, source::jwks::FetchRules};
+use crate::{
+    logging::{InvalidLogLevel, log_filter},
+    net::{ServingTls, TlsError},
+};
 
 /// Where the socket is unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/countersign/verifier.sock";
@@ -90,12 +93,12 @@ pub struct Flags {
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, env = "COUNTERSIGN_METRICS_POLICY_LABEL")]
     pub metrics_policy_label: bool,
     /// Fetch trusted issuers' keys from private, loopback and link-local addresses too, and by plain http
-    #[arg(long, env = "COUNTERSIGN_JWKS_ALLOW_PRIVATE")]
+    #[arg(long, visible_alias = "allow-private-issuers", env = "COUNTERSIGN_JWKS_ALLOW_PRIVATE")]
     pub jwks_allow_private: bool,
     /// Certificates (PEM) of authorities to trust for fetching keys, beside the system's
     #[arg(long, value_name = "FILE", env = "COUNTERSIGN_JWKS_CA_FILE")]
     pub jwks_ca_file: Option<PathBuf>,
-    /// Least severe messages to log: error, warn, info, debug, trace, or per module as `info,hyper=warn`
+    /// Least severe messages to log: error, warn, info, debug, trace or off, or per module as `info,hyper=warn`
     #[arg(long, value_name = "LEVEL", default_value = "info", env = "LOG_LEVEL")]
     pub log_level: String,
     /// Log lines as `text` or `json`
@@ -251,8 +254,11 @@ pub enum ConfigError {
         missing: &'static str,
     },
     /// TLS can't be served with these.
-    #[error(transparent)]
+    #[error("--tls-cert, --tls-key: {0}")]
     Tls(#[from] TlsError),
+    /// Not a level.
+    #[error("--log-level: {0}")]
+    LogLevel(#[from] InvalidLogLevel),
     /// Not a network.
     #[error("--trusted-proxies: {0:?} is no network (as 10.0.0.0/8), no address, and not `loopback` or `socket`")]
     Proxy(String),
@@ -267,7 +273,37 @@ pub enum ConfigError {
     NoListener,
 }
 
+impl ConfigError {
+    /// The flag that it is about, where it is about one.
+    pub fn flag(&self) -> Option<&'static str> {
+        match self {
+            Self::Name => Some("name"),
+            Self::Namespace(_) => Some("bundles-namespace"),
+            Self::Redis(_) => Some("redis"),
+            Self::File { flag, .. } | Self::Address { flag, .. } => Some(flag.trim_start_matches('-')),
+            Self::Tls(_) => Some("tls-cert"),
+            Self::LogLevel(_) => Some("log-level"),
+            Self::Proxy(_) => Some("trusted-proxies"),
+            Self::Budget(_) => Some("uncached-budget"),
+            Self::NoConnections => Some("max-connections"),
+            Self::NoSource
+            | Self::TwoSources { .. }
+            | Self::NoTrust
+            | Self::NoName
+            | Self::NoFeed
+            | Self::TwoFeeds
+            | Self::HalfTls { .. }
+            | Self::NoListener => None,
+        }
+    }
+}
+
 impl Flags {
+    /// The `tracing` filter of what to log.
+    pub fn log_filter(&self) -> Result<String, ConfigError> {
+        Ok(log_filter(&self.log_level)?)
+    }
+
     /// The name in the fleet that flags or environment give, if any.
     pub fn given_name(&self) -> Option<&str> {
         [&self.name, &self.pod_name].into_iter().flatten().map(String::as_str).find(|name| !name.is_empty())
@@ -318,7 +354,7 @@ impl TryFrom<&Flags> for Config {
             health_listen: listener("--health-listen", &flags.health_listen)?,
             tls,
             trusted_proxies: flags.trusted_proxies.parse()?,
-            uncached_budget: budget(&flags.uncached_budget)?,
+            uncached_budget: uncached_budget(&flags.uncached_budget)?,
             cache_bytes: u64::from(flags.cache_mib) << 20,
             max_connections: usize::try_from(flags.max_connections).unwrap_or(usize::MAX),
             restrict_listing: flags.restrict_listing,
@@ -406,7 +442,8 @@ fn listener(flag: &'static str, value: &str) -> Result<Option<SocketAddr>, Confi
     whole.parse().map(Some).map_err(|_| wrong())
 }
 
-fn budget(value: &str) -> Result<Option<u32>, ConfigError> {
+/// Verifications per second and caller that the cache can't answer; `off`: no bound.
+pub fn uncached_budget(value: &str) -> Result<Option<u32>, ConfigError> {
     match value {
         "off" => Ok(None),
         number => match number.parse() {

@@ -11,13 +11,17 @@ mod app;
 mod cache;
 pub mod config;
 mod http;
+mod logging;
 mod metrics;
 mod net;
 mod slot;
 mod source;
+mod variables;
 mod verifier;
 
 pub use config::{Config, ConfigError, FeedConfig, Flags};
+pub use logging::{InvalidLogLevel, log_filter};
 pub use net::{BindError, ServingTls, TlsError};
-pub use source::{jwks::ClientError, keeper::SourceError, kubernetes::ApiError, trust::TrustError};
+pub use source::{jwks::ClientError, keeper::SourceError, kubernetes::ApiError, status::KeySetProblem, trust::TrustError};
+pub use variables::{known_variables, unknown_variables, variable_behind};
 pub use verifier::{Addresses, Feed, RunningVerifier, StartError, Verifier};

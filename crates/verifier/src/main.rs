@@ -3,19 +3,30 @@
 use std::{fs, io::IsTerminal as _, path::Path, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 use countersign_feed::{Follower, FollowerConfig, RedisFeed, RedisOptions};
-use countersign_verifier::{Config, Feed, FeedConfig, Flags, Verifier};
+use countersign_verifier::{
+    Config, Feed, FeedConfig, Flags, Verifier, known_variables, unknown_variables, variable_behind,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let flags = Flags::parse();
+    let mut flags = Flags::parse();
+    // `dev` calls the same thing by another name, and both names are known in both.
+    flags.jwks_allow_private |= std::env::var(ALLOW_PRIVATE_ISSUERS).is_ok_and(|value| is_true(&value));
     match run(&flags) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Usage(error)) => report(&error, 2),
         Err(Failure::Start(error)) => report(&error, 3),
     }
+}
+
+/// The variable of `countersign dev` for --jwks-allow-private.
+const ALLOW_PRIVATE_ISSUERS: &str = "COUNTERSIGN_ALLOW_PRIVATE_ISSUERS";
+
+fn is_true(value: &str) -> bool {
+    ["1", "true", "yes", "on"].iter().any(|word| word.eq_ignore_ascii_case(value))
 }
 
 /// What ended the process before its time.
@@ -27,15 +38,38 @@ enum Failure {
 }
 
 fn report(error: &anyhow::Error, status: u8) -> ExitCode {
-    eprintln!("countersign-verifier: {error:#}");
+    eprintln!("countersign-verifier: {}", causes(error));
     ExitCode::from(status)
 }
 
+/// An error with what caused it. Many say their cause themselves: that isn't said twice.
+fn causes(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
+/// What is wrong with the flags; where a variable gave one its value, by the variable's name.
+fn usage(error: countersign_verifier::ConfigError) -> Failure {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let variable = error.flag().and_then(|flag| variable_behind(&Flags::command(), flag, &arguments));
+    let error = anyhow::Error::from(error);
+    Failure::Usage(match variable {
+        Some(variable) => anyhow::anyhow!("{} (the value is that of {variable} in the environment)", causes(&error)),
+        None => error,
+    })
+}
+
 fn run(flags: &Flags) -> Result<(), Failure> {
-    let usage = |error: countersign_verifier::ConfigError| Failure::Usage(error.into());
-    let log = EnvFilter::try_new(&flags.log_level)
-        .with_context(|| format!("--log-level (LOG_LEVEL): {:?} is no level", flags.log_level))
-        .map_err(Failure::Usage)?;
+    let log = flags.log_filter().map_err(usage)?;
+    let log = EnvFilter::try_new(log).context("--log-level (LOG_LEVEL)").map_err(Failure::Usage)?;
     let config = Config::try_from(flags).map_err(usage)?;
     let feed = flags.feed(std::env::var("REDIS_URL").ok()).map_err(usage)?;
     let subscriber = tracing_subscriber::fmt().with_env_filter(log).with_writer(std::io::stderr);
@@ -45,6 +79,12 @@ fn run(flags: &Flags) -> Result<(), Failure> {
         subscriber.with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()).init();
     }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), ?config, ?feed, "settings");
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let mut known = known_variables(&Flags::command());
+    known.insert(ALLOW_PRIVATE_ISSUERS.to_owned());
+    for warning in unknown_variables(&known, names) {
+        tracing::warn!("{warning}");
+    }
     if config.data_dir.is_none() {
         tracing::warn!("no --data-dir: a restart will need the bundle directory and the feed to serve anything");
     }

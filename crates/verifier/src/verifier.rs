@@ -20,7 +20,10 @@ use crate::{
     metrics::Metrics,
     net::{BindError, Bound, Patience, Server, ServerLimits, ServingTls, Tls, TlsError, raise_open_files},
     slot::RefusedBundle,
-    source::keeper::{Keeper, Post, SourceError},
+    source::{
+        keeper::{Keeper, Post, SourceError},
+        status::KeySetProblem,
+    },
 };
 
 /// Descriptors that are not connections: listeners, files, the feed, fetches.
@@ -175,6 +178,11 @@ impl RunningVerifier {
     pub fn refused(&self) -> Vec<(String, &'static str, String)> {
         let snapshot = self.app.snapshot.load();
         snapshot.refused.iter().map(|r| (r.policy.clone(), r.reason, r.detail.clone())).collect()
+    }
+
+    /// Trusted issuers' key sets that were not fetched when that was last tried.
+    pub fn key_set_problems(&self) -> Vec<KeySetProblem> {
+        self.app.source.key_set_problems()
     }
 
     /// For a program that writes the bundles itself: policies that it can't write anew, each with a word from a fixed set and

@@ -332,6 +332,13 @@ impl Held {
         targets
     }
 
+    /// Whose key set it is: policies, each with its entry's name.
+    pub(crate) fn users_of(&self, target: &Target) -> Vec<(PolicyName, String)> {
+        let entries = self.policies.values().flat_map(|held| held.targets().map(move |(entry, of)| (held, entry, of)));
+        let users = entries.filter(|(.., of)| of == target);
+        users.map(|(held, entry, _)| (held.bundle.policy.clone(), entry.to_owned())).collect()
+    }
+
     /// Which key set a policy's trusted issuer has, if it is a fetched one.
     pub(crate) fn target_of(&self, policy: &PolicyName, issuer: &str) -> Option<Target> {
         let held = self.policies.get(&bundle::file_name(policy))?;

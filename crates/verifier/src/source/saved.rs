@@ -5,7 +5,10 @@ use std::{
     io::Write as _,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use countersign_api::bundle;
@@ -32,6 +35,8 @@ pub(crate) struct Saved {
     key_sets: PathBuf,
     /// Held open as long as this process alone may write here.
     lock: Arc<Mutex<Option<fs::File>>>,
+    /// That another process holds it was said.
+    told: Arc<AtomicBool>,
 }
 
 /// A saved bundle.
@@ -65,6 +70,7 @@ impl Saved {
             bundles: data_dir.join("bundles"),
             key_sets: data_dir.join("jwks"),
             lock: Arc::default(),
+            told: Arc::default(),
         };
         for directory in [data_dir, &saved.bundles, &saved.key_sets] {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
@@ -85,7 +91,14 @@ impl Saved {
                 .open(self.root.join(LOCK_FILE))?;
             match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => *lock = Some(file),
-                Err(rustix::io::Errno::WOULDBLOCK) => {}
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    if !self.told.swap(true, Relaxed) {
+                        tracing::warn!(
+                            directory = %self.root.display(),
+                            "another process uses the data directory: nothing is saved or acknowledged here until it has ended"
+                        );
+                    }
+                }
                 Err(error) => return Err(error.into()),
             }
         }

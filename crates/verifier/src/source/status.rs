@@ -4,16 +4,34 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use countersign_feed::Clock;
 use parking_lot::Mutex;
+use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::jwks::Target;
 use crate::metrics::head;
 
 /// What `/readyz` and `/metrics` tell of the source.
 #[derive(Debug, Default)]
 pub(crate) struct SourceStatus(Mutex<Status>);
 
+/// A trusted issuer's key set that was not fetched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KeySetProblem {
+    /// The policy.
+    pub policy: String,
+    /// The name of its entry.
+    pub issuer: String,
+    /// Where the set should come from.
+    pub from: String,
+    /// Whether an earlier set is used. Without one, nothing of this issuer can be verified: `not_ready`.
+    pub last_good_kept: bool,
+    /// Why it was not fetched.
+    pub problem: String,
+}
+
 #[derive(Debug, Default)]
 struct Status {
+    key_sets: BTreeMap<Target, Vec<KeySetProblem>>,
     kind: Option<&'static str>,
     problem: Option<String>,
     trust_problem: Option<String>,
@@ -67,6 +85,26 @@ impl SourceStatus {
         *self.0.lock().restarts.entry(reason).or_default() += 1;
     }
 
+    /// A key set was not fetched, to the cost of these.
+    pub(crate) fn key_set_failed(&self, target: Target, problems: Vec<KeySetProblem>) {
+        self.0.lock().key_sets.insert(target, problems);
+    }
+
+    /// A key set was fetched.
+    pub(crate) fn key_set_fetched(&self, target: &Target) {
+        self.0.lock().key_sets.remove(target);
+    }
+
+    /// Only these are still wanted.
+    pub(crate) fn key_sets_wanted(&self, wanted: impl Fn(&Target) -> bool) {
+        self.0.lock().key_sets.retain(|target, _| wanted(target));
+    }
+
+    /// The key sets that are not there, or not the present ones.
+    pub(crate) fn key_set_problems(&self) -> Vec<KeySetProblem> {
+        self.0.lock().key_sets.values().flatten().cloned().collect()
+    }
+
     /// Everything was listed.
     pub(crate) fn listed(&self) {
         self.0.lock().lists += 1;
@@ -75,7 +113,8 @@ impl SourceStatus {
     /// The member `source` of `/readyz`.
     pub(crate) fn describe(&self) -> Value {
         let status = self.0.lock();
-        let mut all = json!({ "kind": status.kind, "problem": status.problem });
+        let key_sets: Vec<&KeySetProblem> = status.key_sets.values().flatten().collect();
+        let mut all = json!({ "kind": status.kind, "problem": status.problem, "key_set_problems": key_sets });
         if status.kind == Some("kubernetes") {
             let watch = status.watch.as_ref();
             all["trust_problem"] = json!(status.trust_problem);
@@ -94,6 +133,17 @@ impl SourceStatus {
             let _ = writeln!(out, "{name} {}", seconds(ms));
         }
         let status = self.0.lock();
+        let name = "countersign_key_sets_not_fetched";
+        head(
+            out,
+            name,
+            "gauge",
+            "Trusted issuers' key sets that the last attempt did not bring; `kept`: an earlier one is used.",
+        );
+        for (state, kept) in [("kept", true), ("missing", false)] {
+            let number = status.key_sets.values().flatten().filter(|problem| problem.last_good_kept == kept).count();
+            let _ = writeln!(out, "{name}{{state=\"{state}\"}} {number}");
+        }
         if status.kind != Some("kubernetes") {
             return;
         }

@@ -113,3 +113,34 @@ async fn a_process_without_trust_says_what_to_do_and_one_that_waits_for_the_api_
     let status = tokio::task::spawn_blocking(move || untrusting.0.wait().unwrap().code()).await.unwrap();
     assert_eq!(status, Some(3));
 }
+
+#[test]
+fn a_wrong_value_of_the_environment_is_told_by_its_variable_before_anything_binds() {
+    let directory = tempfile::tempdir().unwrap();
+    for (variable, value, status, said) in [
+        ("LOG_LEVEL", "bogus", 2, "is no level"),
+        ("COUNTERSIGN_LISTEN", "7480", 2, "is no ADDR:PORT"),
+        ("COUNTERSIGN_TRUSTED_PROXIES", "10.0.0.0/33", 2, "is no network"),
+        ("COUNTERSIGN_TLS_CERT", "/nonexistent/c.pem", 2, "--tls-key is missing"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_countersign-verifier"));
+        command.env_clear().args(["--without-feed", "--socket", "off", "--health-listen", "off", "--bundles"]);
+        let output = command.arg(directory.path()).env(variable, value).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(status), "{variable}: {text}");
+        assert!(text.contains(said), "{variable}: {text}");
+        assert!(variable == "COUNTERSIGN_TLS_CERT" || text.contains(variable), "{variable}: {text}");
+    }
+}
+
+#[test]
+fn a_message_tells_its_cause_once_and_names_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let missing = directory.path().join("ca.pem");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_countersign-verifier"));
+    command.env_clear().args(["--redis", "rediss://127.0.0.1:1", "--socket", "off", "--health-listen", "off", "--bundles"]);
+    let output = command.arg(directory.path()).arg("--redis-ca-file").arg(&missing).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("--redis-ca-file") && text.contains("ca.pem"), "{text}");
+    assert_eq!(text.matches("No such file").count(), 1, "{text}");
+}

@@ -2,6 +2,7 @@
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
+use countersign_core::names::PolicyName;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -12,6 +13,7 @@ use super::{
         jwks::{Client, ClientError, FetchRules, Fetched, Followers, Target},
         keeper::{Acknowledging, Post, Shared, SourceError},
         saved::Saved,
+        status::KeySetProblem,
         trust,
     },
     Directory, LOOK_EVERY, Listing, Revision,
@@ -137,6 +139,7 @@ impl DirectoryKeeper {
 
     fn follow_key_sets(&mut self) -> Result<(), ClientError> {
         let targets = self.enforced.with(|enforced| enforced.held.targets());
+        self.app.source.key_sets_wanted(|target| targets.contains_key(target));
         if self.followers.is_none() {
             if targets.is_empty() {
                 return Ok(());
@@ -171,6 +174,7 @@ impl DirectoryKeeper {
         match result {
             Ok(set) => {
                 metrics.jwks_fetched("ok");
+                self.app.source.key_set_fetched(&target);
                 let take = move |enforced: &mut Enforced| {
                     enforced.take_key_set(target, set);
                     enforced.publish();
@@ -181,6 +185,16 @@ impl DirectoryKeeper {
                 metrics.jwks_fetched(error.reason());
                 let known = self.enforced.with(|enforced| enforced.sets.key_set(&target).is_some());
                 tracing::warn!(from = %target, %error, last_good_kept = known, "a trusted issuer's key set was not fetched");
+                let users = self.enforced.with(|enforced| enforced.held.users_of(&target));
+                let problem = |(policy, issuer): (PolicyName, String)| KeySetProblem {
+                    policy: policy.to_string(),
+                    issuer,
+                    from: target.to_string(),
+                    last_good_kept: known,
+                    problem: error.to_string(),
+                };
+                let problems = users.into_iter().map(problem).collect();
+                self.app.source.key_set_failed(target.clone(), problems);
             }
         }
     }
