@@ -51,8 +51,7 @@ const STYLES: Styles = Styles::styled()
     styles = STYLES,
     propagate_version = false,
     subcommand_required = true,
-    arg_required_else_help = true,
-    disable_help_subcommand = true
+    arg_required_else_help = true
 )]
 pub(crate) struct Cli {
     /// Flags that every command takes.

@@ -16,7 +16,7 @@ pub(crate) fn read(session: &Session, argument: Option<&str>) -> Result<String, 
     let text = match argument {
         Some("-") => read_stdin()?,
         Some(token) => {
-            session.printer.remark("note: a token on the command line shows in the process list; `-` reads standard input");
+            remark_argument(session);
             token.to_owned()
         }
         None => std::env::var("COUNTERSIGN_TOKEN").map_err(|_| {
@@ -25,6 +25,11 @@ pub(crate) fn read(session: &Session, argument: Option<&str>) -> Result<String, 
     };
     let token = text.trim();
     if token.is_empty() { Err(Failure::usage("the token is empty")) } else { Ok(token.to_owned()) }
+}
+
+/// Said where a credential was an argument: other users see arguments.
+pub(crate) fn remark_argument(session: &Session) {
+    session.printer.remark("note: a token on the command line shows in the process list; `-` reads standard input");
 }
 
 fn read_stdin() -> Result<String, Failure> {

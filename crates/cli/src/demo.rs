@@ -32,6 +32,9 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 /// `countersign demo`
 pub(crate) async fn run(session: &Session, args: &Demo) -> Result<Exit, Failure> {
+    if session.common.dry_run {
+        return dry_run(session, args);
+    }
     let temporary = tempfile::tempdir().map_err(|e| Failure::unable(format!("can't make a temporary directory: {e}")))?;
     let data_dir = args.data_dir.clone().unwrap_or_else(|| temporary.path().join("data"));
     let mut story = Story { session, steps: Vec::new(), started: Instant::now() };
@@ -45,6 +48,25 @@ pub(crate) async fn run(session: &Session, args: &Demo) -> Result<Exit, Failure>
     };
     story.finish(exit)?;
     Ok(exit)
+}
+
+/// The steps, in words.
+fn dry_run(session: &Session, args: &Demo) -> Result<Exit, Failure> {
+    let place = args.data_dir.as_ref().map_or_else(|| "a temporary directory".to_owned(), |dir| dir.display().to_string());
+    let steps = [
+        ("start", format!("`dev` on free ports, its data in {place}")),
+        ("mint", "200 tokens over the admin socket".to_owned()),
+        ("verify", format!("{SERIES} calls over the Unix socket, and a tampered token")),
+        ("rotate", "the signing key while tokens are minted and verified".to_owned()),
+        ("revoke", format!("{REVOCATIONS} tokens, each until the verifier refuses it")),
+        ("restart", "and see that the revoked stay revoked".to_owned()),
+    ];
+    let lines: Vec<String> = steps.iter().map(|(name, what)| format!("{name:<9}{what}")).collect();
+    session.printer.remark(&format!("dry run: would\n  {}", lines.join("\n  ")));
+    let would: Vec<Value> = steps.iter().map(|(name, what)| json!({"step": name, "would": what})).collect();
+    let document = json!({"dry_run": true, "steps": would});
+    session.printer.report(&Report { document, human: Vec::new(), names: Vec::new() })?;
+    Ok(Exit::Done)
 }
 
 /// What was shown so far.

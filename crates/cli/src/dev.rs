@@ -13,6 +13,7 @@ mod builtin;
 mod bundles;
 mod data_dir;
 mod declared;
+mod environment;
 mod legacy;
 mod lives;
 mod operator;
@@ -24,12 +25,14 @@ mod watching;
 
 use std::io::IsTerminal as _;
 
+use clap::CommandFactory as _;
+use countersign_verifier::{Flags, known_variables, unknown_variables};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-pub(crate) use self::{running::Running, settings::Settings};
+pub(crate) use self::{running::Running, settings::Settings, status::FROM_ENVIRONMENT};
 use crate::{
     Session,
-    args::{Dev, PolicyCheck},
+    args::{Cli, Dev, PolicyCheck},
     commands::{now, policy::check},
     failure::{Exit, Failure},
 };
@@ -41,7 +44,7 @@ pub(crate) async fn run(session: &Session, args: &Dev) -> Result<Exit, Failure> 
     log_to_stderr(&settings.log_level)?;
     // Before anything else: an early signal must not kill a process that is about to clean up.
     let mut stop = Stop::new()?;
-    for warning in &settings.warnings {
+    for warning in settings.warnings.iter().chain(&misspelt_variables()) {
         session.printer.warn(warning);
     }
     if session.common.dry_run {
@@ -73,6 +76,13 @@ fn dry_run(session: &Session, settings: &Settings) -> Result<Exit, Failure> {
         return Ok(Exit::Done);
     }
     session.printer.dry_run(&format!("start on {}", settings.data_dir.display()))
+}
+
+/// Names of ours in the environment that neither this command line knows nor the separate verifier's.
+fn misspelt_variables() -> Vec<String> {
+    let mut known = known_variables(&Cli::command());
+    known.extend(known_variables(&Flags::command()));
+    unknown_variables(&known, std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()))
 }
 
 fn log_to_stderr(level: &str) -> Result<(), Failure> {

@@ -23,7 +23,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{CommandFactory as _, FromArgMatches as _};
+use clap::{CommandFactory as _, FromArgMatches as _, error::ContextKind};
 
 pub use reference::reference;
 
@@ -80,7 +80,22 @@ fn parse(arguments: &[OsString], plugin: bool) -> Cli {
         command.error(clap::error::ErrorKind::ValueValidation, separated).exit();
     }
     let parsed = command.try_get_matches_from_mut(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
-    parsed.unwrap_or_else(|error| error.format(&mut command).exit())
+    parsed.unwrap_or_else(|error| {
+        let error = error.format(&mut command);
+        let named = error.get(ContextKind::InvalidArg).map(ToString::to_string);
+        let _ = error.print();
+        if let Some(variable) = named.and_then(|flag| value_behind(&command, &flag, arguments)) {
+            Printer::complain(&format!("  the value is that of {variable} in the environment"));
+        }
+        std::process::exit(error.exit_code())
+    })
+}
+
+/// The variable that gave a flag its value. `flag` is as messages show it: `--listen <ADDR:PORT>`.
+fn value_behind(command: &clap::Command, flag: &str, arguments: &[OsString]) -> Option<String> {
+    let long = flag.strip_prefix("--").or_else(|| flag.split_once(" --").map(|(_, long)| long))?;
+    let long = long.split([' ', '=']).next()?;
+    countersign_verifier::variable_behind(command, long, arguments)
 }
 
 async fn run(session: &Session, command: Command) -> Result<Exit, Failure> {
@@ -103,7 +118,7 @@ async fn run(session: &Session, command: Command) -> Result<Exit, Failure> {
         Command::Policy(PolicyCommand::Check(args)) => commands::policy::check(session, &args),
         Command::Policy(PolicyCommand::Show(args)) => commands::policy::show(session, &args).await,
         Command::Policy(PolicyCommand::Test(args)) => commands::policy::test(session, &args),
-        Command::Crds => commands::plain::crds(),
+        Command::Crds => commands::plain::crds(session),
         Command::Completions { shell } => commands::plain::completions(shell),
         Command::Version => commands::plain::version(session),
     }

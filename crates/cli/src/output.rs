@@ -114,6 +114,11 @@ impl Printer {
         }
     }
 
+    /// A line on standard error.
+    pub(crate) fn complain(text: &str) {
+        complain(text);
+    }
+
     /// A warning on standard error, never left out.
     pub(crate) fn warn(self, text: &str) {
         complain(&format!("{} {text}", self.paint_err("warning:", Tone::Warn)));

@@ -29,7 +29,8 @@ fn section(text: &mut String, command: &mut clap::Command, root: bool) {
     let help = shown.render_long_help().to_string();
     let lines: Vec<&str> = help.trim_end().lines().map(str::trim_end).collect();
     text.extend(["\n## `", &name, "`\n\n```text\n", &lines.join("\n"), "\n```\n"]);
-    for sub in command.get_subcommands_mut() {
+    // `help` has every command below it once more.
+    for sub in command.get_subcommands_mut().filter(|sub| sub.get_name() != "help") {
         section(text, sub, false);
     }
 }

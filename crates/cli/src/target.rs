@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::{
     Session,
     args::Common,
-    client::{Address, Client, listens},
+    client::{Address, Answer, Client, listens},
     cluster::{self, Cluster, connect::Source},
     consent,
     failure::Failure,
@@ -109,7 +109,10 @@ impl Target {
     /// The policy's rings, as the admin API has them.
     pub(crate) async fn keys(&self, policy: &PolicyName) -> Result<Value, Failure> {
         match self {
-            Self::Server(client) => client.get(&format!("/admin/v1/policies/{policy}/keys")).await?.success(),
+            Self::Server(client) => {
+                let answer = client.get(&format!("/admin/v1/policies/{policy}/keys")).await?;
+                of_policy(client, policy, answer).await
+            }
             Self::Cluster(cluster) => Ok(cluster::rings::document(policy, &cluster.policy(policy).await?)),
         }
     }
@@ -119,7 +122,8 @@ impl Target {
         match self {
             Self::Server(client) => {
                 let path = format!("/admin/v1/policies/{policy}/tokens");
-                client.post(&path, order, std::time::Duration::ZERO).await?.success()
+                let answer = client.post(&path, order, std::time::Duration::ZERO).await?;
+                of_policy(client, policy, answer).await
             }
             Self::Cluster(cluster) => cluster.operator_post(&cluster::operator::of_policy(policy, "tokens"), order).await,
         }
@@ -235,6 +239,27 @@ pub(crate) async fn policy(session: &Session, client: &Client, path: &str) -> Re
     let within = |name: &PolicyName| session.common.namespace.as_deref().is_none_or(|ns| ns == name.namespace());
     let names: Vec<PolicyName> = policies_of(&answer.body).into_iter().filter(within).collect();
     the_only_one(&names, &client.address().to_string())
+}
+
+/// The body of a success. Where the policy is unknown, the failure says which there are.
+pub(crate) async fn of_policy(client: &Client, policy: &PolicyName, answer: Answer) -> Result<Value, Failure> {
+    if answer.status == 404
+        && let Ok(listing) = client.get(ADMIN_POLICIES).await
+        && listing.ok()
+    {
+        let names = policies_of(&listing.body);
+        if !names.contains(policy) {
+            return Err(unknown_policy(policy, &names));
+        }
+    }
+    answer.success()
+}
+
+/// What to say where a policy is named that there isn't.
+pub(crate) fn unknown_policy(policy: &PolicyName, names: &[PolicyName]) -> Failure {
+    let list: Vec<String> = names.iter().map(|n| printable(n.as_str())).collect();
+    let there_are = if list.is_empty() { "there is none".to_owned() } else { format!("there are: {}", list.join(", ")) };
+    Failure::unable(format!("there is no policy {policy}")).fix(there_are)
 }
 
 fn the_only_one(names: &[PolicyName], place: &str) -> Result<PolicyName, Failure> {

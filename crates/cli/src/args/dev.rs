@@ -12,7 +12,8 @@ pub(super) const DEV_EXAMPLES: &str = "Examples:\n  \
     Environment, beside COUNTERSIGN_* for the flags: REDIS_URL, DATABASE_URL (sqlite:PATH), LOG_LEVEL, PORT (the issuer's), and \
     for the default policy JWT_SECRET_KEY with JWT_ALGORITHM and LEGACY_TOKENS_NOT_AFTER (tokens from before), \
     ACCESS_TOKEN_EXPIRE_MINUTES or JWT_ACCESS_TOKEN_EXPIRE_MINUTES or JWT_EXPIRATION_SECONDS, REFRESH_TOKEN_EXPIRE_DAYS or \
-    JWT_REFRESH_TOKEN_EXPIRE_DAYS. See docs/dev.md.";
+    JWT_REFRESH_TOKEN_EXPIRE_DAYS, MAX_CONCURRENT_SESSIONS, SESSION_TIMEOUT_MINUTES, MFA_ISSUER_NAME, MAX_LOGIN_ATTEMPTS, \
+    ACCOUNT_LOCKOUT_DURATION_MINUTES, PASSWORD_MIN_LENGTH. See docs/dev.md.";
 
 pub(super) const DEMO_EXAMPLES: &str = "Examples:\n  countersign demo\n  countersign demo -o json\n\n\
     Exit status: 0 every step held; 1 a step failed; 3 it could not run.";
@@ -59,8 +60,20 @@ pub(crate) struct Dev {
     #[arg(long, env = "COUNTERSIGN_LEGACY_ENV", value_parser = BoolishValueParser::new())]
     pub(crate) legacy_env: bool,
     /// Let policies name http and private addresses for other issuers' keys
-    #[arg(long, env = "COUNTERSIGN_ALLOW_PRIVATE_ISSUERS", value_parser = BoolishValueParser::new())]
+    #[arg(long, visible_alias = "jwks-allow-private", env = "COUNTERSIGN_ALLOW_PRIVATE_ISSUERS", value_parser = BoolishValueParser::new())]
     pub(crate) allow_private_issuers: bool,
+    /// Whose X-Forwarded-… headers the verifier believes: networks, `loopback`, `socket`, separated by commas
+    #[arg(long, value_name = "LIST", default_value = "loopback,socket", env = "COUNTERSIGN_TRUSTED_PROXIES")]
+    pub(crate) trusted_proxies: String,
+    /// Verifications per second and caller that the verifier's cache can't answer, or `off`
+    #[arg(long, value_name = "N", default_value = "5000", env = "COUNTERSIGN_UNCACHED_BUDGET")]
+    pub(crate) uncached_budget: String,
+    /// The verifier answers 404 to GET /v1/policies
+    #[arg(long, env = "COUNTERSIGN_RESTRICT_LISTING", value_parser = BoolishValueParser::new())]
+    pub(crate) restrict_listing: bool,
+    /// Whether the verifier's metrics carry the label `policy`
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, env = "COUNTERSIGN_METRICS_POLICY_LABEL")]
+    pub(crate) metrics_policy_label: bool,
 }
 
 /// `countersign demo`

@@ -20,7 +20,8 @@ pub(crate) struct RevokeArgs {
     /// What the IDs are
     #[arg(value_enum, value_name = "KIND")]
     pub(crate) kind: RevokeKind,
-    /// IDs: jti, session, subject, API key id, kid, address or network. `-` reads them from standard input, one a line.
+    /// IDs: jti, session, subject, API key id, kid, address or network. `-` reads them from standard input, one a line;
+    /// lines that begin with `#` say nothing.
     /// `token` and `api-key` also take the credential itself; `all` takes none
     #[arg(value_name = "ID|-")]
     pub(crate) ids: Vec<String>,

@@ -1,5 +1,6 @@
 //! `fleet`.
 
+use countersign_core::names::PolicyName;
 use serde_json::Value;
 
 use super::{text, texts};
@@ -42,7 +43,14 @@ pub(crate) async fn forget(session: &Session, name: &str) -> Result<Exit, Failur
 }
 
 async fn of_server(session: &Session, client: &Client) -> Result<Exit, Failure> {
-    let body = client.get("/admin/v1/fleet").await?.success()?;
+    let mut body = client.get("/admin/v1/fleet").await?.success()?;
+    if let Some(policy) = target::named_policy(&session.common)? {
+        let names = target::policies_of(&client.get(target::ADMIN_POLICIES).await?.success()?);
+        if !names.contains(&policy) {
+            return Err(target::unknown_policy(&policy, &names));
+        }
+        only_of(&mut body, &policy);
+    }
     let mut table = Table::new(&["VERIFIER", "POSITION", "POLICIES", "BEHIND", "REFUSED"]).wide(&["SCHEMAS", "START"]);
     let mut names = Vec::new();
     for verifier in body["verifiers"].as_array().into_iter().flatten() {
@@ -69,6 +77,21 @@ async fn of_server(session: &Session, client: &Client) -> Result<Exit, Failure> 
     }
     session.printer.report(&Report { document: body, human, names })?;
     Ok(Exit::Done)
+}
+
+/// Leaves of what verifiers hold, lack and refuse what concerns one policy.
+fn only_of(body: &mut Value, policy: &PolicyName) {
+    for verifier in body["verifiers"].as_array_mut().into_iter().flatten() {
+        if let Some(held) = verifier["generations"].as_object_mut() {
+            held.retain(|name, _| name == policy.as_str());
+        }
+        if let Some(behind) = verifier["behind"].as_array_mut() {
+            behind.retain(|name| name == policy.as_str());
+        }
+        if let Some(refused) = verifier["refused"].as_array_mut() {
+            refused.retain(|refused| text(refused, "policy") == policy.as_str());
+        }
+    }
 }
 
 async fn of_cluster(session: &Session, cluster: &Cluster) -> Result<Exit, Failure> {

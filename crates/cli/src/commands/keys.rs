@@ -79,7 +79,7 @@ fn row(ring: &str, key: &Value, body: &Value) -> Vec<Cell> {
         next.unwrap_or_default().into(),
         at("created_at").into(),
         at("activated_at").into(),
-        texts(acks, "lagging").join(",").into(),
+        Some(texts(acks, "lagging").join(",")).filter(|names| !names.is_empty()).unwrap_or_else(|| "-".into()).into(),
     ]
 }
 

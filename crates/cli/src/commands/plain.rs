@@ -5,14 +5,23 @@ use serde_json::json;
 
 use crate::{
     Session,
-    args::Cli,
+    args::{Cli, Format},
+    commands::text,
     failure::{Exit, Failure},
     output::{Block, Report, write_out},
 };
 
 /// `countersign crds`
-pub(crate) fn crds() -> Result<Exit, Failure> {
-    write_out(&countersign_api::crds())?;
+pub(crate) fn crds(session: &Session) -> Result<Exit, Failure> {
+    if session.printer.format() != Format::Json && session.printer.format() != Format::Name {
+        // As the file of the repository is, comments and all.
+        write_out(&countersign_api::crds())?;
+        return Ok(Exit::Done);
+    }
+    let items = countersign_api::crd_objects();
+    let names = items.iter().map(|crd| text(&crd["metadata"], "name").to_owned()).collect();
+    let document = json!({"apiVersion": "v1", "kind": "List", "items": items});
+    session.printer.report(&Report { document, human: Vec::new(), names })?;
     Ok(Exit::Done)
 }
 

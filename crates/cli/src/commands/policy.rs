@@ -22,9 +22,10 @@ use serde_json::{Value, json};
 use super::now;
 use crate::{
     Session,
-    args::{PolicyCheck, PolicyShow, PolicyTest},
+    args::{Format, PolicyCheck, PolicyShow, PolicyTest},
     cluster::Cluster,
     credential,
+    dev::FROM_ENVIRONMENT,
     failure::{Exit, Failure},
     output::{Block, Cell, Report, Table, Tone, printable},
     target::{self, Intent, Target},
@@ -60,6 +61,12 @@ pub(crate) fn check(session: &Session, args: &PolicyCheck) -> Result<Exit, Failu
     };
     human.push(Block::Text(format!("{verdict}: {}, {}", count(errors, "error"), count(warnings, "warning"))));
     let document = json!({"ok": errors == 0, "policies": policies, "diagnostics": shown});
+    if errors > 0 && session.printer.format() == Format::Name {
+        // Names alone would say nothing of what is wrong.
+        for found in found.iter().filter(|d| d.severity == Severity::Error) {
+            session.printer.error(&Failure::no(printable(&found.to_string())));
+        }
+    }
     session.printer.report(&Report { document, human, names: policies })?;
     Ok(if errors == 0 { Exit::Done } else { Exit::No })
 }
@@ -91,6 +98,9 @@ fn batches(files: &[PathBuf]) -> Result<Vec<Batch>, Failure> {
                 return Err(Failure::usage(format!("{} holds no .yaml, .yml or .json file", file.display())));
             }
             batches.push(Batch { loaded, references: Some(DirectoryReferences::new(file)) });
+        } else if !file.exists() && file.to_str().is_some_and(|name| name.parse::<PolicyName>().is_ok()) {
+            return Err(Failure::usage(format!("there is no file {}", file.display()))
+                .fix(format!("if the policy of that name is meant: --policy {}", file.display())));
         } else {
             let parent = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
             by_directory.entry(parent.to_owned()).or_default().push(file);
@@ -135,9 +145,14 @@ pub(crate) async fn show(session: &Session, args: &PolicyShow) -> Result<Exit, F
                 return Err(Failure::usage("the server tells policies with every default filled in")
                     .fix("add --effective, or name a file"));
             }
-            Target::Server(client) => client.get(&format!("/admin/v1/policies/{policy}/effective")).await?.success()?,
+            Target::Server(client) => {
+                let answer = client.get(&format!("/admin/v1/policies/{policy}/effective")).await?;
+                target::of_policy(client, &policy, answer).await?
+            }
             Target::Cluster(cluster) => of_cluster(cluster, &policy, args.effective).await?,
         };
+        let mut spec = spec;
+        say_what_the_environment_fills_in(session, &mut spec);
         vec![object(&policy, &spec)]
     } else {
         let named = target::named_policy(&session.common)?;
@@ -164,6 +179,15 @@ pub(crate) async fn show(session: &Session, args: &PolicyShow) -> Result<Exit, F
     };
     session.printer.report(&Report { document, human, names })?;
     Ok(Exit::Done)
+}
+
+/// Takes out of a spec what is told of it beside its fields.
+fn say_what_the_environment_fills_in(session: &Session, spec: &mut Value) {
+    let told = spec.as_object_mut().and_then(|spec| spec.remove(FROM_ENVIRONMENT));
+    for (field, variable) in told.iter().filter_map(Value::as_object).flatten() {
+        let variable = printable(variable.as_str().unwrap_or_default());
+        session.printer.remark(&format!("{}: from {variable} in the server's environment", printable(field)));
+    }
 }
 
 /// The spec as it is stored, or with every default filled in as this build does.

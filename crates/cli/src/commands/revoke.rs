@@ -1,10 +1,11 @@
 //! `revoke`: what ends, and on how many verifiers it is in force.
 
+mod ids;
 mod keys;
 
-use std::{collections::BTreeSet, io::BufRead as _, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
-use countersign_core::{mint::API_KEY_TYPE, names::PolicyName};
+use countersign_core::names::PolicyName;
 use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
 
@@ -12,7 +13,7 @@ use super::{now, text, texts};
 use crate::{
     Session,
     args::{KeyRevoke, RevokeArgs, RevokeKind},
-    client::{Answer, Client},
+    client::Client,
     consent, credential,
     failure::{Exit, Failure},
     output::{Block, Report, printable},
@@ -47,7 +48,7 @@ pub(crate) async fn revoke(session: &Session, args: &RevokeArgs) -> Result<Exit,
         return Err(Failure::usage("--before is in the future")
             .fix("only what is already issued can be cut off; leave it out for now"));
     }
-    let ids = ids(args)?;
+    let ids = ids::read(session, args)?;
     let order = Order {
         kind: args.kind,
         before_s: before.map(|at| {
@@ -74,34 +75,6 @@ pub(super) async fn revoke_key(session: &Session, args: &KeyRevoke) -> Result<Ex
     carry_out(session, &order, std::slice::from_ref(&args.kid)).await
 }
 
-fn ids(args: &RevokeArgs) -> Result<Vec<String>, Failure> {
-    if args.kind == RevokeKind::All {
-        return if args.ids.is_empty() {
-            Ok(vec![String::new()])
-        } else {
-            Err(Failure::usage("`revoke all` takes no ID: it cuts the whole policy off"))
-        };
-    }
-    let mut ids = Vec::new();
-    for id in &args.ids {
-        if id == "-" {
-            for line in std::io::stdin().lock().lines() {
-                let line = line.map_err(|e| Failure::usage(format!("can't read IDs from standard input: {e}")))?;
-                ids.extend(Some(line.trim().to_owned()).filter(|l| !l.is_empty()));
-            }
-        } else {
-            ids.push(id.clone());
-        }
-    }
-    if ids.is_empty() && !args.ids.is_empty() {
-        return Err(Failure::usage("standard input held no ID"));
-    }
-    if ids.is_empty() || ids.iter().any(String::is_empty) {
-        return Err(Failure::usage("no ID given").fix("give IDs as arguments, or `-` and one a line on standard input"));
-    }
-    Ok(ids)
-}
-
 async fn carry_out(session: &Session, order: &Order, ids: &[String]) -> Result<Exit, Failure> {
     let target = target::find(session, Intent::Change).await?;
     match &target {
@@ -122,11 +95,15 @@ async fn on_server(
         target.announce(session, policy);
         if order.kind == RevokeKind::Key && order.issuer.is_none() {
             let otherwise = "tokens of a trusted issuer signed by it need --issuer";
-            say_what_ends(session, &target.keys(policy).await?, ids, otherwise);
+            known_or_meant(session, &target.keys(policy).await?, ids, otherwise)?;
         }
     }
     if session.common.dry_run {
-        return session.printer.dry_run(&format!("revoke {}", what(order.kind, ids)));
+        let secret = match ids {
+            [one] if ids::takes_credentials(order.kind) => policies_of(client, one).await.is_ok(),
+            _ => false,
+        };
+        return session.printer.dry_run(&format!("revoke {}", what(order.kind, ids, secret)));
     }
     if order.kind == RevokeKind::All {
         consent::confirm(
@@ -170,7 +147,12 @@ fn all_or_which(results: Vec<Result<Value, Failure>>, orders: &[(PolicyName, &St
         return Err(first.clone());
     }
     let name = |id: &str| if credential::looks_like_one(id) { "a credential".into() } else { shortened(&printable(id)) };
-    let mut lines = vec![format!("{} of {total} are not revoked, the others are:", failed.len())];
+    let head = if failed.len() == total {
+        format!("none of the {total} is revoked:")
+    } else {
+        format!("{} of {total} are not revoked, the others are:", failed.len())
+    };
+    let mut lines = vec![head];
     lines.extend(failed.iter().take(MAX_NAMED).map(|(id, failure)| format!("  {}: {}", name(id), failure.message)));
     if failed.len() > MAX_NAMED {
         lines.push(format!("  and {} more", failed.len() - MAX_NAMED));
@@ -207,18 +189,29 @@ async fn addressed<'a>(
     ids: &'a [String],
 ) -> Result<Vec<(PolicyName, &'a String)>, Failure> {
     let mut named = target::named_policy(&session.common)?;
-    let find = named.is_none();
+    let find = named.is_none() && ids::takes_credentials(kind);
+    let mut unnamed = None;
     let mut orders = Vec::with_capacity(ids.len());
     for id in ids {
-        if find && is_credential(kind, id) {
+        if find && ids::is_credential(kind, id) {
             orders.extend(policies_of(client, id).await?.into_iter().map(|policy| (policy, id)));
             continue;
         }
-        let policy = match &named {
-            Some(policy) => policy.clone(),
-            None => named.insert(target::policy(session, client, target::ADMIN_POLICIES).await?).clone(),
-        };
-        orders.push((policy, id));
+        if named.is_none() && unnamed.is_none() {
+            match target::policy(session, client, target::ADMIN_POLICIES).await {
+                Ok(policy) => named = Some(policy),
+                Err(failure) => unnamed = Some(failure),
+            }
+        }
+        match (&named, &unnamed) {
+            (Some(policy), _) => orders.push((policy.clone(), id)),
+            // An opaque key finds its policies by its hash.
+            (None, Some(failure)) => match policies_of(client, id).await {
+                Ok(policies) if find => orders.extend(policies.into_iter().map(|policy| (policy, id))),
+                _ => return Err(failure.clone()),
+            },
+            (None, None) => return Err(Failure::usage("which policy?")),
+        }
     }
     Ok(orders)
 }
@@ -232,13 +225,8 @@ async fn policies_of(client: &Client, credential: &str) -> Result<Vec<PolicyName
     }
 }
 
-fn is_credential(kind: RevokeKind, id: &str) -> bool {
-    matches!(kind, RevokeKind::Token | RevokeKind::ApiKey) && credential::looks_like_one(id)
-}
-
 async fn post(client: &Client, policy: &PolicyName, order: &Order, id: &str) -> Result<Value, Failure> {
-    let mut body = if is_credential(order.kind, id) {
-        check_kind(order.kind, id)?;
+    let mut body = if ids::is_credential(order.kind, id) {
         json!({"credential": id})
     } else {
         let kind = match order.kind {
@@ -262,25 +250,14 @@ async fn post(client: &Client, policy: &PolicyName, order: &Order, id: &str) -> 
     }
     let wait = order.wait.unwrap_or_default();
     let path = format!("/admin/v1/policies/{policy}/revocations?wait_ms={}", wait.as_millis());
-    let answer: Answer = client.post(&path, &body, wait).await?;
-    answer.success()
+    let answer = client.post(&path, &body, wait).await?;
+    target::of_policy(client, policy, answer).await
 }
 
-/// `revoke token` of an API key would be understood, but hardly be meant.
-fn check_kind(kind: RevokeKind, id: &str) -> Result<(), Failure> {
-    let typ = credential::take_apart(id).and_then(|t| t.jws.header.typ);
-    let is_api_key = typ.as_deref() == Some(API_KEY_TYPE);
-    match (kind, is_api_key) {
-        (RevokeKind::Token, true) => Err(Failure::usage("that is an API key").fix("countersign revoke api-key …")),
-        (RevokeKind::ApiKey, false) => {
-            Err(Failure::usage("that is a token, not an API key").fix("countersign revoke token …"))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// `keys` is the policy's rings, as the admin API has them; `otherwise`, what may be meant by a key that is in none.
-fn say_what_ends(session: &Session, keys: &Value, kids: &[String], otherwise: &str) {
+/// Says what revoking these keys ends. A mistyped kid revokes nothing that exists: one that is in no ring takes consent.
+/// `keys` is the policy's rings, as the admin API has them; `otherwise`, what may be meant by such a one.
+fn known_or_meant(session: &Session, keys: &Value, kids: &[String], otherwise: &str) -> Result<(), Failure> {
+    let mut unknown = Vec::new();
     for kid in kids {
         let found = ["access", "api_key"].into_iter().find_map(|ring| {
             let keys = keys["rings"][ring].as_array()?;
@@ -295,16 +272,24 @@ fn say_what_ends(session: &Session, keys: &Value, kids: &[String], otherwise: &s
                 format!("({state}): every {things} that it signed is refused, for ever{then}")
             }
             None => {
-                // Never left out: a mistyped kid revokes nothing that exists.
                 session.printer.warn(&format!("key {} is in none of the policy's rings: {otherwise}", printable(kid)));
+                unknown.push(printable(kid));
                 continue;
             }
         };
         session.printer.remark(&format!("key {} {what}", printable(kid)));
     }
+    if unknown.is_empty() || session.common.dry_run {
+        return Ok(());
+    }
+    consent::confirm(session, &format!("Revoke {} all the same?", unknown.join(", "))).map_err(|failure| Failure {
+        fix: Some("`countersign keys list` shows the keys that there are; --yes revokes what isn't among them".into()),
+        ..failure
+    })
 }
 
-fn what(kind: RevokeKind, ids: &[String]) -> String {
+/// What is revoked, in words. `secret`: the one id is a credential, which is never repeated.
+fn what(kind: RevokeKind, ids: &[String], secret: bool) -> String {
     let noun = match kind {
         RevokeKind::Token => "token",
         RevokeKind::Session => "session",
@@ -315,7 +300,7 @@ fn what(kind: RevokeKind, ids: &[String]) -> String {
         RevokeKind::All => return "every token of the policy".into(),
     };
     match ids {
-        [one] if credential::looks_like_one(one) => format!("the {noun}"),
+        [one] if secret || credential::looks_like_one(one) => format!("the {noun}"),
         [one] => format!("{noun} {}", printable(one)),
         several => format!("{} {noun}{}", several.len(), if noun.ends_with('s') { "es" } else { "s" }),
     }
@@ -325,7 +310,10 @@ fn report(session: &Session, order: &Order, ids: &[String], answers: &[Value], e
     let pending = answers.iter().filter(|a| a.get("pending") == Some(&Value::Bool(true))).count();
     let number = |name: &str| enforced.get(name).and_then(Value::as_u64).unwrap_or(0);
     let (total, confirmed, lagging) = (number("total"), number("confirmed"), texts(enforced, "lagging"));
-    let ended = format!("revoked {}", what(order.kind, ids));
+    // An opaque key is known by another id than its own text.
+    let secret =
+        ids::takes_credentials(order.kind) && !answers.iter().any(|answer| ids.iter().any(|id| id == text(answer, "id")));
+    let ended = format!("revoked {}", what(order.kind, ids, secret));
     let (exit, state) = if pending > 0 {
         (Exit::Unable, "written down, but the feed is out of reach: pending until it is back".to_owned())
     } else if order.wait.is_none() {

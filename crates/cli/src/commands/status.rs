@@ -2,6 +2,7 @@
 
 mod cluster;
 
+use countersign_core::names::PolicyName;
 use serde_json::Value;
 
 use super::{text, texts};
@@ -18,7 +19,10 @@ pub(crate) async fn status(session: &Session) -> Result<Exit, Failure> {
         Target::Server(client) => client,
         Target::Cluster(cluster) => return cluster::status(session, &cluster).await,
     };
-    let body = client.get("/admin/v1/status").await?.success()?;
+    let mut body = client.get("/admin/v1/status").await?.success()?;
+    if let Some(policy) = target::named_policy(&session.common)? {
+        only_of(&mut body, &policy)?;
+    }
     let mut human = Vec::new();
     let paint = |ok: bool, good: &str, bad: &str| {
         if ok { session.printer.paint(good, Tone::Good) } else { session.printer.paint(bad, Tone::Bad) }
@@ -63,6 +67,17 @@ pub(crate) async fn status(session: &Session) -> Result<Exit, Failure> {
     let healthy = body["healthy"] == Value::Bool(true);
     session.printer.report(&Report { document: body, human, names })?;
     Ok(if healthy { Exit::Done } else { Exit::No })
+}
+
+/// Leaves of a status what concerns one policy: it alone decides, with the feed, whether all is well.
+fn only_of(body: &mut Value, policy: &PolicyName) -> Result<(), Failure> {
+    let names = target::policies_of(body);
+    let Some(all) = body["policies"].as_array_mut() else { return Ok(()) };
+    all.retain(|shown| text(shown, "policy") == policy.as_str());
+    let Some(shown) = all.first() else { return Err(target::unknown_policy(policy, &names)) };
+    let well = shown["ready"] == Value::Bool(true) && shown["problem"] != Value::Bool(true);
+    body["healthy"] = Value::Bool(well && body["feed"]["fresh"] == Value::Bool(true));
+    Ok(())
 }
 
 fn policy_row(policy: &Value) -> Vec<Cell> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use countersign_core::{claims, time::UnixMillis};
+use countersign_core::{claims, mint::API_KEY_TYPE, time::UnixMillis};
 use serde_json::json;
 
 use super::{instant, now, relative, text};
@@ -35,7 +35,11 @@ pub(crate) async fn mint(session: &Session, args: &TokenMint) -> Result<Exit, Fa
     if session.common.dry_run {
         return session.printer.dry_run(&format!("mint a token for {}", args.subject));
     }
-    let minted = target.mint(&policy, &body).await?;
+    let minted = target.mint(&policy, &body).await.map_err(|failure| {
+        // The flag by its own name.
+        let message = failure.message.replace("ttl_s must be 1 to ", "--ttl, in seconds, must be 1 to ");
+        Failure { message, ..failure }
+    })?;
     for warning in super::texts(&minted, "warnings") {
         session.printer.warn(&warning);
     }
@@ -64,6 +68,11 @@ fn whole_seconds(ttl: Duration) -> Result<u64, Failure> {
 pub(crate) fn inspect(session: &Session, args: &TokenInspect) -> Result<Exit, Failure> {
     let token = credential::read(session, args.token.as_deref())?;
     let Some(parts) = credential::take_apart(&token) else {
+        if is_unsigned(&token) {
+            return Err(Failure::no(
+                "a token without a signature (alg: none): anybody can write one, and no verifier takes it",
+            ));
+        }
         return Err(Failure::no("not a signed token: expected three base64url parts, JSON within the first two")
             .fix("an opaque key says nothing of itself; ask a verifier with `countersign verify`"));
     };
@@ -75,6 +84,11 @@ pub(crate) fn inspect(session: &Session, args: &TokenInspect) -> Result<Exit, Fa
     Ok(Exit::Done)
 }
 
+/// A JWS of three parts, the last of them empty (RFC 7515 appendix A.5).
+fn is_unsigned(token: &str) -> bool {
+    token.starts_with("eyJ") && token.ends_with('.') && token.matches('.').count() == 2
+}
+
 /// Header and claims as sentences' ends.
 fn in_words(taken: &Unverified<'_>, now: UnixMillis) -> Table {
     let mut table = Table::new(&["", "", ""]);
@@ -82,12 +96,14 @@ fn in_words(taken: &Unverified<'_>, now: UnixMillis) -> Table {
         table.row(vec![what.into(), value.into(), crate::output::Cell::toned(gloss, Tone::Faint)]);
     };
     let header = &taken.jws.header;
-    let kind = match (taken.is_api_key, header.typ.as_deref()) {
-        (true, _) => "an API key",
-        (false, Some("at+jwt")) => "an access token (RFC 9068)",
-        (false, _) => "a JSON Web Token",
+    let (kind, odd) = match (taken.is_api_key, header.typ.as_deref()) {
+        (true, Some(API_KEY_TYPE)) => ("an API key", ""),
+        (true, _) => ("a JSON Web Token behind the prefix of an API key", "no verifier takes it: its typ is another"),
+        (false, Some(API_KEY_TYPE)) => ("an API key without its prefix", "no verifier takes it so"),
+        (false, Some("at+jwt")) => ("an access token (RFC 9068)", ""),
+        (false, _) => ("a JSON Web Token", ""),
     };
-    line("kind", kind.into(), String::new());
+    line("kind", kind.into(), odd.into());
     line("alg", header.alg.clone(), "signature algorithm".into());
     line("kid", header.kid.clone().unwrap_or_else(|| "-".into()), "the key that is said to have signed it".into());
     let c = &taken.claims;

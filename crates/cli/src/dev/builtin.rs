@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 
-use countersign_api::policy::{AuthPolicy, SecretKeyRef, TokenAlgorithm, Tokens, TrustedIssuer};
+use countersign_api::policy::{AuthPolicy, SecretKeyRef, TokenAlgorithm, TrustedIssuer};
 use countersign_api::values::{Duration, Time};
 use countersign_core::{jose::Algorithm, names::PolicyName, time::UnixMillis};
 use countersign_feed::Clock;
 use countersign_store::{Store, StoreError};
 
+use super::environment::Filled;
 use super::legacy::{LegacyEnv, LegacyJwt, SECRET_KEY, SECRET_NAME};
 
 /// Values of the store.
@@ -29,6 +30,15 @@ pub(crate) struct Builtin {
     legacy_until: Option<UnixMillis>,
 }
 
+/// What the environment added to the default policy.
+#[derive(Default)]
+pub(crate) struct Applied {
+    /// The fields that it filled in.
+    pub(crate) filled: Vec<Filled>,
+    /// The trusted issuer that answers for tokens of any `iss`.
+    pub(crate) any_issuer: Option<String>,
+}
+
 /// `default/dev`.
 pub(crate) fn name() -> PolicyName {
     PolicyName::try_new("default", "dev").expect("both are DNS labels")
@@ -48,7 +58,7 @@ impl Builtin {
             }
         };
         if let Some(until) = legacy_until {
-            tracing::warn!(%until, "tokens signed with JWT_SECRET_KEY are accepted until then");
+            tracing::warn!("tokens signed with JWT_SECRET_KEY are accepted until {until}");
         }
         Ok(Self { issuer, legacy_until })
     }
@@ -59,16 +69,16 @@ impl Builtin {
             .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
     }
 
-    /// Defaults from the environment; the policy's own fields override them. Says which trusted issuer answers for tokens of
-    /// any `iss`.
-    pub(crate) fn apply_environment(&self, policy: &mut AuthPolicy, legacy: &LegacyEnv) -> Option<String> {
-        let spec = &mut policy.spec;
-        let seconds = |s: u64| Duration::secs(i64::try_from(s).unwrap_or(i64::MAX / 1000));
-        if legacy.access_ttl_s.is_some() || legacy.refresh_ttl_s.is_some() {
-            let tokens = spec.tokens.get_or_insert_with(Tokens::default);
-            tokens.access_ttl = tokens.access_ttl.or(legacy.access_ttl_s.map(seconds));
-            tokens.refresh_ttl = tokens.refresh_ttl.or(legacy.refresh_ttl_s.map(seconds));
+    /// Defaults from the environment; the policy's own fields override them.
+    pub(crate) fn apply_environment(&self, policy: &mut AuthPolicy, legacy: &LegacyEnv) -> Applied {
+        Applied {
+            filled: legacy.defaults.fill_in(&mut policy.spec),
+            any_issuer: self.trust_tokens_from_before(policy, legacy),
         }
+    }
+
+    fn trust_tokens_from_before(&self, policy: &mut AuthPolicy, legacy: &LegacyEnv) -> Option<String> {
+        let spec = &mut policy.spec;
         let (jwt, until) = (legacy.jwt.as_ref()?, self.legacy_until?);
         let trusted = spec.trusted_issuers.get_or_insert_with(Vec::new);
         if trusted.iter().any(|t| t.issuer.is_none()) {

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
+use super::environment::Filled;
 use countersign_api::{
     bundle::{BuildInput, Bundle, BundleKey, Resolved, RingName, VerifySecrets, build},
     policy::{EffectivePolicy, Switch},
@@ -25,6 +26,8 @@ pub(crate) struct Declared {
     pub(crate) opaque_end: OpaqueEnd,
     /// The trusted issuer whose tokens may carry any `iss`, by its entry's name.
     pub(crate) any_issuer: Option<String>,
+    /// The fields that the environment filled in.
+    pub(crate) environment: Vec<Filled>,
 }
 
 /// When a policy's opaque keys end.

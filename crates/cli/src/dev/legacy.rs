@@ -5,6 +5,7 @@ use std::fmt;
 
 use countersign_core::{jose::Algorithm, time::UnixMillis};
 
+use super::environment::Defaults;
 use crate::failure::Failure;
 
 /// The Secret under which the default policy finds JWT_SECRET_KEY.
@@ -20,10 +21,8 @@ const MIN_SECRET: usize = 32;
 pub(crate) struct LegacyEnv {
     /// A secret that signed tokens before.
     pub(crate) jwt: Option<LegacyJwt>,
-    /// `tokens.accessTTL`, seconds.
-    pub(crate) access_ttl_s: Option<u64>,
-    /// `tokens.refreshTTL`, seconds.
-    pub(crate) refresh_ttl_s: Option<u64>,
+    /// Fields of its own.
+    pub(crate) defaults: Defaults,
 }
 
 /// Tokens from before.
@@ -41,37 +40,29 @@ impl fmt::Debug for LegacyEnv {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LegacyEnv")
             .field("jwt", &self.jwt.as_ref().map(|jwt| (jwt.algorithm, jwt.not_after)))
-            .field("access_ttl_s", &self.access_ttl_s)
-            .field("refresh_ttl_s", &self.refresh_ttl_s)
+            .field("defaults", &self.defaults)
             .finish()
     }
 }
 
-/// Names of one setting, the first of which wins, and seconds per unit.
-type Names<'a> = &'a [(&'a str, u64)];
-
-const ACCESS: Names<'_> =
-    &[("ACCESS_TOKEN_EXPIRE_MINUTES", 60), ("JWT_ACCESS_TOKEN_EXPIRE_MINUTES", 60), ("JWT_EXPIRATION_SECONDS", 1)];
-const REFRESH: Names<'_> = &[("REFRESH_TOKEN_EXPIRE_DAYS", 86_400), ("JWT_REFRESH_TOKEN_EXPIRE_DAYS", 86_400)];
+/// How a variable is looked up; what is empty isn't there.
+pub(super) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 impl LegacyEnv {
     /// Reads the environment through `set`, which leaves out what is empty.
     pub(crate) fn read(
-        set: &dyn Fn(&str) -> Option<String>,
+        set: Lookup<'_>,
         legacy_env: bool,
         now: UnixMillis,
         warnings: &mut Vec<String>,
     ) -> Result<Self, Failure> {
-        Ok(Self {
-            jwt: jwt(set, legacy_env, now, warnings)?,
-            access_ttl_s: seconds(set, ACCESS, warnings)?,
-            refresh_ttl_s: seconds(set, REFRESH, warnings)?,
-        })
+        Ok(Self { jwt: jwt(set, legacy_env, now, warnings)?, defaults: Defaults::read(set, warnings)? })
     }
 }
 
-fn first(set: &dyn Fn(&str) -> Option<String>, names: &[&str], warnings: &mut Vec<String>) -> Option<(String, String)> {
-    let mut found = names.iter().filter_map(|name| Some(((*name).to_owned(), set(name)?)));
+/// The first of several names for one thing, and its value.
+pub(super) fn first(set: Lookup<'_>, names: &[&'static str], warnings: &mut Vec<String>) -> Option<(&'static str, String)> {
+    let mut found = names.iter().filter_map(|name| Some((*name, set(name)?)));
     let (name, value) = found.next()?;
     for (other, _) in found {
         warnings.push(format!("{name} counts; {other}, which means the same, is ignored"));
@@ -79,25 +70,13 @@ fn first(set: &dyn Fn(&str) -> Option<String>, names: &[&str], warnings: &mut Ve
     Some((name, value))
 }
 
-fn seconds(
-    set: &dyn Fn(&str) -> Option<String>,
-    names: Names<'_>,
-    warnings: &mut Vec<String>,
-) -> Result<Option<u64>, Failure> {
-    let only: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
-    let Some((name, text)) = first(set, &only, warnings) else { return Ok(None) };
-    let unit = names.iter().find(|(n, _)| *n == name).map_or(1, |(_, unit)| *unit);
-    let number = text.trim().parse::<u64>().ok().filter(|n| *n > 0).and_then(|n| n.checked_mul(unit));
-    number.map(Some).ok_or_else(|| Failure::usage(format!("{name}: {text:?} is no whole number above 0")))
-}
-
 fn jwt(
-    set: &dyn Fn(&str) -> Option<String>,
+    set: Lookup<'_>,
     legacy_env: bool,
     now: UnixMillis,
     warnings: &mut Vec<String>,
 ) -> Result<Option<LegacyJwt>, Failure> {
-    let names: &[&str] = if legacy_env { &["JWT_SECRET_KEY", "SECRET_KEY"] } else { &["JWT_SECRET_KEY"] };
+    let names: &[&'static str] = if legacy_env { &["JWT_SECRET_KEY", "SECRET_KEY"] } else { &["JWT_SECRET_KEY"] };
     let Some((name, secret)) = first(set, names, warnings) else { return Ok(None) };
     if secret.len() < MIN_SECRET {
         return Err(Failure::usage(format!(
@@ -148,13 +127,12 @@ mod tests {
 
     #[test]
     fn of_two_names_for_one_thing_the_first_wins_and_the_other_is_named() {
-        let (found, warnings) = read(&[("JWT_EXPIRATION_SECONDS", "90"), ("ACCESS_TOKEN_EXPIRE_MINUTES", "30")], false);
-        assert_eq!(found.access_ttl_s, Some(1800));
+        let (_, warnings) = read(&[("JWT_EXPIRATION_SECONDS", "90"), ("ACCESS_TOKEN_EXPIRE_MINUTES", "30")], false);
         assert_eq!(
             warnings,
             ["ACCESS_TOKEN_EXPIRE_MINUTES counts; JWT_EXPIRATION_SECONDS, which means the same, is ignored"]
         );
-        assert_eq!(read(&[("JWT_EXPIRATION_SECONDS", "90")], false).0.access_ttl_s, Some(90));
+        assert!(read(&[("JWT_EXPIRATION_SECONDS", "90")], false).1.is_empty());
     }
 
     #[test]

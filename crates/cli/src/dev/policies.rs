@@ -36,6 +36,7 @@ use super::{
     builtin,
     bundles::fresh_id,
     declared::{Declaration, Declared, FileProblem, OpaqueEnd, Withdrawn},
+    environment::Filled,
     legacy::LegacyEnv,
     settings::Settings,
 };
@@ -50,6 +51,7 @@ pub(crate) struct PolicySource {
     asked_default: Option<PolicyName>,
     builtin: builtin::Builtin,
     legacy: LegacyEnv,
+    allow_private_issuers: bool,
     store: Arc<Store>,
     records: Records,
     seen: Option<Fingerprint>,
@@ -77,6 +79,7 @@ impl PolicySource {
             asked_default: settings.default_policy.clone(),
             builtin,
             legacy: settings.legacy.clone(),
+            allow_private_issuers: settings.allow_private_issuers,
             store,
             records,
             seen: None,
@@ -225,11 +228,19 @@ impl PolicySource {
 
     fn accept(&self, policy: &AuthPolicy, is_default: bool, references: &dyn References) -> Result<Accepted, Vec<Problem>> {
         let mut policy = policy.clone();
-        let any_issuer = is_default.then(|| self.builtin.apply_environment(&mut policy, &self.legacy)).flatten();
-        let effective = EffectivePolicy::try_from(&policy)?;
+        let applied = if is_default {
+            self.builtin.apply_environment(&mut policy, &self.legacy)
+        } else {
+            builtin::Applied::default()
+        };
+        let effective = EffectivePolicy::try_from(&policy)
+            .map_err(|problems| problems.into_iter().map(|problem| whence(problem, &applied.filled)).collect::<Vec<_>>())?;
         let (resolved, mut warnings) = resolve(&effective, references)?;
         warnings.extend(check::warnings(&effective, Clock::wall()));
-        Ok(Accepted { effective, resolved, any_issuer, warnings })
+        if !self.allow_private_issuers {
+            warnings.extend(check::private_sources(&effective));
+        }
+        Ok(Accepted { effective, resolved, any_issuer: applied.any_issuer, environment: applied.filled, warnings })
     }
 
     /// The policies of a wrong file of which a good version is known and nothing better has been read.
@@ -322,10 +333,22 @@ impl PolicySource {
             rotate_api_key: annotation(ROTATE_API_KEY_ANNOTATION),
             opaque_end: OpaqueEnd::of(&accepted.resolved),
             any_issuer: accepted.any_issuer,
+            environment: accepted.environment,
             effective: accepted.effective,
             resolved: accepted.resolved,
         });
         self.held.insert(name.clone(), (made, declared.clone()));
         declared
+    }
+}
+
+/// A problem with a value that stands in no file says where it stands.
+fn whence(problem: Problem, filled: &[Filled]) -> Problem {
+    match filled.iter().find(|filled| filled.field == problem.field) {
+        Some(Filled { variable, .. }) => {
+            let message = format!("{} (the value is that of {variable} in the environment)", problem.message);
+            Problem::new(problem.field, message)
+        }
+        None => problem,
     }
 }

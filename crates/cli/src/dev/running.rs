@@ -119,7 +119,7 @@ impl Running {
         let mut tasks = vec![tokio::spawn(operator.run(declarations.clone(), settle, stop.clone()))];
 
         let verifier = start_verifier(&settings, &data_dir, follower).await?;
-        let dev_status = Arc::new(DevStatus::new(declarations.clone(), data_dir.path()));
+        let dev_status = Arc::new(DevStatus::new(declarations.clone(), data_dir.path(), &verifier));
         let issuer = Issuer::new(IssuerConfig {
             store: store.clone(),
             publisher: publisher.clone(),
@@ -267,6 +267,10 @@ async fn start_verifier(
     config.health_listen = Some(settings.listen.verifier_health);
     config.tls.clone_from(&settings.tls);
     config.fetch_rules.allow_private = settings.allow_private_issuers;
+    config.trusted_proxies.clone_from(&settings.verifier.trusted_proxies);
+    config.uncached_budget = settings.verifier.uncached_budget;
+    config.restrict_listing = settings.verifier.restrict_listing;
+    config.metrics_policy_label = settings.verifier.metrics_policy_label;
     let verifier = Verifier::start(config, Feed::Followed(follower)).await;
     verifier.map(Arc::new).map_err(|e| {
         Failure::unable(chain(&e)).fix("another port: --verifier-listen and --verifier-health-listen; 0 picks a free one")

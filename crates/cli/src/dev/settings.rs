@@ -4,13 +4,19 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use countersign_core::{names::PolicyName, time::UnixMillis};
 use countersign_feed::RedisUrl;
-use countersign_verifier::{ServingTls, config::TlsFiles};
+use countersign_verifier::{
+    ServingTls,
+    config::{TlsFiles, TrustedProxies, uncached_budget},
+    log_filter,
+};
 
 use super::legacy::LegacyEnv;
 use crate::{args::Dev, failure::Failure};
 
 /// The issuer's port unless told otherwise.
 const ISSUER_PORT: u16 = 7490;
+/// What the separate verifier calls --allow-private-issuers.
+const JWKS_ALLOW_PRIVATE: &str = "COUNTERSIGN_JWKS_ALLOW_PRIVATE";
 
 /// What `dev` runs with.
 #[derive(Debug)]
@@ -31,12 +37,23 @@ pub(crate) struct Settings {
     pub(crate) tls: Option<TlsFiles>,
     /// Let policies name private addresses for others' keys.
     pub(crate) allow_private_issuers: bool,
+    /// What the verifier within is set to, as a separate one is by the same flags.
+    pub(crate) verifier: VerifierSettings,
     /// Names of the environment that existing deployments use.
     pub(crate) legacy: LegacyEnv,
     /// Least severe messages to log.
     pub(crate) log_level: String,
     /// What is odd about the settings.
     pub(crate) warnings: Vec<String>,
+}
+
+/// Settings of the verifier within.
+#[derive(Clone, Debug)]
+pub(crate) struct VerifierSettings {
+    pub(crate) trusted_proxies: TrustedProxies,
+    pub(crate) uncached_budget: Option<u32>,
+    pub(crate) restrict_listing: bool,
+    pub(crate) metrics_policy_label: bool,
 }
 
 /// Addresses to bind.
@@ -71,7 +88,10 @@ impl Settings {
             _ => None,
         };
         if let Some(files) = &tls {
-            ServingTls::load(&files.cert, &files.key).map_err(|e| Failure::usage(format!("--tls-cert, --tls-key: {e}")))?;
+            ServingTls::load(&files.cert, &files.key).map_err(|e| {
+                let flags = format!("--tls-cert {}, --tls-key {}", files.cert.display(), files.key.display());
+                Failure::usage(format!("{flags}: {e}"))
+            })?;
         }
         if tls.is_none() && !args.admin_listen.ip().is_loopback() {
             let address = args.admin_listen;
@@ -99,12 +119,27 @@ impl Settings {
                 admin: args.admin_listen,
             },
             tls,
-            allow_private_issuers: args.allow_private_issuers,
+            allow_private_issuers: args.allow_private_issuers || set(JWKS_ALLOW_PRIVATE).is_some_and(|v| is_true(&v)),
+            verifier: VerifierSettings {
+                trusted_proxies: args.trusted_proxies.parse().map_err(|e| of_verifier(&e))?,
+                uncached_budget: uncached_budget(&args.uncached_budget).map_err(|e| of_verifier(&e))?,
+                restrict_listing: args.restrict_listing,
+                metrics_policy_label: args.metrics_policy_label,
+            },
             legacy,
             log_level: log_level(set("LOG_LEVEL"))?,
             warnings,
         })
     }
+}
+
+/// The separate verifier's flags, and their words.
+fn of_verifier(error: &countersign_verifier::ConfigError) -> Failure {
+    Failure::usage(error.to_string())
+}
+
+fn is_true(value: &str) -> bool {
+    ["1", "true", "yes", "on"].iter().any(|word| word.eq_ignore_ascii_case(value))
 }
 
 fn issuer_port(port: Option<String>) -> Result<u16, Failure> {
@@ -141,20 +176,9 @@ fn database(url: Option<String>, warnings: &mut Vec<String>) -> Result<Option<Pa
     }
 }
 
-/// The names that other languages' loggers use mean the same here.
 fn log_level(level: Option<String>) -> Result<String, Failure> {
     let Some(level) = level else { return Ok("warn,countersign=info".into()) };
-    let lower = level.to_ascii_lowercase();
-    let filter = match lower.as_str() {
-        "warning" => "warn".into(),
-        "critical" | "fatal" => "error".into(),
-        "notset" => "trace".into(),
-        _ => lower,
-    };
-    match filter.parse::<tracing_subscriber::EnvFilter>() {
-        Ok(_) => Ok(filter),
-        Err(_) => Err(Failure::usage(format!("LOG_LEVEL: {level:?} is no level")).fix("error, warn, info, debug or trace")),
-    }
+    log_filter(&level).map_err(|e| Failure::usage(format!("LOG_LEVEL: {e}")))
 }
 
 #[cfg(test)]
@@ -182,6 +206,10 @@ mod tests {
             (&[], &[("DATABASE_URL", "mysql://x")], "DATABASE_URL"),
             (&[], &[("DATABASE_URL", "sqlite:///:memory:")], "DATABASE_URL"),
             (&[], &[("LOG_LEVEL", "=loud=")], "LOG_LEVEL"),
+            (&[], &[("LOG_LEVEL", "bogus")], "LOG_LEVEL"),
+            (&["--trusted-proxies", "10.0.0.0/33"], &[], "--trusted-proxies"),
+            (&["--uncached-budget", "0"], &[], "--uncached-budget"),
+            (&["--tls-cert", "/nonexistent/c", "--tls-key", "/nonexistent/k"], &[], "--tls-cert /nonexistent/c"),
             (&[], &[("JWT_SECRET_KEY", "short")], "JWT_SECRET_KEY"),
             (&[], &[("ACCESS_TOKEN_EXPIRE_MINUTES", "soon")], "ACCESS_TOKEN_EXPIRE_MINUTES"),
         ] {

@@ -27,7 +27,7 @@ fn call(mut stream: impl std::io::Read + std::io::Write, method: &str, path: &st
     (status, serde_json::from_str(body).unwrap_or_else(|e| panic!("{method} {path}: {e}: {answer}")))
 }
 
-fn over_socket(dev: &Dev, method: &str, path: &str, body: &str) -> (u16, Value) {
+pub(crate) fn over_socket(dev: &Dev, method: &str, path: &str, body: &str) -> (u16, Value) {
     let stream = UnixStream::connect(dev.data().join("admin.sock")).unwrap();
     call(stream, method, &format!("/admin/v1{path}"), "", body)
 }
@@ -43,34 +43,45 @@ fn what_is_wrong_with_a_call_is_said_in_json() {
     let long = "a".repeat(1025);
     let big = "a".repeat(70_000);
     for (path, body, status) in [
-        ("revocations", json!({"kind": "subject", "id": "a\u{0}b"}).to_string(), 400),
-        ("revocations", json!({"kind": "subject", "id": long}).to_string(), 400),
-        ("revocations", json!({"kind": "subject", "id": 5}).to_string(), 400),
+        ("revocations", json!({"kind": "subject", "id": "a\u{0}b"}).to_string(), 422),
+        ("revocations", json!({"kind": "subject", "id": long}).to_string(), 422),
+        ("revocations", json!({"kind": "subject", "id": 5}).to_string(), 422),
         ("revocations", json!({"kind": "subject", "id": "a", "before": 99_999_999_999_u64}).to_string(), 400),
-        ("revocations", json!({"kind": "subject", "id": "a", "before": "2026"}).to_string(), 400),
-        ("revocations", json!({"kind": "subject", "id": "a", "issuer": "https://unknown"}).to_string(), 400),
-        ("revocations", json!({"kind": "policy", "id": "everything"}).to_string(), 400),
-        ("revocations", json!({"kind": "ip", "id": "203.0.113.7", "ttl_s": i64::MAX}).to_string(), 400),
-        ("revocations", json!({"credential": "nonsense"}).to_string(), 400),
+        ("revocations", json!({"kind": "subject", "id": "a", "before": "2026"}).to_string(), 422),
+        ("revocations", json!({"kind": "subject", "id": "a", "issuer": "https://unknown"}).to_string(), 422),
+        ("revocations", json!({"kind": "policy", "id": "everything"}).to_string(), 422),
+        ("revocations", json!({"kind": "ip", "id": "203.0.113.7", "ttl_s": i64::MAX}).to_string(), 422),
+        ("revocations", json!({"credential": "nonsense"}).to_string(), 422),
         ("revocations", r#"{"kind": "subject", "id": "a", "id": "b"}"#.into(), 400),
         ("revocations", "nonsense".into(), 400),
         ("revocations", String::new(), 400),
         ("revocations", "[]".into(), 400),
         ("revocations", big, 413),
-        ("revocations?wait_ms=-1", json!({"kind": "subject", "id": "a"}).to_string(), 400),
+        ("revocations?wait_ms=-1", json!({"kind": "subject", "id": "a"}).to_string(), 422),
         ("tokens", json!({}).to_string(), 422),
         ("tokens", json!({"subject": ""}).to_string(), 422),
         ("tokens", json!({"subject": "a", "ttl_s": i64::MIN}).to_string(), 422),
         ("tokens", json!({"subject": "a", "scopes": ["a b"]}).to_string(), 422),
         ("keys/rotate", json!({"ring": "every"}).to_string(), 422),
         ("nonsense", json!({}).to_string(), 404),
+        ("verifiers", json!({}).to_string(), 405),
     ] {
         let (found, answer) = over_socket(&dev, "POST", &format!("/policies/default/dev/{path}"), &body);
         assert_eq!(found, status, "{path} {}: {answer}", body.get(..80).unwrap_or(&body));
-        assert!(answer["error"].is_string() && answer["detail"].is_string(), "{answer}");
+        let code = match status {
+            400 => "invalid_request",
+            404 => "not_found",
+            405 => "method_not_allowed",
+            413 => "payload_too_large",
+            _ => "validation_failed",
+        };
+        assert!(answer["error"] == code && answer["detail"].is_string(), "{answer}");
+        for theirs in ["expected", "deserialize", "f64", "i64"] {
+            assert!(!answer["detail"].as_str().unwrap().contains(theirs), "a library's words: {answer}");
+        }
     }
     for path in ["revocations?limit=many", "verifiers?position=nonsense"] {
-        assert_eq!(over_socket(&dev, "GET", &format!("/policies/default/dev/{path}"), "").0, 400);
+        assert_eq!(over_socket(&dev, "GET", &format!("/policies/default/dev/{path}"), "").0, 422);
     }
     assert_eq!(over_socket(&dev, "GET", "/policies/default/dev/revocations", "").1["revocations"], json!([]));
     // Null is what isn't there.
@@ -86,11 +97,13 @@ fn an_administrator_of_one_policy_is_nobody_to_another_whatever_the_path_says() 
     assert_eq!(over_tcp(&dev, "/admin/v1/policies/shop/a/keys", &token).0, 200);
     for (path, status) in [
         ("/admin/v1/policies/shop/b/keys", 401),
-        ("/admin/v1/policies/shop%2Fb/keys", 403),
-        ("/admin/v1/policies/shop/a/../b/keys", 403),
-        ("/admin/v1/policies/shop/a/%2e%2e/b/keys", 403),
+        ("/admin/v1/policies/shop%2Fb/keys", 404),
+        ("/admin/v1/policies/shop/a/../b/keys", 404),
+        ("/admin/v1/policies/shop/a/%2e%2e/b/keys", 404),
+        ("/admin/v1/policies/shop/a/nonsense", 404),
+        ("/admin/v1/nonsense", 404),
         ("/admin/v1/policies/shop/%62/keys", 401),
-        ("/admin/v1//policies/shop/b/keys", 403),
+        ("/admin/v1//policies/shop/b/keys", 404),
         ("/admin/v1/policies", 403),
         ("/admin/v1/status", 403),
         ("/admin/v1/fleet", 403),
@@ -101,6 +114,21 @@ fn an_administrator_of_one_policy_is_nobody_to_another_whatever_the_path_says() 
         assert_eq!(found, status, "{path}: {answer}");
     }
     assert_eq!(over_tcp(&dev, "/admin/v1/policies/shop/a/keys", &format!("{token}, Bearer {token}")).0, 401);
+}
+
+#[test]
+fn without_a_credential_the_challenge_names_no_error() {
+    let dev = Dev::start();
+    for (more, challenge) in [("", "Bearer"), ("Authorization: Bearer nonsense\r\n", "Bearer error=\"invalid_token\"")] {
+        let mut stream = TcpStream::connect(dev.addresses()["admin"].as_str().unwrap()).unwrap();
+        let head =
+            format!("GET /admin/v1/policies/default/dev/keys HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{more}\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+        assert!(answer.contains(&format!("www-authenticate: {challenge}\r\n")), "{answer}");
+    }
 }
 
 #[test]

@@ -71,6 +71,55 @@ fn a_secret_that_can_be_guessed_is_refused_at_start() {
 }
 
 #[test]
+fn settings_of_before_are_defaults_of_the_default_policy_and_it_is_said_which_are() {
+    let environment = [("PASSWORD_MIN_LENGTH", "12"), ("MAX_CONCURRENT_SESSIONS", "2"), ("SESSION_TIMEOUT_MINUTES", "45")];
+    let built_in = crate::rig::policy("dev", "  login: {sessions: {maxConcurrent: 7}}\n");
+    let built_in = built_in.replace("namespace: shop", "namespace: default");
+    let other = crate::rig::policy("shop", "  login: {}\n");
+    let dev = Dev::with_policies(&[("dev.yaml", &built_in), ("shop.yaml", &other)], &environment);
+    let show = |name: &str| dev.run(&["policy", "show", "--effective", "--policy", name, "-o", "json"]);
+    let said = show("default/dev");
+    let login = &said.json()["spec"]["login"];
+    assert_eq!((&login["passwords"]["minLength"], &login["sessions"]["maxConcurrent"]), (&12.into(), &7.into()));
+    assert_eq!(login["sessions"]["idleTimeout"], "45m");
+    assert!(said.err.contains("spec.login.passwords.minLength: from PASSWORD_MIN_LENGTH"), "{said:?}");
+    assert!(!said.err.contains("MAX_CONCURRENT_SESSIONS") && !said.out.contains("PASSWORD_MIN_LENGTH"), "{said:?}");
+    let said = show("shop/shop");
+    assert_eq!(said.json()["spec"]["login"]["passwords"]["minLength"], 8, "the default policy alone");
+}
+
+#[test]
+fn a_setting_of_before_that_makes_no_sense_ends_the_start_by_its_name() {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, value) in [
+        ("PASSWORD_MIN_LENGTH", "-1"),
+        ("MAX_CONCURRENT_SESSIONS", "0"),
+        ("TOKEN_ENCRYPTION_KEY", "a"),
+        ("LOG_LEVEL", "bogus"),
+        // Shorter than an access token lives: only the policy as a whole tells.
+        ("SESSION_TIMEOUT_MINUTES", "1"),
+        ("COUNTERSIGN_VERIFIER_LISTEN", "nowhere"),
+    ] {
+        let mut command = countersign();
+        command.args(["dev", "--data-dir", "d"]).current_dir(directory.path()).env(name, value);
+        for listener in ["verifier-health", "issuer", "issuer-health", "admin"] {
+            command.arg(format!("--{listener}-listen=127.0.0.1:0"));
+        }
+        let said = run_with(command, "");
+        assert!(said.status == 2 && said.err.contains(name), "{name}: {said:?}");
+    }
+}
+
+#[test]
+fn a_misspelt_variable_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = countersign();
+    command.args(["dev", "--dry-run"]).current_dir(directory.path()).env("COUNTERSIGN_DATA_DIRR", "x");
+    let said = run_with(command, "");
+    assert!(said.err.contains("COUNTERSIGN_DATA_DIRR") && said.err.contains("is COUNTERSIGN_DATA_DIR meant?"), "{said:?}");
+}
+
+#[test]
 fn every_flag_has_its_variable() {
     let directory = tempfile::tempdir().unwrap();
     for (name, value) in [("COUNTERSIGN_OUTPUT", "xml"), ("COUNTERSIGN_TIMEOUT", "soon"), ("COUNTERSIGN_COLOR", "maybe")] {

@@ -10,5 +10,6 @@ mod documented;
 mod environment;
 mod keys;
 mod policies;
+mod revoking;
 mod rig;
 mod toolkit;

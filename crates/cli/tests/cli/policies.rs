@@ -134,3 +134,21 @@ fn policy_show_fills_defaults_in_and_policy_test_tries_rules() {
     let user = dev.mint(&["--subject", "u", "--role", "user"]);
     assert_eq!(dev.run_with(&["policy", "test", file, "--token", "-", "--method", "POST"], &user).status, 0);
 }
+
+#[test]
+fn a_key_set_that_is_not_fetched_is_seen_in_the_status_with_its_cause_and_way_out() {
+    let trusting = "  trustedIssuers:\n    - {name: idp, issuer: 'https://idp.example', jwks: {url: 'https://127.0.0.1:9/jwks'}, \
+                    algorithms: [EdDSA]}\n";
+    let dev = Dev::on_policies(&[("shop.yaml", &policy("shop", trusting))]);
+    assert!(dev.said().contains("--allow-private-issuers"), "warned of at the start: {}", dev.said());
+    let status = eventually("the failure is told", || {
+        let said = dev.run(&["status"]);
+        said.out.contains("trusted issuer idp").then_some(said)
+    });
+    assert_eq!(status.status, 1, "{status:?}");
+    for part in ["shop/shop", "127.0.0.1:9", "private or loopback", "--allow-private-issuers", "not_ready"] {
+        assert!(status.out.contains(part), "{part}: {status:?}");
+    }
+    let document = dev.run(&["status", "-o", "json"]).json();
+    assert_eq!(document["key_set_problems"][0]["issuer"], "idp");
+}

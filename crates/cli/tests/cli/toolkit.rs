@@ -192,3 +192,61 @@ fn without_a_server_the_way_to_one_is_named() {
         assert!(said.err.contains("countersign dev") && said.err.contains("--server"), "{said:?}");
     }
 }
+
+#[test]
+fn definitions_come_in_the_form_that_was_asked_for() {
+    let list = alone(&["crds", "-o", "json"]).json();
+    let names: Vec<&str> =
+        list["items"].as_array().unwrap().iter().map(|crd| crd["metadata"]["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["authpolicies.countersign.dev", "sessions.countersign.dev"]);
+    assert_eq!(alone(&["crds", "-o", "name"]).out, format!("{}\n", names.join("\n")));
+    assert_eq!(alone(&["crds", "-o", "yaml"]).out, alone(&["crds"]).out);
+}
+
+#[test]
+fn a_policy_that_there_is_not_is_told_with_those_that_there_are() {
+    let dev = Dev::on_policies(&[("a.yaml", &crate::rig::policy("a", "")), ("b.yaml", &crate::rig::policy("b", ""))]);
+    for command in [
+        &["status"][..],
+        &["fleet"],
+        &["keys", "list"],
+        &["policy", "show", "--effective"],
+        &["token", "mint", "--subject", "x"],
+        &["revoke", "subject", "x"],
+    ] {
+        let said = dev.run(&[command, &["--policy", "shop/none"]].concat());
+        assert_eq!(said.status, 3, "{said:?}");
+        assert!(said.err.contains("there is no policy shop/none") && said.err.contains("shop/a, shop/b"), "{said:?}");
+    }
+    let said = dev.run(&["status", "--policy", "shop/b"]);
+    assert!(said.status == 0 && said.out.contains("shop/b") && !said.out.contains("shop/a"), "{said:?}");
+    let said = dev.run(&["fleet", "--policy", "shop/b", "-o", "json"]).json();
+    assert_eq!(said["verifiers"][0]["generations"].as_object().unwrap().keys().collect::<Vec<_>>(), ["shop/b"]);
+    let said = dev.run(&["policy", "show", "shop/b"]);
+    assert!(said.status == 2 && said.err.contains("--policy shop/b"), "{said:?}");
+}
+
+#[test]
+fn a_demo_s_dry_run_tells_its_steps_and_starts_nothing() {
+    let said = alone(&["demo", "--dry-run", "--data-dir", "nowhere"]);
+    assert_eq!((said.status, said.out.as_str()), (0, ""), "{said:?}");
+    for step in ["start", "mint", "verify", "rotate", "revoke", "restart"] {
+        assert!(said.err.contains(step), "{step}: {said:?}");
+    }
+    assert_eq!(alone(&["demo", "--dry-run", "-o", "json"]).json()["dry_run"], true);
+}
+
+#[test]
+fn help_is_a_command_too_and_a_token_without_a_signature_is_told() {
+    for arguments in [&["help"][..], &["help", "revoke"]] {
+        assert_eq!(alone(arguments).status, 0);
+    }
+    let said = alone(&["token", "inspect", "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhIn0."]);
+    assert!(said.status == 1 && said.err.contains("alg: none"), "{said:?}");
+    let dev = Dev::start();
+    let said = dev.run(&["token", "mint", "--subject", "a", "--ttl", "48h"]);
+    assert!(said.err.contains("--ttl") && !said.err.contains("ttl_s"), "{said:?}");
+    let token = dev.mint(&["--subject", "a"]);
+    let said = dev.run_with(&["token", "inspect", "-"], &format!("csk_{token}"));
+    assert!(said.out.contains("no verifier takes it"), "{said:?}");
+}

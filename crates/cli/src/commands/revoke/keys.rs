@@ -3,7 +3,7 @@
 use countersign_core::names::PolicyName;
 use serde_json::{Value, json};
 
-use super::{Order, say_what_ends, what};
+use super::{Order, known_or_meant, what};
 use crate::{
     Session,
     args::RevokeKind,
@@ -35,10 +35,10 @@ pub(super) async fn on_cluster(
     }
     let policy = target.policy(session).await?;
     target.announce(session, &policy);
-    say_what_ends(session, &target.keys(&policy).await?, kids, "is it mistyped?");
+    known_or_meant(session, &target.keys(&policy).await?, kids, "is it mistyped?")?;
     let object = cluster.revoke_keys(&policy, kids, order.reason.as_deref(), session.common.dry_run).await?;
     if session.common.dry_run {
-        return session.printer.dry_run(&format!("revoke {}; {cluster} accepts it", what(order.kind, kids)));
+        return session.printer.dry_run(&format!("revoke {}; {cluster} accepts it", what(order.kind, kids, false)));
     }
     let generation = object.metadata.generation.unwrap_or(0);
     let followed = match order.wait {
@@ -94,7 +94,7 @@ fn report(
         "verifiers": enforced.document(),
         "enforced": enforced.holds,
     });
-    let mut human = vec![Block::Text(format!("revoked {}; {state}", what(order.kind, kids)))];
+    let mut human = vec![Block::Text(format!("revoked {}; {state}", what(order.kind, kids, false)))];
     human.extend(successors(&rings::document(policy, &followed.object), kids).map(Block::Text));
     session.printer.report(&Report { document, human, names: kids.to_vec() })?;
     Ok(exit)

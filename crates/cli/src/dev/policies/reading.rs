@@ -14,6 +14,7 @@ use countersign_api::{
 use countersign_core::names::PolicyName;
 
 use super::Made;
+use crate::dev::environment::Filled;
 
 /// What a reading found, before it is decided what serves.
 #[derive(Default)]
@@ -38,6 +39,8 @@ pub(super) struct Accepted {
     pub(super) resolved: Resolved,
     /// The trusted issuer whose tokens may carry any `iss`.
     pub(super) any_issuer: Option<String>,
+    /// The fields that the environment filled in.
+    pub(super) environment: Vec<Filled>,
     /// What is likely not meant.
     pub(super) warnings: Vec<Problem>,
 }

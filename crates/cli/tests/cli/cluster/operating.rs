@@ -122,7 +122,9 @@ fn a_kid_that_begins_with_a_hyphen_is_no_flag() {
     let server = cluster();
     let kid = "-nf_tEOPyh6K87XTTGK40WmcSDupNpg7GyQT-PKTB3U";
     for command in [&["keys", "revoke", kid, "--no-wait"][..], &["revoke", "key", kid, "--no-wait"]] {
-        let said = server.run(command);
+        let refused = server.run(command);
+        assert!(refused.status == 2 && refused.err.contains("in none of the policy's rings"), "{refused:?}");
+        let said = server.run(&[command, &["--yes"]].concat());
         assert_eq!(said.out, format!("revoked key {kid}; in the policy; not waited for verifiers\n"), "{said:?}");
     }
     assert_eq!(server.policy("shop/shop")["spec"]["keys"]["revoked"][0]["kid"], kid);
