@@ -26,6 +26,7 @@ pub use build::{BuildInput, Resolved, build};
 pub use compile::{CompileError, Compiled, FetchedKeys, SkippedKey, compile};
 pub use envelope::{
     BundleRefusal, MAX_ENVELOPE_BYTES, Trust, claimed_generation, file_name, is_bundle_file, open, seal, secrets_file_name,
+    signed_by,
 };
 pub use secrets::{SecretsRefusal, VerifySecrets};
 

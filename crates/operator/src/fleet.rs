@@ -15,7 +15,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use countersign_core::{names::PolicyName, time::UnixMillis};
+use countersign_core::{names::PolicyName, revocation::Position, time::UnixMillis};
 use countersign_feed::Ack;
 use parking_lot::Mutex;
 
@@ -42,6 +42,8 @@ pub struct Fleet {
     pub issuers: usize,
     /// The latest moment that anybody's clock is at, the operator's or the feed server's; absent: not told.
     pub now: Option<UnixMillis>,
+    /// By name, where live verifiers stand in the feed, and since when they have said what they say.
+    pub heard: BTreeMap<String, Heard>,
     quorums: Mutex<BTreeMap<i64, Arc<Quorum>>>,
     refusals: OnceLock<Refusals>,
 }
@@ -70,6 +72,15 @@ pub struct Verifier {
     pub absent_ms: i64,
     /// What it has applied; only of live ones.
     pub ack: Option<Ack>,
+}
+
+/// What else is known of a live verifier.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// Up to where it holds the feed.
+    pub position: Option<Position>,
+    /// When this leader first saw its present acknowledgement.
+    pub acknowledged: Option<UnixMillis>,
 }
 
 /// Why a pod's verifier is not waited for.
@@ -255,6 +266,17 @@ impl Fleet {
             self.refusing(policy).map(|(index, _)| index).filter(|index| quorum.requires(*index) && has_seen_it(index));
         count.refused = refused.take(MAX_NAMED).map(name).collect();
         count
+    }
+
+    /// Who of those that are waited for believes bundles signed with a key.
+    pub fn trusting(&self, kid: &str, absent_after_ms: i64) -> Count {
+        let quorum = self.quorum(absent_after_ms);
+        let believes =
+            |index: &usize| self.counted(*index).is_some_and(|ack| ack.trusted_bundle_keys.iter().any(|k| k == kid));
+        let held = quorum.required.iter().filter(|index| believes(index)).count();
+        let lagging = quorum.required.iter().filter(|index| !believes(index)).take(MAX_NAMED);
+        let lagging = lagging.map(|index| self.verifiers[*index].name.clone()).collect();
+        Count { required: quorum.required.len(), held, lagging, refused: Vec::new() }
     }
 
     /// The latest generation that anybody can have made: they are made of the clock.

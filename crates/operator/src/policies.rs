@@ -104,9 +104,15 @@ pub(crate) async fn run(context: Context, inbox: mpsc::Receiver<Request>, histor
     let changed = |change| note(&reconciler, &objects, &change);
     let touched = |name: &PolicyName| reconciler.dirty.add(name.clone());
     let dispatcher = Dispatcher::new(reconciler.clone(), history, objects.clone());
+    let touch_all = || {
+        let declared = reconciler.caches.declared.keys().into_iter().filter_map(|key| key.parse().ok());
+        let kept = reconciler.caches.rings.all().into_iter().filter_map(|ring| ring.policy);
+        declared.chain(kept).for_each(|name| reconciler.dirty.add(name));
+    };
     tokio::select! {
         lost = reconciler.caches.run(&reconciler.context, changed) => lost.map_err(Into::into),
         () = reconciler.in_use.poll(&reconciler.context.client, touched) => Ok(()),
+        lost = signing::keep(&reconciler.context, &reconciler.keys, touch_all) => lost.map_err(Into::into),
         done = dispatcher.run(inbox) => done,
     }
 }

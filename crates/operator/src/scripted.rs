@@ -116,7 +116,7 @@ impl ApiServer {
         let path = path.strip_suffix("/status").unwrap_or(path);
         let held = state.objects.get(path).cloned();
         if *method == Method::GET {
-            return held.ok_or(StatusCode::NOT_FOUND);
+            return held.or_else(|| state.listed(path)).ok_or(StatusCode::NOT_FOUND);
         }
         let wanted = &body["metadata"]["resourceVersion"];
         match held {
@@ -141,6 +141,14 @@ impl ApiServer {
 }
 
 impl Stored {
+    /// What a collection holds, whatever its labels.
+    fn listed(&self, path: &str) -> Option<Value> {
+        let is_collection = ["/secrets", "/configmaps"].iter().any(|kind| path.ends_with(kind));
+        let within = self.objects.iter().filter(|(of, _)| of.strip_prefix(path).is_some_and(|rest| rest.starts_with('/')));
+        let items: Vec<&Value> = within.map(|(_, object)| object).collect();
+        is_collection.then(|| json!({"kind": "List", "apiVersion": "v1", "metadata": {}, "items": items}))
+    }
+
     fn put(&mut self, path: &str, mut object: Value) -> Value {
         self.version += 1;
         object["metadata"]["resourceVersion"] = self.version.to_string().into();

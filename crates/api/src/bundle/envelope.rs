@@ -137,6 +137,12 @@ fn object_name(policy: &PolicyName) -> String {
     format!("b-{}", hex::encode(&digest[..16]))
 }
 
+/// The kid of the key that a sealed bundle says to be signed with. Says nothing of whether that signature holds.
+pub fn signed_by(sealed: &[u8]) -> Option<String> {
+    let envelope: Envelope = serde_json::from_slice(sealed).ok()?;
+    Some(envelope.signature?.key)
+}
+
 /// Signs a bundle and writes it out.
 pub fn seal(bundle: &Bundle, key: &SigningKey) -> Result<String, SigningKeyError> {
     let mut envelope = Envelope {

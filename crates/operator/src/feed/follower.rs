@@ -153,6 +153,7 @@ impl FeedFollower {
                     server_time: Some((state.now(), boot)),
                     epoch: record.map(|record| record.epoch),
                     seeded: record.is_some_and(|record| record.seeded),
+                    tail: record.map(EpochRecord::tail),
                     leases,
                     caught_up,
                     unreadable,

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use countersign_core::time::UnixMillis;
-use countersign_feed::Lease;
+use countersign_feed::{Ack, Lease};
 
-use super::{Ended, Fleet, Verifier};
+use super::{Ended, Fleet, Heard, Verifier};
 use crate::registry::FeedPresent;
 
 /// How long a verifier is seen by its lease alone before it is remembered by name: a deleted pod's lease ends sooner.
@@ -62,6 +62,8 @@ pub(crate) struct Roll {
     vanished: BTreeMap<String, PodSeen>,
     /// Pods that ended and are listed still, perhaps as they were before.
     ended: BTreeSet<String>,
+    /// What live verifiers say, and since when.
+    acks: BTreeMap<String, (Ack, UnixMillis)>,
 }
 
 impl Roll {
@@ -188,7 +190,7 @@ impl Roll {
 
     /// The fleet of what [`Roll::observe`] gave.
     pub(crate) fn fleet(
-        &self,
+        &mut self,
         verifiers: Vec<Verifier>,
         history: &str,
         present: &FeedPresent,
@@ -196,7 +198,28 @@ impl Roll {
         now: UnixMillis,
     ) -> Fleet {
         let latest = present.server_now().map_or(now, |server| server.max(now));
-        Fleet::new(verifiers, history.to_owned(), present.fresh, self.ever_reached(), issuers).at(latest)
+        let heard = self.hear(present, now);
+        let fleet = Fleet::new(verifiers, history.to_owned(), present.fresh, self.ever_reached(), issuers).at(latest);
+        Fleet { heard, ..fleet }
+    }
+
+    /// Where live verifiers stand, and since when they have said what they say.
+    fn hear(&mut self, present: &FeedPresent, now: UnixMillis) -> BTreeMap<String, Heard> {
+        if !present.fresh {
+            return BTreeMap::new();
+        }
+        let mut before = std::mem::take(&mut self.acks);
+        let mut heard = BTreeMap::new();
+        for lease in &present.leases {
+            let acknowledged = lease.ack.as_ref().map(|ack| {
+                let held = before.remove(&lease.name).filter(|(held, _)| held == ack);
+                let (ack, since) = held.unwrap_or_else(|| (ack.clone(), now));
+                self.acks.insert(lease.name.clone(), (ack, since));
+                since
+            });
+            heard.insert(lease.name.clone(), Heard { position: lease.position, acknowledged });
+        }
+        heard
     }
 }
 

@@ -93,6 +93,24 @@ fn what_a_forged_acknowledgement_says_to_hold_is_not_believed_for_its_size_or_of
 }
 
 #[test]
+fn a_key_is_trusted_when_everybody_who_is_waited_for_says_so_in_this_history() {
+    let trusting = |kids: &[&str]| Ack { trusted_bundle_keys: kids.iter().map(ToString::to_string).collect(), ..ack("1") };
+    let old = Ack { history: "earlier".into(), ..trusting(&["k1", "k2"]) };
+    for (given, complete, why) in [
+        (Some(trusting(&["k1", "k2"])), true, "both"),
+        (Some(trusting(&["k1"])), false, "its mount is not there yet"),
+        (Some(old), false, "of another history"),
+        (None, false, "says nothing"),
+    ] {
+        let fleet = fleet(vec![verifier("a", Some(trusting(&["k2"]))), verifier("b", given)]);
+        let count = fleet.trusting("k2", ABSENT_AFTER);
+        assert_eq!(count.complete(), complete, "{why}");
+        assert_eq!(count.lagging, if complete { vec![] } else { vec!["b".to_owned()] }, "{why}");
+    }
+    assert!(!fleet(Vec::new()).trusting("k2", ABSENT_AFTER).complete(), "an empty set is never all");
+}
+
+#[test]
 fn nothing_acknowledged_counts_while_there_is_no_history() {
     let blank = Ack { history: String::new(), ..ack("5") };
     let between = Fleet::new(vec![verifier("a", Some(blank))], String::new(), true, true, 0);
@@ -322,4 +340,20 @@ fn a_pod_that_ended_or_was_never_placed_is_not_missed() {
     scene.pods.truncate(1);
     assert_eq!(scene.required(), ["a"]);
     assert!(!scene.roll.misses_pods());
+}
+
+#[test]
+fn of_an_acknowledgement_it_is_known_since_when_it_has_been_so() {
+    let mut scene = Scene::new(&["a"]);
+    let mut heard = |revision: &str, now: i64| {
+        let lease = Lease { name: "a".into(), position: Position::new(1, 7), ack: Some(ack(revision)) };
+        scene.present.leases = vec![lease];
+        let verifiers = scene.look();
+        let fleet = scene.roll.fleet(verifiers, "h", &scene.present, 0, UnixMillis(now));
+        fleet.heard["a"].clone()
+    };
+    let since = |now: i64| Heard { position: Position::new(1, 7), acknowledged: Some(UnixMillis(now)) };
+    assert_eq!(heard("1", 1000), since(1000));
+    assert_eq!(heard("1", 2000), since(1000));
+    assert_eq!(heard("2", 3000), since(3000));
 }

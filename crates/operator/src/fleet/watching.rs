@@ -160,7 +160,7 @@ fn look(roll: &mut Roll, context: &Context, watched: &Watched, present: &FeedPre
 }
 
 /// Of all policies, in milliseconds.
-fn longest_absent_after(context: &Context) -> i64 {
+pub(crate) fn longest_absent_after(context: &Context) -> i64 {
     let policies = context.registry.policies();
     let declared = policies.iter().filter_map(|view| view.effective.as_ref());
     declared.map(|effective| effective.keys.absent_after.as_millis()).max().unwrap_or(0).max(ABSENT_AFTER_MS)

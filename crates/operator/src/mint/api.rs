@@ -19,6 +19,7 @@ use countersign_core::{
     revocation::{Kind as EntryKind, Revocable},
     time::UnixMillis,
 };
+use countersign_feed::Clock;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Resource as _;
 use serde::{Deserialize, de::DeserializeOwned};
@@ -186,9 +187,15 @@ const EVERYTHING: Right<'static> = Right { verb: "list", subresource: "", namesp
 
 async fn list_fleet(State(api): State<Api>, headers: HeaderMap) -> Result<Json<Value>, Problem> {
     Person::of(&api, &headers).await?.may(&api.context.client, EVERYTHING).await?;
-    let fleet = api.context.registry.fleet();
+    let registry = &api.context.registry;
+    let (fleet, feed) = (registry.fleet(), registry.feed().borrow().clone());
+    let mut written: Vec<u64> = registry.policies().iter().map(|view| view.bundle_version).collect();
+    written.sort_unstable();
     let shown = |verifier: &fleet::Verifier| {
         let ack = verifier.ack.as_ref();
+        let heard = fleet.heard.get(&verifier.name);
+        let position = heard.and_then(|heard| heard.position);
+        let revision = ack.and_then(|ack| ack.revision.parse::<u64>().ok());
         json!({
             "name": verifier.name,
             "pod": verifier.pod,
@@ -204,10 +211,24 @@ async fn list_fleet(State(api): State<Api>, headers: HeaderMap) -> Result<Json<V
             "refused": ack.map(|ack| &ack.refused),
             "schemas": ack.map(|ack| &ack.schemas),
             "start_id": ack.map(|ack| &ack.start_id),
+            "generation": ack.map(|ack| ack.highest_held).filter(|generation| *generation > 0),
+            "acknowledged_at": heard.and_then(|heard| heard.acknowledged).map(UnixMillis::as_secs),
+            // Policies whose present bundle it hasn't come to.
+            "behind": revision.map(|revision| written.len() - written.partition_point(|version| *version <= revision)),
+            "feed_position": position.map(|position| position.to_string()),
+            // Revocations that it hasn't come to; unknown in another epoch.
+            "feed_behind": feed.tail.zip(position).filter(|(tail, held)| tail.epoch() == held.epoch())
+                .map(|(tail, held)| tail.place().saturating_sub(held.place())),
         })
     };
     let verifiers: Vec<Value> = fleet.verifiers.iter().map(shown).collect();
-    Ok(Json(json!({"verifiers": verifiers, "reached": fleet.reached})))
+    let age_ms = feed.server_time.map(|(_, boot)| Clock::boot_millis().saturating_sub(boot));
+    Ok(Json(json!({
+        "verifiers": verifiers,
+        "reached": fleet.reached,
+        "now": Clock::wall().as_secs(),
+        "feed": {"position": feed.tail.map(|tail| tail.to_string()), "age_ms": age_ms, "seeded": feed.seeded},
+    })))
 }
 
 #[derive(Deserialize)]

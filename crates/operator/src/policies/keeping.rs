@@ -52,7 +52,7 @@ impl Reconciler {
             managed.vouched = secret.adopt.is_some();
             return Ok(match secret.open(name, &self.keys, false) {
                 Ok(kept) => {
-                    managed.rewrite |= !secret.is_marked(name, &kept.record.uid);
+                    managed.rewrite |= !secret.is_marked(name, &kept.record.uid) || !secret.is_sealed_by(&self.keys);
                     managed.stored = Some(Stored { version: Some(secret.version), kept, confirmed: false });
                     Found::Stored
                 }
@@ -65,8 +65,10 @@ impl Reconciler {
         let shown = shown(stored.version, stored.confirmed, cached.as_ref().map(|secret| secret.version));
         let found = match (shown, cached) {
             _ if managed.unsure => self.read_ring(&object).await?,
-            (Shown::AsWritten, _) => {
+            (Shown::AsWritten, cached) => {
                 stored.confirmed = true;
+                // With a key that is to go.
+                managed.rewrite |= cached.is_some_and(|secret| !secret.is_sealed_by(&self.keys));
                 return Ok(Found::Stored);
             }
             (Shown::Lags, Some(_)) => return Ok(Found::Stored),

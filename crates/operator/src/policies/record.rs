@@ -162,6 +162,12 @@ struct Seal {
     value: String,
 }
 
+/// The kid of the key that a ring's Secret says to be sealed with. Says nothing of whether that seal holds.
+pub(crate) fn sealed_by(secret: &Secret) -> Option<String> {
+    let seal: Seal = serde_json::from_slice(&secret.data.as_ref()?.get(SEAL_KEY)?.0).ok()?;
+    Some(seal.key)
+}
+
 fn data_key(ring: RingName) -> &'static str {
     match ring {
         RingName::Access => ACCESS_KEY,
@@ -170,6 +176,12 @@ fn data_key(ring: RingName) -> &'static str {
 }
 
 impl RingSecret {
+    /// Whether it is sealed with the key that signs now; one that isn't is to be written anew.
+    pub(crate) fn is_sealed_by(&self, keys: &BundleKeys) -> bool {
+        let seal = self.data.get(SEAL_KEY).and_then(|seal| serde_json::from_slice::<Seal>(seal).ok());
+        seal.is_some_and(|seal| keys.signs(&seal.key))
+    }
+
     /// The Secret, whatever it holds.
     pub(crate) fn of(secret: Secret) -> Self {
         let metadata = secret.metadata;

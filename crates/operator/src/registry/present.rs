@@ -1,6 +1,6 @@
 //! How the feed stands.
 
-use countersign_core::time::UnixMillis;
+use countersign_core::{revocation::Position, time::UnixMillis};
 use countersign_feed::{Clock, Lease};
 
 /// The feed as it was last seen.
@@ -14,6 +14,8 @@ pub struct FeedPresent {
     pub epoch: Option<u64>,
     /// Whether every live entry is in it.
     pub seeded: bool,
+    /// The end of the feed: the latest position given out.
+    pub tail: Option<Position>,
     /// The readers that are alive. Means nothing unless `fresh`.
     pub leases: Vec<Lease>,
     /// Whether every entry of the present epoch was read from the server once, and is followed since. Whether that is every

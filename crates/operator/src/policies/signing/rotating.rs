@@ -1,0 +1,456 @@
+//! How the key that signs bundles is replaced, and its objects are kept as they ought to be.
+//!
+//! Publish the new one, wait until every verifier that is waited for trusts it, sign with it and have everything signed anew,
+//! then remove the old one when nothing that is signed with it is left and everybody holds what took its place. Each step is
+//! stored before it is acted on, so a new leader goes on where the last one stopped.
+
+use std::{sync::Arc, time::Duration};
+
+use countersign_api::{
+    bundle,
+    cluster::{
+        BUNDLE_KEY, BUNDLE_LABEL, BUNDLE_SIGNING, BUNDLE_TRUST, BUNDLE_TRUST_KEY, FIELD_MANAGER, FORMAT, KEY_RING_LABEL,
+    },
+    policy::ROTATE_ANNOTATION,
+};
+use countersign_core::{jose::Algorithm, keys::SigningKey, time::UnixMillis};
+use countersign_feed::Clock;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::{
+    Api,
+    api::{ListParams, Patch, PatchParams},
+    runtime::watcher,
+};
+use tokio::{sync::Notify, time::Instant};
+
+use super::{BundleKeys, Held, HeldKey, SigningError, params};
+use crate::{
+    fleet::watching::longest_absent_after,
+    mirror::{Mirror, WatchLost},
+    policies::record::sealed_by,
+    run::Context,
+    versions::version_of,
+};
+
+/// How often a rotation that waits is looked at.
+const WHILE_ROTATING: Duration = Duration::from_secs(1);
+/// How often it is looked for what is signed with an old key still.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// How often the objects are looked at when nothing happens.
+const IDLE: Duration = Duration::from_mins(5);
+/// How often it is said for what a rotation waits.
+const SAY_AGAIN: Duration = Duration::from_mins(1);
+/// Objects read at a time.
+const PAGE: u32 = 200;
+
+/// What comes next.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    Nothing,
+    /// Make a key and publish it; the rotation that was asked for.
+    Publish(String),
+    /// Sign with the newest, once everybody trusts it.
+    SignOnceTrusted(String),
+    /// Have everything signed anew, then remove the others.
+    RemoveOthers,
+}
+
+/// What comes next, where `asked` is the annotation's value.
+fn step(held: &Held, asked: Option<&str>) -> Step {
+    let newest = held.keys.last().map_or("", |key| key.signing.kid());
+    if held.signer.signing.kid() != newest {
+        return Step::SignOnceTrusted(newest.to_owned());
+    }
+    match asked {
+        _ if held.keys.len() > 1 => Step::RemoveOthers,
+        Some(asked) if !asked.is_empty() && held.handled.as_deref() != Some(asked) => Step::Publish(asked.to_owned()),
+        _ => Step::Nothing,
+    }
+}
+
+impl Held {
+    fn with_new_key(&self, asked: String, now: UnixMillis) -> Result<Self, SigningError> {
+        let key = HeldKey::new(SigningKey::generate(Algorithm::EdDSA)?, now)?;
+        let keys = self.keys.iter().cloned().chain([Arc::new(key)]).collect();
+        Ok(Self { keys, handled: Some(asked), ..self.clone() })
+    }
+
+    fn signed_by_newest(&self) -> Self {
+        let signer = self.keys.last().unwrap_or(&self.signer).clone();
+        Self { signer, ..self.clone() }
+    }
+
+    fn without_others(&self) -> Self {
+        Self { keys: vec![self.signer.clone()], ..self.clone() }
+    }
+}
+
+/// Keeps Secret and ConfigMap as they ought to be and carries rotations, for ever. `touch` has every policy looked at.
+pub(in crate::policies) async fn keep(context: &Context, keys: &BundleKeys, touch: impl Fn()) -> Result<(), WatchLost> {
+    let keeper = Keeper::new(context, keys);
+    let (secrets, maps) = (keeper.secrets.clone(), keeper.maps.clone());
+    let named = |name: &str| watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let told = |_| keeper.changed.notify_one();
+    let seen = |secret: Secret| Some((secret.metadata.name.clone()?, version_of(&secret.metadata)));
+    let published = |map: ConfigMap| Some((map.metadata.name.clone()?, version_of(&map.metadata)));
+    tokio::select! {
+        lost = keeper.secret.run("the key of bundles", watcher(secrets, named(BUNDLE_SIGNING)), seen, told) => lost,
+        lost = keeper.map.run("the trust in bundles", watcher(maps, named(BUNDLE_TRUST)), published, told) => lost,
+        () = keeper.run(touch) => Ok(()),
+    }
+}
+
+struct Keeper<'a> {
+    context: &'a Context,
+    keys: &'a BundleKeys,
+    secrets: Api<Secret>,
+    maps: Api<ConfigMap>,
+    /// The versions at which the two objects were seen: any change has them read.
+    secret: Mirror<u64>,
+    map: Mirror<u64>,
+    changed: Notify,
+}
+
+impl<'a> Keeper<'a> {
+    fn new(context: &'a Context, keys: &'a BundleKeys) -> Self {
+        let namespace = &context.config.system_namespace;
+        Self {
+            context,
+            keys,
+            secrets: Api::namespaced(context.client.clone(), namespace),
+            maps: Api::namespaced(context.client.clone(), namespace),
+            secret: Mirror::default(),
+            map: Mirror::default(),
+            changed: Notify::new(),
+        }
+    }
+
+    async fn run(&self, touch: impl Fn()) {
+        tokio::join!(self.secret.synced(), self.map.synced());
+        let mut said: Option<(String, Instant)> = None;
+        loop {
+            let wait = match self.look(&touch).await {
+                Ok((wait, waits_for)) => {
+                    if let Some(text) = &waits_for
+                        && said.as_ref().is_none_or(|(before, at)| before != text || at.elapsed() >= SAY_AGAIN)
+                    {
+                        tracing::warn!("the rotation of the key that signs bundles waits: {text}");
+                        said = Some((text.clone(), Instant::now()));
+                    }
+                    wait
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the key that signs bundles can't be seen to now; trying again");
+                    LOOK_AGAIN
+                }
+            };
+            tokio::select! {
+                () = self.changed.notified() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// One look. When the next is due, and what a rotation waits for.
+    async fn look(&self, touch: &impl Fn()) -> Result<(Duration, Option<String>), SigningError> {
+        let held = self.keys.held();
+        let found = self.repair(&held).await?;
+        self.repair_trust(&held).await?;
+        let asked = found.metadata.annotations.as_ref().and_then(|all| all.get(ROTATE_ANNOTATION)).map(String::as_str);
+        match step(&held, asked) {
+            Step::Nothing => Ok((IDLE, None)),
+            Step::Publish(asked) => {
+                self.store(held.with_new_key(asked, Clock::wall())?, &found).await?;
+                self.keys.publish(self.context).await?;
+                tracing::info!("a new key for bundles is made; it signs once every verifier trusts it");
+                Ok((WHILE_ROTATING, None))
+            }
+            Step::SignOnceTrusted(kid) => {
+                let trusting = self.context.registry.fleet().trusting(&kid, longest_absent_after(self.context));
+                if !trusting.complete() {
+                    let text = format!(
+                        "{} of {} verifiers trust the new key; not yet: {}",
+                        trusting.held,
+                        trusting.required,
+                        trusting.lagging.join(", ")
+                    );
+                    return Ok((WHILE_ROTATING, Some(text)));
+                }
+                self.store(held.signed_by_newest(), &found).await?;
+                tracing::info!(kid, "bundles and key rings are signed with the new key from here on, and all of them anew");
+                touch();
+                Ok((WHILE_ROTATING, None))
+            }
+            Step::RemoveOthers => {
+                let left = self.left(&held).await?;
+                if !left.names.is_empty() {
+                    touch();
+                    return Ok((LOOK_AGAIN, Some(format!("signed with an old key still: {}", left.names.join(", ")))));
+                }
+                let quorum = self.context.registry.fleet().quorum(longest_absent_after(self.context));
+                if quorum.required.is_empty() || quorum.floor < left.highest {
+                    return Ok((WHILE_ROTATING, Some("not every verifier has come to what is signed anew".to_owned())));
+                }
+                self.store(held.without_others(), &found).await?;
+                self.keys.publish(self.context).await?;
+                tracing::info!("the old key for bundles is removed");
+                Ok((WHILE_ROTATING, None))
+            }
+        }
+    }
+
+    /// The Secret, after it was written anew if somebody changed or deleted it.
+    async fn repair(&self, held: &Held) -> Result<Secret, SigningError> {
+        let wanted = held.data()?;
+        match self.secrets.get_opt(BUNDLE_SIGNING).await? {
+            Some(found) if found.data.as_ref() == Some(&wanted) => Ok(found),
+            Some(found) => {
+                // One that an earlier release wrote lacks a part, and is no less ours.
+                if Held::of(&found).is_err() || found.data.as_ref().is_some_and(|data| data.len() >= wanted.len()) {
+                    tracing::error!("the Secret {BUNDLE_SIGNING} was changed by somebody else; it is written anew");
+                }
+                self.write(held, found.metadata.resource_version).await
+            }
+            None => {
+                tracing::error!("the Secret {BUNDLE_SIGNING} was deleted; it is written anew");
+                self.write(held, None).await
+            }
+        }
+    }
+
+    async fn repair_trust(&self, held: &Held) -> Result<(), SigningError> {
+        let found = self.maps.get_opt(BUNDLE_TRUST).await?;
+        let text = found.and_then(|map| map.data?.remove(BUNDLE_TRUST_KEY));
+        if text != Some(held.published()?) {
+            tracing::error!("the ConfigMap {BUNDLE_TRUST} is not as it should be; it is written anew");
+            self.keys.publish(self.context).await?;
+        }
+        Ok(())
+    }
+
+    /// Stores what is to be, then goes by it.
+    async fn store(&self, next: Held, over: &Secret) -> Result<(), SigningError> {
+        self.write(&next, over.metadata.resource_version.clone()).await?;
+        *self.keys.0.write() = Arc::new(next);
+        Ok(())
+    }
+
+    async fn write(&self, held: &Held, version: Option<String>) -> Result<Secret, SigningError> {
+        let secret = held.to_secret(version.clone())?;
+        let written = if version.is_some() {
+            self.secrets.patch(BUNDLE_SIGNING, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&secret)).await?
+        } else {
+            self.secrets.create(&params(), &secret).await?
+        };
+        self.context.versions.note(version_of(&written.metadata));
+        Ok(written)
+    }
+
+    /// What is signed with another key of ours than the one that signs.
+    async fn left(&self, held: &Held) -> Result<Left, SigningError> {
+        let mut left = Left::default();
+        let old = |kid: &str| kid != held.signer.signing.kid() && held.keys.iter().any(|key| key.signing.kid() == kid);
+        let bundles: Api<ConfigMap> = Api::namespaced(self.context.client.clone(), &self.context.config.bundles_namespace);
+        let mut page = ListParams::default().labels(&format!("{BUNDLE_LABEL}={FORMAT}")).limit(PAGE);
+        loop {
+            let list = bundles.list(&page).await?;
+            for map in &list.items {
+                let text = map.data.as_ref().and_then(|data| data.get(BUNDLE_KEY));
+                left.note(&map.metadata, text.and_then(|text| bundle::signed_by(text.as_bytes())).as_deref(), old);
+                left.highest = left.highest.max(version_of(&map.metadata));
+            }
+            match list.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => page = page.continue_token(&token),
+                None => break,
+            }
+        }
+        let mut page = ListParams::default().labels(&format!("{KEY_RING_LABEL}={FORMAT}")).limit(PAGE);
+        loop {
+            let list = self.secrets.list(&page).await?;
+            for secret in &list.items {
+                left.note(&secret.metadata, sealed_by(secret).as_deref(), old);
+            }
+            match list.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => page = page.continue_token(&token),
+                None => return Ok(left),
+            }
+        }
+    }
+}
+
+/// What keeps an old key from going.
+#[derive(Debug, Default)]
+struct Left {
+    /// The policies behind some of what is signed with it.
+    names: Vec<String>,
+    /// The version of the latest bundle.
+    highest: u64,
+}
+
+impl Left {
+    fn note(
+        &mut self,
+        metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
+        signed_by: Option<&str>,
+        old: impl Fn(&str) -> bool,
+    ) {
+        if !signed_by.is_some_and(old) || self.names.len() >= crate::fleet::MAX_NAMED {
+            return;
+        }
+        let policy = metadata.annotations.as_ref().and_then(|a| a.get(countersign_api::cluster::POLICY_ANNOTATION));
+        let name = policy.or(metadata.name.as_ref()).cloned().unwrap_or_default();
+        if !self.names.contains(&name) {
+            self.names.push(name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use countersign_feed::Ack;
+
+    use super::*;
+    use crate::{
+        fleet::{Fleet, Verifier},
+        scripted::ApiServer,
+    };
+
+    fn kid(held: &Held) -> String {
+        held.signer.signing.kid().to_owned()
+    }
+
+    fn stored(held: &Held) -> Held {
+        Held::of(&held.to_secret(None).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_rotation_goes_from_publishing_over_signing_to_removing_and_survives_a_new_leader_at_each_step() {
+        let first = BundleKeys::generate(UnixMillis(1)).unwrap().held();
+        assert_eq!(step(&first, None), Step::Nothing);
+        assert_eq!(step(&first, Some("")), Step::Nothing);
+        assert_eq!(step(&first, Some("a")), Step::Publish("a".into()));
+
+        let published = stored(&first.with_new_key("a".into(), UnixMillis(2)).unwrap());
+        let new = published.keys[1].signing.kid().to_owned();
+        assert_eq!(kid(&published), kid(&first), "the old one signs on");
+        assert_eq!(published.jwks().keys.len(), 2, "both are trusted");
+        for asked in [None, Some("a"), Some("b")] {
+            assert_eq!(step(&published, asked), Step::SignOnceTrusted(new.clone()), "one rotation at a time");
+        }
+
+        let signing = stored(&published.signed_by_newest());
+        assert_eq!((kid(&signing), signing.jwks().keys.len()), (new.clone(), 2), "the old one is trusted on");
+        assert_eq!(step(&signing, Some("b")), Step::RemoveOthers);
+
+        let done = stored(&signing.without_others());
+        assert_eq!((kid(&done), done.jwks().keys.len()), (new, 1));
+        assert_eq!(step(&done, Some("a")), Step::Nothing, "it was answered");
+        assert_eq!(step(&done, Some("b")), Step::Publish("b".into()));
+    }
+
+    #[test]
+    fn what_is_signed_with_the_old_key_holds_until_it_is_removed() {
+        let held = BundleKeys::generate(UnixMillis(1)).unwrap();
+        let (by, seal) = held.seal(b"ring").unwrap();
+        let both = BundleKeys::holding(held.held().with_new_key("a".into(), UnixMillis(2)).unwrap().signed_by_newest());
+        assert!(both.holds(&by, b"ring", &seal) && !both.signs(&by));
+        let (newer, newer_seal) = both.seal(b"ring").unwrap();
+        assert!(both.signs(&newer) && both.holds(&newer, b"ring", &newer_seal));
+        let alone = BundleKeys::holding(both.held().without_others());
+        assert!(!alone.holds(&by, b"ring", &seal) && alone.holds(&newer, b"ring", &newer_seal));
+    }
+
+    #[test]
+    fn a_secret_that_names_a_signer_which_it_lacks_is_no_good_and_one_of_before_signs_with_its_last() {
+        let held = BundleKeys::generate(UnixMillis(1)).unwrap().held().with_new_key("a".into(), UnixMillis(2)).unwrap();
+        let mut secret = held.to_secret(None).unwrap();
+        let mut data = secret.data.take().unwrap();
+        data.insert(super::super::ROTATION.into(), k8s_openapi::ByteString(br#"{"signer":"nobody"}"#.to_vec()));
+        secret.data = Some(data.clone());
+        assert!(matches!(Held::of(&secret), Err(SigningError::Corrupt)));
+        data.remove(super::super::ROTATION);
+        secret.data = Some(data);
+        assert_eq!(kid(&Held::of(&secret).unwrap()), held.keys[1].signing.kid());
+    }
+
+    fn at(kind: &str, name: &str) -> String {
+        format!("/api/v1/namespaces/countersign-system/{kind}/{name}")
+    }
+
+    /// A fleet of one verifier that trusts these.
+    fn trusting(kids: Vec<String>) -> Fleet {
+        let ack = Ack { history: "h".into(), revision: "99".into(), trusted_bundle_keys: kids, ..Ack::default() };
+        let verifier = Verifier { name: "v".into(), pod: true, alive: true, ended: None, absent_ms: 0, ack: Some(ack) };
+        Fleet::new(vec![verifier], "h".into(), true, true, 0)
+    }
+
+    #[tokio::test]
+    async fn what_somebody_edited_or_deleted_is_written_anew_from_memory() {
+        let server = ApiServer::default();
+        let (context, _inbox) = server.context();
+        let keys = BundleKeys::load(&context, UnixMillis(1)).await.unwrap();
+        let keeper = Keeper::new(&context, &keys);
+        let (secret, map) = (at("secrets", BUNDLE_SIGNING), at("configmaps", BUNDLE_TRUST));
+        let stands = || [&secret, &map].map(|path| server.object(path).map(|object| object["data"].clone()));
+        let wanted = stands();
+        server.edit(&secret, |secret| secret["data"]["keys.json"] = "W10=".into());
+        server.edit(&map, |map| map["data"][BUNDLE_TRUST_KEY] = "{\"keys\":[]}".into());
+        assert_ne!(stands(), wanted);
+        keeper.look(&|| {}).await.unwrap();
+        assert_eq!(stands(), wanted);
+        keeper.secrets.delete(BUNDLE_SIGNING, &kube::api::DeleteParams::default()).await.unwrap();
+        keeper.maps.delete(BUNDLE_TRUST, &kube::api::DeleteParams::default()).await.unwrap();
+        keeper.look(&|| {}).await.unwrap();
+        assert_eq!(stands(), wanted);
+    }
+
+    #[tokio::test]
+    async fn no_key_is_made_in_the_place_of_one_that_sealed_rings() {
+        let server = ApiServer::default();
+        let (context, _inbox) = server.context();
+        server.edit(&at("secrets", "r-1"), |ring| ring["metadata"]["name"] = "r-1".into());
+        let error = BundleKeys::load(&context, UnixMillis(1)).await.err();
+        assert!(matches!(error, Some(SigningError::Lost)));
+        assert_eq!(server.object(&at("secrets", BUNDLE_SIGNING)), None);
+    }
+
+    #[tokio::test]
+    async fn a_key_that_is_asked_for_signs_once_every_verifier_trusts_it_and_the_old_one_goes() {
+        let server = ApiServer::default();
+        let (context, _inbox) = server.context();
+        let keys = BundleKeys::load(&context, UnixMillis(1)).await.unwrap();
+        let keeper = Keeper::new(&context, &keys);
+        let old = kid(&keys.held());
+        let ask = |value: &str| {
+            server.edit(&at("secrets", BUNDLE_SIGNING), |secret| {
+                secret["metadata"]["annotations"] = serde_json::json!({ ROTATE_ANNOTATION: value });
+            });
+        };
+        ask("a");
+        keeper.look(&|| {}).await.unwrap();
+        let new = keys.held().keys[1].signing.kid().to_owned();
+        let trust = server.object(&at("configmaps", BUNDLE_TRUST)).unwrap().to_string();
+        assert!(trust.contains(&old) && trust.contains(&new), "both are published");
+        context.registry.set_fleet(trusting(vec![old.clone()]));
+        let (_, waits_for) = keeper.look(&|| {}).await.unwrap();
+        assert_eq!(waits_for.as_deref(), Some("0 of 1 verifiers trust the new key; not yet: v"));
+        assert!(keys.signs(&old));
+
+        context.registry.set_fleet(trusting(vec![old.clone(), new.clone()]));
+        let touched = std::cell::Cell::new(false);
+        keeper.look(&|| touched.set(true)).await.unwrap();
+        assert!(keys.signs(&new) && touched.get(), "everything is signed anew");
+        let next_leader = BundleKeys::load(&context, UnixMillis(2)).await.unwrap();
+        assert!(next_leader.signs(&new) && next_leader.held().keys.len() == 2);
+
+        keeper.look(&|| {}).await.unwrap();
+        assert_eq!(keys.held().keys.len(), 1, "nothing is signed with the old one");
+        let trust = server.object(&at("configmaps", BUNDLE_TRUST)).unwrap().to_string();
+        assert!(!trust.contains(&old) && trust.contains(&new));
+        keeper.look(&|| {}).await.unwrap();
+        assert!(keys.signs(&new), "once for each value");
+        ask("b");
+        keeper.look(&|| {}).await.unwrap();
+        assert_eq!(keys.held().keys.len(), 2);
+    }
+}
