@@ -1,9 +1,11 @@
 //! Failures to prove who one is, counted. They survive a restart, saturate, expire, and are bounded in number.
 
+use std::borrow::Cow;
+
 use countersign_core::{names::PolicyName, time::UnixMillis};
 use sqlx::{AnyExecutor, Row as _, any::AnyRow};
 
-use crate::{Store, StoreError, Tx, columns};
+use crate::{SecretHash, Store, StoreError, Tx, columns};
 
 /// What failures are counted on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,20 +13,22 @@ pub enum LockoutKey<'a> {
     /// An account, by its id.
     Account(&'a str),
     /// A name that no account has, by a keyed hash of it.
-    UnknownName(&'a str),
-    /// A device that an account knows, by the hash of its secret.
-    Device(&'a str),
+    UnknownName(&'a SecretHash),
+    /// A device that an account knows.
+    Device(&'a SecretHash),
 }
 
 impl<'a> LockoutKey<'a> {
-    const fn parts(self) -> (&'static str, &'a str) {
+    fn parts(self) -> (&'static str, Cow<'a, str>) {
         match self {
-            Self::Account(id) => ("account", id),
-            Self::UnknownName(hash) => ("name", hash),
-            Self::Device(hash) => ("device", hash),
+            Self::Account(id) => ("account", id.into()),
+            Self::UnknownName(hash) => ("name", hex::encode(hash.bytes()).into()),
+            Self::Device(secret) => (DEVICE, hex::encode(secret.bytes()).into()),
         }
     }
 }
+
+const DEVICE: &str = "device";
 
 /// A counter as it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -95,7 +99,7 @@ impl Tx {
         )
         .bind(policy.as_str())
         .bind(kind)
-        .bind(name)
+        .bind(name.as_ref())
         .bind(now.0)
         .bind(counting.expires.0)
         .bind(now.minus(counting.window_ms).0)
@@ -136,7 +140,7 @@ impl Tx {
         )
         .bind(policy.as_str())
         .bind(kind)
-        .bind(name)
+        .bind(name.as_ref())
         .bind(until.0)
         .bind(expires.max(until).0)
         .bind(now.0)
@@ -162,8 +166,25 @@ impl Tx {
         let cleared = sqlx::query_scalar::<_, i64>(
             "DELETE FROM lockouts WHERE policy = $1 AND kind = $2 AND name = $3 RETURNING locked_until",
         );
-        let cleared = cleared.bind(policy.as_str()).bind(kind).bind(name).fetch_all(self.connection()).await?;
+        let cleared = cleared.bind(policy.as_str()).bind(kind).bind(name.as_ref()).fetch_all(self.connection()).await?;
         Ok(cleared.iter().any(|until| *until > now.0))
+    }
+
+    /// Forgets the counters of an account and of every device it knows. Whether the account's locked at `now`.
+    pub async fn clear_lockouts(&mut self, policy: &PolicyName, user: &str, now: UnixMillis) -> Result<bool, StoreError> {
+        let devices = sqlx::query("SELECT hash FROM known_devices WHERE policy = $1 AND user_id = $2");
+        let devices = devices.bind(policy.as_str()).bind(user).fetch_all(self.connection()).await?;
+        let devices = devices.iter().map(|row| Ok::<_, StoreError>(hex::encode(columns::hash(row, "hash")?)));
+        let sql = self.dialect.with_elements(
+            "DELETE FROM lockouts WHERE policy = $2 AND kind = $3 AND name IN (SELECT value FROM elements($1))",
+        );
+        sqlx::query(sql)
+            .bind(columns::list(&devices.collect::<Result<Vec<_>, _>>()?)?)
+            .bind(policy.as_str())
+            .bind(DEVICE)
+            .execute(self.connection())
+            .await?;
+        self.clear_lockout(policy, LockoutKey::Account(user), now).await
     }
 }
 
@@ -175,7 +196,7 @@ async fn by_key<'c>(
     let (kind, name) = key.parts();
     let row =
         sqlx::query("SELECT failures, locks, locked_until FROM lockouts WHERE policy = $1 AND kind = $2 AND name = $3");
-    let row = row.bind(policy.as_str()).bind(kind).bind(name).fetch_optional(executor).await?;
+    let row = row.bind(policy.as_str()).bind(kind).bind(name.as_ref()).fetch_optional(executor).await?;
     Ok(row.as_ref().map(lockout).transpose()?.unwrap_or_default())
 }
 

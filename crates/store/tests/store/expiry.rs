@@ -1,7 +1,7 @@
 //! Rows that have had their time.
 
 use countersign_core::time::UnixMillis;
-use countersign_store::{AddressBlock, Counting, LockoutKey, NewFamily, RefreshToken, Session, transact};
+use countersign_store::{AddressBlock, Counting, LockoutKey, NewFamily, RefreshToken, SecretHash, Session, transact};
 use sqlx::Row as _;
 
 use crate::{
@@ -29,7 +29,8 @@ async fn expired_rows_leave_in_batches_and_only_by_both_clocks(db: Database) {
             ..session(&id, 0)
         };
         open(&store, &begun, None).await;
-        let (policy, key) = (shop(), LockoutKey::UnknownName(&id));
+        let (policy, name) = (shop(), SecretHash::of(id.as_bytes()));
+        let key = LockoutKey::UnknownName(&name);
         let family =
             NewFamily { policy: &policy, id: &id, session: &id, token: &token, rotates: true, created: NOW, expires: ends };
         let block = AddressBlock {

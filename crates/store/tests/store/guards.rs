@@ -2,10 +2,15 @@
 
 use std::sync::Arc;
 
-use countersign_store::{AddressBlock, Counting, Lockout, LockoutKey, MAX_BLOCKS, RateWindow, StoreError, transact};
+use countersign_store::{
+    AddressBlock, Counting, Device, Lockout, LockoutKey, MAX_BLOCKS, RateWindow, SecretHash, StoreError, transact,
+};
 use sqlx::AssertSqlSafe;
 
-use crate::rig::{Database, NOW, shop};
+use crate::{
+    accounts::{insert, user},
+    rig::{Database, NOW, shop},
+};
 
 conformance! {
     of_many_failures_at_once_each_is_counted_and_one_locks,
@@ -13,6 +18,7 @@ conformance! {
     a_counter_saturates_and_never_wraps,
     counters_are_bounded_in_number_and_the_eldest_go,
     a_cleared_counter_begins_anew,
+    a_reset_clears_the_account_and_its_devices_and_no_others,
     hits_are_counted_in_windows_that_begin_with_the_first,
     blocks_are_found_listed_lifted_and_bounded,
 }
@@ -84,15 +90,17 @@ async fn counters_are_bounded_in_number_and_the_eldest_go(db: Database) {
     };
     fail(ALICE, 0).await;
     for (name, at) in [("n1", 1), ("n2", 2), ("n3", 3), ("n1", 4), ("n4", 5)] {
-        fail(LockoutKey::UnknownName(name), at).await;
+        fail(LockoutKey::UnknownName(&SecretHash::of(name.as_bytes())), at).await;
     }
     let mut held = Vec::new();
     for name in ["n1", "n2", "n3", "n4"] {
-        held.push(store.lockout(&shop(), LockoutKey::UnknownName(name)).await.unwrap().failures);
+        held.push(
+            store.lockout(&shop(), LockoutKey::UnknownName(&SecretHash::of(name.as_bytes()))).await.unwrap().failures,
+        );
     }
     assert_eq!(held, [2, 0, 1, 1], "the one touched least recently went");
     assert_eq!(store.lockout(&shop(), ALICE).await.unwrap().failures, 1, "another kind has its own bound");
-    assert_eq!(store.lockout(&shop(), LockoutKey::Device("a")).await.unwrap(), Lockout::default());
+    assert_eq!(store.lockout(&shop(), LockoutKey::Device(&SecretHash::of(b"n1"))).await.unwrap(), Lockout::default());
 }
 
 async fn a_cleared_counter_begins_anew(db: Database) {
@@ -106,6 +114,26 @@ async fn a_cleared_counter_begins_anew(db: Database) {
     .unwrap();
     assert!(clear().await);
     assert_eq!(store.lockout(&shop(), ALICE).await.unwrap(), Lockout::default());
+}
+
+async fn a_reset_clears_the_account_and_its_devices_and_no_others(db: Database) {
+    let store = db.open().await;
+    let (known, strange) = (SecretHash::of(b"known"), SecretHash::of(b"strange"));
+    for (owner, secret) in [("a", known), ("b", strange)] {
+        insert(&store, &user(owner)).await.unwrap();
+        let device = Device { user: owner.into(), secret, label: None, created: NOW, last_used: NOW };
+        transact!(&store, |tx| { tx.remember_device(&shop(), &device, 10).await }).unwrap();
+    }
+    let keys = [ALICE, LockoutKey::Device(&known), LockoutKey::Device(&strange), LockoutKey::Account("b")];
+    for key in keys {
+        transact!(&store, |tx| { tx.count_failure(&shop(), key, COUNTING, NOW).await }).unwrap();
+    }
+    assert!(!transact!(&store, |tx| { tx.clear_lockouts(&shop(), "a", NOW).await }).unwrap(), "it did not lock");
+    let mut held = Vec::new();
+    for key in keys {
+        held.push(store.lockout(&shop(), key).await.unwrap().failures);
+    }
+    assert_eq!(held, [0, 0, 1, 1]);
 }
 
 async fn hits_are_counted_in_windows_that_begin_with_the_first(db: Database) {
