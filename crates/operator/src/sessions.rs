@@ -10,11 +10,13 @@
 
 mod apply;
 mod delivered;
+mod delivering;
 mod owners;
 mod plan;
 mod queue;
 mod secret;
 mod status;
+mod steps;
 mod times;
 mod work;
 

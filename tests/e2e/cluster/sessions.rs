@@ -93,6 +93,43 @@ fn a_session_gets_no_more_than_its_policy_lets_it_have_and_no_secret_of_others()
 
 #[test]
 #[ignore = "needs the test cluster: cargo xtask test"]
+fn of_sessions_that_name_one_secret_one_gets_it_and_no_secret_of_that_type_that_a_person_made_is_taken() {
+    let world = World::shared();
+    world.enforced(&policy("one-secret", "shop"));
+    let api = world.api();
+    let made = json!({"apiVersion": "v1", "kind": "Secret", "type": "countersign.dev/session-token",
+        "metadata": {"namespace": "one-secret", "name": "made"}, "stringData": {"note": "mine"}});
+    api.apply(&made);
+    let late = session("one-secret", "late", &json!({"secret": {"name": "made"}}));
+    let both = ["first", "second"].map(|name| session("one-secret", name, &json!({"secret": {"name": "shared"}})));
+    for session in both.iter().chain([&late]) {
+        api.apply(session);
+    }
+    let refused = api.wait_condition(&object_path(&late), "Ready", "False", PATIENCE);
+    assert_eq!(condition(&refused, "Ready")["reason"], "SecretConflict", "{refused}");
+    let held = api.object(&object_path(&made)).unwrap();
+    assert_eq!((field(&held, "note").as_str(), held["data"]["token"].as_str()), ("mine", None));
+    assert_eq!(held["metadata"]["ownerReferences"].as_array(), None, "it would be collected with the session");
+
+    let reason = |session: &Value| {
+        let conditions = api.object(&object_path(session))?["status"]["conditions"].clone();
+        let ready = conditions.as_array()?.iter().find(|condition| condition["type"] == "Ready").cloned()?;
+        ready["reason"].as_str().map(str::to_owned)
+    };
+    eventually("one has the Secret and the other is told", PATIENCE, || {
+        let mut reasons = both.each_ref().map(reason).map(Option::unwrap_or_default);
+        reasons.sort();
+        (reasons == ["Issued", "SecretConflict"]).then_some(())
+    });
+    let shared = api.object(&secret_path(&both[0])).unwrap();
+    let holder = both.iter().find(|session| reason(session).as_deref() == Some("Issued")).unwrap();
+    let holder = api.object(&object_path(holder)).unwrap();
+    assert_eq!(field(&shared, "session-id"), holder["status"]["sessionID"].as_str().unwrap());
+    assert_eq!(shared["metadata"]["ownerReferences"][0]["uid"], holder["metadata"]["uid"]);
+}
+
+#[test]
+#[ignore = "needs the test cluster: cargo xtask test"]
 fn a_session_is_renewed_in_time_its_secret_is_repaired_and_its_lifetime_ends_it() {
     let world = World::shared();
     let policy = world.enforced(&policy("lives", "shop"));

@@ -1,6 +1,6 @@
 //! Carrying a plan out.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use countersign_api::{
     bundle::RingName,
@@ -9,27 +9,28 @@ use countersign_api::{
 };
 use countersign_core::{
     names::PolicyName,
-    revocation::{Entry, Kind, Revocable},
+    revocation::{Entry, Kind},
     time::UnixMillis,
 };
-use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api, Resource as _,
-    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+    api::{Patch, PatchParams},
 };
 use serde_json::json;
 
 use super::{
     delivered::Delivered,
-    plan::{Outcome, Plan, Reason, Step, audiences},
-    secret::{self, Content, Surroundings},
+    delivering::SecretRefused,
+    secret::{self, Content},
     status,
+    steps::{Outcome, Plan, Reason, Step},
     times::Ends,
 };
 use crate::{
     feed::Cutoffs,
-    mint::{Mint, MintError, Minted, TokenOrder},
-    registry::{Ending, OwnKeys, PolicyView},
+    mint::MintError,
+    registry::{Ending, PolicyView},
     run::Context,
 };
 
@@ -59,16 +60,7 @@ pub(super) enum ApplyError {
     Inconsistent(&'static str),
 }
 
-/// The Secret may not be written: a person has to look at it.
-struct SecretRefused(String);
-
-impl SecretRefused {
-    fn conflict(name: &str) -> Self {
-        Self(format!("Secret {name} exists and was not made for this Session; delete it or name another"))
-    }
-}
-
-enum StepError {
+pub(super) enum StepError {
     Apply(ApplyError),
     Secret(SecretRefused),
 }
@@ -220,36 +212,6 @@ impl Applying<'_> {
         Ok(delivered)
     }
 
-    /// A token by the policy, the cut-offs and the clocks of this moment: since the plan was made, minutes may have passed.
-    async fn mint(
-        &self,
-        spec: &EffectiveSession,
-        session_id: &str,
-        ends: Ends,
-    ) -> Result<(Arc<PolicyView>, Minted), ApplyError> {
-        let policy = self.policy.ok_or(ApplyError::Inconsistent("a policy to make a token of"))?;
-        let planned = self.view.ok_or(ApplyError::Inconsistent("a policy to make a token of"))?;
-        let order = |view: &PolicyView| {
-            let permitted = view.effective.as_ref().is_some_and(|policy| spec.not_permitted_by(policy).is_empty());
-            if view.uid != planned.uid || view.withdrawn || !permitted {
-                return Err(ApplyError::Changed("what the policy grants"));
-            }
-            if is_ended(self.cutoffs, view, session_id) {
-                return Err(ApplyError::Changed("the session's end"));
-            }
-            Ok(TokenOrder {
-                subject: spec.subject.clone(),
-                roles: spec.roles.clone(),
-                scopes: Vec::new(),
-                audiences: audiences(spec, view),
-                session_id: session_id.to_owned(),
-                ttl_ms: spec.token_ttl.as_millis(),
-                not_after: ends.instant(),
-            })
-        };
-        Mint::new(self.context, self.cutoffs).issue(policy, RingName::Access, order).await
-    }
-
     /// Writes the Secret again with the token that is in it.
     async fn refresh(&self, ends: Ends) -> Result<(), StepError> {
         let held = self.secret.ok_or(ApplyError::Inconsistent("a Secret to refresh"))?;
@@ -261,77 +223,6 @@ impl Applying<'_> {
         let delivered = delivered.ok_or(ApplyError::Inconsistent("a token of ours to keep"))?;
         let content = Content { token, session_id: &delivered.session_id, expires: delivered.expires };
         self.write_secret(own, ends, &content).await
-    }
-
-    /// Over the Secret that was seen, if it still is the one; else a new one, if there is none.
-    async fn write_secret(&self, own: &OwnKeys, ends: Ends, content: &Content<'_>) -> Result<(), StepError> {
-        let spec = self.spec.ok_or(ApplyError::Inconsistent("a spec to write a Secret of"))?;
-        let jwks = secret::jwks(own);
-        let around = Surroundings { session: self.session, spec, jwks: &jwks, ends };
-        match self.secret {
-            Some(held) => self.replace_secret(&around, content, held).await,
-            None => self.create_secret(&around, content).await,
-        }
-    }
-
-    /// Only creating tells whether there was nothing: an apply would be merged into whatever is there.
-    async fn create_secret(&self, around: &Surroundings<'_>, content: &Content<'_>) -> Result<(), StepError> {
-        let name = &around.spec.secret.name;
-        let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-        match self.secrets().create(&parameters, &around.first(content)).await {
-            // What is applied can be taken away again: so is what the spec may cease to ask for.
-            Ok(made) if around.asks_for_more() => self.replace_secret(around, content, &made).await,
-            Ok(_) => Ok(()),
-            Err(kube::Error::Api(status)) if status.code == 409 => {
-                let found = self.secrets().get_opt(name).await.map_err(|error| failed("the Secret", error))?;
-                match found {
-                    // Ours, and not yet shown by the watch, or out of its sight because somebody took a label off.
-                    Some(found) if secret::is_ours(&found, self.uid()) => {
-                        self.replace_secret(around, content, &found).await
-                    }
-                    Some(_) => Err(StepError::Secret(SecretRefused::conflict(name))),
-                    None => Err(ApplyError::Changed("the Secret").into()),
-                }
-            }
-            Err(kube::Error::Api(status)) if status.code == 422 => {
-                Err(StepError::Secret(SecretRefused(format!("Secret {name} is refused: {}", status.message))))
-            }
-            Err(error) => Err(failed("the Secret", error).into()),
-        }
-    }
-
-    /// Over a Secret of ours that somebody edited, we win; not over one that changed since it was looked at.
-    async fn replace_secret(
-        &self,
-        around: &Surroundings<'_>,
-        content: &Content<'_>,
-        held: &Secret,
-    ) -> Result<(), StepError> {
-        let name = &around.spec.secret.name;
-        let applied = around.with(content, Some(held));
-        match self.secrets().patch(name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&applied)).await {
-            Ok(_) => Ok(()),
-            Err(kube::Error::Api(status)) if status.code == 422 => {
-                Err(StepError::Secret(SecretRefused(format!("Secret {name} is refused: {}", status.message))))
-            }
-            Err(error) => Err(failed("the Secret", error).into()),
-        }
-    }
-
-    async fn discard(&self, name: &str) -> Result<(), ApplyError> {
-        let secret = match self.secrets().get_opt(name).await.map_err(|error| failed("the Secret", error))? {
-            Some(secret) if secret::is_ours(&secret, self.uid()) => secret,
-            _ => return Ok(()),
-        };
-        // Somebody may just be making it their own.
-        let Secret { metadata: ObjectMeta { uid, resource_version, .. }, .. } = secret;
-        let preconditions = Preconditions { uid, resource_version };
-        let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-        match self.secrets().delete(name, &parameters).await {
-            Ok(_) => Ok(()),
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            Err(error) => Err(failed("the Secret", error)),
-        }
     }
 
     async fn say(&self, outcome: &Outcome, mut written: Written) -> Result<(), ApplyError> {
@@ -376,7 +267,7 @@ impl Applying<'_> {
         }
     }
 
-    fn uid(&self) -> &str {
+    pub(super) fn uid(&self) -> &str {
         self.session.metadata.uid.as_deref().unwrap_or_default()
     }
 
@@ -392,28 +283,12 @@ impl Applying<'_> {
         Api::namespaced(self.context.client.clone(), self.namespace())
     }
 
-    fn secrets(&self) -> Api<Secret> {
+    pub(super) fn secrets(&self) -> Api<Secret> {
         Api::namespaced(self.context.client.clone(), self.namespace())
     }
 }
 
-/// Whether a session id, or all of its policy, has ended for good.
-fn is_ended(cutoffs: &Cutoffs, view: &PolicyView, session_id: &str) -> bool {
-    let credential = Revocable {
-        policy: &view.name,
-        issuer: view.own.as_ref().map(|own| own.issuer.as_str()),
-        own: true,
-        access_ring: true,
-        token_kind: Kind::Token,
-        token_id: None,
-        session_id: Some(session_id),
-        subject: None,
-        kid: None,
-    };
-    cutoffs.hit(&credential, UnixMillis::FOREVER).is_some()
-}
-
-fn failed(what: &'static str, error: kube::Error) -> ApplyError {
+pub(super) fn failed(what: &'static str, error: kube::Error) -> ApplyError {
     match error {
         kube::Error::Api(status) if matches!(status.code, 404 | 409) => ApplyError::Changed(what),
         source => ApplyError::Api { what, source },

@@ -4,7 +4,7 @@ use countersign_api::session::SessionStatus;
 use countersign_core::time::UnixMillis;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use super::{delivered::Delivered, plan::Outcome};
+use super::{delivered::Delivered, steps::Outcome};
 
 const READY: &str = "Ready";
 

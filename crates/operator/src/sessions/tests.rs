@@ -25,9 +25,10 @@ use uuid::{ContextV7, Timestamp, Uuid};
 
 use super::{
     delivered::Delivered,
-    plan::{Observed, Outcome, Plan, SeenPolicy, Step, audiences, plan},
+    plan::{Observed, SeenPolicy, audiences, plan},
     secret::{self, Content, Surroundings},
     status,
+    steps::{Outcome, Plan, Step},
 };
 use crate::{
     feed::Cutoffs,

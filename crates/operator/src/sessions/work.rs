@@ -25,9 +25,10 @@ use uuid::Uuid;
 use super::{
     apply::{ApplyError, Applying},
     owners::Owners,
-    plan::{Observed, Outcome, Reason, SeenPolicy, plan},
+    plan::{Observed, SeenPolicy, plan},
     queue::Queue,
     secret,
+    steps::{Outcome, Reason},
 };
 use crate::{
     feed::{Changed, Cutoffs, Ended, changed},

@@ -3,7 +3,7 @@
 use super::{
     super::{
         apply::{ApplyError, Applying},
-        plan::Reason,
+        steps::Reason,
         times::Ends,
     },
     *,
