@@ -121,7 +121,6 @@ impl Managed {
     pub(crate) fn bundle_changed(&mut self) {
         self.written = None;
         self.since.clear();
-        self.reserved = None;
     }
 
     /// What was to be ended is, on the API server.
@@ -146,6 +145,7 @@ impl Managed {
         self.rewrite_bundle = true;
         self.bundle_unsure = true;
         self.bundle_changed();
+        self.reserved = None;
         self.present = None;
         self.secrets = None;
         self.status = None;

@@ -3,14 +3,16 @@
 //! Written when a generation changes and when it settles. In between, what was said stays said: neither a verifier's restart
 //! nor each acknowledgement is worth a write.
 
+mod listing;
+
 use std::collections::BTreeMap;
 
 use countersign_api::{
     bundle::RingName,
-    policy::{AuthPolicyStatus, Enforcement, KeyRingStatus, KeyStatus, RingKeyState, StatusRing},
+    policy::{AuthPolicyStatus, Enforcement},
 };
 use countersign_core::{
-    ring::{KeyState, Phase, Ring, RingStatus},
+    ring::{Phase, Ring, RingStatus},
     time::UnixMillis,
 };
 use k8s_openapi::{
@@ -18,6 +20,7 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 
+use self::listing::{key_rings, keys};
 use crate::fleet::{Count, MAX_NAMED};
 
 const ACCEPTED: &str = "Accepted";
@@ -363,61 +366,6 @@ fn enforcement(situation: &Situation<'_>, enforced: &Wanted) -> Option<Enforceme
         issuers: None,
         lagging: count.lagging.clone(),
     })
-}
-
-const fn status_ring(ring: RingName) -> StatusRing {
-    match ring {
-        RingName::Access => StatusRing::Access,
-        RingName::ApiKey => StatusRing::APIKey,
-    }
-}
-
-fn key_rings(situation: &Situation<'_>) -> Vec<KeyRingStatus> {
-    let rings = match &situation.keys {
-        Keys::Rings(rings) => rings,
-        Keys::Unheard => return situation.before.key_rings.clone(),
-        _ => return Vec::new(),
-    };
-    let ring = |(name, turned): (&RingName, &Turned)| KeyRingStatus {
-        name: status_ring(*name),
-        active_kid: turned.status.active_kid.clone(),
-        last_rotation_time: turned.status.last_rotation.map(time),
-        next_rotation_time: turned.status.next_rotation.map(time),
-        handled_revision: turned.ring.handled_revision.clone(),
-        handled_rotation: turned.ring.handled_rotation.clone(),
-    };
-    rings.iter().map(ring).collect()
-}
-
-/// The keys; of very many, the latest.
-fn keys(situation: &Situation<'_>) -> Vec<KeyStatus> {
-    let rings = match &situation.keys {
-        Keys::Rings(rings) => rings,
-        Keys::Unheard => return situation.before.keys.clone(),
-        _ => return Vec::new(),
-    };
-    let mut keys = Vec::new();
-    for (name, turned) in rings {
-        let latest = turned.ring.keys.iter().rev().take(MAX_KEYS / RingName::ALL.len());
-        let listed = latest.map(|key| KeyStatus {
-            kid: key.kid.clone(),
-            ring: status_ring(*name),
-            algorithm: key.algorithm.as_str().to_owned(),
-            state: match key.state {
-                KeyState::Pending => RingKeyState::Pending,
-                KeyState::Active => RingKeyState::Active,
-                KeyState::Retiring => RingKeyState::Retiring,
-                KeyState::Revoked => RingKeyState::Revoked,
-            },
-            creation_time: Some(time(key.created)),
-            activation_time: key.activated.map(time),
-            retirement_time: key.revoked.or(key.retiring_since).map(time),
-        });
-        let from = keys.len();
-        keys.extend(listed);
-        keys[from..].reverse();
-    }
-    keys
 }
 
 /// Whole seconds, as the API server keeps them: what is written is what is read back.

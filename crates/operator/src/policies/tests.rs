@@ -7,11 +7,16 @@ use countersign_api::{
     cluster::{BUNDLE_KEY, BUNDLE_LABEL, KEY_RING_LABEL, POLICY_ANNOTATION, bundle_name, ring_name},
     policy::AuthPolicy,
 };
-use countersign_core::{names::PolicyName, revocation::Kind, ring::KeyState};
+use countersign_core::{
+    names::PolicyName,
+    revocation::{Entry, Kind},
+    ring::KeyState,
+    time::UnixMillis,
+};
 use countersign_feed::{Ack, Clock};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     Dirty, Reconciler,
@@ -19,7 +24,7 @@ use super::{
     claims::Claims,
     hearing::Hearing,
     keeping::Found,
-    memory::{Managed, Next},
+    memory::{End, Managed, Next},
     reconcile::ReconcileError,
     record::RingSecret,
     references::InUse,
@@ -363,4 +368,69 @@ async fn an_administrator_s_word_is_taken_off_by_the_write_that_seals_anew() {
     next.settles().await;
     assert!(next.signs().is_some());
     assert!(server.object(&ring_path()).unwrap()["metadata"]["annotations"]["countersign.dev/adopt"].is_null());
+}
+
+#[tokio::test]
+async fn the_word_weak_key_is_for_keys_and_for_nothing_else() {
+    let trusts = |jwks: Value| json!([{"name": "partner", "issuer": "https://partner.example", "algorithms": ["EdDSA"], "jwks": jwks}]);
+    let x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
+    let private = json!({"inline": {"keys": [{"kty": "OKP", "crv": "Ed25519", "x": x, "d": x}]}});
+    let nonsense = json!({"configMapKeyRef": {"name": "sets", "key": "jwks.json"}});
+    for (jwks, expected) in [(private, "WeakKey"), (nonsense, "Invalid")] {
+        let (server, mut leader) = in_force().await;
+        server.edit("/api/v1/namespaces/shop/configmaps/sets", |map| map["data"] = json!({"jwks.json": "no key set"}));
+        declares(&server, |policy| policy["spec"]["trustedIssuers"] = trusts(jwks));
+        leader.settles().await;
+        let status = server.object(POLICY).unwrap()["status"].clone();
+        let accepted = status["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "Accepted").unwrap();
+        assert_eq!((&accepted["status"], &accepted["reason"]), (&json!("False"), &json!(expected)), "{accepted}");
+    }
+}
+
+#[tokio::test]
+async fn sessions_of_a_policy_whose_kept_keys_are_refused_are_ended_all_the_same() {
+    let (server, mut leader) = in_force().await;
+    // Its namespace was deleted and made again, and so was it.
+    leader.reconciler.caches.namespaces.set("shop", Some("n2".into()));
+    declares(&server, |policy| policy["metadata"]["uid"] = "u2".into());
+    let entry = Entry {
+        policy: name(),
+        kind: Kind::Session,
+        issuer: None,
+        id: "s1".into(),
+        cutoff: UnixMillis::FOREVER,
+        expires: Clock::wall().plus(3_600_000),
+        version: 0,
+        reason: String::new(),
+        source: "operator".into(),
+    };
+    let (done, mut written) = oneshot::channel();
+    leader.managed.ends.push(End { entries: vec![entry], done });
+    leader.settles().await;
+    assert_eq!(written.try_recv(), Ok(()));
+    let bundle = leader.bundle();
+    assert_eq!(bundle.verify, None, "the earlier policy is gone");
+    assert!(bundle.revoked.iter().any(|entry| entry.id == "s1"));
+
+    let (done, nobody_waits) = oneshot::channel();
+    drop(nobody_waits);
+    leader.managed.ends.push(End { entries: Vec::new(), done });
+    leader.look().await.unwrap();
+    assert!(leader.managed.ends.is_empty());
+}
+
+#[tokio::test]
+async fn a_write_that_failed_is_repeated_under_the_generation_that_was_stored_for_it() {
+    let (server, mut leader) = in_force().await;
+    declares(&server, |policy| policy["spec"]["audiences"] = json!(["other"]));
+    leader.watches();
+    // Somebody touches the bundle behind the watch's back.
+    server.edit(&bundle_path(), |map| map["metadata"]["annotations"]["touched"] = "yes".into());
+    let looked = leader.reconciler.reconcile(&name(), &mut leader.managed).await;
+    assert!(matches!(looked, Err(ReconcileError::Conflict)), "{looked:?}");
+    let stored = leader.managed.stored.as_ref().unwrap().kept.record.generation;
+    leader.settles().await;
+    assert_eq!(leader.bundle().verify.as_ref().unwrap().audiences, ["other"]);
+    assert_eq!(leader.managed.stored.as_ref().unwrap().kept.record.generation, leader.bundle().generation);
+    assert_eq!(leader.bundle().generation, stored);
 }
