@@ -134,12 +134,29 @@ impl FeedState {
 
     /// Position, age and freshness. Three atomic reads and one of the clock.
     pub fn view(&self) -> FeedView {
+        self.view_and_boot_micros().0
+    }
+
+    /// The time that verdicts go by, as [`now`](Self::now) tells it, and the [`view`](Self::view), with one clock less to read.
+    pub fn now_and_view(&self, skew_ms: i64) -> (UnixMillis, FeedView) {
+        let own = Clock::wall();
+        let (view, boot_micros) = self.view_and_boot_micros();
+        (self.never_behind_server(own, boot_micros, skew_ms), view)
+    }
+
+    fn view_and_boot_micros(&self) -> (FeedView, i64) {
+        // Read before the clock, so that no age is too small.
         let complete_at = self.complete_at.load(Ordering::Acquire);
         let position = self.position();
+        let now = Clock::boot_micros();
+        (self.view_at(complete_at, position, now), now)
+    }
+
+    fn view_at(&self, complete_at: i64, position: Option<Position>, boot_micros: i64) -> FeedView {
         if complete_at == NEVER {
             return FeedView { position, age_ms: None, fresh: false };
         }
-        let age = Clock::boot_micros().saturating_sub(complete_at).max(0);
+        let age = boot_micros.saturating_sub(complete_at).max(0);
         let fresh = self.healthy.load(Ordering::Acquire) && age <= self.fresh_for.load(Ordering::Relaxed);
         FeedView { position, age_ms: Some(age.unsigned_abs() / 1000), fresh }
     }
@@ -152,8 +169,12 @@ impl FeedState {
     /// The time that verdicts go by: this machine's clock, but never behind the server's last known time less `skew_ms`.
     pub fn now(&self, skew_ms: i64) -> UnixMillis {
         let own = Clock::wall();
-        match self.server_now() {
-            Some(server) => own.max(server.minus(skew_ms)),
+        self.never_behind_server(own, Clock::boot_micros(), skew_ms)
+    }
+
+    fn never_behind_server(&self, own: UnixMillis, boot_micros: i64, skew_ms: i64) -> UnixMillis {
+        match self.server_micros_at(boot_micros) {
+            Some(server) => own.max(UnixMillis(server.div_euclid(1000)).minus(skew_ms)),
             None => own.max(UnixMillis(self.saved_server_time.load(Ordering::Relaxed)).minus(skew_ms)),
         }
     }
@@ -232,8 +253,12 @@ impl FeedState {
 /// What the follower writes.
 impl FeedState {
     pub(crate) fn server_now_micros(&self) -> Option<i64> {
+        self.server_micros_at(Clock::boot_micros())
+    }
+
+    fn server_micros_at(&self, boot_micros: i64) -> Option<i64> {
         let offset = self.server_offset.load(Ordering::Relaxed);
-        (offset != NEVER).then(|| Clock::boot_micros().saturating_add(offset))
+        (offset != NEVER).then(|| boot_micros.saturating_add(offset))
     }
 
     pub(crate) fn restore(&self, position: Option<Position>, server_time: Option<UnixMillis>) {

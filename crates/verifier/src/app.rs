@@ -25,7 +25,7 @@ use countersign_feed::{Clock, FeedState, FeedView};
 use tokio::sync::mpsc;
 
 use crate::{
-    cache::{Proven, TokenHash},
+    cache::{Proven, TokenHasher},
     http::forwarded::TrustedProxies,
     metrics::{Metrics, sampled},
     net::Peer,
@@ -74,6 +74,7 @@ pub(crate) struct App {
     pub(crate) source: SourceStatus,
     /// What whoever writes the source couldn't put into it.
     pub(crate) unwritten: ArcSwap<Vec<RefusedBundle>>,
+    token_hasher: TokenHasher,
     callers: RateLimiter,
     subjects: RateLimiter,
 }
@@ -120,6 +121,7 @@ impl App {
             loaded: AtomicBool::new(false),
             source: SourceStatus::default(),
             unwritten: ArcSwap::default(),
+            token_hasher: TokenHasher::new(),
             callers: RateLimiter::with_capacity(16_384),
             subjects: RateLimiter::new(),
         }
@@ -127,7 +129,8 @@ impl App {
 
     /// The present moment, for this policy's clock skew.
     pub(crate) fn moment(&self, slot: &PolicySlot) -> Moment {
-        Moment { now: self.feed.now(slot.policy().clock_skew_ms), feed: self.feed.view() }
+        let (now, feed) = self.feed.now_and_view(slot.policy().clock_skew_ms);
+        Moment { now, feed }
     }
 
     /// Judges a token and hands the outcome to `answer`.
@@ -181,7 +184,8 @@ impl App {
         started: &mut Option<Instant>,
     ) -> Result<(Arc<Proven>, bool), Refusal> {
         let token = question.token;
-        let hash = (slot.cache.is_on() && token.len() <= MAX_TOKEN_BYTES).then(|| TokenHash::of(token));
+        let can_be_held = slot.cache.is_on() && token.len() <= MAX_TOKEN_BYTES;
+        let hash = can_be_held.then(|| self.token_hasher.hash(token)).flatten();
         if let Some(proven) = hash.as_ref().and_then(|hash| slot.cache.find(hash)) {
             return Ok((proven, true));
         }

@@ -26,7 +26,7 @@ use super::{App, Moment, Question, Settings};
 use crate::{
     http::{
         forwarded::TrustedProxies,
-        verdict::{refused_body, valid_body},
+        verdict::{Ending, refused_body, valid_body},
     },
     metrics::Metrics,
     net::Peer,
@@ -260,7 +260,7 @@ impl World {
         let question = Question { token, ask: question, caller: CALLER, behind: ask == 7 };
         app.judge(slot, &question, moment, |outcome| {
             let body = match outcome {
-                Ok(granted) => valid_body(&granted.proven.prefix, &granted.allowed, granted.position),
+                Ok(granted) => valid_body(&granted.proven.prefix, &Ending::of(&granted.allowed, granted.position)),
                 Err(refusal) => refused_body(&refusal),
             };
             String::from_utf8(body).unwrap()

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use countersign_core::{
+    check::Ask,
     jose::{MAX_DEPTH, strict_json},
     verdict::Refusal,
 };
@@ -13,10 +14,10 @@ use super::{
     memory::Taken,
     problem::Problem,
     request::{VerifyRequest, only_tokens},
-    verdict::{batch_item, refused_body, valid_item},
+    verdict::{Ending, batch_item, refused_body, valid_item},
 };
 use crate::{
-    app::{App, MIN_POSITION_WAIT, Question},
+    app::{App, MIN_POSITION_WAIT, Moment, Question},
     net::Peer,
     slot::PolicySlot,
 };
@@ -119,6 +120,11 @@ pub(crate) async fn answer(
             wrong_item(&mut out, &Problem::overloaded());
             continue;
         }
+        if let (Items::Tokens(tokens), Some(slot), Some(now)) = (items, slot, moment) {
+            let question = Question { token: tokens[i], ask: Ask::default(), caller, behind: false };
+            add_result(&mut out, app, slot, &question, now);
+            continue;
+        }
         let request = match items.request(i) {
             Ok(request) => request,
             Err(problem) => {
@@ -147,13 +153,17 @@ pub(crate) async fn answer(
             moment = Some(now);
         }
         let question = Question { token: &request.token, ask: request.ask(), caller, behind };
-        app.judge(slot, &question, now, |outcome| match outcome {
-            Ok(granted) => valid_item(&mut out, &granted.proven.prefix, &granted.allowed, granted.position),
-            Err(refusal) => batch_item(&mut out, refusal.status(), &refused_body(&refusal)),
-        });
+        add_result(&mut out, app, slot, &question, now);
     }
     out.extend_from_slice(b"]}");
     out
+}
+
+fn add_result(out: &mut Vec<u8>, app: &App, slot: &PolicySlot, question: &Question<'_>, now: Moment) {
+    app.judge(slot, question, now, |outcome| match outcome {
+        Ok(granted) => valid_item(out, &granted.proven.prefix, &Ending::of(&granted.allowed, granted.position)),
+        Err(refusal) => batch_item(out, refusal.status(), &refused_body(&refusal)),
+    });
 }
 
 fn wrong_item(out: &mut Vec<u8>, problem: &Problem) {

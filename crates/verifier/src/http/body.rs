@@ -36,7 +36,8 @@ pub(crate) async fn read(mut body: Incoming, limit: usize) -> Result<Bytes, Prob
         return Ok(first);
     }
     let patience = Patience::default().body;
-    match tokio::time::timeout(patience, read_on(&mut body, first, limit)).await {
+    // On the heap, like all that few requests come to: what a request's own future holds is moved with each of them.
+    match Box::pin(tokio::time::timeout(patience, read_on(&mut body, first, limit))).await {
         Ok(Ok(whole)) => Ok(whole),
         Ok(Err(problem)) => {
             drain(body);
@@ -50,7 +51,7 @@ pub(crate) async fn read(mut body: Incoming, limit: usize) -> Result<Bytes, Prob
 async fn frame(body: &mut Incoming, limit: usize) -> Result<Option<Bytes>, Problem> {
     let next = match futures_util::FutureExt::now_or_never(body.frame()) {
         Some(ready) => ready,
-        None => match tokio::time::timeout(Patience::default().body, body.frame()).await {
+        None => match Box::pin(tokio::time::timeout(Patience::default().body, body.frame())).await {
             Ok(next) => next,
             Err(_) => return Err(Problem::too_slow()),
         },
@@ -67,7 +68,10 @@ async fn frame(body: &mut Incoming, limit: usize) -> Result<Option<Bytes>, Probl
 }
 
 async fn read_on(body: &mut Incoming, first: Bytes, limit: usize) -> Result<Bytes, Problem> {
-    let mut whole = BytesMut::from(first);
+    let more = usize::try_from(body.size_hint().lower()).unwrap_or(limit).min(limit);
+    let mut whole = BytesMut::with_capacity(first.len() + more);
+    whole.extend_from_slice(&first);
+    drop(first);
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|_| broken())?.into_data() else { continue };
         if whole.len() + data.len() > limit {

@@ -46,8 +46,8 @@ fn active(credential: &Authenticated) -> serde_json::Value {
         ("sid", json!(credential.session_id())),
         ("iat", json!(credential.issued_at().map(UnixMillis::as_secs))),
         ("exp", json!(credential.expires_at().map(UnixMillis::as_secs))),
-        ("nbf", credential.claims().get("nbf").cloned().unwrap_or_default()),
-        ("client_id", credential.claims().get("client_id").cloned().unwrap_or_default()),
+        ("nbf", credential.claim("nbf").unwrap_or_default()),
+        ("client_id", credential.claim("client_id").unwrap_or_default()),
         ("aud", audience),
     ];
     let mut members = json!({

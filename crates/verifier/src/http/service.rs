@@ -122,8 +122,8 @@ impl Service for Api {
                 body::drain(body);
                 return authorize::authorize(&self.app, name, rest, &head, connected.peer);
             }
-            Route::Policy { name, call: Call::Batch } => self.batch(name, &head, body, connected).await,
-            Route::Policy { name, call: Call::Introspect } => self.introspect(name, &head, body, connected).await,
+            Route::Policy { name, call: Call::Batch } => Box::pin(self.batch(name, &head, body, connected)).await,
+            Route::Policy { name, call: Call::Introspect } => Box::pin(self.introspect(name, &head, body, connected)).await,
             Route::Policy { call: Call::Verify, .. } => {
                 body::drain(body);
                 Err(Problem::method("POST"))
@@ -201,12 +201,15 @@ impl Api {
         let Found::Slot(slot) = found else { return Ok(verdict::refused(&Refusal::NotReady)) };
         let behind = match request.min_position {
             None => false,
-            position => self.app.is_behind(position).await,
+            position => Box::pin(self.app.is_behind(position)).await,
         };
         let app = &self.app;
         let question = Question { token: &request.token, ask: request.ask(), caller: connected.peer, behind };
         Ok(app.judge(&slot, &question, app.moment(&slot), |outcome| match outcome {
-            Ok(granted) => verdict::json(verdict::valid_body(&granted.proven.prefix, &granted.allowed, granted.position)),
+            Ok(granted) => {
+                let ending = verdict::Ending::of(&granted.allowed, granted.position);
+                verdict::json(verdict::valid_body(&granted.proven.prefix, &ending))
+            }
             Err(refusal) => verdict::refused(&refusal),
         }))
     }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use countersign_core::{
     check::{Allowed, Authenticated},
+    jose::needs_no_escape,
     revocation::Position,
     time::UnixMillis,
     verdict::{DenialReason, Refusal, VALID},
@@ -18,84 +19,127 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// All of a 200 body that depends on the credential alone, up to the value of `position`.
 pub(crate) fn valid_prefix(credential: &Authenticated) -> Vec<u8> {
-    #[derive(Serialize)]
-    struct Prefix<'a> {
-        verdict: &'static str,
-        kind: &'static str,
-        issuer: Option<&'a str>,
-        subject: &'a str,
-        audience: &'a [String],
-        session_id: Option<&'a str>,
-        token_id: Option<&'a str>,
-        issued_at: Option<i64>,
-        expires_at: Option<i64>,
-        roles: &'a [String],
-        permissions: &'a [String],
-        scopes: &'a [String],
-        amr: &'a [String],
-        claims: &'a serde_json::Map<String, serde_json::Value>,
-        position: (),
-    }
-    let prefix = Prefix {
-        verdict: VALID,
-        kind: credential.kind().word(),
-        issuer: credential.issuer(),
-        subject: credential.subject(),
-        audience: credential.audience(),
-        session_id: credential.session_id(),
-        token_id: credential.token_id(),
-        issued_at: credential.issued_at().map(UnixMillis::as_secs),
-        expires_at: credential.expires_at().map(UnixMillis::as_secs),
-        roles: credential.roles(),
-        permissions: credential.permissions(),
-        scopes: credential.scopes(),
-        amr: credential.amr(),
-        claims: credential.claims(),
-        position: (),
-    };
-    let mut body = serde_json::to_vec(&prefix).expect("strings, numbers and JSON values always serialise");
-    body.truncate(body.len() - b"null}".len());
-    body
+    let mut out = Vec::with_capacity(640 + credential.claims_json().len());
+    out.extend_from_slice(b"{\"verdict\":");
+    add_text(&mut out, VALID);
+    out.extend_from_slice(b",\"kind\":");
+    add_text(&mut out, credential.kind().word());
+    out.extend_from_slice(b",\"issuer\":");
+    add_optional(&mut out, credential.issuer());
+    out.extend_from_slice(b",\"subject\":");
+    add_text(&mut out, credential.subject());
+    out.extend_from_slice(b",\"audience\":");
+    add_list(&mut out, credential.audience());
+    out.extend_from_slice(b",\"session_id\":");
+    add_optional(&mut out, credential.session_id());
+    out.extend_from_slice(b",\"token_id\":");
+    add_optional(&mut out, credential.token_id());
+    out.extend_from_slice(b",\"issued_at\":");
+    add_seconds(&mut out, credential.issued_at());
+    out.extend_from_slice(b",\"expires_at\":");
+    add_seconds(&mut out, credential.expires_at());
+    out.extend_from_slice(b",\"roles\":");
+    add_list(&mut out, credential.roles());
+    out.extend_from_slice(b",\"permissions\":");
+    add_list(&mut out, credential.permissions());
+    out.extend_from_slice(b",\"scopes\":");
+    add_list(&mut out, credential.scopes());
+    out.extend_from_slice(b",\"amr\":");
+    add_list(&mut out, credential.amr());
+    out.extend_from_slice(b",\"claims\":");
+    out.extend_from_slice(credential.claims_json().as_bytes());
+    out.extend_from_slice(b",\"position\":");
+    out
 }
 
-/// A 200 body: `prefix` and what the moment adds.
-pub(crate) fn valid_body(prefix: &[u8], allowed: &Allowed<'_>, position: Option<Position>) -> Vec<u8> {
-    let mut body = Vec::with_capacity(prefix.len() + 96);
-    body.extend_from_slice(prefix);
-    add_moment(&mut body, allowed, position);
-    body
+fn add_text(out: &mut Vec<u8>, text: &str) {
+    if needs_no_escape(text) {
+        out.push(b'"');
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'"');
+    } else {
+        serde_json::to_writer(out, text).expect("a string is always written to memory");
+    }
+}
+
+fn add_optional(out: &mut Vec<u8>, text: Option<&str>) {
+    match text {
+        Some(text) => add_text(out, text),
+        None => out.extend_from_slice(b"null"),
+    }
+}
+
+fn add_list(out: &mut Vec<u8>, items: &[String]) {
+    out.push(b'[');
+    for (at, item) in items.iter().enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        add_text(out, item);
+    }
+    out.push(b']');
+}
+
+fn add_seconds(out: &mut Vec<u8>, time: Option<UnixMillis>) {
+    match time {
+        Some(time) => out.extend_from_slice(itoa::Buffer::new().format(time.as_secs()).as_bytes()),
+        None => out.extend_from_slice(b"null"),
+    }
+}
+
+/// What the moment adds to a 200 body: the same for all that one position and age are told to.
+pub(crate) struct Ending {
+    text: [u8; Self::MOST],
+    len: usize,
+}
+
+impl Ending {
+    /// A position of two numbers, the members' names, another number.
+    const MOST: usize = 128;
+
+    /// The value of `position`, what follows it, and the end of the body.
+    pub(crate) fn of(allowed: &Allowed<'_>, position: Option<Position>) -> Self {
+        let mut ending = Self { text: [0; Self::MOST], len: 0 };
+        let mut number = itoa::Buffer::new();
+        match position {
+            Some(position) => {
+                ending.add(b"\"e");
+                ending.add(number.format(position.epoch()).as_bytes());
+                ending.add(b"n");
+                ending.add(number.format(position.place()).as_bytes());
+                ending.add(b"\"");
+            }
+            None => ending.add(b"null"),
+        }
+        ending.add(if allowed.stale() { b",\"stale\":true,\"stale_ms\":" } else { b",\"stale\":false,\"stale_ms\":" });
+        match allowed.stale_ms() {
+            Some(ms) => ending.add(number.format(ms).as_bytes()),
+            None => ending.add(b"null"),
+        }
+        ending.add(b"}");
+        ending
+    }
+
+    fn add(&mut self, part: &[u8]) {
+        self.text[self.len..self.len + part.len()].copy_from_slice(part);
+        self.len += part.len();
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.text[..self.len]
+    }
+}
+
+/// A 200 body: `prefix` and what the moment adds. Exactly as large as it is: the library then needs no second allocation.
+pub(crate) fn valid_body(prefix: &[u8], ending: &Ending) -> Vec<u8> {
+    [prefix, ending.as_bytes()].concat()
 }
 
 /// One result of a batch: a 200 body with its status.
-pub(crate) fn valid_item(out: &mut Vec<u8>, prefix: &[u8], allowed: &Allowed<'_>, position: Option<Position>) {
+pub(crate) fn valid_item(out: &mut Vec<u8>, prefix: &[u8], ending: &Ending) {
     out.extend_from_slice(b"{\"status\":200,");
     out.extend_from_slice(&prefix[1..]);
-    add_moment(out, allowed, position);
-}
-
-/// What the moment adds to a prefix, and the end of the body.
-fn add_moment(body: &mut Vec<u8>, allowed: &Allowed<'_>, position: Option<Position>) {
-    let mut number = itoa::Buffer::new();
-    match position {
-        Some(position) => {
-            body.extend_from_slice(b"\"e");
-            body.extend_from_slice(number.format(position.epoch()).as_bytes());
-            body.push(b'n');
-            body.extend_from_slice(number.format(position.place()).as_bytes());
-            body.push(b'"');
-        }
-        None => body.extend_from_slice(b"null"),
-    }
-    body.extend_from_slice(if allowed.stale() {
-        b",\"stale\":true,\"stale_ms\":"
-    } else {
-        b",\"stale\":false,\"stale_ms\":"
-    });
-    match allowed.stale_ms() {
-        Some(ms) => body.extend_from_slice(number.format(ms).as_bytes()),
-        None => body.extend_from_slice(b"null"),
-    }
-    body.push(b'}');
+    out.extend_from_slice(ending.as_bytes());
 }
 
 /// The body of a refusal.
@@ -191,6 +235,19 @@ mod tests {
         );
         let expired: serde_json::Value = serde_json::from_slice(&refused_body(&Refusal::Expired)).unwrap();
         assert_eq!(expired.as_object().unwrap().keys().collect::<Vec<_>>(), ["detail", "verdict"]);
+    }
+
+    #[test]
+    fn what_is_written_by_hand_is_what_the_library_writes() {
+        for text in ["", "user-1", "a\"b", "back\\slash", "line\nbreak", "nul\0", "\u{7f}", "zoë 😀", "https://a/b"] {
+            let mut out = Vec::new();
+            add_text(&mut out, text);
+            assert_eq!(String::from_utf8(out).unwrap(), serde_json::to_string(text).unwrap());
+            let list = vec![text.to_owned(), "b".to_owned()];
+            let mut out = Vec::new();
+            add_list(&mut out, &list);
+            assert_eq!(String::from_utf8(out).unwrap(), serde_json::to_string(&list).unwrap());
+        }
     }
 
     #[test]
