@@ -38,10 +38,14 @@ impl References for Held {
     }
 }
 
-fn policy(lines: &str) -> Loaded {
-    let text = format!(
+fn written(lines: &str) -> String {
+    format!(
         "apiVersion: countersign.dev/v1alpha1\nkind: AuthPolicy\nmetadata: {{name: shop}}\nspec:\n  issuer: https://i\n  audiences: [a]\n{lines}"
-    );
+    )
+}
+
+fn policy(lines: &str) -> Loaded {
+    let text = written(lines);
     let loaded = load_text("f.yaml", &text);
     assert_eq!(loaded.diagnostics, [], "{text}");
     loaded
@@ -187,12 +191,12 @@ fn what_a_policy_refers_to_must_be_there_and_strong() {
 
 #[test]
 fn what_a_wrong_policy_refers_to_is_looked_at_all_the_same() {
-    let both = told(&policy(&format!("{LEGACY}  audience: [x]\n")), &Held::default());
+    let both = told(&load_text("f.yaml", &written(&format!("{LEGACY}  audience: [x]\n"))), &Held::default());
     assert_eq!(both.len(), 2, "{both:?}");
     assert!(both.iter().any(|line| line.contains("spec.audience:")), "{both:?}");
     assert!(both.iter().any(|line| line.contains("there is no secrets/s/k")), "{both:?}");
     // A list that is wrong itself says enough.
-    let one = told(&policy(&LEGACY.replace("name: legacy", "nmae: legacy")), &Held::default());
+    let one = told(&load_text("f.yaml", &written(&LEGACY.replace("name: legacy", "nmae: legacy"))), &Held::default());
     assert!(!one.is_empty() && !one.iter().any(|line| line.contains("secrets/s/k")), "{one:?}");
 }
 
