@@ -1,7 +1,7 @@
 //! What policies refer to: Secrets and ConfigMaps of their own namespaces, and of no other.
 //!
 //! They are read by name and looked at again every few seconds by their metadata, in turn. A watch would bring edits sooner,
-//! but would need the right to list every Secret of the cluster; reading by name is the lesser right. At most
+//! but of every Secret in the cluster: what sessions' Secrets are watched by, a type of their own, these don't have. At most
 //! [`READS_PER_SECOND`] such looks are taken, so that with very many references each comes round more rarely.
 
 use std::{
