@@ -64,7 +64,9 @@ struct Scene {
 
 impl Scene {
     fn new(size: Size) -> Self {
+        let began = Instant::now();
         let installation = Installation::start(size.verifiers, 1);
+        report(&format!("{} verifier pods are Ready after {:?}", size.verifiers, began.elapsed()));
         let operator = installation.operator(0);
         let mut fleet = installation.simulate_verifiers(size.verifiers);
         fleet.wait_until_acknowledged(&installation.redis);
