@@ -124,6 +124,7 @@ async fn metrics(State(health): State<Health>) -> Response {
     if let Standing::Leading(registry) = standing {
         let policies = registry.policies();
         text.feed(&registry);
+        text.work(&registry, &policies);
         if health.0.policy_label {
             text.policies(&registry, &policies);
         } else {
@@ -164,6 +165,32 @@ impl Exposition {
         self.sample("countersign_operator_verifiers", &[("state", "absent")], count(fleet.verifiers.len() - alive));
         self.family("countersign_operator_policies_waiting", "gauge", "Policies that wait for verifiers");
         self.sample("countersign_operator_policies_waiting", &[], count(*registry.waiting().borrow()));
+    }
+
+    fn work(&mut self, registry: &Registry, policies: &[Arc<PolicyView>]) {
+        let counts = registry.counts();
+        let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        self.family("countersign_outbox_pending", "gauge", "Revocations that aren't in the feed yet");
+        self.sample("countersign_outbox_pending", &[], gauge(counts.not_published()));
+        self.family("countersign_feed_unreadable_entries", "gauge", "Entries of the feed that this release can't read");
+        self.sample("countersign_feed_unreadable_entries", &[], gauge(registry.feed().borrow().unreadable));
+        self.family("countersign_operator_policies_not_accepted", "gauge", "Policies whose spec isn't accepted");
+        let refused = policies.iter().filter(|policy| policy.problem.is_some() && !policy.withdrawn).count();
+        self.sample("countersign_operator_policies_not_accepted", &[], count(refused));
+        self.family("countersign_operator_reconciles_total", "counter", "Looks at policies, by how they went");
+        let (well, failed) = counts.looks();
+        self.sample("countersign_operator_reconciles_total", &[("result", "ok")], gauge(well));
+        self.sample("countersign_operator_reconciles_total", &[("result", "error")], gauge(failed));
+        self.family("countersign_operator_reconcile_seconds_total", "counter", "What all looks at policies took together");
+        let micros = counts.looked_micros();
+        let _ = writeln!(
+            self.0,
+            "countersign_operator_reconcile_seconds_total {}.{:06}",
+            micros / 1_000_000,
+            micros % 1_000_000
+        );
+        self.family("countersign_operator_queued_policies", "gauge", "Policies that are to be looked at at some time");
+        self.sample("countersign_operator_queued_policies", &[], gauge(counts.waiting_for_a_look()));
     }
 
     fn policies(&mut self, registry: &Registry, policies: &[Arc<PolicyView>]) {
@@ -209,6 +236,34 @@ impl Exposition {
                 let labels = [("policy", policy.name.as_str()), ("ring", ring.word())];
                 self.sample("countersign_key_next_rotation_timestamp_seconds", &labels, at.as_secs());
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_parts_count_is_told_in_the_text_format() {
+        let (registry, _inbox) = Registry::new();
+        registry.counts().looked(Duration::from_micros(1_500_007), true);
+        registry.counts().looked(Duration::from_millis(500), false);
+        registry.counts().queued(3);
+        registry.counts().unpublished(2);
+        let mut text = Exposition::default();
+        text.work(&registry, &[]);
+        for line in [
+            "countersign_outbox_pending 2",
+            "countersign_operator_reconciles_total{result=\"ok\"} 1",
+            "countersign_operator_reconciles_total{result=\"error\"} 1",
+            "countersign_operator_reconcile_seconds_total 2.000007",
+            "countersign_operator_queued_policies 3",
+            "countersign_operator_policies_not_accepted 0",
+        ] {
+            assert!(text.0.lines().any(|said| said == line), "{line}\n{}", text.0);
         }
     }
 }

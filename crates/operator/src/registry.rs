@@ -9,6 +9,7 @@
 //! Views are values behind an `Arc`: whoever reads one sees one state throughout. A view is published *after* what it says is
 //! written to the API server, never before.
 
+mod counts;
 mod foreign;
 mod present;
 mod turn;
@@ -24,6 +25,7 @@ use parking_lot::RwLock;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 pub use self::{
+    counts::Counts,
     foreign::ForeignKeys,
     present::FeedPresent,
     turn::{Cutting, Issuing, Turn},
@@ -67,6 +69,7 @@ pub struct Registry {
     feed: watch::Sender<Arc<FeedPresent>>,
     fleet: watch::Sender<Arc<Fleet>>,
     waiting: watch::Sender<usize>,
+    counts: Counts,
     turns: RwLock<HashMap<PolicyName, Arc<Turn>>>,
     synced: watch::Sender<bool>,
 }
@@ -84,6 +87,7 @@ impl Registry {
             feed: watch::Sender::default(),
             fleet: watch::Sender::default(),
             waiting: watch::Sender::default(),
+            counts: Counts::default(),
             turns: RwLock::default(),
             synced: watch::Sender::new(false),
         };
@@ -227,6 +231,11 @@ impl Registry {
     /// How the feed stands.
     pub fn feed(&self) -> watch::Receiver<Arc<FeedPresent>> {
         self.feed.subscribe()
+    }
+
+    /// What parts count of themselves.
+    pub const fn counts(&self) -> &Counts {
+        &self.counts
     }
 
     /// How many policies wait for verifiers: while there are any, leases are worth reading often.

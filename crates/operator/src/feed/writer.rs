@@ -13,6 +13,9 @@ use crate::registry::Registry;
 /// How long one publication is waited for before the next changes are taken in; the sweep goes on with it.
 const PUBLISH_WITHIN: Duration = Duration::from_secs(1);
 
+/// How often it is looked how publishing goes.
+const STATUS_EVERY: Duration = Duration::from_secs(1);
+
 /// Publishes what bundles call revoked, as soon as they are written.
 #[derive(Debug)]
 pub struct FeedWriter {
@@ -43,9 +46,12 @@ impl FeedWriter {
 
     /// Writes until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
+        let mut tick = tokio::time::interval(STATUS_EVERY);
         loop {
+            self.registry.counts().unpublished(self.publisher.status().pending);
             let changed = tokio::select! {
                 () = stop.cancelled() => break,
+                _ = tick.tick() => continue,
                 changed = changed(&mut self.changes) => changed,
             };
             let Some(changed) = changed else { break };

@@ -265,6 +265,7 @@ impl Dispatcher {
 
     fn begin(&mut self, name: PolicyName) {
         self.queued.remove(&name);
+        self.reconciler.context.registry.counts().queued(self.queued.len());
         self.objects.lock().insert(bundle_name(&name), name.clone());
         let mut managed = self.idle.remove(&name).unwrap_or_default();
         managed.ends.extend(self.ends.remove(&name).unwrap_or_default());
@@ -272,7 +273,9 @@ impl Dispatcher {
         self.at_work.insert(name.clone());
         let reconciler = self.reconciler.clone();
         self.running.spawn(async move {
+            let began = Instant::now();
             let result = reconciler.reconcile(&name, &mut managed).await;
+            reconciler.context.registry.counts().looked(began.elapsed(), result.is_ok());
             (name, managed, result)
         });
     }
