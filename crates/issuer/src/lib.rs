@@ -8,11 +8,15 @@ mod admin;
 mod fleet;
 mod health;
 mod minter;
+pub mod names;
+pub mod passwords;
 mod policies;
 mod problem;
 mod public;
 mod revoker;
+pub mod sealing;
 mod serving;
+pub mod totp;
 mod turns;
 
 pub use fleet::{Enforcement, Fleet, Verifier};

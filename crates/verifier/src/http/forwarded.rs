@@ -204,15 +204,11 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Adds those of a query. An unknown one is an error: a demand that is misspelt, or that a later version knows, must not
-    /// be dropped.
+    /// Adds those of a query. Unknown ones are ignored.
     pub(crate) fn add_query(&mut self, query: &str) -> Result<(), Problem> {
         let pairs = form_pairs(query.as_bytes()).ok_or_else(|| Problem::invalid("the query is badly encoded"))?;
         for (name, value) in pairs {
-            if !self.add(&name, value)? {
-                let known = "permission, role, scope, audience, headers, codes";
-                return Err(Problem::invalid(format!("the query has an option other than {known}")));
-            }
+            self.add(&name, value)?;
         }
         Ok(())
     }
@@ -338,12 +334,12 @@ mod tests {
     #[test]
     fn demands_add_up_and_a_misspelt_one_is_refused() {
         let mut options = Options::default();
-        options.add_query("permission=a&permission=b&codes=401-403&headers=permissions").unwrap();
+        options.add_query("permission=a&permission=b&x=y&codes=401-403&headers=permissions").unwrap();
         options.add_headers(&headers(&[("x-countersign-require", "permission=c%20d&role=r")])).unwrap();
         assert_eq!(options.permissions, ["a", "b", "c d"]);
         assert_eq!(options.roles, ["r"]);
         assert!(options.only_401_403 && options.show_permissions);
-        for bad in ["permission=", "permision=a", "codes=x", "headers=all", "role=%f"] {
+        for bad in ["permission=", "codes=x", "headers=all", "role=%f"] {
             assert!(Options::default().add_query(bad).is_err(), "{bad}");
         }
         for bad in ["", "permission", "permissions=a", "role=%zz"] {

@@ -70,7 +70,6 @@ impl<'a> VerifyRequest<'a> {
         let empty = || Problem::invalid("token is missing or empty");
         let token = text(top, "token")?.filter(|t| !t.is_empty()).ok_or_else(empty)?;
         let require = object(top.get("require"), "require")?.unwrap_or(&EMPTY);
-        only_known_demands(require)?;
         let request = object(top.get("request"), "request")?.unwrap_or(&EMPTY);
         let client = object(top.get("client"), "client")?.unwrap_or(&EMPTY);
         Ok(Self {
@@ -301,15 +300,6 @@ fn object<'v>(value: Option<&'v Value>, what: &'static str) -> Result<Option<&'v
     }
 }
 
-/// Other unknown members are ignored, but a demand that is misspelt, or that a later version knows, must not be dropped.
-fn only_known_demands(require: &Map<String, Value>) -> Result<(), Problem> {
-    let known = ["permissions", "roles", "scopes", "audience"];
-    if require.iter().all(|(name, value)| known.contains(&name.as_str()) || value.is_null()) {
-        return Ok(());
-    }
-    Err(Problem::invalid(format!("require has a member other than {}", known.join(", "))))
-}
-
 fn text<'a>(members: &Map<String, Value>, name: &'static str) -> Result<Option<Cow<'a, str>>, Problem> {
     match members.get(name) {
         None | Some(Value::Null) => Ok(None),
@@ -366,7 +356,6 @@ mod tests {
             r#"{"token":"a","\u0074oken":"b"}"#,
             r#"{"token":"a","x":{"y":1,"y":1}}"#,
             r#"{"token":"a","require":[]}"#,
-            r#"{"token":"a","require":{"permision":["p"]}}"#,
             r#"{"token":"a","require":{"roles":"r"}}"#,
             r#"{"token":"a","require":{"roles":[1]}}"#,
             r#"{"token":"a","require":{"roles":[],"roles":[]}}"#,

@@ -1,0 +1,234 @@
+//! How much of the machine the hashing of passwords may take: so many threads, so much memory, and a queue that ends.
+
+use std::{
+    num::NonZeroUsize,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{
+    Match, UnusableHash,
+    hash::{self, Argon2idCost},
+};
+
+/// Hashes passwords off the event loop, never more at once than threads and memory allow. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Pool(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    threads: Arc<Semaphore>,
+    /// One permit for each KiB.
+    memory: Arc<Semaphore>,
+    memory_kib: u32,
+    waiting: AtomicUsize,
+    max_waiting: usize,
+}
+
+/// More is asked for than can be done soon. Try again in a second or so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("too many passwords are waiting to be hashed")]
+pub struct Overloaded;
+
+/// A place in the queue, given up when whoever waits goes away.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Pool {
+    /// A pool of so many threads, with so much memory (KiB) for all of them, and so many callers that may wait.
+    pub fn new(threads: NonZeroUsize, memory_kib: u32, max_waiting: usize) -> Self {
+        Self(Arc::new(Inner {
+            threads: Arc::new(Semaphore::new(threads.get())),
+            memory: Arc::new(Semaphore::new(memory_kib as usize)),
+            memory_kib,
+            waiting: AtomicUsize::new(0),
+            max_waiting,
+        }))
+    }
+
+    /// Hashes a new password.
+    pub async fn hash(&self, password: &str, cost: Argon2idCost) -> Result<Result<String, UnusableHash>, Overloaded> {
+        let password = zeroize::Zeroizing::new(password.to_owned());
+        self.run(cost, move || hash::hash(&password, cost)).await
+    }
+
+    /// Holds a password against a hash. Without one the same work is done in vain, so that time tells nothing.
+    pub async fn verify(
+        &self,
+        password: &str,
+        hash: Option<&str>,
+        cost: Argon2idCost,
+    ) -> Result<Result<Match, UnusableHash>, Overloaded> {
+        let password = zeroize::Zeroizing::new(password.to_owned());
+        let hash = hash.map(str::to_owned);
+        self.run(cost, move || match &hash {
+            Some(hash) => hash::verify(&password, hash, cost),
+            None => hash::hash(&password, cost).map(|_| Match::No),
+        })
+        .await
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        cost: Argon2idCost,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Overloaded> {
+        let places = self.places(cost).await?;
+        let work = tokio::task::spawn_blocking(move || {
+            let done = work();
+            drop(places);
+            done
+        });
+        // The task is never aborted, and a panic in it is a fault of ours that must not be taken for an answer.
+        work.await.map_err(|_| Overloaded)
+    }
+
+    /// A thread, and the memory that is needed; one that needs more than there is gets all of it.
+    async fn places(&self, cost: Argon2idCost) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), Overloaded> {
+        let inner = &self.0;
+        let before = inner.waiting.fetch_add(1, Ordering::Relaxed);
+        let _waiting = Waiting(&inner.waiting);
+        let at_once = inner.threads.available_permits();
+        if before >= inner.max_waiting.saturating_add(at_once) {
+            return Err(Overloaded);
+        }
+        let memory = inner.memory.clone().acquire_many_owned(cost.memory_kib.min(inner.memory_kib)).await;
+        let thread = inner.threads.clone().acquire_owned().await;
+        match (thread, memory) {
+            (Ok(thread), Ok(memory)) => Ok((thread, memory)),
+            // Nobody closes them.
+            _ => Err(Overloaded),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CHEAP: Argon2idCost = Argon2idCost { memory_kib: 64, iterations: 1, parallelism: 1 };
+
+    fn pool(threads: usize, memory_kib: u32, max_waiting: usize) -> Pool {
+        Pool::new(NonZeroUsize::new(threads).unwrap(), memory_kib, max_waiting)
+    }
+
+    #[tokio::test]
+    async fn a_hashed_password_is_recognised_and_nobodys_is_not() {
+        let pool = pool(2, 1024, 10);
+        let hashed = pool.hash("correct horse", CHEAP).await.unwrap().unwrap();
+        assert_eq!(pool.verify("correct horse", Some(&hashed), CHEAP).await, Ok(Ok(Match::Yes)));
+        assert_eq!(pool.verify("correct horse", None, CHEAP).await, Ok(Ok(Match::No)));
+        assert_eq!(pool.verify("x", Some("x"), CHEAP).await, Ok(Err(UnusableHash::UnknownFormat)));
+    }
+
+    /// Work that ends when it is told to, and how many of it were at it at once.
+    struct Held {
+        at_once: Arc<AtomicUsize>,
+        most: Arc<AtomicUsize>,
+        gate: Arc<(parking_lot::Mutex<bool>, parking_lot::Condvar)>,
+    }
+
+    impl Held {
+        fn new() -> Self {
+            Self { at_once: Arc::default(), most: Arc::default(), gate: Arc::default() }
+        }
+
+        fn work(&self) -> impl FnOnce() + Send + use<> {
+            let (at_once, most, gate) = (self.at_once.clone(), self.most.clone(), self.gate.clone());
+            move || {
+                most.fetch_max(at_once.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                let mut open = gate.0.lock();
+                while !*open {
+                    gate.1.wait(&mut open);
+                }
+                at_once.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+
+        fn open(&self) {
+            *self.gate.0.lock() = true;
+            self.gate.1.notify_all();
+        }
+
+        async fn until_at_once(&self, count: usize) {
+            while self.at_once.load(Ordering::SeqCst) != count {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn past_the_queue_callers_are_turned_away_and_those_in_it_are_served() {
+        let pool = pool(2, 1024, 3);
+        let held = Held::new();
+        let callers: Vec<_> = (0..5)
+            .map(|_| {
+                let (pool, work) = (pool.clone(), held.work());
+                tokio::spawn(async move { pool.run(CHEAP, work).await })
+            })
+            .collect();
+        held.until_at_once(2).await;
+        while pool.0.waiting.load(Ordering::Relaxed) != 3 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(pool.run(CHEAP, || ()).await, Err(Overloaded));
+        held.open();
+        for caller in callers {
+            assert_eq!(caller.await.unwrap(), Ok(()));
+        }
+        assert_eq!(held.most.load(Ordering::SeqCst), 2);
+        assert_eq!(pool.run(CHEAP, || 7).await, Ok(7));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn memory_is_a_bound_of_its_own_and_the_greedy_get_all_of_it() {
+        let pool = pool(8, 128, 100);
+        let held = Held::new();
+        let callers: Vec<_> = (0..4)
+            .map(|_| {
+                let (pool, work) = (pool.clone(), held.work());
+                tokio::spawn(async move { pool.run(CHEAP, work).await })
+            })
+            .collect();
+        held.until_at_once(2).await;
+        held.open();
+        for caller in callers {
+            assert_eq!(caller.await.unwrap(), Ok(()));
+        }
+        assert_eq!(held.most.load(Ordering::SeqCst), 2);
+        let greedy = Argon2idCost { memory_kib: 1 << 30, ..CHEAP };
+        assert_eq!(pool.run(greedy, || 7).await, Ok(7));
+    }
+
+    #[tokio::test]
+    async fn whoever_stops_waiting_gives_the_place_up() {
+        let pool = pool(1, 1024, 1);
+        let held = Held::new();
+        let first = tokio::spawn({
+            let (pool, work) = (pool.clone(), held.work());
+            async move { pool.run(CHEAP, work).await }
+        });
+        held.until_at_once(1).await;
+        let second = tokio::spawn({
+            let pool = pool.clone();
+            async move { pool.run(CHEAP, || ()).await }
+        });
+        while pool.0.waiting.load(Ordering::Relaxed) != 1 {
+            tokio::task::yield_now().await;
+        }
+        second.abort();
+        assert!(second.await.is_err());
+        assert_eq!(pool.0.waiting.load(Ordering::Relaxed), 0);
+        held.open();
+        assert_eq!(first.await.unwrap(), Ok(()));
+    }
+}
