@@ -161,43 +161,24 @@ impl Installation {
             |pods: &[Value]| -> Vec<String> { pods.iter().map(|pod| pod["metadata"]["name"].to_string()).collect() };
         let path = format!("/api/v1/namespaces/{SYSTEM}/pods?labelSelector=app.kubernetes.io/component=verifier");
         let api = self.api();
-        let old: Vec<Value> = api.list(&path);
+        let old = api.list(&path);
         let before = names(&old);
-        // As a kubelet does, each is told to have ended before it goes: one that merely vanishes may still run.
-        let paths: Vec<String> = old
-            .iter()
-            .map(|pod| format!("/api/v1/namespaces/{SYSTEM}/pods/{}", pod["metadata"]["name"].as_str().unwrap()))
-            .collect();
-        for path in &paths {
-            api.merge(path, &json!({"metadata": {"finalizers": ["countersign.example/kubelet"]}}));
+        // Each is told to have ended, as a kubelet tells it: one that merely vanishes may still run. The DaemonSet's controller
+        // then replaces it.
+        for pod in &old {
+            let ended = pod["spec"]["containers"].as_array().unwrap().iter().map(|container| {
+                json!({"name": container["name"], "image": container["image"], "imageID": "", "ready": false,
+                       "restartCount": 0, "state": {"terminated": {"exitCode": 0}}})
+            });
+            let status = json!({"phase": "Succeeded", "containerStatuses": ended.collect::<Vec<_>>()});
+            let path = format!("/api/v1/namespaces/{SYSTEM}/pods/{}/status", pod["metadata"]["name"].as_str().unwrap());
+            api.merge(&path, &json!({"status": status}));
         }
-        self.cluster.kubectl_ok(&["rollout", "restart", "-n", SYSTEM, "daemonset/countersign-verifier"]);
-        let mut running: Vec<(&String, &Value)> = paths.iter().zip(&old).collect();
-        eventually("every old pod has ended", PATIENCE * 2, || {
-            running.retain(|(path, pod)| !end_if_deleted(&api, path, pod));
-            running.is_empty().then_some(())
-        });
         eventually("every verifier pod is another", PATIENCE * 2, || {
             let now = names(&self.pods("verifier", before.len()));
             (now.len() == before.len() && now.iter().all(|name| !before.contains(name))).then_some(())
         });
     }
-}
-
-/// What a kubelet does with a pod that is to be deleted: it ends the containers, says so, and lets the pod go.
-fn end_if_deleted(api: &Api, path: &str, pod: &Value) -> bool {
-    if !api.object(path).is_some_and(|now| now["metadata"]["deletionTimestamp"].is_string()) {
-        return false;
-    }
-    let ended = pod["spec"]["containers"].as_array().unwrap().iter().map(|container| {
-        json!({"name": container["name"], "image": container["image"], "imageID": "", "ready": false, "restartCount": 0,
-               "state": {"terminated": {"exitCode": 0}}})
-    });
-    api.merge(&format!("{path}/status"), &json!({"status": {"containerStatuses": ended.collect::<Vec<_>>()}}));
-    // kwok takes it away, too.
-    let gone = api.try_merge(path, &json!({"metadata": {"finalizers": null}}));
-    assert!(matches!(gone.status, 200 | 404), "{}", String::from_utf8_lossy(&gone.body));
-    true
 }
 
 /// The ConfigMap `bundle-trust` as the kubelet would mount it: a directory that follows it.
