@@ -69,6 +69,8 @@ pub(crate) struct Faults {
 /// How often what was asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Requests {
+    /// That got no answer.
+    pub(crate) while_away: u64,
     pub(crate) lists: u64,
     pub(crate) probes: u64,
     pub(crate) watches: u64,
@@ -260,6 +262,7 @@ fn answer(
     let rest = path.strip_prefix(&format!("/api/v1/namespaces/{NAMESPACE}/")).unwrap_or_default().to_owned();
     let mut locked = state.lock();
     if locked.faults.away {
+        locked.requests.while_away += 1;
         return Err(std::io::Error::other("away"));
     }
     if locked.faults.forbidden {

@@ -73,7 +73,7 @@ async fn without_anything_saved_a_start_waits_for_the_api_server_and_says_what_o
     cluster.api.fail(|faults| (faults.forbidden, faults.away) = (false, true));
     let waiting = cluster.try_verifier();
     let back = async {
-        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        eventually("it has asked in vain", async || cluster.api.requests().while_away > 0).await;
         cluster.api.fail(|faults| faults.away = false);
     };
     let (rig, ()) = tokio::join!(waiting, back);
