@@ -1,4 +1,4 @@
-//! Tokens of our own: access tokens (RFC 9068) and API keys.
+//! Tokens of our own: access tokens (RFC 9068), emergency tokens and API keys.
 
 use serde_json::{Map, Value, json};
 
@@ -12,6 +12,10 @@ use crate::{
 pub const ACCESS_TOKEN_TYPE: &str = "at+jwt";
 /// `typ` of an API key.
 pub const API_KEY_TYPE: &str = "api-key+jwt";
+/// `typ` of an emergency token.
+pub const EMERGENCY_TOKEN_TYPE: &str = "emergency+jwt";
+/// The claim of an emergency token that says why it was made: `{"reason": "…"}`.
+pub const EMERGENCY_CLAIM: &str = "emergency";
 /// What an API key begins with, so that scanners of source code find one that was committed.
 pub const API_KEY_PREFIX: &str = "csk_";
 /// `client_id` of tokens that no OAuth client asked for.
@@ -69,6 +73,17 @@ pub struct ApiKeySpec {
 
 /// A signed access token.
 pub fn mint_access(key: &SigningKey, spec: &AccessTokenSpec) -> Result<String, SigningKeyError> {
+    sign(key, ACCESS_TOKEN_TYPE, &access_claims(spec)?)
+}
+
+/// A signed emergency token, made for `reason`, which is no secret.
+pub fn mint_emergency(key: &SigningKey, spec: &AccessTokenSpec, reason: &str) -> Result<String, SigningKeyError> {
+    let mut claims = access_claims(spec)?;
+    claims.insert(EMERGENCY_CLAIM.to_owned(), json!({"reason": reason}));
+    sign(key, EMERGENCY_TOKEN_TYPE, &claims)
+}
+
+fn access_claims(spec: &AccessTokenSpec) -> Result<Map<String, Value>, SigningKeyError> {
     let mut claims = spec.extra.clone();
     claims.extend(common_claims(
         &spec.issuer,
@@ -87,7 +102,7 @@ pub fn mint_access(key: &SigningKey, spec: &AccessTokenSpec) -> Result<String, S
     if !spec.amr.is_empty() {
         claims.insert("amr".to_owned(), json!(spec.amr));
     }
-    sign(key, ACCESS_TOKEN_TYPE, &claims)
+    Ok(claims)
 }
 
 /// A signed API key, prefix and all.

@@ -48,6 +48,19 @@ pub struct OwnIssuer {
     pub access: KeySet,
     /// Keys of the api-key ring that verify now, revoked ones included.
     pub api_key: KeySet,
+    /// What it demands of emergency tokens; absent: it takes none.
+    pub emergency: Option<EmergencyTokens>,
+}
+
+/// What a policy demands of emergency tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EmergencyTokens {
+    /// The longest life of one, milliseconds.
+    pub max_ttl_ms: i64,
+    /// The roles that one may carry.
+    pub roles: Vec<String>,
+    /// From this instant on none is taken.
+    pub not_after: UnixMillis,
 }
 
 /// Someone else whose tokens the policy accepts.

@@ -39,6 +39,8 @@ pub enum Refusal {
     },
     /// The verifier's state isn't confirmed.
     NotReady,
+    /// A good emergency token whose use can't be recorded now. On the wire the verifier isn't ready.
+    Unrecorded,
 }
 
 /// What was revoked.
@@ -147,7 +149,7 @@ impl Refusal {
             Self::Stale => 11,
             Self::Denied(_) => 12,
             Self::RateLimited { .. } => 13,
-            Self::NotReady => 14,
+            Self::NotReady | Self::Unrecorded => 14,
         }
     }
 
@@ -171,7 +173,7 @@ impl Refusal {
             | Self::Revoked(_) => 401,
             Self::Denied(_) => 403,
             Self::RateLimited { .. } => 429,
-            Self::Stale | Self::NotReady => 503,
+            Self::Stale | Self::NotReady | Self::Unrecorded => 503,
         }
     }
 
@@ -209,6 +211,7 @@ impl Refusal {
             },
             Self::RateLimited { .. } => "too many verifications".into(),
             Self::NotReady => "the verifier's state is not confirmed".into(),
+            Self::Unrecorded => "the use of an emergency token can't be recorded now, and none goes unrecorded".into(),
         }
     }
 }

@@ -2,12 +2,15 @@
 
 use serde_json::Value;
 
-use super::credential::{Authenticated, CredentialKind, Draft, Times};
+use super::{
+    credential::{Authenticated, CredentialKind, Draft, Times},
+    emergency::emergency_reason,
+};
 use crate::{
     claims::{self, ClaimSet, ClaimSource as _, WrongType},
     jose::{Algorithm, Decoded, MAX_TOKEN_BYTES, Malformed},
     keys::{KeyEntry, KeySet},
-    mint::API_KEY_PREFIX,
+    mint::{ACCESS_TOKEN_TYPE, API_KEY_PREFIX, API_KEY_TYPE, EMERGENCY_CLAIM, EMERGENCY_TOKEN_TYPE},
     opaque::OpaqueKey,
     policy::{OwnIssuer, Policy, TrustedIssuer},
     revocation::IdHasher,
@@ -37,7 +40,7 @@ pub fn authenticate(policy: &Policy, token: &str, now: UnixMillis, hasher: &IdHa
     let header = jws.header().map_err(malformed)?;
     // Names the keys to try; nothing of it is believed before the signature holds.
     let claims = Claims::new(jws.claims().map_err(malformed)?);
-    let source = source_of(policy, &claims, is_api_key, now)?;
+    let source = source_of(policy, &claims, is_api_key, header.typ.as_deref(), now)?;
     let key = find_key(source.keys(), source.kid(header.kid.as_deref()), &header.alg, &jws)?;
     admit(policy, &source, claims, header.typ.as_deref(), key, now, hasher)
 }
@@ -45,6 +48,8 @@ pub fn authenticate(policy: &Policy, token: &str, now: UnixMillis, hasher: &IdHa
 /// Who is asked for the key: one source, so that no other issuer's or policy's keys are ever tried.
 enum Source<'p> {
     Access(&'p OwnIssuer),
+    /// The access ring as well: only the type tells them apart, and the signature covers it.
+    Emergency(&'p OwnIssuer),
     ApiKey(&'p OwnIssuer),
     Trusted(&'p TrustedIssuer),
 }
@@ -52,7 +57,7 @@ enum Source<'p> {
 impl<'p> Source<'p> {
     fn keys(&self) -> &'p KeySet {
         match self {
-            Self::Access(own) => &own.access,
+            Self::Access(own) | Self::Emergency(own) => &own.access,
             Self::ApiKey(own) => &own.api_key,
             Self::Trusted(trusted) => &trusted.keys,
         }
@@ -67,10 +72,20 @@ impl<'p> Source<'p> {
     }
 }
 
-fn source_of<'p>(policy: &'p Policy, claims: &Claims, is_api_key: bool, now: UnixMillis) -> Result<Source<'p>, Refusal> {
+fn source_of<'p>(
+    policy: &'p Policy,
+    claims: &Claims,
+    is_api_key: bool,
+    typ: Option<&str>,
+    now: UnixMillis,
+) -> Result<Source<'p>, Refusal> {
     let issuer = claims.issuer.as_ref().map_err(|_| Refusal::UntrustedIssuer)?.as_deref();
     if let Some(own) = policy.own.as_ref().filter(|own| Some(&*own.issuer) == issuer) {
-        return Ok(if is_api_key { Source::ApiKey(own) } else { Source::Access(own) });
+        return Ok(match is_api_key {
+            true => Source::ApiKey(own),
+            false if is_type(typ, EMERGENCY_TOKEN_TYPE) => Source::Emergency(own),
+            false => Source::Access(own),
+        });
     }
     // The prefix is the policy's own: nobody else's tokens carry it.
     let named = || policy.trusted.iter().find(|t| t.issuer.as_deref() == issuer);
@@ -105,28 +120,34 @@ fn admit(
     now: UnixMillis,
     hasher: &IdHasher,
 ) -> Result<Authenticated, Refusal> {
+    let (ends, trusted_until) = match source {
+        Source::Emergency(own) => (own.emergency.as_ref().map(|rules| rules.not_after), None),
+        Source::Trusted(trusted) => (None, trusted.not_after),
+        Source::Access(_) | Source::ApiKey(_) => (None, None),
+    };
     let times = Times {
         not_before: claims.not_before.unwrap_or_default(),
         issued_at: claims.issued_at.unwrap_or_default(),
         expires: claims.expires.unwrap_or_default(),
-        ends: None,
-        trusted_until: match source {
-            Source::Trusted(trusted) => trusted.not_after,
-            Source::Access(_) | Source::ApiKey(_) => None,
-        },
+        ends,
+        trusted_until,
     };
     times.check(now, policy.clock_skew_ms)?;
     check_audience(policy, source, &claims)?;
     check_claims(source, &claims, typ, now)?;
 
     let granted = granted(source, &claims)?;
+    if let Source::Emergency(own) = source {
+        check_emergency(own, &claims, &granted.roles)?;
+    }
     let (kind, own) = match source {
         Source::Access(_) => (CredentialKind::Access, true),
+        Source::Emergency(_) => (CredentialKind::Emergency, true),
         Source::ApiKey(_) => (CredentialKind::ApiKey, true),
         Source::Trusted(_) => (CredentialKind::External, false),
     };
     let issuer = match source {
-        Source::Access(own) | Source::ApiKey(own) => Some(own.issuer.clone()),
+        Source::Access(own) | Source::Emergency(own) | Source::ApiKey(own) => Some(own.issuer.clone()),
         Source::Trusted(trusted) => trusted.issuer.clone(),
     };
     let issued_for_cutoffs = match (own, claims.issued_at_ms) {
@@ -136,7 +157,7 @@ fn admit(
     };
     let cacheable = match source {
         Source::Trusted(trusted) => trusted.max_ttl_ms.is_none() || times.issued_at.is_some(),
-        Source::Access(_) | Source::ApiKey(_) => true,
+        Source::Access(_) | Source::Emergency(_) | Source::ApiKey(_) => true,
     };
     let draft = Draft {
         kind,
@@ -193,7 +214,7 @@ fn check_audience(policy: &Policy, source: &Source<'_>, claims: &Claims) -> Resu
             Some(audiences) => audiences,
             None => return Ok(()),
         },
-        Source::Access(_) | Source::ApiKey(_) => &policy.audiences,
+        Source::Access(_) | Source::Emergency(_) | Source::ApiKey(_) => &policy.audiences,
     };
     match &claims.audience {
         Ok(Some(audience)) if audience.iter().any(|a| wanted.contains(a)) => Ok(()),
@@ -216,13 +237,16 @@ fn check_claims(source: &Source<'_>, claims: &Claims, typ: Option<&str>, now: Un
     }
     let expires = claims.expires.unwrap_or_default();
     match source {
-        Source::Access(_) | Source::ApiKey(_) => {
+        Source::Access(_) | Source::Emergency(_) | Source::ApiKey(_) => {
             claims.issued_at_ms.map_err(invalid)?;
             if expires.is_none() {
                 return Err(Refusal::InvalidClaims("exp is missing"));
             }
             if !matches!(claims.token_id, Ok(Some(_))) {
                 return Err(Refusal::InvalidClaims("jti is missing or not a string"));
+            }
+            if !matches!(source, Source::Emergency(_)) && claims.all.claim(EMERGENCY_CLAIM).is_some() {
+                return Err(Refusal::InvalidClaims("only an emergency token has the claim emergency"));
             }
         }
         Source::Trusted(trusted) => {
@@ -242,18 +266,42 @@ fn check_claims(source: &Source<'_>, claims: &Claims, typ: Option<&str>, now: Un
 
 /// RFC 9068 section 4 for our own tokens; explicit typing (RFC 8725 section 3.11) keeps other kinds of JWT out.
 fn check_typ(source: &Source<'_>, typ: Option<&str>) -> Result<(), Refusal> {
+    let fits = match source {
+        Source::Access(_) => is_type(typ, ACCESS_TOKEN_TYPE),
+        Source::Emergency(_) => is_type(typ, EMERGENCY_TOKEN_TYPE),
+        Source::ApiKey(_) => is_type(typ, API_KEY_TYPE),
+        Source::Trusted(_) => typ.is_none() || is_type(typ, "jwt") || is_type(typ, ACCESS_TOKEN_TYPE),
+    };
+    if fits { Ok(()) } else { Err(Refusal::InvalidClaims("typ is not that of an access token")) }
+}
+
+/// Whether a header's `typ` is `wanted`; `application/` may be left out (RFC 7515 section 4.1.9).
+fn is_type(typ: Option<&str>, wanted: &str) -> bool {
     const PREFIX: &str = "application/";
     let typ = typ.map(|typ| match typ.split_at_checked(PREFIX.len()) {
         Some((start, rest)) if start.eq_ignore_ascii_case(PREFIX) => rest,
         _ => typ,
     });
-    let is = |wanted: &str| typ.is_some_and(|typ| typ.eq_ignore_ascii_case(wanted));
-    let fits = match source {
-        Source::Access(_) => is("at+jwt"),
-        Source::ApiKey(_) => is("api-key+jwt"),
-        Source::Trusted(_) => typ.is_none() || is("jwt") || is("at+jwt"),
+    typ.is_some_and(|typ| typ.eq_ignore_ascii_case(wanted))
+}
+
+/// What the policy demands of an emergency token. Whether it takes them still is asked on every call.
+fn check_emergency(own: &OwnIssuer, claims: &Claims, roles: &[String]) -> Result<(), Refusal> {
+    let refuse = |what| Err(Refusal::InvalidClaims(what));
+    let Some(rules) = &own.emergency else { return refuse("the policy takes no emergency tokens") };
+    if emergency_reason(&claims.all).is_none() {
+        return refuse("emergency does not give a reason");
+    }
+    let (Ok(Some(start)), Ok(Some(end))) = (&claims.issued_at_ms, &claims.expires) else {
+        return refuse("iat_ms is missing");
     };
-    if fits { Ok(()) } else { Err(Refusal::InvalidClaims("typ is not that of an access token")) }
+    if end.since(*start) > rules.max_ttl_ms {
+        return refuse("the token lives longer than the policy's emergency.maxTTL");
+    }
+    if roles.iter().any(|role| !rules.roles.contains(role)) {
+        return refuse("the token has a role that is not among the policy's emergency.roles");
+    }
+    Ok(())
 }
 
 fn check_life(trusted: &TrustedIssuer, expires: Option<UnixMillis>, start: UnixMillis) -> Result<(), Refusal> {
@@ -276,7 +324,7 @@ struct Granted {
 fn granted(source: &Source<'_>, claims: &Claims) -> Result<Granted, Refusal> {
     let own_scopes = || claims::scopes(&claims.all).map_err(invalid);
     let (subject, roles, scopes) = match source {
-        Source::Access(_) | Source::ApiKey(_) => {
+        Source::Access(_) | Source::Emergency(_) | Source::ApiKey(_) => {
             let roles = claims::strings(&claims.all, "roles", WrongType("roles is not a list of strings"));
             (claims.subject.clone().map_err(invalid)?, roles.map_err(invalid)?.unwrap_or_default(), own_scopes()?)
         }

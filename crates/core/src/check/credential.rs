@@ -23,6 +23,8 @@ pub enum CredentialKind {
     ApiKey,
     /// A trusted issuer's token.
     External,
+    /// A break-glass token of the policy's own issuer: each use is recorded.
+    Emergency,
 }
 
 impl CredentialKind {
@@ -32,6 +34,7 @@ impl CredentialKind {
             Self::Access => "access",
             Self::ApiKey => "api_key",
             Self::External => "external",
+            Self::Emergency => "emergency",
         }
     }
 }
@@ -214,7 +217,7 @@ impl Draft<'_> {
             policy: &policy.name,
             issuer: self.issuer.as_deref(),
             own: self.own,
-            access_ring: self.kind == CredentialKind::Access,
+            access_ring: matches!(self.kind, CredentialKind::Access | CredentialKind::Emergency),
             token_kind: if self.kind == CredentialKind::ApiKey { Kind::ApiKey } else { Kind::Token },
             token_id: self.token_id.as_deref(),
             session_id: self.session_id.as_deref(),

@@ -2,7 +2,10 @@
 
 use std::{borrow::Cow, sync::atomic::Ordering::Relaxed};
 
-use super::credential::Authenticated;
+use super::{
+    credential::{Authenticated, CredentialKind},
+    emergency::{EmergencyUse, NoRoom, Witness},
+};
 use crate::{
     addresses::AddressVerdict,
     policy::Policy,
@@ -20,6 +23,17 @@ pub fn judge<'a>(
     ask: &Ask<'_>,
     world: &World<'_>,
 ) -> Result<Allowed<'a>, Refusal> {
+    judge_also(policy, credential, ask, world, |_| None)
+}
+
+/// The same, where a good credential alone isn't enough: `also` may refuse it last. What it refuses was no use.
+pub fn judge_also<'a>(
+    policy: &Policy,
+    credential: &'a Authenticated,
+    ask: &Ask<'_>,
+    world: &World<'_>,
+    also: impl FnOnce(&Authenticated) -> Option<Refusal>,
+) -> Result<Allowed<'a>, Refusal> {
     credential.times.check(world.now, policy.clock_skew_ms)?;
     check_revocation(credential, world.revocations)?;
     let (stale, stale_ms) = check_staleness(policy, world)?;
@@ -29,6 +43,13 @@ pub fn judge<'a>(
             .rate_limiter
             .try_acquire(credential.rate_id, limit, world.now)
             .map_err(|retry_after_s| Refusal::RateLimited { retry_after_s })?;
+    }
+    if let Some(refusal) = also(credential) {
+        return Err(refusal);
+    }
+    if credential.kind == CredentialKind::Emergency {
+        let used = EmergencyUse { policy: &policy.name, credential, ask, at: world.now };
+        world.witness.record(&used).map_err(|NoRoom| Refusal::Unrecorded)?;
     }
     Ok(Allowed { credential, stale, stale_ms })
 }
@@ -70,6 +91,8 @@ pub struct World<'a> {
     pub behind: bool,
     /// Verifications per subject so far.
     pub rate_limiter: &'a RateLimiter,
+    /// Where uses of emergency tokens are recorded.
+    pub witness: &'a dyn Witness,
 }
 
 /// A credential that is good now for what was asked. The only proof of permission there is.

@@ -1,3 +1,5 @@
+mod emergency;
+
 use std::borrow::Cow;
 
 use serde_json::{Map, Value, json};
@@ -11,7 +13,7 @@ use crate::{
     mapping::{ClaimMappings, Mapping, Source as MappingSource},
     mint,
     opaque::{OpaqueKey, OpaqueKeys},
-    policy::{OwnIssuer, Policy, RateLimit, Staleness, TrustedIssuer},
+    policy::{EmergencyTokens, OwnIssuer, Policy, RateLimit, Staleness, TrustedIssuer},
     ratelimit::RateLimiter,
     revocation::{Entry, IdHasher, Kind, RevocationSet},
     roles::{RoleDef, Roles},
@@ -34,6 +36,7 @@ struct Scene {
     foreign: SigningKey,
     set: RevocationSet,
     limiter: RateLimiter,
+    witness: emergency::Notes,
 }
 
 fn entry_of(key: &SigningKey, algorithms: &[Algorithm], revoked: bool) -> KeyEntry {
@@ -65,6 +68,11 @@ impl Scene {
                     entry_of(&revoked, &[Algorithm::EdDSA], true),
                 ]),
                 api_key: KeySet::new(vec![entry_of(&api, &[Algorithm::EdDSA], false)]),
+                emergency: Some(EmergencyTokens {
+                    max_ttl_ms: 3_600_000,
+                    roles: strings(&["admin", "user"]),
+                    not_after: NOW.plus(7_200_000),
+                }),
             }),
             audiences: strings(&["shop-api", "shop-admin"]),
             clock_skew_ms: 30_000,
@@ -119,7 +127,8 @@ impl Scene {
             staleness: Staleness { max_ms: 300_000, allow: false },
         };
         let set = RevocationSet::new(IdHasher::new([7; 16]));
-        Self { policy, access, revoked, api, foreign, set, limiter: RateLimiter::new() }
+        let (limiter, witness) = (RateLimiter::new(), emergency::Notes::default());
+        Self { policy, access, revoked, api, foreign, set, limiter, witness }
     }
 
     fn authenticate(&self, token: &str) -> Result<Authenticated, Refusal> {
@@ -127,7 +136,14 @@ impl Scene {
     }
 
     fn world(&self) -> World<'_> {
-        World { now: NOW, revocations: &self.set, feed_age_ms: Some(5), behind: false, rate_limiter: &self.limiter }
+        World {
+            now: NOW,
+            revocations: &self.set,
+            feed_age_ms: Some(5),
+            behind: false,
+            rate_limiter: &self.limiter,
+            witness: &self.witness,
+        }
     }
 
     fn verdict(&self, token: &str, ask: &Ask<'_>) -> Result<(), Refusal> {
@@ -223,6 +239,11 @@ fn each_fault_of_a_token_has_its_own_refusal() {
         (own(&scene, json!({"sub": 1})), Refusal::InvalidClaims("sub is not a string")),
         (own(&scene, json!({"jti": null})), Refusal::InvalidClaims("jti is missing or not a string")),
         (own(&scene, json!({"roles": [1]})), Refusal::InvalidClaims("roles is not a list of strings")),
+        (own(&scene, json!({"amr": {"pwd": true}})), Refusal::InvalidClaims("amr is not a list of strings")),
+        (own(&scene, json!({"amr": ["pwd", 1]})), Refusal::InvalidClaims("amr is not a list of strings")),
+        (own(&scene, json!({"amr": 0})), Refusal::InvalidClaims("amr is not a list of strings")),
+        (own(&scene, json!({"amr": false})), Refusal::InvalidClaims("amr is not a list of strings")),
+        (foreign(&scene, json!({"amr": [[]]})), Refusal::InvalidClaims("amr is not a list of strings")),
         (
             mint::sign(&scene.access, "JWT", &claims(json!({}))).unwrap(),
             Refusal::InvalidClaims("typ is not that of an access token"),
