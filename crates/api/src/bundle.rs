@@ -92,6 +92,22 @@ pub struct VerifySection {
     pub allow_stale: bool,
     /// The prefix of the policy's cookies; absent: no cookie is read.
     pub cookie_prefix: Option<String>,
+    /// What is demanded of emergency tokens; absent: none is taken. A verifier that doesn't know of them refuses a bundle that
+    /// takes them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub emergency: Option<BundleEmergency>,
+}
+
+/// What is demanded of emergency tokens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BundleEmergency {
+    /// The longest life of one, milliseconds.
+    pub max_ttl_ms: i64,
+    /// The roles that one may carry.
+    pub roles: Vec<String>,
+    /// From here on none is taken.
+    pub not_after: UnixMillis,
 }
 
 /// A key of one of the policy's rings.

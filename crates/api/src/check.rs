@@ -13,7 +13,7 @@ use serde_json::{Map, json};
 
 use crate::{
     load::{BrokenPolicy, Diagnostic, Loaded, LoadedSession, Severity},
-    policy::{EffectiveListMapping, EffectivePolicy, EffectiveRule, EffectiveTrustedIssuer, Switch},
+    policy::{EffectiveListMapping, EffectivePolicy, EffectiveRule, EffectiveTrustedIssuer},
     references::References,
     resolve::resolve,
     schema::Problem,
@@ -82,9 +82,12 @@ pub fn warnings(policy: &EffectivePolicy, now: UnixMillis) -> Vec<Problem> {
             found.push(Problem::new(format!("{place}.notAfter"), message));
         }
     }
-    if policy.emergency.mode == Switch::Enabled {
-        let message = "nothing of this version mints emergency tokens";
-        found.push(Problem::new("spec.emergency.mode", message));
+    if policy.emergency_tokens_until().is_some_and(|end| end <= now) {
+        let message = "has passed: no emergency token is minted or taken any more";
+        found.push(Problem::new("spec.emergency.notAfter", message));
+    } else if policy.emergency_tokens_until().is_some() && policy.emergency.roles.is_empty() {
+        let message = "is empty: an emergency token can carry no role, and so has no permission";
+        found.push(Problem::new("spec.emergency.roles", message));
     }
     found.extend(undefined_roles(policy));
     found.extend(rules_that_deny_everyone(policy, now));

@@ -14,7 +14,7 @@ use countersign_core::{
 use serde_json::Value;
 
 use crate::{
-    policy::{AuthPolicy, AuthPolicySpec, EffectiveRevokedKey, EffectiveTrustedIssuer},
+    policy::{AuthPolicy, AuthPolicySpec, EffectiveRevokedKey, EffectiveTrustedIssuer, Switch},
     schema::{self, Problem},
     session::{EffectiveSession, Session, SessionSpec},
     settings::Resolve as _,
@@ -99,6 +99,18 @@ impl TryFrom<&Session> for EffectiveSession {
 }
 
 impl EffectivePolicy {
+    /// The longest life of what the access ring signs, emergency tokens too: keys retire and revocations end by it.
+    pub fn longest_access_life_ms(&self) -> i64 {
+        let emergency = self.emergency_tokens_until().map_or(0, |_| self.emergency.max_ttl.as_millis());
+        self.tokens.access_ttl.as_millis().max(emergency)
+    }
+
+    /// Until when emergency tokens are minted and taken; `None`: not at all.
+    pub fn emergency_tokens_until(&self) -> Option<UnixMillis> {
+        let is_on = self.issuer.is_some() && self.emergency.mode == Switch::Enabled;
+        self.emergency.not_after.filter(|_| is_on).map(|end| end.0)
+    }
+
     /// The policy's `keys.revoked` as revocations: verifiers drop such keys whatever ring they are found in.
     pub fn revoked_keys(&self, name: &PolicyName) -> Vec<Entry> {
         let entry = |revoked: &EffectiveRevokedKey| Entry {

@@ -6,8 +6,8 @@ use countersign_core::{jose::JwkSet, names::PolicyName, revocation::Entry};
 use zeroize::Zeroizing;
 
 use super::{
-    Bundle, BundleIssuer, BundleIssuerKeys, BundleKey, BundleMapping, BundleMatch, BundleRateLimit, BundleRole, BundleRule,
-    MappingSource, SCHEMA, VerifySecrets, VerifySection,
+    Bundle, BundleEmergency, BundleIssuer, BundleIssuerKeys, BundleKey, BundleMapping, BundleMatch, BundleRateLimit,
+    BundleRole, BundleRule, MappingSource, SCHEMA, VerifySecrets, VerifySection,
 };
 use crate::policy::{EffectiveListMapping, EffectivePolicy, EffectiveTrustedIssuer, OnStale, Switch};
 
@@ -84,6 +84,11 @@ pub fn build(input: BuildInput<'_>) -> (Bundle, Option<VerifySecrets>) {
             .as_ref()
             .filter(|login| login.cookies.mode == Switch::Enabled)
             .map(|login| login.cookies.prefix.clone()),
+        emergency: policy.emergency_tokens_until().map(|not_after| BundleEmergency {
+            max_ttl_ms: policy.emergency.max_ttl.as_millis(),
+            roles: policy.emergency.roles.clone(),
+            not_after,
+        }),
     };
     let bundle = Bundle {
         schema: SCHEMA,

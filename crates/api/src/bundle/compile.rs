@@ -10,7 +10,7 @@ use countersign_core::{
     keys::{KeyEntry, KeyError, KeySet, VerifyingKey, load_jwks},
     mapping::{ClaimMappings, Mapping, Source},
     opaque::OpaqueKeys,
-    policy::{OwnIssuer, Policy, RateLimit, Staleness, TrustedIssuer},
+    policy::{EmergencyTokens, OwnIssuer, Policy, RateLimit, Staleness, TrustedIssuer},
     ring::KeyState,
     roles::{RoleDef, Roles},
     rules::{Expression, RuleDef, Rules, Vocabulary},
@@ -99,6 +99,11 @@ pub fn compile(bundle: &Bundle, secrets: Option<&VerifySecrets>, fetched: &Fetch
             issuer: issuer.as_str().into(),
             access: ring(section, RingName::Access)?,
             api_key: ring(section, RingName::ApiKey)?,
+            emergency: section.emergency.as_ref().map(|rules| EmergencyTokens {
+                max_ttl_ms: rules.max_ttl_ms,
+                roles: rules.roles.clone(),
+                not_after: rules.not_after,
+            }),
         }),
     };
     let opaque = match (section.opaque_keys, secrets) {

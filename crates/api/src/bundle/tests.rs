@@ -32,6 +32,7 @@ fn bundle() -> Bundle {
             max_staleness_ms: 300_000,
             allow_stale: false,
             cookie_prefix: None,
+            emergency: None,
         }),
         revoked: Vec::new(),
     }

@@ -202,12 +202,14 @@ fn what_a_wrong_policy_refers_to_is_looked_at_all_the_same() {
 
 #[test]
 fn what_is_accepted_and_does_nothing_or_cannot_be_fetched_is_warned_of() {
-    let emergency = "  emergency: {mode: Enabled, notAfter: 2099-01-01T00:00:00Z}\n";
+    let emergency = |end: &str, roles: &str| format!("  emergency: {{mode: Enabled, notAfter: {end}, roles: {roles}}}\n");
     let fetched = |url: &str| {
         format!("  trustedIssuers: [{{name: a, issuer: 'https://a.example', jwks: {{url: '{url}'}}, audiences: [x]}}]\n")
     };
     for (lines, expected) in [
-        (emergency.to_owned(), Some("spec.emergency.mode: nothing of this version mints emergency tokens")),
+        (emergency("2099-01-01T00:00:00Z", "[]"), Some("spec.emergency.roles: is empty")),
+        (emergency("2020-01-01T00:00:00Z", "[]"), Some("spec.emergency.notAfter: has passed")),
+        (emergency("2099-01-01T00:00:00Z", "[boss]"), Some("spec.emergency.roles: not defined in spec.roles")),
         (fetched("http://127.0.0.1:9/jwks"), Some("--allow-private-issuers")),
         (fetched("https://10.0.0.7/jwks"), Some("--jwks-allow-private")),
         (fetched("https://localhost/jwks"), Some("spec.trustedIssuers[0].jwks.url: ")),

@@ -20,7 +20,7 @@ use super::{
     references,
     reporting::Standings,
     status::{Acceptance, Remark, Remedy},
-    turning::{self, access_life_ms},
+    turning,
     viewing::Voice,
     withdrawing::blank,
 };
@@ -322,7 +322,7 @@ impl Reconciler {
         // Whoever signs may wait for this very look to reserve a time for it: then the next look merges.
         let cutting = turn.cut(|| (Clock::wall(), self.server_now()));
         let cutting = tokio::time::timeout(CUTS_WITHIN, cutting).await.ok()?;
-        let life = observed.effective.as_ref().map_or(0, |e| access_life_ms(e) + e.tokens.clock_skew.as_millis());
+        let life = observed.effective.as_ref().map_or(0, |e| e.longest_access_life_ms() + e.tokens.clock_skew.as_millis());
         Some((record.merge(cutting.at, life), cutting))
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use countersign_api::{
     bundle::RingName,
-    policy::{EffectivePolicy, OnUnacknowledged, ROTATE_ANNOTATION, ROTATE_API_KEY_ANNOTATION, Switch},
+    policy::{EffectivePolicy, OnUnacknowledged, ROTATE_ANNOTATION, ROTATE_API_KEY_ANNOTATION},
 };
 use countersign_core::{
     keys::SigningKey,
@@ -72,19 +72,12 @@ pub(crate) fn rotate_annotations(declared: &Declared) -> BTreeMap<RingName, Stri
     given.filter(|(_, value)| !value.is_empty()).collect()
 }
 
-/// The longest life of what the access ring signs: break-glass tokens too. Milliseconds.
-pub(crate) fn access_life_ms(effective: &EffectivePolicy) -> i64 {
-    let emergency = &effective.emergency;
-    let break_glass = if emergency.mode == Switch::Enabled { emergency.max_ttl.as_millis() } else { 0 };
-    effective.tokens.access_ttl.as_millis().max(break_glass)
-}
-
 impl Situation<'_> {
     /// What the policy says about a ring.
     pub(crate) fn spec(&self, ring: RingName) -> RotationSpec {
         let (tokens, keys) = (&self.effective.tokens, &self.effective.keys);
         let (interval, max_ttl_ms) = match ring {
-            RingName::Access => (keys.rotation.interval, access_life_ms(self.effective)),
+            RingName::Access => (keys.rotation.interval, self.effective.longest_access_life_ms()),
             RingName::ApiKey => (keys.rotation.api_key_interval, tokens.api_key_max_ttl.as_millis()),
         };
         RotationSpec {
@@ -164,7 +157,7 @@ pub(crate) fn restored(
     now: UnixMillis,
 ) -> BTreeMap<RingName, Ring> {
     let life = |ring: &RingName| match (ring, effective) {
-        (RingName::Access, Some(effective)) => access_life_ms(effective),
+        (RingName::Access, Some(effective)) => effective.longest_access_life_ms(),
         (RingName::ApiKey, Some(effective)) => effective.tokens.api_key_max_ttl.as_millis(),
         // What is noted of each key has to do.
         (_, None) => 0,
