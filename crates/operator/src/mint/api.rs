@@ -3,7 +3,7 @@
 //! Each call: who asks (TokenReview), whether they may (SubjectAccessReview), and only then whether what they ask about
 //! exists. Minting and forgetting are audited: who, what, for whom; never the token.
 
-use std::sync::Arc;
+use std::{fmt::Write as _, sync::Arc};
 
 use axum::{
     Json, Router,
@@ -71,12 +71,12 @@ async fn mint(
 ) -> Result<Json<Value>, Problem> {
     let policy = policy_name(&namespace, &name)?;
     let person = Person::of(&api, &headers).await?;
-    let right = Right { verb: "create", subresource: "token", namespace: Some(&namespace), name: Some(&name) };
+    let asked = received(body).and_then(|body| read::<Asked>(&body));
+    // Breaking the glass is a right of its own: neither holds the other.
+    let subresource = if asked.as_ref().is_ok_and(Asked::is_emergency) { "emergency" } else { "token" };
+    let right = Right { verb: "create", subresource, namespace: Some(&namespace), name: Some(&name) };
     person.may(&api.context.client, right).await?;
-    let asked: Asked = read(&received(body)?)?;
-    if asked.is_emergency() {
-        return Err(Problem::forbidden("this version mints no emergency tokens"));
-    }
+    let asked = asked?;
     // Whether there is such a policy.
     api.view(&policy).await?;
     let mut wanted = None;
@@ -112,7 +112,7 @@ fn ordered(api: &Api, view: &PolicyView, asked: Asked) -> Result<(Wanted, TokenO
         let detail = "the policy only verifies other issuers' tokens: it has no keys to sign with (spec.issuer is absent)";
         return Err(Problem::validation(detail));
     }
-    let wanted = asked.under(effective)?;
+    let wanted = asked.under(effective, Clock::wall())?;
     refuse_what_has_ended(api, view, &wanted)?;
     let session_id = match wanted.kind {
         Kind::Access => wanted.session_id.clone().unwrap_or_else(|| Uuid::now_v7().to_string()),
@@ -125,7 +125,8 @@ fn ordered(api: &Api, view: &PolicyView, asked: Asked) -> Result<(Wanted, TokenO
         audiences: wanted.audiences.clone(),
         session_id,
         ttl_ms: wanted.ttl_ms,
-        not_after: None,
+        not_after: wanted.emergency,
+        emergency: wanted.emergency.and(wanted.reason.clone()),
     };
     Ok((wanted, order))
 }
@@ -298,6 +299,7 @@ impl Api {
 
     fn audit(&self, person: &Person, view: &PolicyView, wanted: &Wanted, session_id: Option<&str>, minted: &Minted) {
         let kind = match wanted.kind {
+            Kind::Access if wanted.emergency.is_some() => "emergency token",
             Kind::Access => "access token",
             Kind::ApiKey => "API key",
         };
@@ -317,7 +319,7 @@ impl Api {
             reason = wanted.reason,
             "minted"
         );
-        let note = format!(
+        let mut note = format!(
             "{} minted an {kind} for {} (id {}, roles {:?}, until {})",
             person.name(),
             wanted.subject,
@@ -325,7 +327,13 @@ impl Api {
             wanted.roles,
             minted.expires,
         );
-        self.context.events.normal(&reference(view), "TokenMinted", note);
+        match (wanted.emergency, &wanted.reason) {
+            (Some(_), Some(reason)) => {
+                let _ = write!(note, " because: {reason}");
+                self.context.events.warning(&reference(view), "TokenMinted", note);
+            }
+            _ => self.context.events.normal(&reference(view), "TokenMinted", note),
+        }
     }
 }
 

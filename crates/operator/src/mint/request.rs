@@ -1,6 +1,7 @@
 //! A request for a token, and what it may ask for.
 
 use countersign_api::{bundle::RingName, policy::EffectivePolicy};
+use countersign_core::time::UnixMillis;
 use serde::Deserialize;
 
 use super::problem::Problem;
@@ -51,8 +52,10 @@ pub(super) struct Wanted {
     pub(super) audiences: Vec<String>,
     pub(super) ttl_ms: i64,
     pub(super) session_id: Option<String>,
-    /// Why, for the audit.
+    /// Why, for the audit; an emergency token says it, too.
     pub(super) reason: Option<String>,
+    /// A break-glass token, and when the policy ends all of them.
+    pub(super) emergency: Option<UnixMillis>,
     pub(super) warnings: Vec<String>,
 }
 
@@ -71,7 +74,8 @@ impl Asked {
     }
 
     /// Holds it against the policy.
-    pub(super) fn under(self, policy: &EffectivePolicy) -> Result<Wanted, Problem> {
+    pub(super) fn under(self, policy: &EffectivePolicy, now: UnixMillis) -> Result<Wanted, Problem> {
+        let emergency = if self.is_emergency() { Some(self.emergency_end(policy, now)?) } else { None };
         let kind = self.kind.unwrap_or(Kind::Access);
         let (roles, scopes) = (self.roles.unwrap_or_default(), self.scopes.unwrap_or_default());
         let asked_audiences = self.audiences.unwrap_or_default();
@@ -108,7 +112,11 @@ impl Asked {
             let known = policy.audiences.join(", ");
             warnings.push(format!("the policy answers wrong_audience to this token: its audiences are {known}"));
         }
+        if emergency.is_some() {
+            permit_emergency_roles(&roles, &policy.emergency.roles)?;
+        }
         let (longest, field) = match kind {
+            Kind::Access if emergency.is_some() => (policy.emergency.max_ttl, "emergency.maxTTL"),
             Kind::Access => (policy.tokens.access_ttl, "accessTTL"),
             Kind::ApiKey => (policy.tokens.api_key_max_ttl, "apiKeyMaxTTL"),
         };
@@ -131,9 +139,39 @@ impl Asked {
             ttl_ms,
             session_id: self.session_id,
             reason: self.reason,
+            emergency,
             warnings,
         })
     }
+
+    /// When the policy ends every break-glass token, if it lets one be made now.
+    fn emergency_end(&self, policy: &EffectivePolicy, now: UnixMillis) -> Result<UnixMillis, Problem> {
+        if self.kind == Some(Kind::ApiKey) {
+            return Err(Problem::validation("kind: an emergency token is an access token, not an API key"));
+        }
+        if self.reason.is_none() {
+            return Err(Problem::validation("reason: an emergency token needs one; it is audited, and no secret"));
+        }
+        match policy.emergency_tokens_until() {
+            Some(end) if now < end => Ok(end),
+            Some(end) => Err(Problem::forbidden(format!(
+                "the policy takes no emergency tokens: spec.emergency.notAfter, {end}, has passed"
+            ))),
+            None => Err(Problem::forbidden("the policy takes no emergency tokens: its spec.emergency.mode is Disabled")),
+        }
+    }
+}
+
+fn permit_emergency_roles(roles: &[String], permitted: &[String]) -> Result<(), Problem> {
+    let beyond: Vec<&str> = roles.iter().filter(|role| !permitted.contains(role)).map(String::as_str).collect();
+    if beyond.is_empty() {
+        return Ok(());
+    }
+    Err(Problem::validation(format!(
+        "roles: not among the policy's spec.emergency.roles: {} (there are: {})",
+        beyond.join(", "),
+        permitted.join(", ")
+    )))
 }
 
 fn text(name: &str, value: &str) -> Result<(), Problem> {

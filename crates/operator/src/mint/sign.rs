@@ -3,7 +3,7 @@
 use countersign_api::bundle::RingName;
 use countersign_core::{
     keys::SigningKey,
-    mint::{AccessTokenSpec, ApiKeySpec, mint_access, mint_api_key},
+    mint::{AccessTokenSpec, ApiKeySpec, mint_access, mint_api_key, mint_emergency},
     revocation::{Kind, Revocable},
     time::UnixMillis,
     verdict::RevokedBy,
@@ -32,6 +32,8 @@ pub(crate) struct TokenOrder {
     pub(crate) ttl_ms: i64,
     /// It expires no later.
     pub(crate) not_after: Option<UnixMillis>,
+    /// A break-glass token of the access ring, made for this reason.
+    pub(crate) emergency: Option<String>,
 }
 
 /// A token that was made.
@@ -137,9 +139,8 @@ pub(crate) fn sign(
     let expires = UnixMillis::from_secs(order.not_after.map_or(expires, |end| expires.min(end)).as_secs());
     let token_id = Uuid::now_v7().to_string();
     let token = match ring {
-        RingName::Access => mint_access(
-            ready.key,
-            &AccessTokenSpec {
+        RingName::Access => {
+            let spec = AccessTokenSpec {
                 issuer: ready.issuer.to_owned(),
                 subject: order.subject.clone(),
                 audiences: order.audiences.clone(),
@@ -152,8 +153,12 @@ pub(crate) fn sign(
                 amr: Vec::new(),
                 client_id: None,
                 extra: Map::new(),
-            },
-        )?,
+            };
+            match &order.emergency {
+                None => mint_access(ready.key, &spec)?,
+                Some(reason) => mint_emergency(ready.key, &spec, reason)?,
+            }
+        }
         RingName::ApiKey => mint_api_key(
             ready.key,
             &ApiKeySpec {

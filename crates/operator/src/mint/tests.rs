@@ -2,10 +2,14 @@
 
 mod issuing;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{Router, http::StatusCode, routing::post};
-use countersign_api::policy::{AuthPolicySpec, EffectivePolicy};
+use countersign_api::{
+    policy::{AuthPolicySpec, EffectivePolicy, Switch},
+    values::{Duration, Time},
+};
+use countersign_core::time::UnixMillis;
 use hyper_util::service::TowerToHyperService;
 use serde_json::{Value, json};
 use tokio::{
@@ -22,10 +26,12 @@ use super::{
     server::{self, Server},
 };
 
+const NOW: UnixMillis = UnixMillis(1_800_000_000_123);
+
 fn policy() -> EffectivePolicy {
     let spec: AuthPolicySpec = serde_json::from_value(json!({
         "audiences": ["shop-api", "shop-admin"], "issuer": "https://auth.shop.example",
-        "roles": [{"name": "user", "permissions": ["orders:read"]}], "tokens": {"accessTTL": "10m", "apiKeyMaxTTL": "24h"},
+        "roles": [{"name": "user", "permissions": ["orders:read"]}, {"name": "admin", "permissions": ["*"]}], "tokens": {"accessTTL": "10m", "apiKeyMaxTTL": "24h"},
     }))
     .unwrap();
     EffectivePolicy::try_from(&spec).unwrap()
@@ -33,7 +39,17 @@ fn policy() -> EffectivePolicy {
 
 fn wanted(body: Value) -> Result<Wanted, Problem> {
     let asked: Asked = serde_json::from_value(body).unwrap();
-    asked.under(&policy())
+    asked.under(&policy(), NOW)
+}
+
+/// The same under a policy that takes emergency tokens until an hour from now.
+fn wanted_in_emergency(body: Value) -> Result<Wanted, Problem> {
+    let mut policy = policy();
+    policy.emergency.mode = Switch::Enabled;
+    policy.emergency.not_after = Some(Time(NOW.plus(3_600_000)));
+    policy.emergency.max_ttl = Duration::hours(2);
+    policy.emergency.roles = vec!["admin".into()];
+    serde_json::from_value::<Asked>(body).unwrap().under(&policy, NOW)
 }
 
 #[test]
@@ -73,6 +89,43 @@ fn what_goes_beyond_the_policy_is_refused_by_the_name_of_the_field() {
 }
 
 #[test]
+fn an_emergency_token_is_bounded_by_the_policy_s_emergency_and_by_nothing_else() {
+    let body = json!({"subject": "alice", "emergency": true, "reason": "the pager is on fire", "roles": ["admin"]});
+    let plain = wanted_in_emergency(body.clone()).unwrap();
+    let end = Some(NOW.plus(3_600_000));
+    assert_eq!((plain.kind, plain.ttl_ms, plain.emergency), (Kind::Access, 7_200_000, end));
+    assert_eq!(plain.reason.as_deref(), Some("the pager is on fire"));
+    let ordinary = wanted_in_emergency(json!({"subject": "alice", "emergency": false})).unwrap();
+    assert_eq!((ordinary.ttl_ms, ordinary.emergency), (600_000, None));
+
+    let with = |changes: Value| {
+        let mut body = body.clone();
+        body.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        body
+    };
+    for (changes, field) in [
+        (json!({"reason": null}), "reason"),
+        (json!({"reason": ""}), "reason"),
+        (json!({"roles": ["admin", "user"]}), "spec.emergency.roles: user"),
+        (json!({"ttl_s": 7201}), "emergency.maxTTL"),
+        (json!({"kind": "api_key"}), "kind"),
+    ] {
+        let problem = wanted_in_emergency(with(changes)).unwrap_err();
+        assert_eq!(problem.status, StatusCode::UNPROCESSABLE_ENTITY, "{problem:?}");
+        assert!(format!("{problem:?}").contains(field), "{problem:?}");
+    }
+    let disabled = wanted(body.clone()).unwrap_err();
+    assert_eq!(disabled.status, StatusCode::FORBIDDEN);
+    assert!(format!("{disabled:?}").contains("spec.emergency.mode is Disabled"), "{disabled:?}");
+    let mut over = policy();
+    over.emergency.mode = Switch::Enabled;
+    over.emergency.not_after = Some(Time(NOW));
+    let over = serde_json::from_value::<Asked>(body).unwrap().under(&over, NOW).unwrap_err();
+    assert_eq!(over.status, StatusCode::FORBIDDEN);
+    assert!(format!("{over:?}").contains("notAfter"), "{over:?}");
+}
+
+#[test]
 fn unknown_members_are_errors() {
     for body in [json!({"subject": "a", "role": ["user"]}), json!({}), json!({"subject": "a", "kind": "refresh"})] {
         assert!(serde_json::from_value::<Asked>(body.clone()).is_err(), "{body}");
@@ -105,7 +158,7 @@ async fn ask(address: std::net::SocketAddr, text: &str) -> String {
     stream.write_all(text.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     // The server may close without more ado.
-    let _ = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await.unwrap();
+    let _ = tokio::time::timeout(std::time::Duration::from_secs(10), stream.read_to_end(&mut answer)).await.unwrap();
     String::from_utf8_lossy(&answer).into_owned()
 }
 
@@ -126,11 +179,11 @@ async fn a_client_that_says_nothing_is_shown_the_door() {
     let begun = std::time::Instant::now();
     let mut silent = TcpStream::connect(address).await.unwrap();
     let mut byte = [0];
-    let read = tokio::time::timeout(Duration::from_secs(20), silent.read(&mut byte)).await.unwrap();
+    let read = tokio::time::timeout(std::time::Duration::from_secs(20), silent.read(&mut byte)).await.unwrap();
     assert!(matches!(read, Ok(0) | Err(_)), "no handshake");
     let said = ask(address, "POST / HTTP/1.1\r\nHost: x\r\n").await;
     assert!(said.is_empty() || said.starts_with("HTTP/1.1 408"), "{said}");
-    assert!(begun.elapsed() < Duration::from_secs(20));
+    assert!(begun.elapsed() < std::time::Duration::from_secs(20));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -57,6 +57,7 @@ impl Applying<'_> {
                 session_id: session_id.to_owned(),
                 ttl_ms: spec.token_ttl.as_millis(),
                 not_after: ends.instant(),
+                emergency: None,
             })
         };
         Mint::new(self.context, self.cutoffs).issue(policy, RingName::Access, order).await

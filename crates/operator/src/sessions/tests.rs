@@ -180,6 +180,7 @@ impl World {
                     session_id: session_id.clone(),
                     ttl_ms: spec.token_ttl.as_millis(),
                     not_after: ends.instant(),
+                    emergency: None,
                 };
                 let moment = Moment { now: self.now, server_now: Some(self.now), reserved: None };
                 let issue = moment.issue(&self.view, &self.cutoffs, RingName::Access, &order).unwrap();

@@ -1,4 +1,9 @@
-use countersign_core::{names::PolicyName, revocation::Entry};
+use countersign_core::{
+    jose::compact,
+    mint::{EMERGENCY_CLAIM, EMERGENCY_TOKEN_TYPE},
+    names::PolicyName,
+    revocation::Entry,
+};
 
 use super::*;
 use crate::sessions::tests::World;
@@ -12,6 +17,7 @@ fn order() -> TokenOrder {
         session_id: "s".into(),
         ttl_ms: 900_000,
         not_after: None,
+        emergency: None,
     }
 }
 
@@ -101,4 +107,15 @@ fn a_key_that_the_feed_calls_revoked_signs_nothing_more() {
     assert!(signed(&world.cutoffs).is_ok());
     world.cutoffs.apply(&revoked);
     assert!(matches!(signed(&world.cutoffs), Err(MintError::NoSigningKey(RingName::Access))));
+}
+
+#[test]
+fn an_emergency_token_has_a_type_and_a_reason_and_ends_when_the_policy_ends_all_of_them() {
+    let world = World::new();
+    let order = TokenOrder { emergency: Some("because".into()), not_after: Some(NOW.plus(60_500)), ..order() };
+    let minted = sign(&world.view, &world.cutoffs, RingName::Access, &order, NOW).unwrap();
+    assert_eq!(minted.expires, NOW.plus(60_000));
+    let jws = compact::parse(&minted.token).unwrap();
+    assert_eq!(jws.header.typ.as_deref(), Some(EMERGENCY_TOKEN_TYPE));
+    assert_eq!(jws.payload[EMERGENCY_CLAIM]["reason"], "because");
 }

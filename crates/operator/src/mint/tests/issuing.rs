@@ -47,6 +47,7 @@ impl Issuer {
                 session_id: "s".into(),
                 ttl_ms: 60_000,
                 not_after: None,
+                emergency: None,
             })
         };
         let mint = Mint::new(&self.context, &self.cutoffs);
