@@ -42,6 +42,8 @@ struct Observed<'a> {
     namespace_uid: &'a str,
     /// The spec by which rings turn.
     effective: Option<Arc<EffectivePolicy>>,
+    /// It is the one that is declared.
+    is_sound: bool,
     acceptance: Acceptance,
     base: Option<Base>,
     /// Nothing was kept of it.
@@ -118,6 +120,10 @@ impl Reconciler {
         managed: &mut Managed,
     ) -> Result<Observed<'a>, ReconcileError> {
         let understood = self.understand(name, declared, managed);
+        if understood.is_err() && managed.last_effective.is_none() {
+            let last = kept.and_then(|kept| kept.record.last_effective(&declared.policy));
+            managed.last_effective = last.map(|last| (declared.uid().to_owned(), Arc::new(last)));
+        }
         let (acceptance, mut base) = match &understood {
             Err(refused) => (refused.clone(), None),
             Ok(effective) => self.resolve(name, effective, managed).await?,
@@ -129,7 +135,8 @@ impl Reconciler {
             managed.present = None;
         }
         let effective = Self::effective(declared, &understood, managed);
-        Ok(Observed { name, declared, namespace_uid, effective, acceptance, base, fresh: kept.is_none(), later })
+        let (is_sound, fresh) = (understood.is_ok(), kept.is_none());
+        Ok(Observed { name, declared, namespace_uid, effective, is_sound, acceptance, base, fresh, later })
     }
 
     /// The bundle that is in force, as the base of the next.
@@ -235,7 +242,7 @@ impl Reconciler {
             tracing::error!(policy = %name, "the key rings are of an older state than their bundle; fresh keys are made");
             take_over(&mut next, later, now);
         }
-        adopt_into(&mut next.record, observed.declared, observed.namespace_uid, observed.effective.as_deref());
+        adopt_into(&mut next.record, observed);
         if let Some(effective) = &observed.effective {
             next.record.revoke(effective.revoked_keys(name));
             if effective.issuer.is_some() {
@@ -399,11 +406,17 @@ pub(super) fn waits(version: u64, effective: Option<&Arc<EffectivePolicy>>) -> W
 }
 
 /// The record of a policy that is in force.
-fn adopt_into(record: &mut Record, declared: &Declared, namespace_uid: &str, effective: Option<&EffectivePolicy>) {
+fn adopt_into(record: &mut Record, observed: &Observed<'_>) {
+    let declared = observed.declared;
+    if observed.is_sound {
+        record.note_spec(&declared.policy.spec);
+    } else if record.uid != declared.uid() {
+        record.spec = None;
+    }
     declared.uid().clone_into(&mut record.uid);
-    namespace_uid.clone_into(&mut record.namespace_uid);
+    observed.namespace_uid.clone_into(&mut record.namespace_uid);
     record.withdrawn_time = None;
-    if let Some(effective) = effective {
+    if let Some(effective) = &observed.effective {
         record.issuer.clone_from(&effective.issuer);
         record.retain_ms = effective.retain_after_delete.as_millis();
     }

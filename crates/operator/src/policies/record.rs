@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use countersign_api::{
     bundle::RingName,
     cluster::{ADOPT_ANNOTATION, FORMAT, KEY_RING_LABEL, OWNER_UID_LABEL, POLICY_ANNOTATION, ring_name},
+    policy::{AuthPolicy, AuthPolicySpec, EffectivePolicy},
 };
 use countersign_core::{
     digest::sha256,
@@ -61,7 +62,14 @@ pub(crate) struct Record {
     /// Ended declared sessions, until their last token expires. In the order of their keys.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) revoked: Vec<Entry>,
+    /// The last spec that made sense, as JSON: a leader that begins while an edit makes none turns and signs by it, as the one
+    /// before did. Absent when it is longer than [`MAX_SPEC`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) spec: Option<String>,
 }
+
+/// The longest spec that is kept beside the rings, bytes.
+const MAX_SPEC: usize = 32 << 10;
 
 impl Record {
     /// Adds entries; of two for one thing the join stays.
@@ -81,6 +89,18 @@ impl Record {
     /// From here on tokens may be issued up to `until`.
     pub(crate) fn reserve(&mut self, until: UnixMillis) {
         self.issued_until = Some(self.issued_until.map_or(until, |held| held.max(until)));
+    }
+
+    /// Notes a spec that makes sense.
+    pub(crate) fn note_spec(&mut self, spec: &AuthPolicySpec) {
+        self.spec = serde_json::to_string(spec).ok().filter(|spec| spec.len() <= MAX_SPEC);
+    }
+
+    /// What the policy comes to by the last spec of this object that made sense, if that is kept and still does.
+    pub(crate) fn last_effective(&self, declared: &AuthPolicy) -> Option<EffectivePolicy> {
+        let spec = self.spec.as_ref().filter(|_| declared.metadata.uid.as_deref() == Some(&self.uid))?;
+        let spec = serde_json::from_str(spec).ok()?;
+        EffectivePolicy::try_from(&AuthPolicy { metadata: declared.metadata.clone(), spec, status: None }).ok()
     }
 
     /// Past [`MAX_SESSIONS`] ended sessions one cut-off of all access tokens takes their place: clients refresh, and sessions

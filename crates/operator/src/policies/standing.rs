@@ -137,6 +137,7 @@ mod tests {
             issued_until: None,
             key_sources: std::collections::BTreeMap::new(),
             revoked: Vec::new(),
+            spec: None,
         }
     }
 

@@ -353,6 +353,34 @@ async fn a_mistake_in_an_edit_stops_neither_signing_nor_turning() {
 }
 
 #[tokio::test]
+async fn a_leader_that_begins_while_an_edit_is_mistaken_signs_and_turns_as_the_one_before() {
+    let (server, leader) = in_force().await;
+    let signed = leader.signs();
+    declares(&server, |policy| policy["spec"]["audiences"] = json!([]));
+    let mut next = Leader::leads(&server).await;
+    next.settles().await;
+    assert_eq!(next.signs(), signed);
+    assert!(next.registry().policy(&name()).unwrap().problem.is_some());
+    declares(&server, |policy| policy["metadata"]["annotations"] = json!({"countersign.dev/rotate": "now"}));
+    next.settles().await;
+    assert_eq!(next.keys().len(), 2);
+}
+
+#[tokio::test]
+async fn a_spec_that_made_sense_is_nothing_to_another_object_of_its_name() {
+    let (server, mut leader) = in_force().await;
+    declares(&server, |policy| {
+        policy["metadata"]["uid"] = json!("another");
+        policy["spec"]["audiences"] = json!([]);
+    });
+    let mut next = Leader::leads(&server).await;
+    next.settles().await;
+    assert!(next.registry().policy(&name()).unwrap().effective.is_none());
+    leader.settles().await;
+    assert!(leader.registry().policy(&name()).unwrap().effective.is_none());
+}
+
+#[tokio::test]
 async fn an_administrator_s_word_is_taken_off_by_the_write_that_seals_anew() {
     let (server, leader) = in_force().await;
     drop(leader);

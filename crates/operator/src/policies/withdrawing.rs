@@ -35,6 +35,7 @@ pub(super) fn blank(name: &PolicyName, declared: Option<&Declared>, namespace_ui
         issued_until: None,
         key_sources: BTreeMap::new(),
         revoked: Vec::new(),
+        spec: None,
     }
 }
 

@@ -15,6 +15,7 @@ fn kept(revoked_keys: usize) -> Kept {
         issued_until: None,
         key_sources: BTreeMap::new(),
         revoked: Vec::new(),
+        spec: None,
     };
     let key = SigningKey::generate(Algorithm::EdDSA).unwrap();
     let named = |number: usize, state| PublicRingKey {

@@ -16,6 +16,7 @@ fn kept(keys: &BundleKeys) -> (Kept, RingSecret) {
         issued_until: None,
         key_sources: BTreeMap::new(),
         revoked: Vec::new(),
+        spec: None,
     };
     let kept = Kept { record, rings: BTreeMap::from([(RingName::Access, Ring::default())]) };
     let mut secret = kept.to_secret(keys, Some(3)).unwrap();
