@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use countersign_api::cluster;
 use countersign_feed::{InvalidRedisUrl, RedisUrl};
+use countersign_telemetry::{Endpoint, InvalidEndpoint};
 
 /// The flags of `countersign-operator`. Each is also an environment variable, `COUNTERSIGN_` and its name.
 #[derive(Clone, Debug, clap::Parser)]
@@ -49,6 +50,9 @@ pub struct Flags {
     /// Whether metrics carry the label `policy`
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, env = "COUNTERSIGN_METRICS_POLICY_LABEL")]
     pub metrics_policy_label: bool,
+    /// Collector that gets traces (OTLP over HTTP), as http://otel-collector:4318; without it none are made
+    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<String>,
     /// Least severe messages to log: error, warn, info, debug, trace, or per module as `info,hyper=warn`
     #[arg(long, value_name = "LEVEL", default_value = "info", env = "LOG_LEVEL")]
     pub log_level: String,
@@ -84,6 +88,8 @@ pub struct Config {
     pub startup_taint: bool,
     /// Metrics carry the label `policy`.
     pub metrics_policy_label: bool,
+    /// Where traces go.
+    pub otlp_endpoint: Option<Endpoint>,
 }
 
 /// The feed's server.
@@ -146,6 +152,9 @@ pub enum ConfigError {
         "--bundles-namespace is the system namespace {0:?}: verifiers may read everything there, and key rings are in it"
     )]
     OneNamespace(String),
+    /// Not a collector.
+    #[error("--otlp-endpoint (OTEL_EXPORTER_OTLP_ENDPOINT): {0}")]
+    Collector(#[source] InvalidEndpoint),
     /// Nothing identifies the process.
     #[error("--identity is empty")]
     NoIdentity,
@@ -181,8 +190,15 @@ impl Config {
             jwks_ca_file: flags.jwks_ca_file.clone(),
             startup_taint: flags.startup_taint,
             metrics_policy_label: flags.metrics_policy_label,
+            otlp_endpoint: endpoint(flags.otlp_endpoint.as_deref())?,
         })
     }
+}
+
+/// An empty variable says nothing.
+fn endpoint(value: Option<&str>) -> Result<Option<Endpoint>, ConfigError> {
+    let given = value.filter(|value| !value.is_empty());
+    given.map(|value| value.parse().map_err(ConfigError::Collector)).transpose()
 }
 
 fn address(flag: &'static str, value: &str) -> Result<Option<SocketAddr>, ConfigError> {
@@ -213,6 +229,7 @@ mod tests {
             (&["--redis", "nonsense"], "--redis"),
             (&["--redis-ca-file", "/nonexistent"], "/nonexistent"),
             (&["--identity", ""], "--identity"),
+            (&["--otlp-endpoint", "otel-collector:4318"], "--otlp-endpoint"),
             (&["--bundles-namespace", "countersign-system"], "--bundles-namespace"),
         ] {
             let said = config(arguments, Some(redis)).unwrap_err().to_string();

@@ -1,11 +1,15 @@
 //! Events: what people see under `kubectl describe`. Never in the way of work: a full queue drops them, and the log has them.
 
+use std::sync::Arc;
+
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Client,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
 use tokio::sync::mpsc;
+
+use crate::registry::{EventFate, Registry};
 
 /// How many may wait to be written.
 const WAITING: usize = 2048;
@@ -14,25 +18,35 @@ const MAX_NOTE: usize = 1024;
 
 /// Where events go.
 #[derive(Clone, Debug)]
-pub struct Events(mpsc::Sender<(Event, ObjectReference)>);
+pub struct Events {
+    waiting: mpsc::Sender<(Event, ObjectReference)>,
+    registry: Arc<Registry>,
+}
 
 impl Events {
     /// Begins to write events, one after the other, in a task of its own that ends with the last handle.
-    pub fn new(client: Client, identity: &str) -> Self {
+    /// What becomes of them is counted in `registry`.
+    pub fn new(client: Client, identity: &str, registry: Arc<Registry>) -> Self {
         let reporter = Reporter {
             controller: countersign_api::cluster::FIELD_MANAGER.to_owned(),
             instance: Some(identity.to_owned()),
         };
         let recorder = Recorder::new(client, reporter);
         let (sender, mut waiting) = mpsc::channel::<(Event, ObjectReference)>(WAITING);
+        let counted = registry.clone();
         tokio::spawn(async move {
             while let Some((event, regarding)) = waiting.recv().await {
-                if let Err(error) = recorder.publish(&event, &regarding).await {
-                    tracing::debug!(%error, reason = event.reason, "an event could not be written");
-                }
+                let fate = match recorder.publish(&event, &regarding).await {
+                    Ok(()) => EventFate::Written,
+                    Err(error) => {
+                        tracing::debug!(%error, reason = event.reason, "an event could not be written");
+                        EventFate::Failed
+                    }
+                };
+                counted.counts().events.count(fate);
             }
         });
-        Self(sender)
+        Self { waiting: sender, registry }
     }
 
     /// Something that is as it should be.
@@ -49,7 +63,8 @@ impl Events {
         let note = bounded(note).to_owned();
         let event =
             Event { type_, reason: reason.to_owned(), note: Some(note), action: "Reconcile".to_owned(), secondary: None };
-        if self.0.try_send((event, regarding.clone())).is_err() {
+        if self.waiting.try_send((event, regarding.clone())).is_err() {
+            self.registry.counts().events.count(EventFate::Dropped);
             tracing::debug!(reason, "too many events at once; this one is dropped");
         }
     }

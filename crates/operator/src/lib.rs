@@ -23,6 +23,7 @@ mod api_server;
 mod forwarding;
 mod history;
 mod jitter;
+mod metrics;
 mod mirror;
 mod policies;
 #[cfg(test)]
@@ -31,4 +32,5 @@ mod serving;
 mod startup;
 
 pub use config::{Config, ConfigError, Environment, Flags};
+pub use metrics::METRICS;
 pub use run::{Context, RunError, run};

@@ -5,6 +5,7 @@ use std::{io::IsTerminal as _, process::ExitCode};
 use anyhow::Context as _;
 use clap::Parser as _;
 use countersign_operator::{Config, Environment, Flags};
+use countersign_telemetry::{Format, Traces, install};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -36,15 +37,22 @@ fn start(flags: &Flags) -> Result<(), Failure> {
         .with_context(|| format!("--log-level (LOG_LEVEL): {:?} is no level", flags.log_level))
         .map_err(Failure::Usage)?;
     let config = Config::try_new(flags, environment()).map_err(|error| Failure::Usage(error.into()))?;
-    let subscriber = tracing_subscriber::fmt().with_env_filter(log).with_writer(std::io::stderr);
-    if flags.log_format == "json" {
-        subscriber.json().init();
-    } else {
-        subscriber.with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()).init();
-    }
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), ?config, "settings");
     let runtime = tokio::runtime::Runtime::new().context("the runtime does not start").map_err(Failure::Run)?;
-    runtime.block_on(serve(config)).map_err(Failure::Run)
+    let to = |endpoint| Traces::to(endpoint, "countersign-operator", runtime.handle().clone());
+    let traces = config.otlp_endpoint.as_ref().map(to).transpose().context("--otlp-endpoint").map_err(Failure::Run)?;
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let format = if flags.log_format == "json" { Format::Json } else { Format::Text { colours } };
+    install(log, format, traces.as_ref());
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), ?config, "settings");
+    runtime
+        .block_on(async {
+            let served = serve(config).await;
+            if let Some(traces) = traces {
+                traces.end().await;
+            }
+            served
+        })
+        .map_err(Failure::Run)
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {

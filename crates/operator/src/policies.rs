@@ -41,6 +41,7 @@ use tokio::{
     time::Instant,
 };
 
+pub(crate) use self::reconcile::ERRORS;
 use self::{
     caches::{BundleSeen, Caches, Changed},
     claims::Claims,

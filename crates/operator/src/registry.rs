@@ -25,7 +25,7 @@ use parking_lot::RwLock;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 pub use self::{
-    counts::Counts,
+    counts::{Counts, EventFate, RotationStep, SessionToken, Tally},
     foreign::ForeignKeys,
     present::FeedPresent,
     turn::{Cutting, Issuing, Turn},

@@ -84,7 +84,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let config = Arc::new(config);
     let api_server = api_server(&config).await.map_err(RunError::Cluster)?;
     let client = api_server.candidate();
-    let health = Health::bind(config.health_listen, config.metrics_policy_label).await.map_err(RunError::Health)?;
+    let health = Health::bind(config.health_listen, config.metrics_policy_label, api_server.writes());
+    let health = health.await.map_err(RunError::Health)?;
     let versions = Arc::new(Versions::default());
     let mut elector =
         Elector::new(client.clone(), &config.system_namespace, cluster::LEASE, config.identity.clone(), versions.clone());
@@ -116,7 +117,7 @@ async fn lead(
 ) -> Result<(), RunError> {
     let (registry, inbox) = Registry::new();
     let parts_stop = CancellationToken::new();
-    let events = Events::new(client.clone(), &config.identity);
+    let events = Events::new(client.clone(), &config.identity, registry.clone());
     let leading = elector.leading();
     let context =
         Context { client, config, registry: registry.clone(), events, versions, leading, stop: parts_stop.clone() };

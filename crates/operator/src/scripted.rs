@@ -63,7 +63,7 @@ impl ApiServer {
         leading.extend(Clock::boot_millis(), Duration::from_hours(1));
         let client = self.client();
         let context = Context {
-            events: Events::new(client.clone(), "a"),
+            events: Events::new(client.clone(), "a", registry.clone()),
             client,
             config: Arc::new(config),
             registry,

@@ -12,9 +12,11 @@ use std::{
 
 use countersign_api::cluster::bundle_name;
 use countersign_core::names::PolicyName;
+use countersign_telemetry::traces::TARGET;
 use futures_util::StreamExt as _;
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tokio_util::time::{DelayQueue, delay_queue::Key};
+use tracing::{Instrument as _, Span, field::Empty};
 
 use super::{
     Objects, Reconciler, claimed,
@@ -272,12 +274,18 @@ impl Dispatcher {
         managed.reserves.extend(self.reserves.remove(&name).unwrap_or_default());
         self.at_work.insert(name.clone());
         let reconciler = self.reconciler.clone();
-        self.running.spawn(async move {
+        let span = tracing::info_span!(target: TARGET, parent: None, "reconcile", policy = %name, error = Empty);
+        let look = async move {
             let began = Instant::now();
             let result = reconciler.reconcile(&name, &mut managed).await;
-            reconciler.context.registry.counts().looked(began.elapsed(), result.is_ok());
+            let told = result.as_ref().map(drop).map_err(ReconcileError::word);
+            if let Err(reason) = told {
+                Span::current().record("error", reason);
+            }
+            reconciler.context.registry.counts().looked(began.elapsed(), told);
             (name, managed, result)
-        });
+        };
+        self.running.spawn(look.instrument(span));
     }
 
     fn end(&mut self, (name, mut managed, result): Looked) {

@@ -66,7 +66,23 @@ fn is_forbidden_namespace(message: &str) -> bool {
     message.starts_with("namespaces ")
 }
 
+/// The words of [`ReconcileError::word`].
+pub(crate) const ERRORS: [&str; 7] = ["conflict", "api_server", "signing", "ring", "namespace", "too_large", "task"];
+
 impl ReconcileError {
+    /// The label's value in `countersign_operator_reconcile_errors_total`.
+    pub(crate) const fn word(&self) -> &'static str {
+        match self {
+            Self::Conflict => "conflict",
+            Self::Kube(_) => "api_server",
+            Self::Signing(_) => "signing",
+            Self::Ring(_) => "ring",
+            Self::Namespace => "namespace",
+            Self::TooLarge { .. } => "too_large",
+            Self::Task(_) => "task",
+        }
+    }
+
     /// How long to wait after so many failures in a row, before jitter.
     pub(crate) fn back_off(&self, failures: u32) -> Duration {
         let (first, longest) = match self {

@@ -7,10 +7,12 @@ use countersign_core::{
     names::PolicyName,
     ring::{Action, Ring},
 };
+use countersign_feed::Clock;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Resource as _;
 
 use super::{Reconciler, caches::Declared};
+use crate::registry::RotationStep;
 
 impl Reconciler {
     /// Events and log lines of what was done to a policy's rings.
@@ -22,17 +24,20 @@ impl Reconciler {
         planned: &BTreeMap<RingName, Vec<Action>>,
     ) {
         let regarding = reference(declared);
-        let events = &self.context.events;
-        for (ring, actions) in planned {
-            let signed = before.get(ring).and_then(Ring::active).map(|key| key.kid.as_str());
-            let ring = ring.word();
+        let (events, counts) = (&self.context.events, self.context.registry.counts());
+        for (&name_of_ring, actions) in planned {
+            let signed = before.get(&name_of_ring).and_then(Ring::active).map(|key| key.kid.as_str());
+            let ring = name_of_ring.word();
             for action in actions {
                 match action {
                     Action::Create { algorithm, cause } => {
+                        counts.rotations.count((name_of_ring, RotationStep::Started));
                         tracing::info!(policy = %name, ring, ?cause, %algorithm, "a key is made");
                         events.normal(&regarding, "KeyGenerated", format!("a new {algorithm} key for the {ring} ring"));
                     }
                     Action::Activate { kid, unacknowledged, .. } => {
+                        counts.rotations.count((name_of_ring, RotationStep::Signed));
+                        counts.rotations_waited_ms.add(name_of_ring, self.waited_ms(name, name_of_ring, kid));
                         tracing::info!(policy = %name, ring, kid, unacknowledged, "the key signs");
                         events.normal(&regarding, "KeyActivated", format!("key {kid} of the {ring} ring signs"));
                         if let Some(signed) = signed {
@@ -60,6 +65,14 @@ impl Reconciler {
                 }
             }
         }
+    }
+
+    /// For how long verifiers held a key back that could have signed otherwise, as far as others were shown.
+    fn waited_ms(&self, name: &PolicyName, ring: RingName, kid: &str) -> u64 {
+        let view = self.context.registry.policy(name);
+        let waiting = view.as_ref().and_then(|view| view.own.as_ref()?.ring(ring)?.status.waiting.as_ref());
+        let since = waiting.filter(|waiting| waiting.kid == kid).map(|waiting| waiting.since.max(waiting.not_before));
+        since.and_then(|since| u64::try_from(Clock::wall().since(since)).ok()).unwrap_or(0)
     }
 
     pub(super) fn tell_adopted(&self, name: &PolicyName, declared: &Declared) {

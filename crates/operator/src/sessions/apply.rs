@@ -30,7 +30,7 @@ use super::{
 use crate::{
     feed::Cutoffs,
     mint::MintError,
-    registry::{Ending, PolicyView},
+    registry::{Ending, PolicyView, SessionToken},
     run::Context,
 };
 
@@ -187,6 +187,8 @@ impl Applying<'_> {
         let own = view.own.as_ref().ok_or(ApplyError::Inconsistent("key rings"))?;
         let content = Content { token: &minted.token, session_id, expires: minted.expires };
         self.write_secret(own, ends, &content).await?;
+        let token = if first { SessionToken::Issued } else { SessionToken::Renewed };
+        self.context.registry.counts().session_tokens.count(token);
         let ring = own.ring(RingName::Access);
         let delivered = ring.and_then(|ring| Delivered::read(&minted.token, &ring.ring));
         let delivered = delivered.ok_or(ApplyError::Inconsistent("a key that verifies what it signed"))?;

@@ -9,6 +9,7 @@ use countersign_api::{
 };
 use countersign_core::{names::PolicyName, revocation::Kind, time::UnixMillis};
 use countersign_feed::Clock;
+use countersign_telemetry::traces::TARGET;
 use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{
     Api, Resource as _,
@@ -20,6 +21,7 @@ use tokio::{
     task::JoinSet,
     time::Instant,
 };
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::{
@@ -34,6 +36,7 @@ use crate::{
     feed::{Changed, Cutoffs, Ended, changed},
     jitter::jittered,
     mirror::{Mirror, WatchLost},
+    registry::SessionToken,
     run::Context,
 };
 
@@ -212,10 +215,12 @@ impl Work {
                 && let Some(key) = queue.take(Instant::now())
             {
                 let work = self.clone();
-                workers.spawn(async move {
+                let span = tracing::info_span!(target: TARGET, parent: None, "session", session = key);
+                let look = async move {
                     let looked = work.look(&key).await;
                     (key, looked)
-                });
+                };
+                workers.spawn(look.instrument(span));
             }
             let due = queue.next().filter(|_| workers.len() < WORKERS);
             let due = async {
@@ -251,6 +256,7 @@ impl Work {
             }
             Err(error) => {
                 let failures = queue.failed(&key);
+                self.context.registry.counts().session_tokens.count(SessionToken::Failed);
                 tracing::warn!(session = key, %error, failures, "a declared session could not be brought forward; trying again");
                 if failures == TOLD_AFTER
                     && let Some(session) = self.sessions.one(&key)
