@@ -1,5 +1,7 @@
 //! Fetches what a policy refers to, and checks it.
 
+mod login;
+
 use countersign_core::{
     jose::{JwkSet, strict_json},
     keys::VerifyingKey,
@@ -14,6 +16,8 @@ use crate::{
     references::{ReferenceKind, References},
     schema::Problem,
 };
+
+pub use login::{LoginReferences, resolve_login};
 
 /// What verifiers need of a policy's references and its inline keys, and warnings: what is no mistake but likely not meant.
 /// All that is wrong is told at once.

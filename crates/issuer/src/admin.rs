@@ -1,7 +1,6 @@
 //! The admin API, `/admin/v1/…`: over `admin.sock`, whose file mode is the guard, or over HTTP with a Bearer token of the
 //! policy that carries the permission `countersign:admin`.
 
-mod fields;
 mod keys;
 mod revocations;
 mod status;
@@ -9,36 +8,25 @@ mod tokens;
 
 use std::{borrow::Cow, sync::Arc};
 
+pub(crate) use crate::body::{Content, OfQuery, body_of};
+use crate::{Enforcement, IssuerPolicy, Verifier, body::MAX_BODY, problem::Problem, serving::Issuer};
 use axum::{
     Router,
-    body::Bytes,
-    extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State},
-    http::{StatusCode, header, request::Parts as RequestParts},
+    extract::{DefaultBodyLimit, FromRequestParts, Path, Request, State},
+    http::{header, request::Parts as RequestParts},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use countersign_core::{
-    check::{self, Ask, Require, World},
-    jose::strict_json,
+    check::{self, Ask, NoWitness, Require, World},
     names::PolicyName,
     ratelimit::RateLimiter,
     verdict::Refusal,
 };
-use serde::de::DeserializeOwned;
-
-use crate::{
-    Enforcement, IssuerPolicy, Verifier,
-    problem::Problem,
-    serving::{Issuer, TooSlow},
-};
 
 /// What authorises every call of a policy.
 const ADMIN_PERMISSION: &str = "countersign:admin";
-/// The largest body, bytes.
-const MAX_BODY: usize = 64 << 10;
-/// How deep a body may nest.
-const MAX_DEPTH: usize = 64;
 
 /// Calls that concern the whole process.
 const POLICIES: &str = "/admin/v1/policies";
@@ -116,6 +104,7 @@ fn authorise(issuer: &Issuer, policy: &IssuerPolicy, token: &str) -> Result<(), 
         feed_age_ms: view.age_ms,
         behind: false,
         rate_limiter: &limiter,
+        witness: &NoWitness,
     };
     let require = Require { permissions: vec![Cow::Borrowed(ADMIN_PERMISSION)], ..Require::default() };
     let ask = Ask { require, ..Ask::default() };
@@ -143,44 +132,6 @@ impl FromRequestParts<Issuer> for OfPolicy {
         let name = PolicyName::try_new(&namespace, &name).map_err(|_| unknown())?;
         issuer.parts.policies.one(&name).map(Self).ok_or_else(unknown)
     }
-}
-
-/// What stands behind the `?` of a path.
-pub(crate) struct OfQuery<T>(pub(crate) T);
-
-impl<T: DeserializeOwned> FromRequestParts<Issuer> for OfQuery<T> {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut RequestParts, issuer: &Issuer) -> Result<Self, Problem> {
-        let read = Query::from_request_parts(parts, issuer).await;
-        read.map(|Query(asked)| Self(asked)).map_err(|error| Problem::validation(fields::of_query(&error.body_text())))
-    }
-}
-
-/// A body as it came, of at most 64 KiB.
-pub(crate) struct Content(pub(crate) Bytes);
-
-impl FromRequest<Issuer> for Content {
-    type Rejection = Problem;
-
-    async fn from_request(request: Request, issuer: &Issuer) -> Result<Self, Problem> {
-        match Bytes::from_request(request, issuer).await {
-            Ok(bytes) => Ok(Self(bytes)),
-            Err(e) if e.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(Problem::too_large(MAX_BODY)),
-            Err(e) if TooSlow::caused(&e) => Err(Problem::too_slow(TooSlow.to_string())),
-            Err(_) => Err(Problem::invalid_request("the body could not be read")),
-        }
-    }
-}
-
-/// A body: 400 when it isn't JSON that means one thing, 422 when a field is wrong or missing.
-fn body_of<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Problem> {
-    let value =
-        strict_json::parse(bytes, MAX_DEPTH).map_err(|e| Problem::invalid_request(format!("the body is not JSON: {e}")))?;
-    if !value.is_object() {
-        return Err(Problem::invalid_request("the body is not a JSON object"));
-    }
-    fields::read(&value).map_err(Problem::validation)
 }
 
 /// On how many verifiers the policy's present generation is in force.

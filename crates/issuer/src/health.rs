@@ -1,7 +1,5 @@
 //! `/healthz`, `/readyz`, `/metrics`.
 
-use std::fmt::Write as _;
-
 use axum::{
     Json, Router,
     extract::State,
@@ -10,10 +8,23 @@ use axum::{
     routing::get,
 };
 use countersign_core::ring::Phase;
+use countersign_telemetry::{Exposition, exposition::CONTENT_TYPE, families};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::{IssuerPolicy, RingView, serving::Issuer};
+
+families! {
+    pub METRICS;
+    BUILD_INFO = Gauge "countersign_build_info" ["version", "process"] "The version that runs.";
+    OUTBOX_PENDING = Gauge "countersign_outbox_pending" [] "Revocations that are written and not yet in the feed.";
+    ROTATION_WAITING = Gauge "countersign_key_rotation_waiting" ["policy", "ring"]
+        "1 while a published key waits for verifiers longer than planned.";
+    NEXT_ROTATION = Gauge "countersign_key_next_rotation_timestamp_seconds" ["policy", "ring"]
+        "When the schedule wants the next key to sign.";
+    POLICY_VERIFIERS = Gauge "countersign_policy_verifiers" ["policy", "state"]
+        "Verifiers by whether they hold the policy's present generation: `enforced` or `lagging`.";
+}
 
 /// Whether the process takes calls.
 #[derive(Clone, Debug, Default)]
@@ -70,41 +81,32 @@ async fn readyz(State(issuer): State<Issuer>) -> Response {
 async fn metrics(State(issuer): State<Issuer>) -> Response {
     let parts = &issuer.parts;
     let mut text = Exposition::default();
-    text.family("countersign_build_info", "gauge", "The version that runs");
-    text.sample("countersign_build_info", &[("version", env!("CARGO_PKG_VERSION")), ("process", "issuer")], 1.0);
-    text.family("countersign_outbox_pending", "gauge", "Revocations that are written and not yet in the feed");
-    text.sample("countersign_outbox_pending", &[], count(parts.publisher.status().pending));
+    text.family(&BUILD_INFO).add(&[("version", env!("CARGO_PKG_VERSION")), ("process", "issuer")], 1);
+    text.single(&OUTBOX_PENDING, parts.publisher.status().pending);
     let policies = parts.policies.load();
     let rings = || policies.by_name.values().flat_map(|policy| rings(policy));
-    text.family(
-        "countersign_key_rotation_waiting",
-        "gauge",
-        "1 while a published key waits for verifiers longer than planned",
-    );
+    let mut waiting = text.family(&ROTATION_WAITING);
     for (policy, ring, view) in rings() {
         let waits = view.status.phase != Phase::Ready;
-        let labels = [("policy", policy.name.as_str()), ("ring", ring)];
-        text.sample("countersign_key_rotation_waiting", &labels, f64::from(u8::from(waits)));
+        waiting.add(&[("policy", policy.name.as_str()), ("ring", ring)], u8::from(waits));
     }
-    text.family("countersign_key_next_rotation_timestamp_seconds", "gauge", "When the schedule wants the next key to sign");
+    let mut next = text.family(&NEXT_ROTATION);
     for (policy, ring, view) in rings() {
         if let Some(at) = view.status.next_rotation {
-            let labels = [("policy", policy.name.as_str()), ("ring", ring)];
-            text.sample("countersign_key_next_rotation_timestamp_seconds", &labels, seconds(at.as_secs()));
+            next.add(&[("policy", policy.name.as_str()), ("ring", ring)], at.as_secs());
         }
     }
-    text.family("countersign_policy_verifiers", "gauge", "Verifiers by whether they hold the policy's present generation");
-    if let Ok(verifiers) = parts.fleet.verifiers().await {
+    if let Ok(fleet) = parts.fleet.verifiers().await {
+        let mut verifiers = text.family(&POLICY_VERIFIERS);
         for policy in policies.by_name.values() {
-            let enforcement = crate::admin::held_generation(policy, &verifiers);
+            let enforcement = crate::admin::held_generation(policy, &fleet);
             let lagging = enforcement.total - enforcement.confirmed;
             for (state, number) in [("enforced", enforcement.confirmed), ("lagging", lagging)] {
-                let labels = [("policy", policy.name.as_str()), ("state", state)];
-                text.sample("countersign_policy_verifiers", &labels, count(number as u64));
+                verifiers.add(&[("policy", policy.name.as_str()), ("state", state)], number);
             }
         }
     }
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text.0).into_response()
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], text.into_text()).into_response()
 }
 
 fn rings(policy: &IssuerPolicy) -> impl Iterator<Item = (&IssuerPolicy, &'static str, &RingView)> {
@@ -112,29 +114,19 @@ fn rings(policy: &IssuerPolicy) -> impl Iterator<Item = (&IssuerPolicy, &'static
     own.flat_map(move |own| [(policy, "access", &own.access), (policy, "api_key", &own.api_key)])
 }
 
-#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
-fn count(number: u64) -> f64 {
-    number as f64
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-#[expect(clippy::cast_precision_loss, reason = "seconds are far below 2^53")]
-fn seconds(secs: i64) -> f64 {
-    secs as f64
-}
-
-/// The Prometheus text format.
-#[derive(Default)]
-struct Exposition(String);
-
-impl Exposition {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
-        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    }
-
-    /// Label values here are names that are parsed, or fixed words: nothing in them needs escaping.
-    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
-        let labels: Vec<String> = labels.iter().map(|(k, v)| format!("{k}=\"{v}\"")).collect();
-        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
-        let _ = writeln!(self.0, "{name}{labels} {value}");
+    #[test]
+    fn the_reference_says_what_there_is() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/metrics.md");
+        let page = std::fs::read_to_string(&path).unwrap();
+        let wanted = countersign_telemetry::reference::rewritten(&page, "issuer", METRICS).unwrap();
+        if std::env::var_os("UPDATE_GENERATED").is_some() {
+            std::fs::write(&path, &wanted).unwrap();
+        } else {
+            assert!(page == wanted, "docs/reference/metrics.md is out of date; run: cargo xtask drift --write");
+        }
     }
 }

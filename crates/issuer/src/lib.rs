@@ -5,25 +5,40 @@
 //! handed rings and never changes one. It must not know of Kubernetes or of files other than its sockets.
 
 mod admin;
+mod audit;
+mod bearer;
+mod body;
+mod call;
+mod client;
 mod fleet;
 mod health;
+mod housekeeping;
+mod issued;
+mod lockout;
 mod minter;
 pub mod names;
+mod opening;
 pub mod passwords;
 mod policies;
 mod problem;
 mod public;
 mod revoker;
 pub mod sealing;
+mod secrets;
 mod serving;
 pub mod totp;
-mod turns;
+
+#[cfg(test)]
+mod tests;
 
 pub use fleet::{Enforcement, Fleet, Verifier};
-pub use health::Health;
+pub use health::{Health, METRICS};
 pub use minter::{MintError, MintRequest, Minted, Minter};
-pub use policies::{IssuerPolicy, Lives, OwnKeys, Policies, RingView, Signer, TrustedIssuerName};
+pub use policies::{
+    IssuerPolicy, Lives, LoginPolicy, OwnKeys, Policies, RingView, Signer, TokenSettings, TrustedIssuerName,
+};
 pub use revoker::{InvalidRevocation, RevocationRequest, RevokeError, Revoked, Revoker};
+pub use secrets::Secrets;
 pub use serving::{
     AdminSocket, Issuer, IssuerConfig, KeyOperator, Listeners, RingChoice, RotateError, ServeError, StatusSource,
 };

@@ -1,23 +1,26 @@
 //! Signing tokens.
 //!
-//! Minting takes its share of the policy's turn, re-reads what ends the subject, the session and the signing key, and only
-//! then takes the clock. `iat_ms` is raised above a cut-off of the same millisecond.
+//! What is granted is decided in a transaction of the store that holds the subject: what ends it, its session and the signing
+//! key is read again there, and only then the database's clock. `iat_ms` is raised above a cut-off of the same millisecond.
+//! The signature is made when the transaction is committed.
+
+use std::sync::Arc;
 
 use countersign_core::{
+    check::{Authenticated, CredentialKind},
     keys::SigningKeyError,
-    mint::{AccessTokenSpec, mint_access},
+    mint::{AccessTokenSpec, ApiKeySpec, mint_access, mint_api_key},
     names::PolicyName,
     revocation::{ACCESS_RING_ONLY, Entry, EntryKey, Kind},
     time::UnixMillis,
 };
-use countersign_feed::Clock;
-use serde_json::Map;
+use countersign_store::{Failure, Store, StoreError, Tx, transact};
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::{
-    policies::IssuerPolicy,
-    revoker::{Ledger, LedgerError},
-    turns::Turns,
+    issued::Issued,
+    policies::{IssuerPolicy, RingView, Signer},
 };
 
 /// The longest subject, session id, role, scope or audience, bytes.
@@ -40,6 +43,14 @@ pub struct MintRequest {
     pub ttl_s: Option<i64>,
     /// `sid`; absent: a new session.
     pub session_id: Option<String>,
+    /// `amr` (RFC 8176).
+    pub amr: Vec<String>,
+    /// `client_id`, when an OAuth client asked.
+    pub client_id: Option<String>,
+    /// Members beyond these.
+    pub extra: Map<String, Value>,
+    /// When the login that this rests on took place: a cut-off since then ends it. Absent: it rests on none.
+    pub rests_on: Option<UnixMillis>,
 }
 
 /// A token that was made.
@@ -73,8 +84,8 @@ pub enum MintError {
     #[error("everything that could be minted for this subject is revoked for good")]
     Ended,
     /// No key signs now.
-    #[error("the access ring of {0} has no active key; `countersign keys list` says what it waits for")]
-    NoSigningKey(PolicyName),
+    #[error("the {0} ring of {1} has no active key; `countersign keys list` says what it waits for")]
+    NoSigningKey(&'static str, PolicyName),
     /// The clock is behind a cut-off that was written.
     #[error("this machine's clock is {behind_ms} ms behind a cut-off that was written, more than the policy's clockSkew")]
     ClockBehind {
@@ -86,59 +97,138 @@ pub enum MintError {
     Sign(#[from] SigningKeyError),
     /// The store failed.
     #[error(transparent)]
-    Ledger(#[from] LedgerError),
+    Store(#[from] StoreError),
+}
+
+impl Failure for MintError {
+    fn of_store(&self) -> Option<&StoreError> {
+        if let Self::Store(error) = self { Some(error) } else { None }
+    }
 }
 
 /// Signs tokens over the rings that it is handed.
 #[derive(Clone, Debug)]
 pub struct Minter {
-    ledger: Ledger,
-    turns: Turns,
+    store: Arc<Store>,
+    issued: Issued,
+}
+
+/// An access token that may be made: decided in a transaction, signed after it.
+#[derive(Debug)]
+pub(crate) struct Grant {
+    spec: AccessTokenSpec,
+    session_id: String,
+    signer: Signer,
+    warnings: Vec<String>,
+}
+
+impl Grant {
+    /// The instant of issue.
+    pub(crate) fn issued_at(&self) -> UnixMillis {
+        self.spec.issued_at
+    }
+
+    /// The token.
+    pub(crate) fn sign(self) -> Result<Minted, MintError> {
+        let token = mint_access(self.signer.key(), &self.spec)?;
+        let Self { spec, session_id, warnings, .. } = self;
+        Ok(Minted { token, token_id: spec.token_id, session_id, expires_at: spec.expires, warnings })
+    }
+}
+
+/// An API key that may be made.
+#[derive(Debug)]
+pub(crate) struct ApiKeyGrant {
+    spec: ApiKeySpec,
+    signer: Signer,
+}
+
+impl ApiKeyGrant {
+    /// The key.
+    pub(crate) fn sign(&self) -> Result<String, MintError> {
+        Ok(mint_api_key(self.signer.key(), &self.spec)?)
+    }
 }
 
 impl Minter {
-    pub(crate) fn new(ledger: Ledger, turns: Turns) -> Self {
-        Self { ledger, turns }
+    pub(crate) fn new(store: Arc<Store>, issued: Issued) -> Self {
+        Self { store, issued }
     }
 
     /// Makes an access token.
-    pub async fn mint(&self, policy: &IssuerPolicy, request: MintRequest) -> Result<Minted, MintError> {
+    pub async fn mint(&self, policy: &IssuerPolicy, request: &MintRequest) -> Result<Minted, MintError> {
+        transact!(&*self.store, MintError, |tx| { self.grant(tx, policy, request, None).await })?.sign()
+    }
+
+    /// Decides on an access token within a transaction, which holds the subject from here on. It expires at `no_later_than`
+    /// at the latest.
+    pub(crate) async fn grant(
+        &self,
+        tx: &mut Tx,
+        policy: &IssuerPolicy,
+        request: &MintRequest,
+        no_later_than: Option<UnixMillis>,
+    ) -> Result<Grant, MintError> {
         let own = policy.own.as_ref().ok_or_else(|| MintError::VerifiesOnly(policy.name.clone()))?;
-        let ttl_ms = checked(policy, &request)?;
-        let signer = own.access.signer.clone().ok_or_else(|| MintError::NoSigningKey(policy.name.clone()))?;
+        let ttl_ms = checked(policy, request)?;
+        let signer = signer(policy, &own.access, "access")?;
         let session_id = request.session_id.clone().unwrap_or_else(new_id);
-        let warnings = oddities(policy, &request);
+        let warnings = oddities(policy, request);
 
-        let issuing = self.turns.issue(&policy.name).await?;
+        tx.lock_subject(&policy.name, &request.subject).await?;
         let scopes = Scopes { policy: &policy.name, issuer: &own.issuer };
-        let kid = signer.key().kid().to_owned();
-        let keys = scopes.keys(&[(Kind::Key, &kid), (Kind::Session, &session_id), (Kind::Subject, &request.subject)]);
-        let issued_at = after_cutoffs(policy, &self.ledger.find(&keys).await?, Clock::wall())?;
+        let named = [(Kind::Key, signer.key().kid()), (Kind::Session, &session_id), (Kind::Subject, &request.subject)];
+        let ended = tx.entries(&scopes.keys(&named)).await?;
+        let issued_at = after_cutoffs(policy, &ended, request.rests_on, tx.database_now().await?)?;
+        self.issued.remember(tx, &policy.name, issued_at).await?;
 
-        let expires_at = UnixMillis::from_secs(issued_at.plus(ttl_ms).as_secs());
-        let audiences = if request.audiences.is_empty() { policy.audiences.clone() } else { request.audiences };
+        let expires = issued_at.plus(ttl_ms).min(no_later_than.unwrap_or(UnixMillis::FOREVER));
+        let audiences = if request.audiences.is_empty() { &policy.audiences } else { &request.audiences };
         let spec = AccessTokenSpec {
             issuer: own.issuer.clone(),
-            subject: request.subject,
-            audiences,
-            roles: request.roles,
-            scopes: request.scopes,
+            subject: request.subject.clone(),
+            audiences: audiences.clone(),
+            roles: request.roles.clone(),
+            scopes: request.scopes.clone(),
             session_id: Some(session_id.clone()),
             token_id: new_id(),
             issued_at,
-            expires: expires_at,
-            amr: Vec::new(),
-            client_id: None,
-            extra: Map::new(),
+            expires: UnixMillis::from_secs(expires.as_secs()),
+            amr: request.amr.clone(),
+            client_id: request.client_id.clone(),
+            extra: request.extra.clone(),
         };
-        let token = mint_access(signer.key(), &spec)?;
-        issuing.remember(issued_at).await?;
-        Ok(Minted { token, token_id: spec.token_id, session_id, expires_at, warnings })
+        Ok(Grant { spec, session_id, signer, warnings })
+    }
+
+    /// Decides on an API key within a transaction, which holds its owner from here on. When it is issued and expires is
+    /// filled in here.
+    pub(crate) async fn grant_api_key(
+        &self,
+        tx: &mut Tx,
+        policy: &IssuerPolicy,
+        mut spec: ApiKeySpec,
+        life_ms: i64,
+    ) -> Result<ApiKeyGrant, MintError> {
+        let own = policy.own.as_ref().ok_or_else(|| MintError::VerifiesOnly(policy.name.clone()))?;
+        let signer = signer(policy, &own.api_key, "api-key")?;
+        tx.lock_subject(&policy.name, &spec.subject).await?;
+        let scopes = Scopes { policy: &policy.name, issuer: &own.issuer };
+        let named = [(Kind::Key, signer.key().kid()), (Kind::Subject, spec.subject.as_str())];
+        let ended = tx.entries(&scopes.keys(&named)).await?;
+        spec.issued_at = after_cutoffs(policy, &ended, None, tx.database_now().await?)?;
+        spec.expires = UnixMillis::from_secs(spec.issued_at.plus(life_ms).as_secs());
+        self.issued.remember(tx, &policy.name, spec.issued_at).await?;
+        Ok(ApiKeyGrant { spec, signer })
     }
 }
 
+fn signer(policy: &IssuerPolicy, ring: &RingView, name: &'static str) -> Result<Signer, MintError> {
+    ring.signer.clone().ok_or_else(|| MintError::NoSigningKey(name, policy.name.clone()))
+}
+
 /// A version 7 UUID: unique, and in the order of time.
-fn new_id() -> String {
+pub(crate) fn new_id() -> String {
     Uuid::now_v7().to_string()
 }
 
@@ -202,6 +292,18 @@ pub(crate) struct Scopes<'a> {
 }
 
 impl Scopes<'_> {
+    /// The id of a policy's cut-off that ends access tokens alone.
+    pub(crate) const ACCESS_ONLY: &'static str = ACCESS_RING_ONLY;
+
+    /// The entries by which a credential can have ended, its key's aside.
+    pub(crate) fn of_credential(&self, credential: &Authenticated) -> Vec<EntryKey> {
+        let token = if credential.kind() == CredentialKind::ApiKey { Kind::ApiKey } else { Kind::Token };
+        let id = credential.token_id().map(|id| (token, id));
+        let session = credential.session_id().map(|id| (Kind::Session, id));
+        let named: Vec<_> = [id, session, Some((Kind::Subject, credential.subject()))].into_iter().flatten().collect();
+        self.keys(&named)
+    }
+
     fn keys(&self, named: &[(Kind, &str)]) -> Vec<EntryKey> {
         let always = [(Kind::Policy, ""), (Kind::Policy, ACCESS_RING_ONLY)];
         let all = named.iter().copied().chain(always);
@@ -225,13 +327,24 @@ impl Scopes<'_> {
 }
 
 /// The instant at which a token may be issued, in view of what has ended.
-fn after_cutoffs(policy: &IssuerPolicy, ended: &[Entry], now: UnixMillis) -> Result<UnixMillis, MintError> {
+fn after_cutoffs(
+    policy: &IssuerPolicy,
+    ended: &[Entry],
+    rests_on: Option<UnixMillis>,
+    now: UnixMillis,
+) -> Result<UnixMillis, MintError> {
     let for_good = |entry: &&Entry| entry.cutoff == UnixMillis::FOREVER;
     match ended.iter().filter(for_good).map(|e| e.kind).min() {
         Some(Kind::Session) => return Err(MintError::SessionEnded),
-        Some(Kind::Key) => return Err(MintError::NoSigningKey(policy.name.clone())),
+        Some(Kind::Key) => return Err(MintError::NoSigningKey("signing", policy.name.clone())),
         Some(_) => return Err(MintError::Ended),
         None => {}
+    }
+    // A cut-off of the access ring alone ends tokens and no login: who refreshes has a new one.
+    let ends_logins = |entry: &&Entry| !(entry.kind == Kind::Policy && entry.id == ACCESS_RING_ONLY);
+    let of_logins = ended.iter().filter(ends_logins).map(|e| e.cutoff).max();
+    if rests_on.zip(of_logins).is_some_and(|(login, cutoff)| login <= cutoff) {
+        return Err(MintError::SessionEnded);
     }
     let latest = ended.iter().map(|e| e.cutoff).max();
     let issued_at = latest.map_or(now, |cutoff| now.max(cutoff.plus(1)));

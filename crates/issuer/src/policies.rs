@@ -1,8 +1,11 @@
 //! Policies as an issuer holds them: who may be minted for, with which key, and how long what it signs lives.
 
+mod login;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use arc_swap::ArcSwap;
+use countersign_api::policy::{EffectiveTokens, RefreshRotation};
 use countersign_core::{
     jose::{Jwk, JwkSet},
     keys::{SigningKey, SigningKeyError},
@@ -11,6 +14,9 @@ use countersign_core::{
     ring::{KeyState, Ring, RingKey, RingStatus},
     time::UnixMillis,
 };
+use countersign_store::Ending;
+
+pub use self::login::LoginPolicy;
 
 /// Everything that an issuer needs of a policy. Immutable; replaced as a whole.
 #[derive(Debug)]
@@ -31,10 +37,38 @@ pub struct IssuerPolicy {
     pub max_entries: usize,
     /// How long things live.
     pub lives: Lives,
+    /// What its refresh tokens and API keys are like.
+    pub tokens: TokenSettings,
+    /// Everything about people; absent: it has no login.
+    pub login: Option<Arc<LoginPolicy>>,
     /// The foreign issuers.
     pub trusted: Vec<TrustedIssuerName>,
     /// As verifiers evaluate it, to judge Bearer tokens by. Keys that verifiers fetch themselves are not in it.
     pub compiled: Arc<Policy>,
+}
+
+/// Refresh tokens and API keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenSettings {
+    /// How long a refresh token may stay unused, milliseconds.
+    pub refresh_ttl_ms: i64,
+    /// Whether each use of a refresh token gives another.
+    pub rotates: bool,
+    /// For how long a refresh token that was used may be shown again, milliseconds.
+    pub refresh_grace_ms: i64,
+    /// The longest life of an API key, milliseconds.
+    pub api_key_max_ttl_ms: i64,
+}
+
+impl From<&EffectiveTokens> for TokenSettings {
+    fn from(tokens: &EffectiveTokens) -> Self {
+        Self {
+            refresh_ttl_ms: tokens.refresh_ttl.as_millis(),
+            rotates: tokens.refresh_rotation == RefreshRotation::OnUse,
+            refresh_grace_ms: tokens.refresh_grace.as_millis(),
+            api_key_max_ttl_ms: tokens.api_key_max_ttl.as_millis(),
+        }
+    }
 }
 
 /// The policy's own issuer with its rings.
@@ -86,6 +120,8 @@ pub struct Lives {
     pub longest_ms: Option<i64>,
     /// What an earlier version of the policy issued or accepted lives until here at most.
     pub earlier_until: UnixMillis,
+    /// The same of access tokens alone.
+    pub access_earlier_until: UnixMillis,
 }
 
 impl Lives {
@@ -95,6 +131,11 @@ impl Lives {
             Some(longest) => now.plus(longest).max(self.earlier_until).plus(skew_ms),
             None => UnixMillis::FOREVER,
         }
+    }
+
+    /// When no access token that exists at `now` lives any more.
+    pub fn access_over(&self, now: UnixMillis, skew_ms: i64) -> UnixMillis {
+        now.plus(self.access_ttl_ms).max(self.access_earlier_until).plus(skew_ms)
     }
 }
 
@@ -110,6 +151,18 @@ pub struct TrustedIssuerName {
 }
 
 impl IssuerPolicy {
+    /// How sessions end at `now`.
+    pub(crate) fn ending(&self, now: UnixMillis, reason: impl Into<String>) -> Ending {
+        Ending {
+            now,
+            reason: reason.into(),
+            source: "issuer".to_owned(),
+            issuer: self.own.as_ref().map(|own| own.issuer.clone()),
+            tokens_expire: self.lives.access_over(now, self.clock_skew_ms),
+            max_entries: self.max_entries,
+        }
+    }
+
     /// The keys that verify now, of both rings: what the JWKS shows. Revoked ones are not among them.
     pub fn jwks(&self) -> JwkSet {
         let rings = self.own.iter().flat_map(|own| [&own.access.ring, &own.api_key.ring]);
@@ -160,9 +213,15 @@ mod tests {
     #[test]
     fn a_shortened_policy_still_counts_what_it_issued_before() {
         let now = UnixMillis(1_000_000);
-        let lives = Lives { access_ttl_ms: 10, longest_ms: Some(1000), earlier_until: UnixMillis(1_500_000) };
+        let lives = Lives {
+            access_ttl_ms: 10,
+            longest_ms: Some(1000),
+            earlier_until: UnixMillis(1_500_000),
+            access_earlier_until: UnixMillis(1_400_000),
+        };
         assert_eq!(lives.all_over(now, 30), UnixMillis(1_500_030));
         assert_eq!(lives.all_over(UnixMillis(1_600_000), 30), UnixMillis(1_601_030));
+        assert_eq!(lives.access_over(now, 30), UnixMillis(1_400_030));
         assert_eq!(Lives { longest_ms: None, ..lives }.all_over(now, 30), UnixMillis::FOREVER);
     }
 }

@@ -4,7 +4,10 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde_json::json;
+use countersign_store::{Failure, StoreError};
+use serde_json::{Map, Value, json};
+
+use crate::minter::MintError;
 
 /// What is wrong with a request, or with us. The detail is safe to show.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,11 +17,21 @@ pub(crate) struct Problem {
     detail: String,
     fix: Option<String>,
     bare_challenge: bool,
+    members: Map<String, Value>,
+    retry_after_s: Option<u64>,
 }
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, error: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, error, detail: detail.into(), fix: None, bare_challenge: false }
+        Self {
+            status,
+            error,
+            detail: detail.into(),
+            fix: None,
+            bare_challenge: false,
+            members: Map::new(),
+            retry_after_s: None,
+        }
     }
 
     /// 400: not understood at all.
@@ -78,6 +91,34 @@ impl Problem {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the request failed here; the log says why")
     }
 
+    /// 401: wrong name or wrong password, in one answer.
+    pub(crate) fn invalid_credentials() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "invalid_credentials", "the name or the password is wrong")
+    }
+
+    /// 503: too much at once.
+    pub(crate) fn overloaded() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "overloaded",
+            "too many passwords are waiting to be checked; try again soon",
+        )
+    }
+
+    /// Another member of the answer.
+    #[must_use]
+    pub(crate) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.members.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// `Retry-After`, seconds.
+    #[must_use]
+    pub(crate) fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after_s = Some(seconds);
+        self
+    }
+
     #[must_use]
     pub(crate) fn fix(mut self, fix: impl Into<String>) -> Self {
         self.fix = Some(fix.into());
@@ -91,14 +132,89 @@ impl IntoResponse for Problem {
         if let Some(fix) = self.fix {
             body["fix"] = json!(fix);
         }
+        if let Value::Object(body) = &mut body {
+            body.extend(self.members);
+        }
         let mut response = (self.status, axum::Json(body)).into_response();
         if self.status == StatusCode::UNAUTHORIZED {
             let challenge = if self.bare_challenge { "Bearer" } else { "Bearer error=\"invalid_token\"" };
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        let retry_after = self.retry_after_s.or((self.status == StatusCode::SERVICE_UNAVAILABLE).then_some(1));
+        if let Some(seconds) = retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
+    }
+}
+
+/// Why a call was not done: its own fault or ours, or the store's, which is tried again where that helps.
+#[derive(Debug)]
+pub(crate) enum Failed {
+    /// What the caller is told.
+    Problem(Box<Problem>),
+    /// The store.
+    Store(StoreError),
+}
+
+impl Failed {
+    /// Whether the caller is told this code.
+    pub(crate) fn is(&self, code: &str) -> bool {
+        matches!(self, Self::Problem(problem) if problem.error == code)
+    }
+}
+
+impl From<Problem> for Failed {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(Box::new(problem))
+    }
+}
+
+impl From<StoreError> for Failed {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<MintError> for Failed {
+    fn from(error: MintError) -> Self {
+        match error {
+            MintError::Store(error) => Self::Store(error),
+            error => Problem::from(&error).into(),
+        }
+    }
+}
+
+impl From<&MintError> for Problem {
+    fn from(error: &MintError) -> Self {
+        match error {
+            MintError::Invalid(_) | MintError::VerifiesOnly(_) | MintError::SessionEnded | MintError::Ended => {
+                Self::validation(error.to_string())
+            }
+            MintError::NoSigningKey(..) | MintError::ClockBehind { .. } => Self::unavailable(error.to_string()),
+            MintError::Sign(_) | MintError::Store(_) => Self::internal(error),
+        }
+    }
+}
+
+impl Failure for Failed {
+    fn of_store(&self) -> Option<&StoreError> {
+        if let Self::Store(error) = self { Some(error) } else { None }
+    }
+}
+
+impl From<Failed> for Problem {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Problem(problem) => *problem,
+            Failed::Store(StoreError::Nul) => Self::validation("a text holds a NUL character"),
+            Failed::Store(error) => Self::internal(&error),
+        }
+    }
+}
+
+impl IntoResponse for Failed {
+    fn into_response(self) -> Response {
+        Problem::from(self).into_response()
     }
 }

@@ -1,50 +1,116 @@
-//! The issuer's own routes: keys and discovery.
+//! The issuer's own routes.
 //!
 //! A request whose host and path prefix are a policy's `issuer` goes to that policy, the prefix removed; `/{ns}/{name}/…`
 //! always works; a host that no policy names gets the default policy, which also answers under `/api`.
 
-use std::sync::Arc;
+mod discovery;
+mod login;
+mod profile;
+mod refresh;
+mod sessions;
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
 use axum::{
     Json, Router,
-    extract::{Request, State},
-    http::{HeaderMap, Method, StatusCode, Uri, header},
+    extract::{ConnectInfo, DefaultBodyLimit, Request, State},
+    http::{StatusCode, Uri, uri::PathAndQuery},
     response::{IntoResponse, Response},
+    routing::{delete, get, post},
 };
 use countersign_core::names::PolicyName;
+use countersign_store::Appended;
 use serde_json::json;
+use tower_service::Service as _;
 
-use crate::{IssuerPolicy, policies::Held, problem::Problem, serving::Issuer};
+use crate::{
+    IssuerPolicy,
+    body::MAX_BODY,
+    call::{Call, Published, Routed},
+    client::{self, Client},
+    policies::Held,
+    problem::{Failed, Problem},
+    serving::Issuer,
+};
 
-const JWKS: &str = "/.well-known/jwks.json";
-const OAUTH: &str = "/.well-known/oauth-authorization-server";
-const OPENID: &str = "/.well-known/openid-configuration";
-
+/// Every request: finds the policy that it is for, and hands it to the routes of [`of_policy`].
 pub(crate) fn routes(issuer: Issuer) -> Router {
-    Router::new().fallback(answer).with_state(issuer)
+    let inner = of_policy(issuer.clone());
+    Router::new().fallback(answer).with_state(Front { issuer, inner })
 }
 
-async fn answer(State(issuer): State<Issuer>, request: Request) -> Response {
+#[derive(Clone)]
+struct Front {
+    issuer: Issuer,
+    inner: Router,
+}
+
+/// The routes of one policy, which the request names.
+fn of_policy(issuer: Issuer) -> Router {
+    Router::new()
+        .route(discovery::JWKS, get(discovery::jwks))
+        .route(discovery::OAUTH, get(discovery::discovery))
+        .route(discovery::OPENID, get(discovery::discovery))
+        .route("/auth/login", post(login::login))
+        .route("/auth/refresh", post(refresh::refresh))
+        .route("/auth/logout", post(refresh::logout))
+        .route("/auth/sessions", get(sessions::list).delete(sessions::end_all))
+        .route("/auth/sessions/{id}", delete(sessions::end_one))
+        .route("/users/me", get(profile::me))
+        .fallback(async || Problem::not_found("no such call"))
+        .method_not_allowed_fallback(async || Problem::method_not_allowed("no such method on this call"))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(issuer)
+}
+
+async fn answer(State(Front { issuer, mut inner }): State<Front>, mut request: Request) -> Response {
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map_or(Ipv4Addr::LOCALHOST.into(), |peer| peer.0.ip());
+    let trusted = &issuer.parts.trusted_proxies;
+    let client = Client::of(request.headers(), peer, trusted);
+    let host = client::host(request.headers(), request.uri(), peer, trusted);
+    let (client, host) = match (client, host) {
+        (Ok(client), Ok(host)) => (client, host),
+        (Err(error), _) | (_, Err(error)) => return Problem::invalid_request(error.to_string()).into_response(),
+    };
     let held = issuer.parts.policies.load();
-    let Some((policy, path)) = route(&held, host(request.headers(), request.uri()), request.uri().path()) else {
+    let Some((policy, path)) = route(&held, host.as_deref().unwrap_or_default(), request.uri().path()) else {
         return Problem::not_found("no policy answers here").into_response();
     };
-    let known = [JWKS, OAUTH, OPENID].contains(&path.as_str());
-    if known && !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let mut response = Problem::method_not_allowed("this is for GET and HEAD").into_response();
-        response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
-        return response;
-    }
-    match path.as_str() {
-        JWKS => jwks(&policy, request.headers()),
-        OAUTH | OPENID => discovery(&policy),
-        _ => Problem::not_found("no such call").into_response(),
-    }
+    let Ok(uri) = within(request.uri(), &path) else {
+        return Problem::invalid_request("the path can't be read").into_response();
+    };
+    *request.uri_mut() = uri;
+    request.extensions_mut().insert(Routed(policy));
+    request.extensions_mut().insert(client);
+    inner.call(request).await.unwrap_or_else(|never| match never {})
 }
 
-fn host<'a>(headers: &'a HeaderMap, uri: &'a Uri) -> &'a str {
-    let named = uri.authority().map(axum::http::uri::Authority::as_str);
-    named.or_else(|| headers.get(header::HOST)?.to_str().ok()).unwrap_or_default()
+/// The request's target with another path.
+fn within(uri: &Uri, path: &str) -> Result<Uri, axum::http::Error> {
+    let target = match uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    Uri::builder().path_and_query(PathAndQuery::try_from(target)?).build()
+}
+
+/// What ended, and where that stands in the feed: 202 while the feed is out of reach.
+async fn ended(call: &Call, appended: Option<Appended>, count: usize) -> Result<Response, Failed> {
+    let published = match appended {
+        Some(appended) => call.publish(appended).await,
+        None => Published::Nothing,
+    };
+    Ok(match published {
+        Published::At(position) => Json(json!({"revoked": count, "position": position})).into_response(),
+        Published::Nothing => Json(json!({"revoked": count, "position": null})).into_response(),
+        Published::Later => {
+            let body = json!({"revoked": count, "position": null, "pending": true});
+            (StatusCode::ACCEPTED, Json(body)).into_response()
+        }
+    })
 }
 
 /// The policy that a request is for, and the path within it.
@@ -59,7 +125,8 @@ fn by_issuer(held: &Held, host: &str, path: &str) -> Option<(Arc<IssuerPolicy>, 
             return None;
         }
         // RFC 8414 section 3.1 puts the well-known part before an issuer's path; everybody else behind it.
-        let inserted = [OAUTH, OPENID].into_iter().find(|known| path.strip_prefix(known) == Some(prefix));
+        let inserted =
+            [discovery::OAUTH, discovery::OPENID].into_iter().find(|known| path.strip_prefix(known) == Some(prefix));
         let within = match inserted {
             Some(known) => known.to_owned(),
             None => path.strip_prefix(prefix).filter(|rest| rest.starts_with('/'))?.to_owned(),
@@ -99,40 +166,6 @@ fn by_default(held: &Held, host: &str, path: &str) -> Option<(Arc<IssuerPolicy>,
     }
     let within = path.strip_prefix("/api").filter(|rest| rest.starts_with('/')).unwrap_or(path);
     Some((default.clone(), within.to_owned()))
-}
-
-fn jwks(policy: &IssuerPolicy, headers: &HeaderMap) -> Response {
-    let body = match serde_json::to_string(&policy.jwks()) {
-        Ok(body) => body,
-        Err(error) => return Problem::internal(&error).into_response(),
-    };
-    let etag = format!(
-        "\"{}\"",
-        hex::encode(&aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, body.as_bytes()).as_ref()[..16])
-    );
-    // Half of prepublish: whoever keeps a copy has the next key before it signs. Never longer than five minutes, so that a
-    // revoked key leaves copies soon.
-    let max_age = (policy.prepublish_ms / 2000).clamp(0, 300);
-    let cache = [(header::ETAG, etag.clone()), (header::CACHE_CONTROL, format!("public, max-age={max_age}"))];
-    let asked = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    if asked.split(',').any(|tag| tag.trim().trim_start_matches("W/") == etag || tag.trim() == "*") {
-        return (StatusCode::NOT_MODIFIED, cache).into_response();
-    }
-    (cache, [(header::CONTENT_TYPE, "application/jwk-set+json")], body).into_response()
-}
-
-/// RFC 8414, as far as it is true: keys are published, and no grant is offered.
-fn discovery(policy: &IssuerPolicy) -> Response {
-    let Some(own) = &policy.own else {
-        return Problem::not_found("this policy only verifies other issuers' tokens").into_response();
-    };
-    let body = json!({
-        "issuer": own.issuer,
-        "jwks_uri": format!("{}{JWKS}", own.issuer),
-        "response_types_supported": [],
-        "grant_types_supported": [],
-    });
-    Json(body).into_response()
 }
 
 #[cfg(test)]

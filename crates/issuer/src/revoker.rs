@@ -1,7 +1,6 @@
 //! Ending things: what a request means, and how it gets to every verifier.
 
 mod credential;
-mod ledger;
 mod request;
 
 use std::{sync::Arc, time::Duration};
@@ -10,18 +9,18 @@ use countersign_core::{
     names::PolicyName,
     revocation::{Kind, Position},
 };
-use countersign_feed::{Clock, Publication};
+use countersign_feed::{Publication, Publisher};
+use countersign_store::{Appended, Failure, Store, StoreError, transact};
 use tokio::sync::Notify;
 
-pub(crate) use ledger::{Ledger, LedgerError};
 pub use request::{InvalidRevocation, RevocationRequest};
 
 use self::credential::Belongs;
 use crate::{
     Health,
     fleet::{Enforcement, Fleet},
+    issued::Issued,
     policies::{IssuerPolicy, Policies},
-    turns::Turns,
 };
 
 /// How long a revocation may take to the feed before the answer is "pending".
@@ -33,8 +32,9 @@ const MAX_BLOCKS: u64 = 10_000;
 /// Writes revocations, publishes them, and tells where they are in force.
 #[derive(Clone, Debug)]
 pub struct Revoker {
-    ledger: Ledger,
-    turns: Turns,
+    store: Arc<Store>,
+    publisher: Arc<Publisher>,
+    issued: Issued,
     fleet: Fleet,
     health: Health,
     /// Rung when a key was revoked: whoever keeps the rings acts on it at once.
@@ -62,12 +62,25 @@ pub enum RevokeError {
     Invalid(#[from] InvalidRevocation),
     /// The store.
     #[error(transparent)]
-    Ledger(#[from] LedgerError),
+    Store(#[from] StoreError),
+}
+
+impl Failure for RevokeError {
+    fn of_store(&self) -> Option<&StoreError> {
+        if let Self::Store(error) = self { Some(error) } else { None }
+    }
 }
 
 impl Revoker {
-    pub(crate) fn new(ledger: Ledger, turns: Turns, fleet: Fleet, health: Health, key_revoked: Arc<Notify>) -> Self {
-        Self { ledger, turns, fleet, health, key_revoked }
+    pub(crate) fn new(
+        store: Arc<Store>,
+        publisher: Arc<Publisher>,
+        issued: Issued,
+        fleet: Fleet,
+        health: Health,
+        key_revoked: Arc<Notify>,
+    ) -> Self {
+        Self { store, publisher, issued, fleet, health, key_revoked }
     }
 
     /// Ends what `request` names. Waits up to `wait` for every verifier.
@@ -78,25 +91,43 @@ impl Revoker {
         source: &str,
         wait: Duration,
     ) -> Result<Revoked, RevokeError> {
-        let (kind, id, rows) = {
-            let cutting = self.turns.cut(&policy.name, Clock::wall).await?;
-            let new = request.to_revocation(policy, source, cutting.now)?;
-            if new.entry.kind == Kind::Ip
-                && self.ledger.other_blocks(&policy.name, &new.entry.id, Clock::wall()).await? >= MAX_BLOCKS
-            {
+        let (kind, id, appended) = transact!(&*self.store, RevokeError, |tx| {
+            // Whom a cut-off concerns gets no token between its time and its row.
+            match (request.kind, &request.id) {
+                (Some(Kind::Policy), _) => tx.lock_policy(&policy.name).await?,
+                (Some(Kind::Subject), Some(id)) => tx.lock_subject(&policy.name, id).await?,
+                _ => {}
+            }
+            let now = self.issued.cut(tx, &policy.name).await?;
+            let new = request.to_revocation(policy, source, now)?;
+            if new.entry.kind == Kind::Ip && tx.other_blocks(&policy.name, &new.entry.id, now).await? >= MAX_BLOCKS {
                 return Err(InvalidRevocation::TooManyBlocks.into());
             }
-            (new.entry.kind, new.entry.id.clone(), self.ledger.write(new, cutting.now, policy.max_entries).await?)
-        };
-        let publication = self.ledger.publish(rows, PUBLISH_WITHIN).await;
+            let named = (new.entry.kind, new.entry.id.clone());
+            let appended = tx.revoke(&[new], now, |_| policy.max_entries).await?;
+            Ok((named.0, named.1, appended))
+        })?;
+        let publication = self.published(policy, appended).await;
         if kind == Kind::Key {
             self.key_revoked.notify_one();
         }
-        let Publication::Published(position) = publication else {
+        let Some(position) = publication else {
             return Ok(Revoked { kind, id, position: None, verifiers: Enforcement::default() });
         };
         let verifiers = self.enforcement(position, wait).await;
         Ok(Revoked { kind, id, position: Some(position), verifiers })
+    }
+
+    /// Publishes what a transaction has ended, within a second; absent when the feed is out of reach: it is published later.
+    pub(crate) async fn published(&self, policy: &IssuerPolicy, ended: Appended) -> Option<Position> {
+        for merged in &ended.merged {
+            let max_entries = policy.max_entries;
+            tracing::warn!(policy = %merged, max_entries, "too many live revocations: one cut-off of the access ring takes their place");
+        }
+        match self.publisher.publish(ended.ids, PUBLISH_WITHIN).await {
+            Publication::Published(position) => Some(position),
+            Publication::Pending => None,
+        }
     }
 
     /// On how many verifiers everything up to `position` is in force.

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use countersign_core::names::PolicyName;
+use countersign_core::{names::PolicyName, proxies::TrustedProxies};
 use countersign_feed::{FeedState, Publisher};
 use countersign_store::Store;
 use tokio::{
@@ -29,7 +29,10 @@ use self::{
     connections::{Bounds, Door},
     patience::Patience,
 };
-use crate::{Fleet, Health, Minter, Policies, Revoker, admin, health, public, revoker::Ledger, turns::Turns};
+use crate::{
+    Fleet, Health, Minter, Policies, Revoker, admin, health, housekeeping, issued::Issued, passwords::Pool, public,
+    secrets::Secrets,
+};
 
 /// How long calls under way may take to end after the stop.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -106,6 +109,12 @@ pub struct IssuerConfig {
     pub keys: Arc<dyn KeyOperator>,
     /// What else there is to say.
     pub status: Arc<dyn StatusSource>,
+    /// What secrets at rest are sealed with.
+    pub secrets: Arc<Secrets>,
+    /// What hashes passwords.
+    pub passwords: Pool,
+    /// Whose word about a client's address is taken.
+    pub trusted_proxies: TrustedProxies,
 }
 
 /// An issuer: its parts, and routes over them.
@@ -115,9 +124,12 @@ pub struct Issuer {
 }
 
 pub(crate) struct Parts {
+    pub(crate) store: Arc<Store>,
     pub(crate) minter: Minter,
     pub(crate) revoker: Revoker,
-    pub(crate) ledger: Ledger,
+    pub(crate) secrets: Arc<Secrets>,
+    pub(crate) passwords: Pool,
+    pub(crate) trusted_proxies: TrustedProxies,
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) feed: Arc<FeedState>,
     pub(crate) fleet: Fleet,
@@ -143,16 +155,24 @@ pub enum ServeError {
 impl Issuer {
     /// An issuer of these parts.
     pub fn new(config: IssuerConfig) -> Self {
-        let ledger = Ledger::new(config.store, config.publisher.clone());
-        let turns = Turns::new(ledger.clone());
-        let minter = Minter::new(ledger.clone(), turns.clone());
+        let issued = Issued::default();
+        let minter = Minter::new(config.store.clone(), issued.clone());
         let health = Health::default();
-        let fleet = config.fleet.clone();
-        let revoker = Revoker::new(ledger.clone(), turns, fleet, health.clone(), config.keys.key_revoked());
+        let revoker = Revoker::new(
+            config.store.clone(),
+            config.publisher.clone(),
+            issued,
+            config.fleet.clone(),
+            health.clone(),
+            config.keys.key_revoked(),
+        );
         let parts = Parts {
+            store: config.store,
             minter,
             revoker,
-            ledger,
+            secrets: config.secrets,
+            passwords: config.passwords,
+            trusted_proxies: config.trusted_proxies,
             publisher: config.publisher,
             feed: config.feed,
             fleet: config.fleet,
@@ -175,6 +195,7 @@ impl Issuer {
         let mut servers = JoinSet::new();
         let over = stop.clone();
         let public = public::routes(self.clone());
+        servers.spawn(housekeeping::keep(self.parts.store.clone(), stop.clone()));
         let Listeners { public: public_listener, health: health_listener, admin, admin_socket, tls } = listeners;
         let people = Bounds { connections: MAX_CONNECTIONS, patience: Patience::default() };
         let few = Bounds { connections: MAX_OTHER_CONNECTIONS, ..people };

@@ -37,6 +37,14 @@ impl Store {
 }
 
 impl Tx {
+    /// Whether an account knows the device of that secret.
+    pub async fn knows_device(&mut self, policy: &PolicyName, user: &str, secret: &SecretHash) -> Result<bool, StoreError> {
+        let known = sqlx::query_scalar::<_, i64>(
+            "SELECT count(*) FROM known_devices WHERE policy = $1 AND hash = $2 AND user_id = $3",
+        );
+        Ok(known.bind(policy.as_str()).bind(secret.bytes()).bind(user).fetch_one(self.connection()).await? > 0)
+    }
+
     /// Remembers a device of an account, or that it was used again; beyond `at_most` those go that were used least recently.
     /// Whether it is new. Nothing changes when the secret is another account's.
     pub async fn remember_device(

@@ -57,5 +57,5 @@ pub use refresh::{NewFamily, RefreshToken, Use, Used};
 pub use revocations::{Appended, HistoryFilter, NewRevocation, Recorded};
 pub use secrets::{PasswordHash, SecretHash};
 pub use sessions::{BeyondLimit, Ended, Ending, Opening, SEEN_EVERY_MS, Session, SessionLimit};
-pub use transaction::Attempts;
+pub use transaction::{Attempts, Failure};
 pub use users::{Folded, User, UserFilter, UserStatus};

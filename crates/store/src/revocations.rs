@@ -101,15 +101,6 @@ impl Store {
         rows.bind(policy.as_str()).fetch_all(&self.readers).await?.iter().map(recorded).collect()
     }
 
-    /// Blocks of a policy that are in force at `now`, but for that of `network`.
-    pub async fn other_blocks(&self, policy: &PolicyName, network: &str, now: UnixMillis) -> Result<u64, StoreError> {
-        let count = sqlx::query_scalar::<_, i64>(
-            "SELECT count(*) FROM revocations WHERE policy = $1 AND kind = 'ip' AND name <> $2 AND expires > $3 AND cutoff <> $4",
-        );
-        let count = count.bind(policy.as_str()).bind(network).bind(now.0).bind(LIFTED.0);
-        Ok(count.fetch_one(&self.readers).await?.unsigned_abs())
-    }
-
     /// Live entries of a policy that no cut-off may take the place of: what API keys and subjects are revoked by.
     pub async fn unmergeable_entries(&self, policy: &PolicyName) -> Result<u64, StoreError> {
         let count = sqlx::query_scalar::<_, i64>(
@@ -121,6 +112,16 @@ impl Store {
 }
 
 impl Tx {
+    /// Blocks of a policy that are in force at `now`, but for that of `network`. Two that come at once see each other.
+    pub async fn other_blocks(&mut self, policy: &PolicyName, network: &str, now: UnixMillis) -> Result<u64, StoreError> {
+        self.lock_revocations(policy).await?;
+        let count = sqlx::query_scalar::<_, i64>(
+            "SELECT count(*) FROM revocations WHERE policy = $1 AND kind = 'ip' AND name <> $2 AND expires > $3 AND cutoff <> $4",
+        );
+        let count = count.bind(policy.as_str()).bind(network).bind(now.0).bind(LIFTED.0);
+        Ok(count.fetch_one(self.connection()).await?.unsigned_abs())
+    }
+
     /// Commits revocations with the transaction, and says which rows to publish after it. What is already said as strictly is
     /// not said again. `now` is this process' clock; the times recorded for a policy never go back. `max_entries` is each
     /// policy's bound of live entries about its access tokens: past it, one cut-off of the access ring, at the last of their

@@ -14,17 +14,22 @@ use crate::{Store, StoreError, Tx};
 /// })
 /// # }
 /// ```
+/// A failure of another type is named before the block; `?` then turns a [`StoreError`] into it, and the work is undone
+/// whatever it says: `transact!(store, Problem, |tx| { … })`.
 // A macro, because the future of a function over async closures isn't known to be `Send` (rust-lang/rust#110338).
 #[macro_export]
 macro_rules! transact {
-    ($store:expr, |$tx:ident| $work:block) => {{
+    ($store:expr, |$tx:ident| $work:block) => {
+        $crate::transact!($store, $crate::StoreError, |$tx| $work)
+    };
+    ($store:expr, $failure:ty, |$tx:ident| $work:block) => {{
         let mut attempts = $crate::Attempts::new($store);
         loop {
             let mut transaction = match attempts.begin().await {
                 Ok(transaction) => transaction,
-                Err(error) => break Err(error),
+                Err(error) => break Err(<$failure as From<$crate::StoreError>>::from(error)),
             };
-            let done: Result<_, $crate::StoreError> = async {
+            let done: Result<_, $failure> = async {
                 let $tx = &mut transaction;
                 $work
             }
@@ -34,6 +39,18 @@ macro_rules! transact {
             }
         }
     }};
+}
+
+/// What the work of a transaction may fail with.
+pub trait Failure: From<StoreError> {
+    /// The store's own failure, if that is what it is: some of those are tried again.
+    fn of_store(&self) -> Option<&StoreError>;
+}
+
+impl Failure for StoreError {
+    fn of_store(&self) -> Option<&StoreError> {
+        Some(self)
+    }
 }
 
 /// The attempts at one transaction: what [`transact!`] is made of.
@@ -59,9 +76,9 @@ impl<'s> Attempts<'s> {
     }
 
     /// Commits what was done, or undoes what failed. `None`: it is to be done again.
-    pub async fn settle<T>(&mut self, tx: Tx, done: Result<T, StoreError>) -> Option<Result<T, StoreError>> {
+    pub async fn settle<T, E: Failure>(&mut self, tx: Tx, done: Result<T, E>) -> Option<Result<T, E>> {
         let done = match done {
-            Ok(done) => tx.inner.commit().await.map(|()| done).map_err(StoreError::from),
+            Ok(done) => tx.inner.commit().await.map(|()| done).map_err(|error| StoreError::from(error).into()),
             Err(error) => {
                 // Now, and not when the connection is used next: others wait for its locks.
                 if let Err(undoing) = tx.inner.rollback().await {
@@ -71,8 +88,8 @@ impl<'s> Attempts<'s> {
             }
         };
         match done {
-            Err(error) if error.is_undone() && self.made < AT_MOST => {
-                tracing::debug!(%error, attempt = self.made, "the database undid a transaction; once more");
+            Err(error) if self.made < AT_MOST && error.of_store().is_some_and(StoreError::is_undone) => {
+                tracing::debug!(attempt = self.made, "the database undid a transaction; once more");
                 None
             }
             done => Some(done),

@@ -11,6 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use countersign_issuer::Secrets;
+use zeroize::Zeroizing;
+
 use crate::{
     failure::Failure,
     target::{ADMIN_SOCKET, VERIFIER_SOCKET},
@@ -18,6 +21,9 @@ use crate::{
 
 /// The longest path of a Unix socket (`sun_path` less its NUL).
 const MAX_SOCKET_PATH: usize = 107;
+
+/// The file that holds the secret from which keys are derived.
+const SECRET: &str = "secret.key";
 
 /// The file whose lock says that the directory is in use.
 const LOCK: &str = "dev.lock";
@@ -89,6 +95,20 @@ impl DataDir {
     /// The admin API's socket.
     pub(crate) fn admin_socket(&self) -> PathBuf {
         self.path.join(ADMIN_SOCKET)
+    }
+
+    /// The secret from which this directory's keys are derived: made at the first start, in a file apart from the database.
+    pub(crate) fn secret(&self) -> io::Result<Zeroizing<Vec<u8>>> {
+        let file = self.path.join(SECRET);
+        match fs::read(&file) {
+            Ok(secret) => Ok(Zeroizing::new(secret)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let secret = Secrets::fresh().map_err(io::Error::other)?;
+                write_atomically(&file, &secret)?;
+                Ok(secret)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Where the addresses are written that were bound.

@@ -4,8 +4,9 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use super::environment::Filled;
 use countersign_api::{
+    LoginReferences,
     bundle::{BuildInput, Bundle, BundleKey, Resolved, RingName, VerifySecrets, build},
-    policy::{EffectivePolicy, Switch},
+    policy::EffectivePolicy,
 };
 use countersign_core::{jose::Jwk, names::PolicyName, opaque, revocation::Entry, ring::PublicRingKey, time::UnixMillis};
 
@@ -18,6 +19,8 @@ pub(crate) struct Declared {
     pub(crate) effective: EffectivePolicy,
     /// What its references gave.
     pub(crate) resolved: Resolved,
+    /// What its login's references gave.
+    pub(crate) login: LoginReferences,
     /// The annotation that rotates the access ring.
     pub(crate) rotate_access: Option<String>,
     /// The annotation that rotates the api-key ring.
@@ -72,16 +75,6 @@ pub(crate) struct FileProblem {
 }
 
 impl Declared {
-    /// The longest life of what the access ring signs: break-glass tokens too. Milliseconds.
-    pub(crate) fn access_life_ms(&self) -> i64 {
-        let emergency = &self.effective.emergency;
-        let break_glass = match emergency.mode {
-            Switch::Enabled => emergency.max_ttl.as_millis(),
-            Switch::Disabled => 0,
-        };
-        self.effective.tokens.access_ttl.as_millis().max(break_glass)
-    }
-
     /// Its bundle, under no generation yet.
     pub(crate) fn bundle(
         &self,

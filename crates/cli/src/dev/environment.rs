@@ -1,9 +1,10 @@
 //! Settings of the environment that existing deployments have: defaults for the default policy, which its own fields override.
 
 use countersign_api::{
-    policy::{AuthPolicySpec, Lockout, Mfa, Passwords, Sessions, Tokens, Totp},
-    values::Duration,
+    policy::{AuthPolicySpec, Emergency, Lockout, Mfa, Passwords, Sessions, Switch, Tokens, Totp},
+    values::{Duration, Time},
 };
+use countersign_core::time::UnixMillis;
 
 use super::legacy::{Lookup, first};
 use crate::failure::Failure;
@@ -41,6 +42,8 @@ enum Value {
     /// Seconds, or things.
     Number(u64),
     Text(String),
+    /// An instant.
+    Until(UnixMillis),
 }
 
 /// What became of a value.
@@ -119,19 +122,19 @@ const KNOWN: &[Known] = &[
     },
 ];
 
+/// Lets emergency tokens be made for a while from the start.
+const EMERGENCY_AUTH_MODE: &str = "EMERGENCY_AUTH_MODE";
+const EMERGENCY_MS: i64 = 3_600_000;
+/// The most roles that a policy's `emergency` may name.
+const MAX_EMERGENCY_ROLES: usize = 16;
+
+/// Beside [`KNOWN`], whose values are texts and numbers.
+static EMERGENCY: Known = Known { variables: &[], field: "spec.emergency", most: 0, fill: emergency };
+
 /// Texts that keys are derived from.
 const KEY_TEXTS: [&str; 2] = ["TOKEN_ENCRYPTION_KEY", "CSRF_SECRET_KEY"];
 /// What belongs to parts that this version doesn't have.
-const UNUSED: [&str; 8] = [
-    "TOKEN_ENCRYPTION_KEY",
-    "CSRF_SECRET_KEY",
-    "EMERGENCY_AUTH_MODE",
-    "SMTP_HOST",
-    "SMTP_PORT",
-    "SMTP_USER",
-    "SMTP_FROM_EMAIL",
-    "SMTP_TLS",
-];
+const UNUSED: [&str; 6] = ["CSRF_SECRET_KEY", "SMTP_HOST", "SMTP_PORT", "SMTP_USER", "SMTP_FROM_EMAIL", "SMTP_TLS"];
 
 fn sessions(spec: &mut AuthPolicySpec) -> Option<&mut Sessions> {
     Some(spec.login.as_mut()?.sessions.get_or_insert_with(Sessions::default))
@@ -148,6 +151,23 @@ fn passwords(spec: &mut AuthPolicySpec) -> Option<&mut Passwords> {
 fn totp(spec: &mut AuthPolicySpec) -> Option<&mut Totp> {
     let mfa = spec.login.as_mut()?.mfa.get_or_insert_with(Mfa::default);
     Some(mfa.totp.get_or_insert_with(Totp::default))
+}
+
+/// Until the value: with every role that the policy defines, unless it says itself which.
+fn emergency(spec: &mut AuthPolicySpec, value: &Value) -> Fate {
+    let Value::Until(end) = value else { return Fate::NoPlace };
+    if spec.issuer.is_none() {
+        return Fate::NoPlace;
+    }
+    let defined = spec.roles.iter().flatten().map(|role| role.name.clone()).take(MAX_EMERGENCY_ROLES).collect();
+    let emergency = spec.emergency.get_or_insert_with(Emergency::default);
+    if emergency.mode.is_some() {
+        return Fate::Overridden;
+    }
+    emergency.mode = Some(Switch::Enabled);
+    emergency.not_after.get_or_insert(Time(*end));
+    emergency.roles.get_or_insert(defined);
+    Fate::Taken
 }
 
 fn put<T>(field: &mut Option<T>, value: Option<T>) -> Fate {
@@ -178,7 +198,7 @@ fn text(field: &mut Option<String>, value: &Value) -> Fate {
 
 impl Defaults {
     /// Reads the environment through `set`, which leaves out what is empty.
-    pub(crate) fn read(set: Lookup<'_>, warnings: &mut Vec<String>) -> Result<Self, Failure> {
+    pub(crate) fn read(set: Lookup<'_>, now: UnixMillis, warnings: &mut Vec<String>) -> Result<Self, Failure> {
         let mut settings = Vec::new();
         for known in KNOWN {
             let names: Vec<&'static str> = known.variables.iter().map(|(name, _)| *name).collect();
@@ -194,10 +214,19 @@ impl Defaults {
                 .fix(format!("a random one: {variable}=$(head -c 32 /dev/urandom | base64); or unset it")));
             }
         }
-        if let Some(mode) = set("EMERGENCY_AUTH_MODE")
-            && !matches!(mode.to_ascii_lowercase().as_str(), "true" | "false" | "1" | "0" | "yes" | "no" | "on" | "off")
-        {
-            return Err(Failure::usage(format!("EMERGENCY_AUTH_MODE: {mode:?} is neither true nor false")));
+        if let Some(mode) = set(EMERGENCY_AUTH_MODE) {
+            match mode.to_ascii_lowercase().as_str() {
+                "true" | "1" | "yes" | "on" => {
+                    let end = now.plus(EMERGENCY_MS);
+                    warnings.push(format!(
+                        "{EMERGENCY_AUTH_MODE}: until {end} emergency tokens can be minted for the default policy, with any of its \
+                         roles; each use is recorded"
+                    ));
+                    settings.push(Setting { variable: EMERGENCY_AUTH_MODE, known: &EMERGENCY, value: Value::Until(end) });
+                }
+                "false" | "0" | "no" | "off" => {}
+                _ => return Err(Failure::usage(format!("{EMERGENCY_AUTH_MODE}: {mode:?} is neither true nor false"))),
+            }
         }
         let unused: Vec<&str> = UNUSED.into_iter().filter(|name| set(name).is_some()).collect();
         if !unused.is_empty() {
@@ -219,8 +248,11 @@ impl Defaults {
                         "the default policy's own field counts, not the variable"
                     );
                 }
-                Fate::NoPlace => {
+                Fate::NoPlace if known.field.starts_with("spec.login") => {
                     tracing::warn!(variable, field = known.field, "not used: the default policy has no spec.login");
+                }
+                Fate::NoPlace => {
+                    tracing::warn!(variable, field = known.field, "not used: the default policy has no spec.issuer");
                 }
             }
         }
@@ -249,14 +281,16 @@ impl Known {
 
 #[cfg(test)]
 mod tests {
-    use countersign_api::policy::{EffectivePolicy, Login};
+    use countersign_api::policy::{EffectivePolicy, Login, Role};
 
     use super::*;
+
+    const NOW: UnixMillis = UnixMillis(1_800_000_000_123);
 
     fn read(env: &[(&str, &str)]) -> Result<(Defaults, Vec<String>), Failure> {
         let lookup = |name: &str| env.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned());
         let mut warnings = Vec::new();
-        Defaults::read(&lookup, &mut warnings).map(|found| (found, warnings))
+        Defaults::read(&lookup, NOW, &mut warnings).map(|found| (found, warnings))
     }
 
     #[test]
@@ -295,6 +329,36 @@ mod tests {
     }
 
     #[test]
+    fn emergency_tokens_are_for_an_hour_and_for_a_policy_that_says_nothing_of_them() {
+        let (defaults, warnings) = read(&[("EMERGENCY_AUTH_MODE", "True")]).unwrap();
+        assert!(warnings[0].contains("EMERGENCY_AUTH_MODE: until 2027-01-15T09:00:00.123Z"), "{warnings:?}");
+        let role = |name: &str| Role { name: name.into(), ..Role::default() };
+        let with = |emergency| AuthPolicySpec {
+            issuer: Some("https://auth.shop.example".into()),
+            roles: Some(vec![role("admin"), role("user")]),
+            emergency,
+            ..AuthPolicySpec::default()
+        };
+        let mut silent = with(None);
+        let taken = [Filled { field: "spec.emergency", variable: "EMERGENCY_AUTH_MODE" }];
+        assert_eq!(defaults.fill_in(&mut silent), taken);
+        let filled = silent.emergency.unwrap();
+        assert_eq!((filled.mode, filled.not_after), (Some(Switch::Enabled), Some(Time(NOW.plus(EMERGENCY_MS)))));
+        assert_eq!(filled.roles, Some(vec!["admin".to_owned(), "user".to_owned()]));
+        let mut narrow = with(Some(Emergency { roles: Some(vec!["user".into()]), ..Emergency::default() }));
+        assert_eq!(defaults.fill_in(&mut narrow), taken);
+        assert_eq!(narrow.emergency.unwrap().roles, Some(vec!["user".to_owned()]));
+        let own = Emergency { mode: Some(Switch::Disabled), ..Emergency::default() };
+        let mut off = with(Some(own.clone()));
+        assert_eq!(defaults.fill_in(&mut off), []);
+        assert_eq!(off.emergency, Some(own));
+        let mut verifies_only = AuthPolicySpec::default();
+        assert_eq!(defaults.fill_in(&mut verifies_only), []);
+        let (none, warnings) = read(&[("EMERGENCY_AUTH_MODE", "false")]).unwrap();
+        assert!(warnings.is_empty() && none.0.is_empty());
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused_by_its_name() {
         for (name, value) in [
             ("ACCESS_TOKEN_EXPIRE_MINUTES", "-5"),
@@ -319,6 +383,6 @@ mod tests {
     #[test]
     fn what_this_version_does_not_use_is_said() {
         let (_, warnings) = read(&[("SMTP_HOST", "mail"), ("TOKEN_ENCRYPTION_KEY", "0123456789abcdef")]).unwrap();
-        assert_eq!(warnings, ["TOKEN_ENCRYPTION_KEY, SMTP_HOST: nothing of this version uses it"]);
+        assert_eq!(warnings, ["SMTP_HOST: nothing of this version uses it"]);
     }
 }

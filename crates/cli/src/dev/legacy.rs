@@ -4,6 +4,7 @@
 use std::fmt;
 
 use countersign_core::{jose::Algorithm, time::UnixMillis};
+use zeroize::Zeroizing;
 
 use super::environment::Defaults;
 use crate::failure::Failure;
@@ -23,6 +24,8 @@ pub(crate) struct LegacyEnv {
     pub(crate) jwt: Option<LegacyJwt>,
     /// Fields of its own.
     pub(crate) defaults: Defaults,
+    /// `TOKEN_ENCRYPTION_KEY`: what keys for secrets at rest are derived from.
+    pub(crate) encryption_key: Option<Zeroizing<String>>,
 }
 
 /// Tokens from before.
@@ -56,7 +59,11 @@ impl LegacyEnv {
         now: UnixMillis,
         warnings: &mut Vec<String>,
     ) -> Result<Self, Failure> {
-        Ok(Self { jwt: jwt(set, legacy_env, now, warnings)?, defaults: Defaults::read(set, warnings)? })
+        Ok(Self {
+            jwt: jwt(set, legacy_env, now, warnings)?,
+            defaults: Defaults::read(set, now, warnings)?,
+            encryption_key: set("TOKEN_ENCRYPTION_KEY").map(Zeroizing::new),
+        })
     }
 }
 

@@ -22,23 +22,39 @@ pub(super) async fn lives(
     now: UnixMillis,
 ) -> Result<Lives, StoreError> {
     let effective = &declared.effective;
-    let own =
-        effective.issuer.is_some().then(|| declared.access_life_ms().max(effective.tokens.api_key_max_ttl.as_millis()));
+    let own = effective
+        .issuer
+        .is_some()
+        .then(|| effective.longest_access_life_ms().max(effective.tokens.api_key_max_ttl.as_millis()));
     let trusted = effective.trusted_issuers.iter().map(|t| t.max_ttl.as_millis());
     let longest = own.into_iter().chain(trusted).max().unwrap_or(0);
-    let place = format!("lives {name}");
+    let kept = keep(store, format!("lives {name}"), longest, declared.opaque_end, now).await?;
+    let access = if effective.issuer.is_some() { effective.longest_access_life_ms() } else { 0 };
+    let access = keep(store, format!("access-lives {name}"), access, OpaqueEnd::At(UnixMillis(0)), now).await?;
+    Ok(Lives {
+        access_ttl_ms: effective.tokens.access_ttl.as_millis(),
+        longest_ms: kept.longest_ms,
+        earlier_until: kept.earlier_until,
+        access_earlier_until: access.earlier_until,
+    })
+}
+
+/// Stores what is to be kept of a life, in view of what was kept at `place` before.
+async fn keep(
+    store: &Store,
+    place: String,
+    longest_ms: i64,
+    opaque: OpaqueEnd,
+    now: UnixMillis,
+) -> Result<Kept, StoreError> {
     let before: Option<Kept> = store.meta(&place).await?.and_then(|text| serde_json::from_str(&text).ok());
-    let kept = next(before, longest, declared.opaque_end, now);
+    let kept = next(before, longest_ms, opaque, now);
     if before != Some(kept)
         && let Ok(text) = serde_json::to_string(&kept)
     {
         store.set_meta(&place, &text).await?;
     }
-    Ok(Lives {
-        access_ttl_ms: effective.tokens.access_ttl.as_millis(),
-        longest_ms: kept.longest_ms,
-        earlier_until: kept.earlier_until,
-    })
+    Ok(kept)
 }
 
 fn next(before: Option<Kept>, longest_ms: i64, opaque: OpaqueEnd, now: UnixMillis) -> Kept {

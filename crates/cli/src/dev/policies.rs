@@ -20,7 +20,7 @@ use countersign_api::{
     load::load_directory,
     policy::{AuthPolicy, EffectivePolicy, ROTATE_ANNOTATION, ROTATE_API_KEY_ANNOTATION},
     references::References,
-    resolve,
+    resolve, resolve_login,
 };
 use countersign_core::names::PolicyName;
 use countersign_feed::Clock;
@@ -236,11 +236,12 @@ impl PolicySource {
         let effective = EffectivePolicy::try_from(&policy)
             .map_err(|problems| problems.into_iter().map(|problem| whence(problem, &applied.filled)).collect::<Vec<_>>())?;
         let (resolved, mut warnings) = resolve(&effective, references)?;
+        let login = resolve_login(&effective, references)?;
         warnings.extend(check::warnings(&effective, Clock::wall()));
         if !self.allow_private_issuers {
             warnings.extend(check::private_sources(&effective));
         }
-        Ok(Accepted { effective, resolved, any_issuer: applied.any_issuer, environment: applied.filled, warnings })
+        Ok(Accepted { effective, resolved, login, any_issuer: applied.any_issuer, environment: applied.filled, warnings })
     }
 
     /// The policies of a wrong file of which a good version is known and nothing better has been read.
@@ -336,6 +337,7 @@ impl PolicySource {
             environment: accepted.environment,
             effective: accepted.effective,
             resolved: accepted.resolved,
+            login: accepted.login,
         });
         self.held.insert(name.clone(), (made, declared.clone()));
         declared

@@ -6,7 +6,9 @@ use countersign_feed::{
     FeedError, FeedServer, FeedState, Follower, FollowerConfig, MemoryFeed, Publisher, PublisherConfig, RedisFeed,
     RedisOptions,
 };
-use countersign_issuer::{AdminSocket, Fleet, Issuer, IssuerConfig, Listeners, Policies};
+use countersign_issuer::{
+    AdminSocket, Fleet, Issuer, IssuerConfig, Listeners, Policies, Secrets, passwords::Pool,
+};
 use countersign_store::Store;
 use countersign_verifier::{Config, Feed, RunningVerifier, ServingTls, Verifier};
 use serde::Serialize;
@@ -128,6 +130,9 @@ impl Running {
             policies,
             keys: shared,
             status: dev_status,
+            secrets: Arc::new(secrets(&settings, &data_dir)?),
+            passwords: Pool::of_this_machine(),
+            trusted_proxies: settings.issuer_proxies.clone(),
         });
         let admin_socket = AdminSocket::bind(&data_dir.admin_socket()).map_err(|e| Failure::unable(e.to_string()))?;
         let addresses = addresses(&verifier, &bound, &data_dir)?;
@@ -227,6 +232,14 @@ impl Running {
         store.close().await;
         let _ = std::fs::remove_file(data_dir.addresses());
     }
+}
+
+/// The issuer's keys: derived from TOKEN_ENCRYPTION_KEY when it is set, and from the data directory's own secret, which opens
+/// what was sealed before that.
+fn secrets(settings: &Settings, data_dir: &DataDir) -> Result<Secrets, Failure> {
+    let own = data_dir.secret().map_err(|e| Failure::unable(format!("the data directory's secret: {e}")))?;
+    let texts = settings.legacy.encryption_key.iter().map(|key| key.as_bytes()).chain([own.as_slice()]);
+    Secrets::derive(texts).map_err(|e| Failure::unable(format!("the data directory's secret: {e}")))
 }
 
 /// Waits until the feed is seeded, or a moment.

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use countersign_core::{names::PolicyName, time::UnixMillis};
+use countersign_core::{names::PolicyName, proxies::InvalidProxy, time::UnixMillis};
 use countersign_feed::RedisUrl;
 use countersign_verifier::{
     ServingTls,
@@ -39,6 +39,8 @@ pub(crate) struct Settings {
     pub(crate) allow_private_issuers: bool,
     /// What the verifier within is set to, as a separate one is by the same flags.
     pub(crate) verifier: VerifierSettings,
+    /// Whose word about a client's address the issuer takes.
+    pub(crate) issuer_proxies: TrustedProxies,
     /// Names of the environment that existing deployments use.
     pub(crate) legacy: LegacyEnv,
     /// Least severe messages to log.
@@ -120,8 +122,18 @@ impl Settings {
             },
             tls,
             allow_private_issuers: args.allow_private_issuers || set(JWKS_ALLOW_PRIVATE).is_some_and(|v| is_true(&v)),
+            // A verifier's callers are proxies on its node; an issuer's are people, unless somebody says otherwise.
+            issuer_proxies: match &args.trusted_proxies {
+                Some(list) => list.parse().map_err(|e: InvalidProxy| of_verifier(&e.into()))?,
+                None => TrustedProxies::none(),
+            },
             verifier: VerifierSettings {
-                trusted_proxies: args.trusted_proxies.parse().map_err(|e| of_verifier(&e))?,
+                trusted_proxies: args
+                    .trusted_proxies
+                    .as_deref()
+                    .unwrap_or("loopback,socket")
+                    .parse()
+                    .map_err(|e: InvalidProxy| of_verifier(&e.into()))?,
                 uncached_budget: uncached_budget(&args.uncached_budget).map_err(|e| of_verifier(&e))?,
                 restrict_listing: args.restrict_listing,
                 metrics_policy_label: args.metrics_policy_label,

@@ -59,7 +59,7 @@ fn problem(error: &RevokeError) -> Problem {
         RevokeError::Invalid(InvalidRevocation::CredentialAsId) => Problem::validation(error.to_string())
             .fix("send it as `credential`, in place of kind and id; or give the id that it bears"),
         RevokeError::Invalid(_) => Problem::validation(error.to_string()),
-        RevokeError::Ledger(_) => Problem::internal(error),
+        RevokeError::Store(_) => Problem::internal(error),
     }
 }
 
@@ -98,7 +98,7 @@ pub(super) async fn history(
         before: asked.cursor,
         limit: Some(asked.limit.unwrap_or(100).clamp(1, 1000)),
     };
-    let rows = issuer.parts.ledger.history(&policy.0.name, &filter).await.map_err(|error| Problem::internal(&error))?;
+    let rows = issuer.parts.store.history(&policy.0.name, &filter).await.map_err(|error| Problem::internal(&error))?;
     let full = rows.len() >= usize::try_from(filter.limit.unwrap_or(0)).unwrap_or(usize::MAX);
     let next = rows.last().filter(|_| full).map(|row| row.id);
     let rows: Vec<Value> = rows.iter().map(shown).collect();

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Content, OfPolicy, body_of};
-use crate::{MintError, MintRequest, problem::Problem, serving::Issuer};
+use crate::{MintRequest, problem::Problem, serving::Issuer};
 
 #[derive(Deserialize)]
 struct Body {
@@ -34,8 +34,9 @@ pub(super) async fn mint(
         audiences: body.audiences.unwrap_or_default(),
         ttl_s: body.ttl_s,
         session_id: body.session_id,
+        ..MintRequest::default()
     };
-    let minted = issuer.parts.minter.mint(&policy.0, request).await.map_err(|error| problem(&error))?;
+    let minted = issuer.parts.minter.mint(&policy.0, &request).await.map_err(|error| Problem::from(&error))?;
     Ok(Json(json!({
         "token": minted.token,
         "token_id": minted.token_id,
@@ -43,14 +44,4 @@ pub(super) async fn mint(
         "expires_at": minted.expires_at.as_secs(),
         "warnings": minted.warnings,
     })))
-}
-
-fn problem(error: &MintError) -> Problem {
-    match error {
-        MintError::Invalid(_) | MintError::VerifiesOnly(_) | MintError::SessionEnded | MintError::Ended => {
-            Problem::validation(error.to_string())
-        }
-        MintError::NoSigningKey(_) | MintError::ClockBehind { .. } => Problem::unavailable(error.to_string()),
-        MintError::Sign(_) | MintError::Ledger(_) => Problem::internal(error),
-    }
 }

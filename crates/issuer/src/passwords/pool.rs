@@ -15,6 +15,11 @@ use super::{
     hash::{self, Argon2idCost},
 };
 
+/// Memory for each thread of a pool as large as the machine, KiB.
+const MEMORY_KIB_PER_THREAD: u32 = 128 << 10;
+/// Callers that may wait for each thread of it.
+const WAITING_PER_THREAD: usize = 64;
+
 /// Hashes passwords off the event loop, never more at once than threads and memory allow. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Pool(Arc<Inner>);
@@ -53,6 +58,13 @@ impl Pool {
             waiting: AtomicUsize::new(0),
             max_waiting,
         }))
+    }
+
+    /// A pool as large as this machine: a thread for each processor, and a queue that a second or two works off.
+    pub fn of_this_machine() -> Self {
+        let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        let kib = u32::try_from(threads.get()).unwrap_or(u32::MAX).saturating_mul(MEMORY_KIB_PER_THREAD);
+        Self::new(threads, kib, threads.get().saturating_mul(WAITING_PER_THREAD))
     }
 
     /// Hashes a new password.

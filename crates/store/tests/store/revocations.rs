@@ -270,7 +270,7 @@ async fn after_the_clock_went_back_the_later_word_on_an_address_still_counts(db:
     revoke(&store, &[block(1_000, LIFTED)], 10).await;
     let held = store.history(&shop(), &HistoryFilter::default()).await.unwrap().remove(0).entry;
     assert_eq!((held.version, held.cutoff), (2_001, LIFTED));
-    let blocks = async |name| store.other_blocks(&shop(), name, UnixMillis(1_000)).await.unwrap();
+    let blocks = async |name| transact!(&store, |tx| { tx.other_blocks(&shop(), name, UnixMillis(1_000)).await }).unwrap();
     assert_eq!(blocks("").await, 0, "a lifted block blocks nothing");
     revoke(&store, &[block(1_000, UnixMillis::FOREVER)], 10).await;
     assert_eq!((blocks("").await, blocks("203.0.113.7/32").await), (1, 0));

@@ -16,7 +16,9 @@ use countersign_core::{
     ring::{self, Acks, Ring, RingStatus, RotationSpec, next_change},
     time::UnixMillis,
 };
-use countersign_issuer::{Enforcement, IssuerPolicy, Lives, OwnKeys, RingView, Signer, TrustedIssuerName, Verifier};
+use countersign_issuer::{
+    Enforcement, IssuerPolicy, Lives, LoginPolicy, OwnKeys, RingView, Signer, TokenSettings, TrustedIssuerName, Verifier,
+};
 use countersign_store::Store;
 
 use super::{IDLE, OperatorError, WHILE_WAITING};
@@ -70,7 +72,7 @@ impl Managed {
         let effective = &self.declared.effective;
         let (tokens, keys) = (&effective.tokens, &effective.keys);
         let (interval, max_ttl_ms) = match ring {
-            RingName::Access => (keys.rotation.interval, self.declared.access_life_ms()),
+            RingName::Access => (keys.rotation.interval, self.declared.effective.longest_access_life_ms()),
             RingName::ApiKey => (keys.rotation.api_key_interval, tokens.api_key_max_ttl.as_millis()),
         };
         RotationSpec {
@@ -195,6 +197,12 @@ impl Managed {
             prepublish_ms: effective.keys.rotation.prepublish.as_millis(),
             max_entries: usize::try_from(effective.revocation.max_entries).unwrap_or(usize::MAX),
             lives: self.lives,
+            tokens: TokenSettings::from(&effective.tokens),
+            login: effective
+                .login
+                .clone()
+                .zip(effective.issuer.as_deref())
+                .map(|(login, issuer)| Arc::new(LoginPolicy::new(login, issuer, self.declared.login.clone()))),
             trusted: trusted
                 .map(|t| TrustedIssuerName {
                     any_issuer: self.declared.any_issuer.as_deref() == Some(t.name.as_str()),

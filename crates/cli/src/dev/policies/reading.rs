@@ -6,7 +6,7 @@ use std::{
 };
 
 use countersign_api::{
-    Problem,
+    LoginReferences, Problem,
     bundle::Resolved,
     load::{Diagnostic, Place, Severity},
     policy::{AuthPolicy, EffectivePolicy},
@@ -37,6 +37,7 @@ pub(super) struct Good {
 pub(super) struct Accepted {
     pub(super) effective: EffectivePolicy,
     pub(super) resolved: Resolved,
+    pub(super) login: LoginReferences,
     /// The trusted issuer whose tokens may carry any `iss`.
     pub(super) any_issuer: Option<String>,
     /// The fields that the environment filled in.

@@ -1,0 +1,161 @@
+//! Who calls: a Bearer token of the policy, judged by the same check as at a verifier, and by what SQL knows of its session.
+
+use std::borrow::Cow;
+
+use axum::{
+    extract::FromRequestParts,
+    http::{HeaderMap, header, request::Parts},
+};
+use countersign_core::{
+    check::{self, Ask, Authenticated, CredentialKind, NoWitness, Require, World},
+    ratelimit::RateLimiter,
+    verdict::Refusal,
+};
+use countersign_store::{Session, Store, StoreError, User, UserStatus};
+
+use crate::{
+    IssuerPolicy,
+    call::Call,
+    minter::Scopes,
+    problem::{Failed, Problem},
+    serving::Issuer,
+};
+
+/// A caller who showed a good token, of any kind.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    /// The token.
+    pub(crate) credential: Authenticated,
+    /// Its session, where it has one that is kept here.
+    pub(crate) session: Option<Session>,
+}
+
+/// A person in a session of theirs.
+pub(crate) struct Person {
+    pub(crate) call: Call,
+    pub(crate) user: User,
+    pub(crate) session: Session,
+}
+
+/// A caller with the permission that is named where it is asked for.
+pub(crate) struct Permitted {
+    pub(crate) call: Call,
+    pub(crate) caller: Caller,
+}
+
+/// The credential of a request: one `Authorization: Bearer`, or `X-API-Key`.
+fn credential(headers: &HeaderMap) -> Result<&str, Problem> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    match (values.next(), values.next()) {
+        (None, _) => {
+            let key = headers.get("x-api-key").and_then(|value| value.to_str().ok()).map(str::trim);
+            key.filter(|key| !key.is_empty())
+                .ok_or_else(|| Problem::no_credential("send an Authorization: Bearer header with a token of this policy"))
+        }
+        (Some(value), None) => {
+            let bearer = value.to_str().ok().and_then(|value| value.split_once(' '));
+            let bearer = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token.trim());
+            bearer.ok_or_else(|| Problem::invalid_token("send the token as Authorization: Bearer TOKEN"))
+        }
+        (Some(_), Some(_)) => Err(Problem::invalid_token("send one Authorization header")),
+    }
+}
+
+/// Judges a token of the policy, with what must hold.
+pub(crate) async fn judge(
+    issuer: &Issuer,
+    policy: &IssuerPolicy,
+    token: &str,
+    permission: Option<&'static str>,
+) -> Result<Caller, Failed> {
+    let parts = &issuer.parts;
+    let feed = &parts.feed;
+    let view = feed.view();
+    let limiter = RateLimiter::default();
+    let world = World {
+        now: feed.now(policy.clock_skew_ms),
+        revocations: feed.revocations(),
+        // What SQL knows is read below: here the truth lies, so nothing is ever stale.
+        feed_age_ms: Some(0),
+        behind: false,
+        rate_limiter: &limiter,
+        witness: &NoWitness,
+    };
+    let require = Require { permissions: permission.into_iter().map(Cow::Borrowed).collect(), ..Require::default() };
+    let ask = Ask { require, ..Ask::default() };
+    let refused = |refusal: Refusal| match refusal.status() {
+        401 => Problem::invalid_token(refusal.detail()),
+        403 => match permission {
+            Some(permission) => Problem::forbidden(format!("{}; {permission} is needed", refusal.detail())),
+            None => Problem::forbidden(refusal.detail()),
+        },
+        _ => Problem::unavailable(refusal.detail()),
+    };
+    let credential =
+        check::authenticate(&policy.compiled, token, world.now, feed.revocations().hasher()).map_err(refused)?;
+    check::judge(&policy.compiled, &credential, &ask, &world).map(|_| ()).map_err(refused)?;
+    if !view.fresh && ended_in_sql(&parts.store, policy, &credential).await? {
+        return Err(Problem::invalid_token("the token was revoked").into());
+    }
+    let session = match (credential.kind(), credential.session_id()) {
+        (CredentialKind::Access, Some(id)) => parts.store.session(&policy.name, id).await?,
+        _ => None,
+    };
+    if session.as_ref().is_some_and(|session| !session.is_live(world.now) || session.subject != credential.subject()) {
+        return Err(Problem::invalid_token("the session has ended").into());
+    }
+    Ok(Caller { credential, session })
+}
+
+/// Whether SQL says that a credential has ended, while the feed may not know.
+async fn ended_in_sql(store: &Store, policy: &IssuerPolicy, credential: &Authenticated) -> Result<bool, StoreError> {
+    let issued = credential.claim("iat_ms").and_then(|at| at.as_i64()).unwrap_or(i64::MIN);
+    let issuer = credential.issuer().unwrap_or_default();
+    let keys = Scopes { policy: &policy.name, issuer }.of_credential(credential);
+    let access = credential.kind() != CredentialKind::ApiKey;
+    let entries = store.entries(&keys).await?;
+    Ok(entries.iter().any(|entry| entry.cutoff.0 >= issued && (access || entry.id != Scopes::ACCESS_ONLY)))
+}
+
+impl Caller {
+    /// Whom the token speaks for, as an account.
+    pub(crate) async fn user(&self, call: &Call) -> Result<User, Failed> {
+        let user = call.store().user(&call.policy.name, self.credential.subject()).await?;
+        let user = user.ok_or_else(|| Problem::invalid_token("the token belongs to no account of this policy"))?;
+        match user.status {
+            UserStatus::Active | UserStatus::Pending => Ok(user),
+            UserStatus::Disabled | UserStatus::Locked => Err(Problem::invalid_token("the account is closed").into()),
+        }
+    }
+
+    /// 403 unless its permissions grant this.
+    pub(crate) fn require(&self, permission: &str) -> Result<(), Problem> {
+        if countersign_core::roles::grants(self.credential.permissions(), permission) {
+            Ok(())
+        } else {
+            Err(Problem::forbidden(format!("the permission {permission} is needed")))
+        }
+    }
+}
+
+impl FromRequestParts<Issuer> for Permitted {
+    type Rejection = Failed;
+
+    async fn from_request_parts(parts: &mut Parts, issuer: &Issuer) -> Result<Self, Failed> {
+        let call = Call::from_request_parts(parts, issuer).await?;
+        let caller = judge(issuer, &call.policy, credential(&parts.headers)?, None).await?;
+        Ok(Self { call, caller })
+    }
+}
+
+impl FromRequestParts<Issuer> for Person {
+    type Rejection = Failed;
+
+    async fn from_request_parts(parts: &mut Parts, issuer: &Issuer) -> Result<Self, Failed> {
+        let Permitted { call, caller } = Permitted::from_request_parts(parts, issuer).await?;
+        call.login()?;
+        let user = caller.user(&call).await?;
+        let session = caller.session.ok_or_else(|| Problem::invalid_token("this call needs the token of a login"))?;
+        Ok(Self { call, user, session })
+    }
+}

@@ -1,0 +1,85 @@
+//! A call to an issuer's own routes, as its handler sees it.
+
+use std::sync::Arc;
+
+use axum::{extract::FromRequestParts, http::request::Parts};
+use countersign_core::{revocation::Position, time::UnixMillis};
+use countersign_store::{Appended, Store, StoreError};
+
+use crate::{
+    IssuerPolicy,
+    audit::{Event, EventKind},
+    client::Client,
+    policies::LoginPolicy,
+    problem::Problem,
+    serving::Issuer,
+};
+
+/// The policy that a request is for. The router puts it there.
+#[derive(Clone, Debug)]
+pub(crate) struct Routed(pub(crate) Arc<IssuerPolicy>);
+
+/// A call: whom it is for, who makes it, and what answers it.
+#[derive(Clone)]
+pub(crate) struct Call {
+    pub(crate) issuer: Issuer,
+    pub(crate) policy: Arc<IssuerPolicy>,
+    pub(crate) client: Client,
+}
+
+impl FromRequestParts<Issuer> for Call {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, issuer: &Issuer) -> Result<Self, Problem> {
+        let routed = parts.extensions.get::<Routed>().cloned();
+        let client = parts.extensions.get::<Client>().cloned();
+        let (Some(Routed(policy)), Some(client)) = (routed, client) else {
+            return Err(Problem::not_found("no such call"));
+        };
+        Ok(Self { issuer: issuer.clone(), policy, client })
+    }
+}
+
+impl Call {
+    /// What the policy says about people. A policy without a login has none of their routes.
+    pub(crate) fn login(&self) -> Result<&LoginPolicy, Problem> {
+        self.policy.login.as_deref().ok_or_else(|| Problem::not_found("this policy has no login (spec.login is absent)"))
+    }
+
+    /// The durable truth.
+    pub(crate) fn store(&self) -> &Store {
+        &self.issuer.parts.store
+    }
+
+    /// The database's clock.
+    pub(crate) async fn now(&self) -> Result<UnixMillis, StoreError> {
+        self.store().database_now().await
+    }
+
+    /// An event of this call, to be written in the transaction that does what it tells of.
+    pub(crate) fn event(&self, kind: EventKind) -> Event<'_> {
+        Event::new(&self.policy.name, kind, Some(&self.client))
+    }
+
+    /// Publishes what has ended. Absent when nothing has, or the feed is out of reach: see [`Ending`].
+    pub(crate) async fn publish(&self, ended: Appended) -> Published {
+        if ended.ids.is_empty() {
+            return Published::Nothing;
+        }
+        match self.issuer.parts.revoker.published(&self.policy, ended).await {
+            Some(position) => Published::At(position),
+            None => Published::Later,
+        }
+    }
+}
+
+/// What became of an end that verifiers must hear of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Published {
+    /// Nothing ended.
+    Nothing,
+    /// It is in the feed.
+    At(Position),
+    /// The feed is out of reach: it is committed, and published as soon as that is possible.
+    Later,
+}

@@ -1,0 +1,75 @@
+//! What an issuer does beside answering: it seals the audit trail, and removes what is over.
+
+use std::{sync::Arc, time::Duration};
+
+use countersign_feed::Clock;
+use countersign_store::{Store, StoreError};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+/// How often events are sealed and refresh tokens' bits erased.
+const SEAL_EVERY: Duration = Duration::from_secs(1);
+/// After so many of these what is over is removed.
+const TICKS_PER_REMOVAL: u32 = 60;
+/// Rows in one step, so that none holds the database for long.
+const BATCH: u32 = 1000;
+/// Steps in a row before others have their turn.
+const STEPS: u32 = 20;
+
+/// Works until `stop`. Any number of issuers may do so on one database.
+pub(crate) async fn keep(store: Arc<Store>, stop: CancellationToken) {
+    let mut ticks = interval(SEAL_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut count: u32 = 0;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => {
+                // What was answered is sealed before the process ends.
+                report("sealing the audit trail", seal(&store).await);
+                return;
+            }
+            _ = ticks.tick() => {}
+        }
+        report("sealing the audit trail", seal(&store).await);
+        report("erasing refresh tokens' bits", erase(&store).await);
+        if count.is_multiple_of(TICKS_PER_REMOVAL) {
+            report("removing what has expired", remove(&store).await);
+        }
+        count = count.wrapping_add(1);
+    }
+}
+
+fn report(what: &str, done: Result<(), StoreError>) {
+    if let Err(error) = done {
+        tracing::warn!(%error, "{what} failed; it is tried again");
+    }
+}
+
+async fn seal(store: &Store) -> Result<(), StoreError> {
+    for policy in store.unsealed_policies().await? {
+        for _ in 0..STEPS {
+            let Some(head) = store.seal_audit(&policy, BATCH).await? else { break };
+            // Outside SQL, so that whoever can change the database can't change this as well.
+            tracing::info!(target: "countersign::audit", %policy, place = head.place, hash = hex::encode(head.hash), "audit trail sealed");
+        }
+    }
+    Ok(())
+}
+
+async fn erase(store: &Store) -> Result<(), StoreError> {
+    for _ in 0..STEPS {
+        if store.erase_refresh_bits(Clock::wall(), BATCH).await? == 0 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+async fn remove(store: &Store) -> Result<(), StoreError> {
+    for _ in 0..STEPS {
+        if store.remove_expired(Clock::wall(), BATCH).await? == 0 {
+            break;
+        }
+    }
+    Ok(())
+}

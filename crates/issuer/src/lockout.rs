@@ -1,0 +1,162 @@
+//! Who may try: one counter over all factors of an account, which survives restarts and turns away new logins only.
+//!
+//! A device that the account knows has its own counter, so that strangers who guess can't lock its owner out; names that no
+//! account has lock the same way.
+
+use countersign_api::policy::{EffectiveLockout, Switch};
+use countersign_core::{names::PolicyName, time::UnixMillis};
+use countersign_store::{Counting, Lockout, LockoutKey, SecretHash, Store, StoreError, Tx, User};
+
+use crate::{audit::EventKind, call::Call, problem::Problem};
+
+/// The most counters of unknown names that a policy keeps.
+const MAX_UNKNOWN_NAMES: u32 = 100_000;
+/// The most counters of accounts or devices.
+const MAX_KNOWN: u32 = u32::MAX;
+/// How long a counter is remembered after its last failure, at least, milliseconds: so that growing locks grow.
+const REMEMBERED_MS: i64 = 24 * 3_600_000;
+
+/// What failures are counted on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Counter {
+    /// An account, by its id.
+    Account(String),
+    /// A name that no account has, by its hash.
+    Unknown(SecretHash),
+    /// A known device, by its secret's hash.
+    Device(SecretHash),
+}
+
+impl Counter {
+    /// The counter of a login: of the account's known device when one shows its secret, else of the account, else of the name.
+    pub(crate) async fn of_login(
+        call: &Call,
+        user: Option<&User>,
+        folded: &str,
+        device: Option<&SecretHash>,
+    ) -> Result<Self, StoreError> {
+        let Some(user) = user else {
+            return Ok(Self::Unknown(call.issuer.parts.secrets.hash("name", &format!("{}\0{folded}", call.policy.name))));
+        };
+        if let Some(secret) = device
+            && let Some(known) = call.store().device(&call.policy.name, secret).await?
+            && known.user == user.id
+        {
+            return Ok(Self::Device(secret.clone()));
+        }
+        Ok(Self::Account(user.id.clone()))
+    }
+
+    fn key(&self) -> LockoutKey<'_> {
+        match self {
+            Self::Account(id) => LockoutKey::Account(id),
+            Self::Unknown(hash) => LockoutKey::UnknownName(hash),
+            Self::Device(secret) => LockoutKey::Device(secret),
+        }
+    }
+
+    /// Until when it locks, if it does.
+    pub(crate) async fn locked(
+        &self,
+        store: &Store,
+        policy: &PolicyName,
+        now: UnixMillis,
+    ) -> Result<Option<UnixMillis>, StoreError> {
+        let standing = store.lockout(policy, self.key()).await?;
+        Ok(standing.locked_until.filter(|until| *until > now))
+    }
+
+    /// The same within a transaction.
+    pub(crate) async fn locked_in(
+        &self,
+        tx: &mut Tx,
+        policy: &PolicyName,
+        now: UnixMillis,
+    ) -> Result<Option<UnixMillis>, StoreError> {
+        let standing = tx.lockout(policy, self.key()).await?;
+        Ok(standing.locked_until.filter(|until| *until > now))
+    }
+
+    /// Counts a failure; locks when it is one too many, and tells of it. Whether it locked.
+    pub(crate) async fn failed(
+        &self,
+        tx: &mut Tx,
+        call: &Call,
+        settings: &EffectiveLockout,
+        now: UnixMillis,
+    ) -> Result<bool, StoreError> {
+        if settings.mode == Switch::Disabled {
+            return Ok(false);
+        }
+        let policy = &call.policy.name;
+        let remembered = settings.window.as_millis().max(settings.max_duration.as_millis()).max(REMEMBERED_MS);
+        let counting = Counting {
+            window_ms: settings.window.as_millis(),
+            expires: now.plus(remembered),
+            at_most: if matches!(self, Self::Unknown(_)) { MAX_UNKNOWN_NAMES } else { MAX_KNOWN },
+        };
+        let standing = tx.count_failure(policy, self.key(), counting, now).await?;
+        if standing.failures < settings.max_failures {
+            return Ok(false);
+        }
+        let until = now.plus(lock_ms(settings, &standing));
+        let locked = tx.lock_out(policy, self.key(), until, until.plus(remembered), now).await?;
+        if locked {
+            let event = call
+                .event(EventKind::AccountLocked)
+                .detail("until", until.as_secs())
+                .detail("failures", settings.max_failures);
+            let event = match self {
+                Self::Account(id) => event.subject(id),
+                Self::Unknown(_) => event.detail("unknown_name", true),
+                Self::Device(_) => event.detail("device", true),
+            };
+            event.write(tx, now).await?;
+        }
+        Ok(locked)
+    }
+
+    /// Forgets its failures: its owner has logged in.
+    pub(crate) async fn clear(&self, tx: &mut Tx, policy: &PolicyName, now: UnixMillis) -> Result<(), StoreError> {
+        tx.clear_lockout(policy, self.key(), now).await.map(|_| ())
+    }
+}
+
+/// How long the next lock lasts: each further one so many times as long as the one before, up to a bound.
+fn lock_ms(settings: &EffectiveLockout, standing: &Lockout) -> i64 {
+    let factor = i64::from(settings.backoff_factor).saturating_pow(standing.locks);
+    settings
+        .duration
+        .as_millis()
+        .saturating_mul(factor)
+        .min(settings.max_duration.as_millis().max(settings.duration.as_millis()))
+}
+
+/// 423, with the time to wait.
+pub(crate) fn locked(until: UnixMillis, now: UnixMillis) -> Problem {
+    let left_s = u64::try_from(until.since(now).max(0)).unwrap_or(0).div_ceil(1000).max(1);
+    Problem::new(
+        axum::http::StatusCode::LOCKED,
+        "account_locked",
+        "too many failed attempts: the account is locked for a while",
+    )
+    .with("locked_until", until.as_secs())
+    .retry_after(left_s)
+}
+
+#[cfg(test)]
+mod tests {
+    use countersign_api::{Resolve as _, policy, values::Duration};
+
+    use super::*;
+
+    #[test]
+    fn locks_grow_up_to_a_bound_and_never_overflow() {
+        let settings = policy::Lockout::default().resolve();
+        let after = |locks| lock_ms(&settings, &Lockout { locks, ..Lockout::default() }) / 60_000;
+        assert_eq!([after(0), after(1), after(2), after(5), after(6), after(u32::MAX)], [30, 60, 120, 960, 1440, 1440]);
+        let long =
+            policy::Lockout { duration: Some(Duration::hours(48)), backoff_factor: Some(1), ..policy::Lockout::default() };
+        assert_eq!(lock_ms(&long.resolve(), &Lockout::default()), 48 * 3_600_000, "a bound below the first lock is none");
+    }
+}

@@ -1,0 +1,266 @@
+//! Mails to people: what they say, and how they get out.
+//!
+//! A mail is put into a bounded queue and sent from there, so that no answer takes longer because one goes out. What can't be
+//! sent is tried again a few times, then counted and logged by kind alone: a log holds no address, code or link. A mail that
+//! waits is lost with the process; everything that is mailed can be asked for again.
+
+mod letter;
+mod links;
+mod outbox;
+mod pages;
+mod smtp;
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use countersign_api::policy::EffectiveMail;
+use lettre::{Address, Message, message::Mailbox};
+use tokio::sync::{Semaphore, mpsc, watch};
+
+pub(crate) use self::{
+    letter::{Letter, Notice},
+    links::{reset_link, verification_link},
+    pages::{reset_page, verification_page},
+};
+pub use self::{
+    outbox::{Kept, Outbox},
+    smtp::{InvalidSmtp, SmtpSettings, SmtpTls},
+};
+
+/// The target of what is logged here.
+const TARGET: &str = "countersign::mail";
+/// Mails that wait at once. Further ones are dropped and counted.
+const QUEUE: usize = 1024;
+/// Mails on their way at once.
+const AT_ONCE: usize = 4;
+/// The pauses after failures. After the last one a mail is given up.
+const PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(25)];
+/// The sender where nobody says another: of use in an outbox alone.
+const NOBODY: &str = "Countersign <no-reply@localhost>";
+
+/// How mails get out, unless a policy says otherwise.
+#[derive(Clone, Debug)]
+pub enum Delivery {
+    /// By this server.
+    Smtp(Arc<SmtpSettings>),
+    /// Not at all: they are kept as files.
+    Outbox(Outbox),
+    /// Not at all, and nowhere.
+    Disabled,
+}
+
+/// A policy's own way of sending.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sending {
+    /// The sender, as in `Shop <no-reply@shop.example>`.
+    pub(crate) from: Option<String>,
+    /// Its own server.
+    pub(crate) smtp: Option<Arc<SmtpSettings>>,
+}
+
+impl Sending {
+    /// What a policy says, with the server that its Secret names.
+    pub(crate) fn new(mail: Option<&EffectiveMail>, smtp: Option<Arc<SmtpSettings>>) -> Self {
+        Self { from: mail.and_then(|mail| mail.from.clone()), smtp }
+    }
+}
+
+/// Why a mail didn't get out. Says what kind of failure it was, and nothing that a server said.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum SendError {
+    /// The recipient's or sender's address.
+    #[error("the {0} is no address that a mail can have")]
+    Address(&'static str),
+    /// The message.
+    #[error("the message can't be put together")]
+    Message,
+    /// Nothing is set up.
+    #[error("no mail server is set up")]
+    NotSetUp,
+    /// The server's refusal.
+    #[error("the mail server answered {0}")]
+    Refused(String),
+    /// No connection, or none that lasted.
+    #[error("the mail server {0}")]
+    Unreachable(&'static str),
+    /// The outbox.
+    #[error("the outbox can't be written: {0}")]
+    Outbox(std::io::ErrorKind),
+}
+
+impl SendError {
+    /// Whether another try may do better.
+    const fn is_passing(&self) -> bool {
+        matches!(self, Self::Unreachable(_) | Self::Outbox(_))
+    }
+}
+
+/// What became of mails since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MailCounts {
+    /// They are with a server, or in the outbox.
+    pub sent: u64,
+    /// They were given up.
+    pub failed: u64,
+    /// The queue was full.
+    pub dropped: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    sent: AtomicU64,
+    failed: AtomicU64,
+    dropped: AtomicU64,
+}
+
+struct Job {
+    to: String,
+    sending: Sending,
+    notice: Notice,
+}
+
+/// Sends mails, in the background.
+#[derive(Clone)]
+pub struct Mailer {
+    queue: mpsc::Sender<Job>,
+    counters: Arc<Counters>,
+    pending: watch::Sender<usize>,
+    works: bool,
+}
+
+impl std::fmt::Debug for Mailer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mailer").field("counts", &self.counts()).finish_non_exhaustive()
+    }
+}
+
+impl Mailer {
+    /// Starts sending; ends when the last clone is dropped and the queue is empty. To be called within a runtime.
+    pub fn spawn(delivery: Delivery) -> Self {
+        let works = !matches!(delivery, Delivery::Disabled);
+        Self::over(Arc::new(delivery), works)
+    }
+
+    fn over(post: Arc<dyn Post>, works: bool) -> Self {
+        let (queue, jobs) = mpsc::channel(QUEUE);
+        let counters = Arc::new(Counters::default());
+        let pending = watch::Sender::new(0);
+        tokio::spawn(work(jobs, post, counters.clone(), pending.clone()));
+        Self { queue, counters, pending, works }
+    }
+
+    /// Whether a mail of this policy can get out at all.
+    pub(crate) fn can_send(&self, sending: &Sending) -> bool {
+        self.works || sending.smtp.is_some()
+    }
+
+    /// Puts a mail into the queue. Takes the same time whatever becomes of it.
+    pub(crate) fn send(&self, sending: &Sending, to: &str, notice: Notice) {
+        self.pending.send_modify(|n| *n += 1);
+        let job = Job { to: to.to_owned(), sending: sending.clone(), notice };
+        if self.queue.try_send(job).is_err() {
+            self.pending.send_modify(|n| *n -= 1);
+            self.counters.dropped.fetch_add(1, Relaxed);
+            tracing::warn!(target: TARGET, "a mail was dropped: {QUEUE} are waiting already");
+        }
+    }
+
+    /// What became of mails so far.
+    pub fn counts(&self) -> MailCounts {
+        let read = |counter: &AtomicU64| counter.load(Relaxed);
+        let Counters { sent, failed, dropped } = &*self.counters;
+        MailCounts { sent: read(sent), failed: read(failed), dropped: read(dropped) }
+    }
+
+    /// Returns when no mail waits or is on its way, or after this long. Whether none is left.
+    pub async fn settled(&self, within: Duration) -> bool {
+        let mut pending = self.pending.subscribe();
+        tokio::time::timeout(within, pending.wait_for(|n| *n == 0)).await.is_ok_and(|found| found.is_ok())
+    }
+}
+
+/// What carries a mail away.
+trait Post: Send + Sync + 'static {
+    fn carry<'a>(&'a self, mail: &'a Prepared) -> Pin<Box<dyn Future<Output = Result<(), SendError>> + Send + 'a>>;
+}
+
+/// A mail that is ready to go.
+struct Prepared {
+    message: Message,
+    link: Option<String>,
+    subject: &'static str,
+    to: String,
+    smtp: Option<Arc<SmtpSettings>>,
+}
+
+impl Post for Delivery {
+    fn carry<'a>(&'a self, mail: &'a Prepared) -> Pin<Box<dyn Future<Output = Result<(), SendError>> + Send + 'a>> {
+        Box::pin(async move {
+            match (&mail.smtp, self) {
+                (Some(own), _) => own.send(&mail.message).await,
+                (None, Self::Smtp(smtp)) => smtp.send(&mail.message).await,
+                (None, Self::Outbox(outbox)) => {
+                    let formatted = mail.message.formatted();
+                    let kept = outbox.keep(formatted).await.map_err(|error| SendError::Outbox(error.kind()))?;
+                    outbox.tell(&Kept { to: &mail.to, subject: mail.subject, link: mail.link.as_deref(), path: &kept });
+                    Ok(())
+                }
+                (None, Self::Disabled) => Err(SendError::NotSetUp),
+            }
+        })
+    }
+}
+
+async fn work(mut jobs: mpsc::Receiver<Job>, post: Arc<dyn Post>, counters: Arc<Counters>, pending: watch::Sender<usize>) {
+    let places = Arc::new(Semaphore::new(AT_ONCE));
+    while let Some(job) = jobs.recv().await {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let (post, counters, pending) = (post.clone(), counters.clone(), pending.clone());
+        tokio::spawn(async move {
+            match carry(&*post, job).await {
+                Ok(()) => counters.sent.fetch_add(1, Relaxed),
+                Err(error) => {
+                    tracing::error!(target: TARGET, %error, "a mail was given up");
+                    counters.failed.fetch_add(1, Relaxed)
+                }
+            };
+            drop(place);
+            pending.send_modify(|n| *n -= 1);
+        });
+    }
+}
+
+async fn carry(post: &dyn Post, job: Job) -> Result<(), SendError> {
+    let mail = prepared(job)?;
+    let mut pauses = PAUSES.into_iter();
+    loop {
+        match (post.carry(&mail).await, pauses.next()) {
+            (Ok(()), _) => return Ok(()),
+            (Err(error), Some(pause)) if error.is_passing() => {
+                tracing::warn!(target: TARGET, %error, "a mail is tried again in {} s", pause.as_secs());
+                tokio::time::sleep(pause).await;
+            }
+            (Err(error), _) => return Err(error),
+        }
+    }
+}
+
+/// The recipient is an address and nothing else, the subject one of ours: nothing that a person typed stands in a header.
+fn prepared(Job { to, sending, notice }: Job) -> Result<Prepared, SendError> {
+    let Letter { subject, text, html, link } = notice.letter();
+    let address: Address = to.parse().map_err(|_| SendError::Address("recipient"))?;
+    let from = sending.from.as_deref().or(sending.smtp.as_ref().and_then(|smtp| smtp.from.as_deref()));
+    let from: Mailbox = from.unwrap_or(NOBODY).parse().map_err(|_| SendError::Address("sender"))?;
+    let message = letter::message(from, Mailbox::new(None, address), subject, text, html)?;
+    Ok(Prepared { message, link, subject, to, smtp: sending.smtp })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,48 @@
+//! Keys and metadata, for whoever verifies by themselves.
+
+use axum::{
+    Json,
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::json;
+
+use crate::{call::Call, problem::Problem};
+
+pub(super) const JWKS: &str = "/.well-known/jwks.json";
+pub(super) const OAUTH: &str = "/.well-known/oauth-authorization-server";
+pub(super) const OPENID: &str = "/.well-known/openid-configuration";
+
+pub(super) async fn jwks(call: Call, headers: HeaderMap) -> Response {
+    let body = match serde_json::to_string(&call.policy.jwks()) {
+        Ok(body) => body,
+        Err(error) => return Problem::internal(&error).into_response(),
+    };
+    let etag = format!(
+        "\"{}\"",
+        hex::encode(&aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, body.as_bytes()).as_ref()[..16])
+    );
+    // Half of prepublish: whoever keeps a copy has the next key before it signs. Never longer than five minutes, so that a
+    // revoked key leaves copies soon.
+    let max_age = (call.policy.prepublish_ms / 2000).clamp(0, 300);
+    let cache = [(header::ETAG, etag.clone()), (header::CACHE_CONTROL, format!("public, max-age={max_age}"))];
+    let asked = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    if asked.split(',').any(|tag| tag.trim().trim_start_matches("W/") == etag || tag.trim() == "*") {
+        return (StatusCode::NOT_MODIFIED, cache).into_response();
+    }
+    (cache, [(header::CONTENT_TYPE, "application/jwk-set+json")], body).into_response()
+}
+
+/// RFC 8414, as far as it is true: keys are published, and no grant is offered.
+pub(super) async fn discovery(call: Call) -> Response {
+    let Some(own) = &call.policy.own else {
+        return Problem::not_found("this policy only verifies other issuers' tokens").into_response();
+    };
+    let body = json!({
+        "issuer": own.issuer,
+        "jwks_uri": format!("{}{JWKS}", own.issuer),
+        "response_types_supported": [],
+        "grant_types_supported": [],
+    });
+    Json(body).into_response()
+}

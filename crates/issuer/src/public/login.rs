@@ -1,0 +1,239 @@
+//! `POST /auth/login`.
+
+use std::collections::BTreeMap;
+
+use axum::{
+    Json,
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use countersign_api::policy::EmailVerification;
+use countersign_core::time::UnixMillis;
+use countersign_store::{Password, Store, StoreError, User, UserStatus, transact};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+use crate::{
+    audit::EventKind,
+    body::{Content, body_of},
+    call::Call,
+    lockout::{self, Counter},
+    names,
+    opening::{self, Opened, Proven, Wishes},
+    passwords::Match,
+    problem::{Failed, Problem},
+};
+
+/// The longest name that is looked up, bytes; no account's is longer.
+const MAX_NAME: usize = 512;
+
+#[derive(Deserialize)]
+pub(super) struct Body {
+    username: Option<String>,
+    email: Option<String>,
+    password: String,
+    mfa_code: Option<String>,
+    remember_me: Option<bool>,
+    device_id: Option<String>,
+    device_token: Option<String>,
+    cookies: Option<bool>,
+}
+
+pub(super) async fn login(call: Call, headers: HeaderMap, Content(bytes): Content) -> Result<Response, Failed> {
+    let login = call.login()?;
+    let body: Body = form_or_json(&headers, &bytes)?;
+    let name = match (&body.username, &body.email) {
+        (Some(name), _) | (None, Some(name)) if !name.trim().is_empty() => names::folded(name.trim()),
+        _ => return Err(Problem::validation("username (a name or an e-mail address) or email is missing").into()),
+    };
+    let wishes = Wishes {
+        remember_me: body.remember_me.unwrap_or(false),
+        device_id: label(body.device_id)?,
+        cookies: body.cookies.unwrap_or(false),
+        ..Wishes::default()
+    }
+    .shown(body.device_token);
+    let (policy, store) = (&call.policy.name, call.store());
+
+    let user = account(&call, &name).await?;
+    let counter = Counter::of_login(&call, user.as_ref(), &name, wishes.device_hash().as_ref()).await?;
+    let now = call.now().await?;
+    if let Some(until) = counter.locked(store, policy, now).await? {
+        return Err(lockout::locked(until, now).into());
+    }
+    let password = match &user {
+        Some(user) => store.password(policy, &user.id).await?,
+        None => None,
+    };
+    let found = user.zip(password);
+    let matched = check_password(&call, found.as_ref().map(|(_, password)| password), &body.password).await?;
+    let (Some((user, password)), true) = (found, matched != Match::No) else {
+        return failed(&call, &counter, &name, &login.settings.lockout).await;
+    };
+    if matched == Match::YesButOld {
+        rehash(&call, &user, &password, &body.password).await?;
+    }
+    may_log_in(&call, &user, &password, now)?;
+    let proven = Proven { user: &user, password: &password, amr: &["pwd"], counter: &counter, wishes: &wishes };
+    let opened = transact!(store, Failed, |tx| { opening::open(tx, &call, &proven).await });
+    match opened {
+        Ok(opened) => answer(&call, opened, false).await,
+        Err(failure) => {
+            if failure.is("session_limit") {
+                limit_refused(&call, &user).await?;
+            }
+            Err(failure)
+        }
+    }
+}
+
+/// A body in JSON whatever its type says, or in a form's encoding where that is its type.
+fn form_or_json<T: DeserializeOwned>(headers: &HeaderMap, bytes: &axum::body::Bytes) -> Result<T, Problem> {
+    let typ = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let typ = typ.split(';').next().unwrap_or_default().trim();
+    if !typ.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+        return body_of(bytes);
+    }
+    let mut members = BTreeMap::new();
+    for (name, value) in form_urlencoded::parse(bytes) {
+        let value = match value.as_ref() {
+            "true" => Value::Bool(true),
+            "false" => Value::Bool(false),
+            _ => Value::String(value.into_owned()),
+        };
+        if members.insert(name.into_owned(), value).is_some() {
+            return Err(Problem::invalid_request("a member of the form stands twice"));
+        }
+    }
+    let body = serde_json::to_vec(&members).map_err(|error| Problem::internal(&error))?;
+    body_of(&body.into())
+}
+
+/// A label of the client's own: shortened, never refused for its looks.
+fn label(text: Option<String>) -> Result<Option<String>, Problem> {
+    match text {
+        Some(text) if text.len() > 256 || text.chars().any(char::is_control) => {
+            Err(Problem::validation("device_id has at most 256 bytes and no control characters"))
+        }
+        text => Ok(text.filter(|text| !text.is_empty())),
+    }
+}
+
+/// The account of a name or an address.
+pub(super) async fn account(call: &Call, folded: &str) -> Result<Option<User>, StoreError> {
+    let (policy, store) = (&call.policy.name, call.store());
+    if folded.len() > MAX_NAME || folded.contains('\0') {
+        return Ok(None);
+    }
+    if folded.contains('@') { store.user_by_email(policy, folded).await } else { store.user_by_name(policy, folded).await }
+}
+
+/// Holds a password against what is kept; without that the same work is done in vain.
+pub(super) async fn check_password(call: &Call, held: Option<&Password>, password: &str) -> Result<Match, Failed> {
+    let cost = call.login()?.cost;
+    let checked = call.issuer.parts.passwords.verify(password, held.map(|held| held.hash.as_str()), cost).await;
+    match checked {
+        Ok(Ok(matched)) => Ok(matched),
+        Ok(Err(error)) => {
+            tracing::warn!(policy = %call.policy.name, %error, "an account's password can't be checked");
+            Ok(Match::No)
+        }
+        Err(_) => Err(Problem::overloaded().into()),
+    }
+}
+
+/// Puts the present kind of hash in the place of an old one.
+async fn rehash(call: &Call, user: &User, held: &Password, password: &str) -> Result<(), Failed> {
+    // When too much is asked for the next login does it.
+    let Ok(Ok(hash)) = call.issuer.parts.passwords.hash(password, call.login()?.cost).await else { return Ok(()) };
+    let hash = countersign_store::PasswordHash::new(hash);
+    transact!(call.store(), |tx| { tx.rehash_password(&call.policy.name, &user.id, &held.hash, &hash).await })?;
+    Ok(())
+}
+
+async fn failed(
+    call: &Call,
+    counter: &Counter,
+    name: &str,
+    settings: &countersign_api::policy::EffectiveLockout,
+) -> Result<Response, Failed> {
+    let subject = if let Counter::Account(id) = counter { Some(id.as_str()) } else { None };
+    transact!(call.store(), |tx| {
+        let now = tx.database_now().await?;
+        let mut event = call.event(EventKind::LoginFailed).detail("reason", "invalid_credentials");
+        event = match subject {
+            Some(id) => event.subject(id),
+            None => event.detail("name", call.issuer.parts.secrets.short_hash("name", name)),
+        };
+        event.write(tx, now).await?;
+        counter.failed(tx, call, settings, now).await
+    })?;
+    Err(Problem::invalid_credentials().into())
+}
+
+/// What keeps an account out though its password was right.
+fn may_log_in(call: &Call, user: &User, password: &Password, now: UnixMillis) -> Result<(), Problem> {
+    let login = call.login()?;
+    let refused = |code, detail: &str| Err(Problem::new(StatusCode::FORBIDDEN, code, detail));
+    match user.status {
+        UserStatus::Active => {}
+        UserStatus::Disabled => return refused("account_disabled", "the account is disabled"),
+        UserStatus::Locked => match user.status_until {
+            Some(until) if until <= now => {}
+            until => {
+                let problem = Problem::new(StatusCode::LOCKED, "account_locked", "an administrator has locked the account");
+                return Err(match until {
+                    Some(until) => problem
+                        .with("locked_until", until.as_secs())
+                        .retry_after(u64::try_from(until.since(now)).unwrap_or(0).div_ceil(1000)),
+                    None => problem.with("locked_until", Value::Null),
+                });
+            }
+        },
+        UserStatus::Pending => return refused("email_unverified", "the e-mail address is not verified yet"),
+    }
+    let unverified = !user.email_verified && user.email.is_some();
+    if unverified && login.settings.registration.email_verification == EmailVerification::Required {
+        return refused("email_unverified", "the e-mail address is not verified yet");
+    }
+    let names: Vec<&str> = [&user.username, &user.email].into_iter().flatten().map(|name| name.folded.as_str()).collect();
+    if !login.rolled_out(&call.policy.name, &user.id, &names) {
+        return refused("not_rolled_out", "this account logs in elsewhere still");
+    }
+    let max_age = login.settings.passwords.max_age.map(|age| age.as_millis());
+    if max_age.is_some_and(|age| password.changed.plus(age) <= now) {
+        return Err(Problem::forbidden("the password is too old: it must be changed").fix("POST /auth/forgot-password"));
+    }
+    Ok(())
+}
+
+/// Tells of a login that was refused by the session limit; it is no failure of the person.
+async fn limit_refused(call: &Call, user: &User) -> Result<(), StoreError> {
+    transact!(call.store(), |tx| {
+        let now = tx.database_now().await?;
+        call.event(EventKind::ConcurrentLimitExceeded).subject(&user.id).detail("refused", true).write(tx, now).await
+    })
+}
+
+/// Whether an account has a second factor that is confirmed.
+pub(super) async fn has_second_factor(store: &Store, user: &User) -> Result<bool, StoreError> {
+    Ok(store.totp(&user.policy, &user.id).await?.is_some_and(|totp| totp.confirmed.is_some()))
+}
+
+/// The tokens of a login.
+pub(super) async fn answer(call: &Call, opened: Opened, mfa_enabled: bool) -> Result<Response, Failed> {
+    let Opened { session, user, grant, refresh, device, ended } = opened;
+    call.publish(ended).await;
+    let issued_at = grant.issued_at();
+    let minted = grant.sign()?;
+    let body = json!({
+        "access_token": minted.token,
+        "refresh_token": opening::refresh_text(&refresh),
+        "token_type": "bearer",
+        "expires_in": minted.expires_at.as_secs() - issued_at.as_secs(),
+        "session_id": session.id,
+        "device_token": device,
+        "user": opening::user_json(call, &user, mfa_enabled),
+    });
+    Ok((StatusCode::OK, [(header::CACHE_CONTROL, "no-store")], Json(body)).into_response())
+}

@@ -1,0 +1,177 @@
+//! `POST /auth/refresh` and `POST /auth/logout`.
+
+use axum::{
+    Json,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use countersign_api::policy::OnChange;
+use countersign_core::time::UnixMillis;
+use countersign_store::{Appended, RefreshToken, SEEN_EVERY_MS, Session, Tx, Use, Used, User, UserStatus, transact};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::ended;
+use crate::{
+    audit::EventKind,
+    bearer::Person,
+    body::{Content, body_of},
+    call::Call,
+    minter::{Grant, MintError},
+    opening::{self, random, token_of},
+    problem::{Failed, Problem},
+};
+
+#[derive(Deserialize)]
+pub(super) struct Body {
+    refresh_token: String,
+}
+
+/// A session that goes on.
+pub(crate) struct Renewed {
+    pub(crate) grant: Grant,
+    pub(crate) token: RefreshToken,
+    pub(crate) session: Session,
+    pub(crate) user: User,
+}
+
+/// What came of a refresh token, all of which is committed.
+enum Outcome {
+    Renewed(Box<Renewed>),
+    Refused(Option<Appended>),
+}
+
+pub(super) async fn refresh(call: Call, Content(bytes): Content) -> Result<Response, Failed> {
+    call.login()?;
+    let body: Body = body_of(&bytes)?;
+    let renewed = renew(&call, &body.refresh_token).await?;
+    let Renewed { grant, token, .. } = renewed;
+    let issued_at = grant.issued_at();
+    let minted = grant.sign()?;
+    let body = json!({
+        "access_token": minted.token,
+        "refresh_token": opening::refresh_text(&token),
+        "token_type": "bearer",
+        "expires_in": minted.expires_at.as_secs() - issued_at.as_secs(),
+        "session_id": minted.session_id,
+    });
+    Ok((StatusCode::OK, [(header::CACHE_CONTROL, "no-store")], Json(body)).into_response())
+}
+
+/// 401: not to be tried again.
+fn invalid() -> Failed {
+    Problem::new(
+        StatusCode::UNAUTHORIZED,
+        "invalid_refresh_token",
+        "the refresh token is not good, or its session has ended",
+    )
+    .into()
+}
+
+/// Uses a refresh token.
+pub(crate) async fn renew(call: &Call, text: &str) -> Result<Renewed, Failed> {
+    let token = opening::refresh_token(text.trim()).ok_or_else(invalid)?;
+    let bits = random()?;
+    let outcome = transact!(call.store(), Failed, |tx| { used(tx, call, &token, &bits).await })?;
+    match outcome {
+        Outcome::Renewed(renewed) => Ok(*renewed),
+        Outcome::Refused(ended) => {
+            if let Some(ended) = ended {
+                call.publish(ended).await;
+            }
+            Err(invalid())
+        }
+    }
+}
+
+async fn used(tx: &mut Tx, call: &Call, token: &RefreshToken, bits: &[u8; 32]) -> Result<Outcome, Failed> {
+    let policy = &call.policy;
+    let now = tx.database_now().await?;
+    let ending = policy.ending(now, "refresh token used again");
+    let using = Use {
+        policy: &policy.name,
+        token,
+        bits,
+        grace_ms: policy.tokens.refresh_grace_ms,
+        lifetime_ms: policy.tokens.refresh_ttl_ms,
+        ending: &ending,
+    };
+    let (session, token) = match tx.use_refresh_token(&using).await? {
+        Used::Unknown | Used::Over => return Ok(Outcome::Refused(None)),
+        Used::Reused { session, ended } => {
+            let event = call.event(EventKind::RefreshReuse).subject(&session.subject).session(&session.id);
+            event.write(tx, now).await?;
+            return Ok(Outcome::Refused(Some(ended.revocations)));
+        }
+        Used::Renewed { session, token, .. } => (*session, token),
+    };
+    // Read again under the subject's lock: an account that was closed has no tokens, whatever became of its sessions.
+    let user = tx.user(&policy.name, &session.subject).await?.filter(|user| user.status == UserStatus::Active);
+    let Some(user) = user else { return end(tx, call, &session, now, "the account is closed").await };
+    if let Some(reason) = changes(tx, call, &session, now).await? {
+        return end(tx, call, &session, now, reason).await;
+    }
+    // Activity is written once a minute: the session ends by what is written.
+    let last_seen = if now.since(session.last_seen) >= SEEN_EVERY_MS { now } else { session.last_seen };
+    let seen = Session { last_seen, ..session.clone() };
+    match call.issuer.parts.minter.grant(tx, policy, &token_of(&user, &session), Some(seen.ends())).await {
+        Ok(grant) => Ok(Outcome::Renewed(Box::new(Renewed { grant, token, session: seen, user }))),
+        // A cut-off since the login: the session is over, though nobody has said so of this one.
+        Err(MintError::SessionEnded | MintError::Ended) => end(tx, call, &session, now, "revoked").await,
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn end(tx: &mut Tx, call: &Call, session: &Session, now: UnixMillis, reason: &str) -> Result<Outcome, Failed> {
+    let ended = tx.end_session(&call.policy.name, &session.id, &call.policy.ending(now, reason)).await?;
+    let event = call.event(EventKind::SessionRevoked).subject(&session.subject).session(&session.id);
+    event.detail("reason", reason).write(tx, now).await?;
+    Ok(Outcome::Refused(ended.map(|ended| ended.revocations)))
+}
+
+/// Judges a changed address or agent as the policy says; a reason when the session is to end.
+async fn changes(tx: &mut Tx, call: &Call, session: &Session, now: UnixMillis) -> Result<Option<&'static str>, Failed> {
+    let binding = &call.login()?.settings.sessions.binding;
+    let ip = call.client.ip.to_string();
+    let changed = [
+        (binding.ip, session.ip.as_deref().is_some_and(|held| held != ip), EventKind::IpChange, "address changed"),
+        (
+            binding.device,
+            session.user_agent.is_some() && session.user_agent != call.client.user_agent,
+            EventKind::DeviceChange,
+            "device changed",
+        ),
+    ];
+    let mut any = false;
+    for (reaction, changed, kind, reason) in changed {
+        if !changed || reaction == OnChange::Disabled {
+            continue;
+        }
+        any = true;
+        let event = call.event(kind).subject(&session.subject).session(&session.id);
+        event.detail("before", session.ip.clone()).write(tx, now).await?;
+        // A refresh can't ask for a code: who must prove themselves anew logs in again.
+        if matches!(reaction, OnChange::Deny | OnChange::StepUp) {
+            return Ok(Some(reason));
+        }
+    }
+    if any {
+        let agent = call.client.user_agent.as_deref();
+        tx.session_client(&call.policy.name, &session.id, Some(&ip), agent, session.auth_time).await?;
+    }
+    Ok(None)
+}
+
+pub(super) async fn logout(person: Person) -> Result<Response, Failed> {
+    let Person { call, user, session } = person;
+    let appended = transact!(call.store(), |tx| {
+        let now = tx.database_now().await?;
+        let over = tx.end_session(&call.policy.name, &session.id, &call.policy.ending(now, "logout")).await?;
+        if over.is_some() {
+            let event = call.event(EventKind::SessionRevoked).subject(&user.id).session(&session.id);
+            event.detail("reason", "logout").write(tx, now).await?;
+        }
+        Ok(over.map(|over| over.revocations))
+    })?;
+    ended(&call, appended, 1).await
+}
