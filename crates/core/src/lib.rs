@@ -9,6 +9,7 @@
 pub mod addresses;
 pub mod check;
 pub mod claims;
+pub mod csrf;
 pub mod digest;
 pub mod jose;
 pub mod keys;
@@ -17,6 +18,7 @@ pub mod mint;
 pub mod names;
 pub mod opaque;
 pub mod policy;
+pub mod proxies;
 pub mod ratelimit;
 pub mod revocation;
 pub mod ring;
