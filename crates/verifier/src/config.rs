@@ -3,15 +3,15 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
-    str::FromStr,
     time::Duration,
 };
 
 use countersign_api::cluster::BUNDLES_NAMESPACE;
+use countersign_core::proxies::InvalidProxy;
+pub use countersign_core::proxies::TrustedProxies;
 use countersign_feed::{InvalidRedisUrl, MAX_LEASE_NAME, RedisUrl, is_lease_name};
-use ipnet::IpNet;
 
-pub use crate::{http::forwarded::TrustedProxies, source::jwks::FetchRules};
+pub use crate::source::jwks::FetchRules;
 use crate::{
     logging::{InvalidLogLevel, log_filter},
     net::{ServingTls, TlsError},
@@ -260,8 +260,8 @@ pub enum ConfigError {
     #[error("--log-level: {0}")]
     LogLevel(#[from] InvalidLogLevel),
     /// Not a network.
-    #[error("--trusted-proxies: {0:?} is no network (as 10.0.0.0/8), no address, and not `loopback` or `socket`")]
-    Proxy(String),
+    #[error("--trusted-proxies: {0}")]
+    Proxy(#[from] InvalidProxy),
     /// Not a number.
     #[error("--uncached-budget: {0:?} is no number of verifications per second above 0, and not `off`")]
     Budget(String),
@@ -382,25 +382,6 @@ impl Config {
             metrics_policy_label: true,
             fetch_rules: FetchRules::default(),
         }
-    }
-}
-
-impl FromStr for TrustedProxies {
-    type Err = ConfigError;
-
-    fn from_str(list: &str) -> Result<Self, ConfigError> {
-        let mut trusted = Self { networks: Vec::new(), socket: false };
-        for item in list.split(',').map(str::trim).filter(|item| !item.is_empty()) {
-            match item {
-                "socket" => trusted.socket = true,
-                "loopback" => trusted.networks.extend(Self::default().networks),
-                _ => {
-                    let network = item.parse::<IpNet>().or_else(|_| item.parse::<std::net::IpAddr>().map(IpNet::from));
-                    trusted.networks.push(network.map_err(|_| ConfigError::Proxy(item.to_owned()))?);
-                }
-            }
-        }
-        Ok(trusted)
     }
 }
 

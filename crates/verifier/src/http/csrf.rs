@@ -1,17 +1,7 @@
-//! The CSRF token that a cookie needs beside it on an unsafe method.
-//!
-//! It is a compact JWS of the policy's own access ring, `typ: csrf+jwt`, bound to the session by `sid`: whoever can verify the
-//! session can verify it, and no secret is shared with verifiers. It can't pass for an access token, nor one for it, because
-//! each demands its own `typ`.
+//! The CSRF token that a cookie needs beside it on an unsafe method: [`countersign_core::csrf`].
 
-use countersign_core::{
-    check::Authenticated,
-    jose::{Algorithm, compact},
-    policy::Policy,
-    time::UnixMillis,
-};
+use countersign_core::{check::Authenticated, csrf, policy::Policy, time::UnixMillis};
 use http::{HeaderMap, Method};
-use serde_json::Value;
 
 use crate::app::App;
 
@@ -29,21 +19,7 @@ pub(crate) fn holds(app: &App, policy: &Policy, credential: &Authenticated, head
     let mut sent = headers.get_all(HEADER).iter();
     let (Some(token), None) = (sent.next().and_then(|v| v.to_str().ok()), sent.next()) else { return false };
     let (Some(own), Some(session)) = (&policy.own, credential.session_id()) else { return false };
-    let Ok(jws) = compact::parse(token) else { return false };
-    let Ok(algorithm) = jws.header.alg.parse::<Algorithm>() else { return false };
-    let Some(kid) = jws.header.kid.as_deref() else { return false };
-    let claim = |name: &str| jws.payload.get(name).and_then(Value::as_str);
-    let lives = jws.payload.get("exp").and_then(Value::as_i64).is_some_and(|exp| now < UnixMillis::from_secs(exp));
-    jws.header.typ.as_deref() == Some("csrf+jwt")
-        && claim("iss") == Some(&*own.issuer)
-        && claim("sid") == Some(session)
-        && lives
-        && own.access.with_kid(kid).any(|entry| {
-            !entry.revoked
-                && !app.is_key_revoked(policy, kid)
-                && entry.key.fits(algorithm)
-                && entry.key.verify(algorithm, jws.signing_input, &jws.signature)
-        })
+    csrf::belongs(own, session, token, now, |kid| app.is_key_revoked(policy, kid))
 }
 
 #[cfg(test)]

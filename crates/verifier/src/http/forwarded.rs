@@ -2,44 +2,23 @@
 
 use std::net::IpAddr;
 
+use countersign_core::proxies::NotAnAddress;
+pub(crate) use countersign_core::proxies::TrustedProxies;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
-use ipnet::IpNet;
 
 use super::{
     problem::Problem,
-    request::address,
     target::{Target, form_pairs, normalised},
 };
 use crate::net::Peer;
 
 const REQUIRE: HeaderName = HeaderName::from_static("x-countersign-require");
 
-/// Whose word about other requests is taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TrustedProxies {
-    /// Networks.
-    pub networks: Vec<IpNet>,
-    /// The Unix socket.
-    pub socket: bool,
-}
-
-impl Default for TrustedProxies {
-    fn default() -> Self {
-        let loopback = ["127.0.0.0/8", "::1/128"];
-        Self { networks: loopback.iter().filter_map(|n| n.parse().ok()).collect(), socket: true }
-    }
-}
-
-impl TrustedProxies {
-    fn contains(&self, ip: IpAddr) -> bool {
-        self.networks.iter().any(|network| network.contains(&ip))
-    }
-
-    pub(crate) fn trusts(&self, peer: Peer) -> bool {
-        match peer {
-            Peer::Local { .. } => self.socket,
-            Peer::Remote(ip) => self.contains(ip),
-        }
+/// Whether a peer's word about other requests is taken.
+fn trusts(trusted: &TrustedProxies, peer: Peer) -> bool {
+    match peer {
+        Peer::Local { .. } => trusted.socket,
+        Peer::Remote(ip) => trusted.contains(ip),
     }
 }
 
@@ -58,7 +37,7 @@ pub(crate) struct Original {
 impl Original {
     /// Reads the headers of a forward-auth request.
     pub(crate) fn from_headers(headers: &HeaderMap, peer: Peer, trusted: &TrustedProxies) -> Result<Self, Problem> {
-        if !trusted.trusts(peer) {
+        if !trusts(trusted, peer) {
             return Ok(Self::untrusted(headers, peer));
         }
         let mut method = None;
@@ -103,7 +82,7 @@ impl Original {
         peer: Peer,
         trusted: &TrustedProxies,
     ) -> Result<Self, Problem> {
-        let from = if trusted.trusts(peer) {
+        let from = if trusts(trusted, peer) {
             let chain: Vec<&HeaderValue> =
                 headers.iter().filter(|(n, _)| Told::by(n) == Some(Told::For)).map(|(_, v)| v).collect();
             Self { ip: client_address(&chain, peer, trusted)?, ..Self::default() }
@@ -154,19 +133,11 @@ fn own_address(peer: Peer) -> Option<IpAddr> {
     }
 }
 
-/// From the right, past our own proxies: everything further left was written by somebody we don't know.
 fn client_address(chain: &[&HeaderValue], peer: Peer, trusted: &TrustedProxies) -> Result<Option<IpAddr>, Problem> {
-    let wrong = || Problem::invalid("X-Forwarded-For holds what is not an IP address");
-    let lines = chain.iter().map(|value| value.to_str().map_err(|_| wrong())).collect::<Result<Vec<&str>, _>>()?;
-    let mut client = own_address(peer);
-    for hop in lines.iter().rev().flat_map(|line| line.rsplit(',')) {
-        let ip = address(hop.trim()).ok_or_else(wrong)?;
-        client = Some(ip);
-        if !trusted.contains(ip) {
-            break;
-        }
-    }
-    Ok(client)
+    let wrong = |_| Problem::invalid(NotAnAddress.to_string());
+    let lines = chain.iter().map(|value| value.to_str().map_err(|_| wrong(NotAnAddress)));
+    let lines = lines.collect::<Result<Vec<&str>, _>>()?;
+    trusted.client(lines.into_iter(), own_address(peer)).map_err(wrong)
 }
 
 fn text<'h>(name: &HeaderName, value: &'h HeaderValue) -> Result<&'h str, Problem> {

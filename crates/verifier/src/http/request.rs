@@ -9,6 +9,7 @@ use std::{borrow::Cow, fmt, marker::PhantomData, net::IpAddr};
 use countersign_core::{
     check::{Ask, Require},
     jose::{MAX_DEPTH, strict_json},
+    proxies::address,
     revocation::Position,
     rules,
 };
@@ -117,11 +118,6 @@ impl<'a> VerifyRequest<'a> {
 
 fn borrowed<'a>(list: &'a [Cow<'_, str>]) -> Vec<Cow<'a, str>> {
     list.iter().map(|item| Cow::Borrowed(&**item)).collect()
-}
-
-/// An IP address, IPv4-in-IPv6 as the IPv4 address that it is.
-pub(crate) fn address(text: &str) -> Option<IpAddr> {
-    text.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
 }
 
 fn not_an_address() -> Problem {
