@@ -96,16 +96,20 @@ fn only_of(body: &mut Value, policy: &PolicyName) {
 
 async fn of_cluster(session: &Session, cluster: &Cluster) -> Result<Exit, Failure> {
     let body = cluster.operator_get("/operator/v1/fleet").await?;
-    let columns = ["VERIFIER", "WHERE", "STATE", "ACKNOWLEDGED", "REFUSED"];
-    let mut table = Table::new(&columns).wide(&["SCHEMAS", "START"]);
+    let columns = ["VERIFIER", "WHERE", "STATE", "GENERATION", "ACKNOWLEDGED", "BEHIND", "FEED", "REFUSED"];
+    let mut table = Table::new(&columns).wide(&["REVISION", "SCHEMAS", "START"]);
+    let now = body["now"].as_i64();
     let mut names = Vec::new();
     for verifier in body["verifiers"].as_array().into_iter().flatten() {
-        table.row(row(verifier));
+        table.row(row(verifier, now));
         names.push(text(verifier, "name").to_owned());
     }
     let mut human = vec![Block::Table(table)];
     if names.is_empty() {
         human = vec![Block::Text("no verifier".into())];
+    }
+    if let Some(ms) = body["feed"]["age_ms"].as_i64().filter(|ms| *ms > 5000) {
+        human.push(Block::Text(format!("the operator last reached the feed {} ago", rough(ms))));
     }
     if body["reached"] == Value::Bool(false) {
         session.printer.warn("the operator does not reach the feed: this is how it last saw the fleet");
@@ -114,7 +118,7 @@ async fn of_cluster(session: &Session, cluster: &Cluster) -> Result<Exit, Failur
     Ok(Exit::Done)
 }
 
-fn row(verifier: &Value) -> Vec<Cell> {
+fn row(verifier: &Value, now: Option<i64>) -> Vec<Cell> {
     let is = |name: &str| verifier[name] == Value::Bool(true);
     let state = match (is("alive"), text(verifier, "ended"), verifier["absent_ms"].as_i64()) {
         (true, ..) => Cell::toned("alive", Tone::Good),
@@ -129,17 +133,36 @@ fn row(verifier: &Value) -> Vec<Cell> {
         text(verifier, "name").into(),
         if is("pod") { "pod".into() } else { "outside".into() },
         state,
-        match text(verifier, "revision") {
-            "" => Cell::toned("never", Tone::Warn),
-            revision if verifier["counts"] == Value::Bool(false) => {
-                Cell::toned(format!("up to {revision} of another history"), Tone::Warn)
-            }
-            revision => format!("up to {revision}").into(),
+        verifier["generation"].as_u64().map_or_else(|| "-".to_owned(), |generation| generation.to_string()).into(),
+        acknowledged(verifier, now),
+        match verifier["behind"].as_u64() {
+            Some(0) => "-".into(),
+            Some(1) => Cell::toned("1 policy", Tone::Warn),
+            Some(many) => Cell::toned(format!("{many} policies"), Tone::Warn),
+            None => "?".into(),
+        },
+        match (verifier["feed_behind"].as_u64(), text(verifier, "feed_position")) {
+            (_, "") if is("alive") => Cell::toned("never", Tone::Warn),
+            (_, "") => "-".into(),
+            (Some(0), _) => Cell::toned("up to date", Tone::Good),
+            (Some(behind), _) => Cell::toned(format!("{behind} behind"), Tone::Warn),
+            (None, _) => Cell::toned("another epoch", Tone::Warn),
         },
         if refused.is_empty() { "-".into() } else { Cell::toned(refused.join(", "), Tone::Bad) },
+        text(verifier, "revision").into(),
         schemas.join(",").into(),
         text(verifier, "start_id").into(),
     ]
+}
+
+/// Since when it has said what it says, as far as that counts.
+fn acknowledged(verifier: &Value, now: Option<i64>) -> Cell {
+    match (verifier["acknowledged_at"].as_i64().zip(now), &verifier["counts"]) {
+        _ if text(verifier, "revision").is_empty() => Cell::toned("never", Tone::Warn),
+        (_, Value::Bool(false)) => Cell::toned("of another history", Tone::Warn),
+        (Some((at, now)), _) => format!("{} ago", rough(now.saturating_sub(at).saturating_mul(1000))).into(),
+        (None, _) => "yes".into(),
+    }
 }
 
 fn refusal(refused: &Value) -> String {

@@ -75,14 +75,19 @@ fn installed() -> ApiServer {
                 (Value::Null, Value::Null)
             };
             json!({"name": name, "pod": alive, "alive": alive, "absent_ms": if alive { 0 } else { 90_000 },
-                   "revision": revision, "refused": refused, "counts": revision.is_string()})
+                   "revision": revision, "refused": refused, "counts": revision.is_string(),
+                   "generation": alive.then_some(1_700_000_000_005_u64), "acknowledged_at": alive.then_some(970),
+                   "behind": alive.then_some(2), "feed_position": alive.then_some("7:40"), "feed_behind": alive.then_some(0)})
         };
         let mut restored = verifier("node-b", true);
         restored["counts"] = json!(false);
         let mut gone = verifier("node-c", false);
         gone["ended"] = json!("its node is deleted");
         let verifiers = [verifier("node-a", true), verifier("edge-7", false), restored, gone];
-        let fleet = json!({"verifiers": verifiers, "reached": true});
+        let fleet = json!({
+            "verifiers": verifiers, "reached": true, "now": 1000,
+            "feed": {"position": "7:40", "age_ms": 9000, "seeded": true},
+        });
         world.operator.insert("operator/v1/fleet".into(), (200, fleet));
         world.operator.insert("operator/v1/fleet/forget".into(), (200, json!({"forgotten": true})));
     }
@@ -153,10 +158,15 @@ fn the_fleet_is_one_table_and_one_that_is_gone_can_be_forgotten() {
     let said = server.run(&["fleet"]);
     assert_eq!(said.status, 0, "{said:?}");
     let words: Vec<Vec<&str>> = said.out.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(words[0], ["VERIFIER", "WHERE", "STATE", "ACKNOWLEDGED", "REFUSED"]);
-    assert_eq!(words[1], ["node-a", "pod", "alive", "up", "to", "812", "shop/shop", "(signature,", "holds", "5)"]);
-    assert_eq!(words[2], ["edge-7", "outside", "absent", "for", "90s", "never", "-"]);
-    assert!(said.out.contains("up to 812 of another history") && said.out.contains("its node is deleted"), "{said:?}");
+    let columns = ["VERIFIER", "WHERE", "STATE", "GENERATION", "ACKNOWLEDGED", "BEHIND", "FEED", "REFUSED"];
+    assert_eq!(words[0], columns);
+    assert_eq!(
+        words[1].join(" "),
+        "node-a pod alive 1700000000005 30s ago 2 policies up to date shop/shop (signature, holds 5)"
+    );
+    assert_eq!(words[2].join(" "), "edge-7 outside absent for 90s - never ? - -");
+    assert!(said.out.contains("of another history") && said.out.contains("its node is deleted"), "{said:?}");
+    assert!(said.out.contains("last reached the feed 9s ago"), "{said:?}");
     assert_eq!(server.run(&["fleet", "-o", "name"]).out, "node-a\nedge-7\nnode-b\nnode-c\n");
     let dry = server.run(&["fleet", "forget", "edge-7", "--dry-run"]);
     assert!(dry.status == 0 && server.asked("POST").is_empty(), "{dry:?}");
