@@ -25,7 +25,7 @@ pub use lease::{Ack, Lease, MAX_ACK_BYTES, MAX_LEASE_NAME, MAX_REFUSED, RefusedP
 pub use memory::{LiveStore, MemoryFeed};
 pub use outbox::{Mark, Outbox, OutboxError, OutboxRow};
 pub use publisher::{Publication, Publisher, PublisherConfig, PublisherStatus};
-pub use redis::{InvalidRedisUrl, RedisFeed, RedisOptions, RedisUrl};
+pub use redis::{Count, Counted, CounterWindow, InvalidRedisUrl, RedisCounters, RedisFeed, RedisOptions, RedisUrl};
 pub use server::{
     BoxFuture, EpochRecord, FeedError, FeedServer, HeldBack, LeaseWrite, Page, PublishRow, Published, Removal, ServerState,
     TailItem,

@@ -4,6 +4,8 @@
 //! beside this one. Two connections: one for the blocking read of the tail, one for everything else. All keys share the hash
 //! tag `{cs}`, so a cluster keeps them together.
 
+mod connector;
+mod counters;
 mod url;
 mod wire;
 
@@ -14,13 +16,14 @@ use countersign_core::{
     time::UnixMillis,
 };
 use parking_lot::Mutex;
-use redis::{
-    AsyncConnectionConfig, Client, RedisError, Script, ServerErrorKind, TlsCertificates, Value, aio::MultiplexedConnection,
-    streams::StreamReadReply,
-};
+use redis::{RedisError, Script, Value, aio::MultiplexedConnection, streams::StreamReadReply};
 use tokio::time::Instant;
 
-pub use self::url::{InvalidRedisUrl, RedisUrl};
+use self::connector::Connector;
+pub use self::{
+    counters::{Count, Counted, CounterWindow, RedisCounters},
+    url::{InvalidRedisUrl, RedisUrl},
+};
 use crate::{
     lease::Lease,
     server::{
@@ -75,8 +78,7 @@ impl Default for RedisOptions {
 /// A feed on a Redis.
 #[derive(Debug)]
 pub struct RedisFeed {
-    url: RedisUrl,
-    client: Client,
+    connector: Connector,
     options: RedisOptions,
     commands: Slot,
     blocking: Slot,
@@ -96,18 +98,8 @@ impl std::fmt::Debug for Slot {
 impl RedisFeed {
     /// A feed on the Redis at `url`. Connects when first used.
     pub fn new(url: RedisUrl, options: RedisOptions) -> Result<Self, InvalidRedisUrl> {
-        let client = if url.is_tls() {
-            // Which cryptography rustls uses must be said once per process; whoever said it first is right.
-            let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-            Client::build_with_tls(
-                url.connection().clone(),
-                TlsCertificates { client_tls: None, root_cert: options.ca_pem.clone() },
-            )
-        } else {
-            Client::open(url.connection().clone())
-        };
-        let client = client.map_err(|error| InvalidRedisUrl::unusable(&error))?;
-        Ok(Self { url, client, options, commands: Slot::default(), blocking: Slot::default(), checked: Mutex::new(None) })
+        let connector = Connector::new(url, options.ca_pem.as_deref(), options.timeout)?;
+        Ok(Self { connector, options, commands: Slot::default(), blocking: Slot::default(), checked: Mutex::new(None) })
     }
 
     async fn connection(&self, slot: &Slot) -> Result<MultiplexedConnection, FeedError> {
@@ -115,24 +107,9 @@ impl RedisFeed {
         if let Some(connection) = &*held {
             return Ok(connection.clone());
         }
-        let connection = self.connect(self.options.timeout).await?;
+        let connection = self.connector.connect(self.options.timeout).await?;
         *held = Some(connection.clone());
         Ok(connection)
-    }
-
-    async fn connect(&self, answer_within: Duration) -> Result<MultiplexedConnection, FeedError> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.options.timeout))
-            .set_response_timeout(Some(answer_within));
-        // The client's own limit covers the connection; this one also what is said first on it.
-        let made = tokio::time::timeout(
-            self.options.timeout * 2,
-            self.client.get_multiplexed_async_connection_with_config(&config),
-        );
-        match made.await {
-            Ok(made) => made.map_err(|error| self.failure(&error)),
-            Err(_) => Err(self.timed_out()),
-        }
     }
 
     /// Forgets a connection after what may have been its failure.
@@ -148,7 +125,7 @@ impl RedisFeed {
                     *slot.0.lock().await = None;
                     *self.checked.lock() = None;
                 }
-                Err(self.failure(&error))
+                Err(self.connector.failure(&error))
             }
         }
     }
@@ -201,35 +178,6 @@ impl RedisFeed {
         let state = wire::state(&self.run(script, lease, args).await?)?;
         if state.run_id.is_empty() { Err(HeldBack::NoRunId.into()) } else { Ok(state) }
     }
-
-    fn timed_out(&self) -> FeedError {
-        FeedError::Unreachable(format!("{} did not answer within {} ms", self.url, self.options.timeout.as_millis()))
-    }
-
-    /// What a Redis' error means here. Its text may name hosts, never credentials.
-    fn failure(&self, error: &RedisError) -> FeedError {
-        match error.code() {
-            Some("CSEPOCH") => return FeedError::EpochChanged,
-            Some("CSLOST") => return FeedError::RolledBack,
-            Some("CSFULL") => return FeedError::Full,
-            _ => {}
-        }
-        let text = error.to_string();
-        if error.is_timeout() {
-            return self.timed_out();
-        }
-        if error.kind() == redis::ErrorKind::Server(ServerErrorKind::ReadOnly)
-            || ["READONLY", "NOREPLICAS", "MISCONF", "OOM"].iter().any(|word| text.contains(word))
-        {
-            return FeedError::ReadOnly(format!("{}: {text}", self.url));
-        }
-        match error.kind() {
-            redis::ErrorKind::Io | redis::ErrorKind::Server(ServerErrorKind::BusyLoading) => {
-                FeedError::Unreachable(format!("{}: {text}", self.url))
-            }
-            _ => FeedError::Protocol(format!("{}: {text}", self.url)),
-        }
-    }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "numbers are passed as they come")]
@@ -239,7 +187,7 @@ fn bytes(n: impl ToString) -> Vec<u8> {
 
 impl FeedServer for RedisFeed {
     fn describe(&self) -> String {
-        self.url.to_string()
+        self.connector.url().to_string()
     }
 
     fn state(&self) -> BoxFuture<'_, Result<ServerState, FeedError>> {
@@ -326,7 +274,7 @@ impl FeedServer for RedisFeed {
             let held = self.blocking.0.lock().await.take();
             let mut connection = match held {
                 Some(connection) => connection,
-                None => self.connect(answer_within).await?,
+                None => self.connector.connect(answer_within).await?,
             };
             let answer = redis::cmd("XREAD")
                 .arg("COUNT")

@@ -4,6 +4,7 @@
 
 mod conformance;
 mod connections;
+mod counters;
 mod double;
 mod faults;
 mod gate;

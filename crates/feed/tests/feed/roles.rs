@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use countersign_core::{revocation::Position, time::UnixMillis};
-use countersign_feed::{FeedError, FeedServer as _, Follower, LeaseWrite, RedisFeed};
+use countersign_feed::{CounterWindow, FeedError, FeedServer as _, Follower, LeaseWrite, RedisCounters, RedisFeed};
 
 use crate::{
     redis_server::{RedisServer, feed_at},
@@ -13,6 +13,7 @@ use crate::{
 const USERS: &str = include_str!("../../../../charts/countersign/files/redis-users.acl");
 const VERIFIER: &str = "countersign-verifier";
 const OPERATOR: &str = "countersign-operator";
+const ISSUER: &str = "countersign-issuer";
 
 fn with_users() -> RedisServer {
     let redis = RedisServer::start();
@@ -61,6 +62,25 @@ async fn a_verifier_and_an_operator_work_as_the_users_that_the_chart_ships() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_issuer_publishes_and_counts_as_the_user_that_the_chart_ships() {
+    let redis = with_users();
+    let scene = Scene::over(Arc::new(feed(&redis, ISSUER)));
+    let publisher = scene.publisher();
+    let follower = Follower::spawn(Arc::new(feed(&redis, VERIFIER)), quick("reader")).unwrap();
+    let position = scene.revoke(&publisher, session("s")).await;
+    assert!(follower.state().wait_for(position, Duration::from_secs(5)).await);
+    let window = CounterWindow { key: "a", limit: 9, length_ms: 60_000 };
+    let counters = |user: &str| RedisCounters::new(url(&redis, user).parse().unwrap(), None).unwrap();
+    let issuers = counters(ISSUER);
+    until("the issuer counts", || async { issuers.hit(&[window]).await.is_ok() }).await;
+    assert!(issuers.clear("a").await.unwrap());
+
+    let verifiers = counters(VERIFIER);
+    until("the verifier is refused", || async { matches!(verifiers.hit(&[window]).await, Err(FeedError::Protocol(_))) })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_verifier_can_revoke_nothing_and_hide_nothing() {
     let redis = with_users();
     let scene = Scene::over(Arc::new(feed(&redis, OPERATOR)));
@@ -87,10 +107,10 @@ async fn a_verifier_can_revoke_nothing_and_hide_nothing() {
 
 /// What each may not, in the words of the protocol.
 #[test]
-fn neither_may_do_what_its_part_does_not_do() {
+fn none_may_do_what_its_part_does_not_do() {
     let redis = with_users();
     redis.run("SET other value");
-    let both = [
+    let all = [
         "FLUSHALL",
         "FLUSHDB",
         "KEYS *",
@@ -115,6 +135,8 @@ fn neither_may_do_what_its_part_does_not_do() {
     ];
     let verifier = [
         "SET {cs}:epoch x",
+        "GET {cs}:limit:a",
+        "DEL {cs}:limit:a",
         "HSET {cs}:epoch seeded 1",
         "DEL {cs}:epoch",
         "ZADD {cs}:live 1 x",
@@ -130,7 +152,7 @@ fn neither_may_do_what_its_part_does_not_do() {
         "EVAL return(redis.call('DEL',KEYS[1])) 1 {cs}:live",
         "EVAL return(redis.call('HSET',KEYS[1],'seeded','1')) 1 {cs}:epoch",
     ];
-    for (user, commands) in [(OPERATOR, &both[..]), (VERIFIER, &both[..]), (VERIFIER, &verifier[..])] {
+    for (user, commands) in [(OPERATOR, &all[..]), (ISSUER, &all[..]), (VERIFIER, &all[..]), (VERIFIER, &verifier[..])] {
         let mut connection = redis::Client::open(url(&redis, user)).unwrap().get_connection().unwrap();
         for command in commands {
             let mut words = command.split(' ');
