@@ -121,7 +121,7 @@ fn admit(
     hasher: &IdHasher,
 ) -> Result<Authenticated, Refusal> {
     let (ends, trusted_until) = match source {
-        Source::Emergency(own) => (own.emergency.as_ref().map(|rules| rules.not_after), None),
+        Source::Emergency(own) => (own.emergency.as_ref().map(|bounds| bounds.not_after), None),
         Source::Trusted(trusted) => (None, trusted.not_after),
         Source::Access(_) | Source::ApiKey(_) => (None, None),
     };
@@ -288,17 +288,17 @@ fn is_type(typ: Option<&str>, wanted: &str) -> bool {
 /// What the policy demands of an emergency token. Whether it takes them still is asked on every call.
 fn check_emergency(own: &OwnIssuer, claims: &Claims, roles: &[String]) -> Result<(), Refusal> {
     let refuse = |what| Err(Refusal::InvalidClaims(what));
-    let Some(rules) = &own.emergency else { return refuse("the policy takes no emergency tokens") };
+    let Some(bounds) = &own.emergency else { return refuse("the policy takes no emergency tokens") };
     if emergency_reason(&claims.all).is_none() {
         return refuse("emergency does not give a reason");
     }
     let (Ok(Some(start)), Ok(Some(end))) = (&claims.issued_at_ms, &claims.expires) else {
         return refuse("iat_ms is missing");
     };
-    if end.since(*start) > rules.max_ttl_ms {
+    if end.since(*start) > bounds.max_ttl_ms {
         return refuse("the token lives longer than the policy's emergency.maxTTL");
     }
-    if roles.iter().any(|role| !rules.roles.contains(role)) {
+    if roles.iter().any(|role| !bounds.roles.contains(role)) {
         return refuse("the token has a role that is not among the policy's emergency.roles");
     }
     Ok(())

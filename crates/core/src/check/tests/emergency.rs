@@ -52,7 +52,7 @@ fn emergency(scene: &Scene, spec: &AccessTokenSpec) -> String {
 }
 
 /// Claims under the type of an emergency token, with changes.
-fn forged(scene: &Scene, typ: &str, changes: Value) -> String {
+fn forged(scene: &Scene, typ: &str, changes: &Value) -> String {
     let mut all = claims(json!({"emergency": {"reason": "because"}}));
     all.extend(changes.as_object().unwrap().clone());
     all.retain(|_, v| !v.is_null());
@@ -126,17 +126,17 @@ fn the_policy_bounds_emergency_tokens_by_switch_life_roles_and_end() {
     for (token, refusal) in [
         (changed(|s| s.expires = NOW.plus(3_601_000)), too_long),
         (changed(|s| s.roles = strings(&["admin", "root"])), bad_role),
-        (forged(&scene, "emergency+jwt", json!({"emergency": null})), no_reason),
-        (forged(&scene, "emergency+jwt", json!({"emergency": true})), no_reason),
-        (forged(&scene, "emergency+jwt", json!({"emergency": {"reason": ""}})), no_reason),
-        (forged(&scene, "emergency+jwt", json!({"emergency": {"reason": 7}})), no_reason),
-        (forged(&scene, "emergency+jwt", json!({"iat_ms": null})), "iat_ms is missing"),
-        (forged(&scene, "at+jwt", json!({})), "only an emergency token has the claim emergency"),
+        (forged(&scene, "emergency+jwt", &json!({"emergency": null})), no_reason),
+        (forged(&scene, "emergency+jwt", &json!({"emergency": true})), no_reason),
+        (forged(&scene, "emergency+jwt", &json!({"emergency": {"reason": ""}})), no_reason),
+        (forged(&scene, "emergency+jwt", &json!({"emergency": {"reason": 7}})), no_reason),
+        (forged(&scene, "emergency+jwt", &json!({"iat_ms": null})), "iat_ms is missing"),
+        (forged(&scene, "at+jwt", &json!({})), "only an emergency token has the claim emergency"),
     ] {
         assert_eq!(scene.verdict(&token, &Ask::default()), Err(Refusal::InvalidClaims(refusal)), "{token}");
     }
     for typ in ["emergency+jwt", "application/emergency+jwt", "EMERGENCY+JWT"] {
-        let token = forged(&scene, typ, json!({}));
+        let token = forged(&scene, typ, &json!({}));
         assert_eq!(scene.authenticate(&token).unwrap().kind(), CredentialKind::Emergency, "{typ}");
     }
 
