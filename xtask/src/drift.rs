@@ -18,6 +18,10 @@ pub(crate) struct Options {
 const GENERATED: &[(&str, &[&str], &str)] = &[
     // crds/ and docs/reference/policy.md
     ("countersign-api", &["--lib"], "crds::tests"),
+    // docs/reference/metrics.md, a table from each
+    ("countersign-verifier", &["--lib"], "metrics::tests::the_reference"),
+    ("countersign-operator", &["--lib"], "metrics::tests::the_reference"),
+    ("countersign-issuer", &["--lib"], "health::tests::the_reference"),
     // docs/cli.md
     ("countersign", &["--test", "cli"], "documented"),
 ];

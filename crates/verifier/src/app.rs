@@ -22,7 +22,9 @@ use countersign_core::{
     verdict::{Refusal, RevokedBy},
 };
 use countersign_feed::{Clock, FeedState, FeedView};
+use countersign_telemetry::traces::TARGET;
 use tokio::sync::mpsc;
+use tracing::field::Empty;
 
 use crate::{
     cache::{Proven, TokenHasher},
@@ -191,14 +193,25 @@ impl App {
         }
         started.get_or_insert_with(Instant::now);
         self.spend(question.caller, now)?;
-        let credential = check::authenticate(slot.policy(), token, now, self.feed.revocations().hasher())
-            .map_err(|refusal| self.reconsider(slot, token, refusal))?;
+        let credential = self.prove(slot, token, now)?;
         let cacheable = credential.cacheable();
         let proven = Arc::new(Proven::new(credential));
         if let Some(hash) = hash.filter(|_| cacheable) {
             slot.cache.keep(hash, proven.clone());
         }
         Ok((proven, false))
+    }
+
+    /// Proves a token that isn't remembered. Only this has a span: a remembered one costs less than a span would.
+    fn prove(&self, slot: &PolicySlot, token: &str, now: UnixMillis) -> Result<Authenticated, Refusal> {
+        let span = tracing::info_span!(target: TARGET, "prove", policy = %slot.policy().name, refusal = Empty);
+        let _within = span.enter();
+        let proven = check::authenticate(slot.policy(), token, now, self.feed.revocations().hasher())
+            .map_err(|refusal| self.reconsider(slot, token, refusal));
+        if let Err(refusal) = &proven {
+            span.record("refusal", refusal.word());
+        }
+        proven
     }
 
     /// One uncached verification from `caller`'s budget.

@@ -10,6 +10,7 @@ use countersign_api::cluster::BUNDLES_NAMESPACE;
 use countersign_core::proxies::InvalidProxy;
 pub use countersign_core::proxies::TrustedProxies;
 use countersign_feed::{InvalidRedisUrl, MAX_LEASE_NAME, RedisUrl, is_lease_name};
+use countersign_telemetry::{Endpoint, InvalidEndpoint};
 
 pub use crate::source::jwks::FetchRules;
 use crate::{
@@ -98,6 +99,9 @@ pub struct Flags {
     /// Certificates (PEM) of authorities to trust for fetching keys, beside the system's
     #[arg(long, value_name = "FILE", env = "COUNTERSIGN_JWKS_CA_FILE")]
     pub jwks_ca_file: Option<PathBuf>,
+    /// Collector that gets traces (OTLP over HTTP), as http://otel-collector:4318; without it none are made
+    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<String>,
     /// Least severe messages to log: error, warn, info, debug, trace or off, or per module as `info,hyper=warn`
     #[arg(long, value_name = "LEVEL", default_value = "info", env = "LOG_LEVEL")]
     pub log_level: String,
@@ -259,6 +263,9 @@ pub enum ConfigError {
     /// Not a level.
     #[error("--log-level: {0}")]
     LogLevel(#[from] InvalidLogLevel),
+    /// Not a collector.
+    #[error("--otlp-endpoint: {0}")]
+    Collector(#[from] InvalidEndpoint),
     /// Not a network.
     #[error("--trusted-proxies: {0}")]
     Proxy(#[from] InvalidProxy),
@@ -283,6 +290,7 @@ impl ConfigError {
             Self::File { flag, .. } | Self::Address { flag, .. } => Some(flag.trim_start_matches('-')),
             Self::Tls(_) => Some("tls-cert"),
             Self::LogLevel(_) => Some("log-level"),
+            Self::Collector(_) => Some("otlp-endpoint"),
             Self::Proxy(_) => Some("trusted-proxies"),
             Self::Budget(_) => Some("uncached-budget"),
             Self::NoConnections => Some("max-connections"),
@@ -302,6 +310,12 @@ impl Flags {
     /// The `tracing` filter of what to log.
     pub fn log_filter(&self) -> Result<String, ConfigError> {
         Ok(log_filter(&self.log_level)?)
+    }
+
+    /// Where traces go, if anywhere. An empty variable says nothing.
+    pub fn traces(&self) -> Result<Option<Endpoint>, ConfigError> {
+        let given = self.otlp_endpoint.as_deref().filter(|endpoint| !endpoint.is_empty());
+        Ok(given.map(str::parse).transpose()?)
     }
 
     /// The name in the fleet that flags or environment give, if any.

@@ -21,6 +21,7 @@ mod verifier;
 
 pub use config::{Config, ConfigError, FeedConfig, Flags};
 pub use logging::{InvalidLogLevel, log_filter};
+pub use metrics::METRICS;
 pub use net::{BindError, ServingTls, TlsError};
 pub use source::{jwks::ClientError, keeper::SourceError, kubernetes::ApiError, status::KeySetProblem, trust::TrustError};
 pub use variables::{known_variables, unknown_variables, variable_behind};

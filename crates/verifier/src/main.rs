@@ -5,6 +5,7 @@ use std::{fs, io::IsTerminal as _, path::Path, process::ExitCode, sync::Arc};
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
 use countersign_feed::{Follower, FollowerConfig, RedisFeed, RedisOptions};
+use countersign_telemetry::{Format, Traces, install};
 use countersign_verifier::{
     Config, Feed, FeedConfig, Flags, Verifier, known_variables, unknown_variables, variable_behind,
 };
@@ -72,12 +73,17 @@ fn run(flags: &Flags) -> Result<(), Failure> {
     let log = EnvFilter::try_new(log).context("--log-level (LOG_LEVEL)").map_err(Failure::Usage)?;
     let config = Config::try_from(flags).map_err(usage)?;
     let feed = flags.feed(std::env::var("REDIS_URL").ok()).map_err(usage)?;
-    let subscriber = tracing_subscriber::fmt().with_env_filter(log).with_writer(std::io::stderr);
-    if flags.log_format == "json" {
-        subscriber.json().init();
-    } else {
-        subscriber.with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()).init();
-    }
+    let collector = flags.traces().map_err(usage)?;
+    // On one core there is nobody to share work with, and sharing it costs.
+    let single = std::thread::available_parallelism().is_ok_and(|cores| cores.get() == 1);
+    let mut builder =
+        if single { tokio::runtime::Builder::new_current_thread() } else { tokio::runtime::Builder::new_multi_thread() };
+    let runtime = builder.enable_all().build().context("the runtime does not start").map_err(Failure::Start)?;
+    let to = |endpoint| Traces::to(endpoint, "countersign-verifier", runtime.handle().clone());
+    let traces = collector.as_ref().map(to).transpose().context("--otlp-endpoint").map_err(Failure::Start)?;
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let format = if flags.log_format == "json" { Format::Json } else { Format::Text { colours } };
+    install(log, format, traces.as_ref());
     tracing::info!(version = env!("CARGO_PKG_VERSION"), ?config, ?feed, "settings");
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     let mut known = known_variables(&Flags::command());
@@ -88,12 +94,15 @@ fn run(flags: &Flags) -> Result<(), Failure> {
     if config.data_dir.is_none() {
         tracing::warn!("no --data-dir: a restart will need the bundle directory and the feed to serve anything");
     }
-    // On one core there is nobody to share work with, and sharing it costs.
-    let single = std::thread::available_parallelism().is_ok_and(|cores| cores.get() == 1);
-    let mut builder =
-        if single { tokio::runtime::Builder::new_current_thread() } else { tokio::runtime::Builder::new_multi_thread() };
-    let runtime = builder.enable_all().build().context("the runtime does not start").map_err(Failure::Start)?;
-    runtime.block_on(serve(flags, config, feed)).map_err(Failure::Start)
+    runtime
+        .block_on(async {
+            let served = serve(flags, config, feed).await;
+            if let Some(traces) = traces {
+                traces.end().await;
+            }
+            served
+        })
+        .map_err(Failure::Start)
 }
 
 async fn serve(flags: &Flags, config: Config, feed: FeedConfig) -> anyhow::Result<()> {

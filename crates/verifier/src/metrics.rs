@@ -5,7 +5,6 @@
 use std::{
     cell::Cell,
     collections::BTreeMap,
-    fmt::Write as _,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -17,7 +16,46 @@ use countersign_core::{
     names::PolicyName,
     verdict::{Refusal, WORDS},
 };
+use countersign_telemetry::{Exposition, Family, families};
 use parking_lot::Mutex;
+
+families! {
+    pub METRICS;
+    VERDICTS = Counter "countersign_verify_total" ["policy", "verdict"] "Verdicts.";
+    CACHE_HITS = Counter "countersign_verify_cache_hits_total" [] "Verdicts on credentials whose proof was remembered.";
+    VERIFY_DURATION = Histogram "countersign_verify_duration_seconds" []
+        "Time to a verdict, network aside; cached ones sampled.";
+    REVOCATION_LAG = Histogram "countersign_revocation_lag_seconds" []
+        "From the feed server's taking a revocation to its being in force here.";
+    FEED_AGE = Gauge "countersign_feed_age_seconds" []
+        "How long ago all revocations were known to be held; never: +Inf.";
+    FEED_FRESH = Gauge "countersign_feed_fresh" [] "Whether all revocations are known to be held.";
+    FEED_RESYNCS = Counter "countersign_feed_resyncs_total" [] "Times the live set was read again.";
+    WRITER_SEEN = Gauge "countersign_feed_writer_seen_seconds" [] "How long ago a writer was seen; absent: never.";
+    CLOCK_DIFFERENCE = Gauge "countersign_clock_difference_seconds" []
+        "This machine's clock less the feed server's; absent: not known.";
+    CONNECTIONS = Gauge "countersign_connections" [] "Open connections.";
+    CONNECTIONS_REFUSED = Counter "countersign_connections_refused_total" [] "Connections refused at the limit.";
+    POLICIES = Gauge "countersign_policies" [] "Policies served.";
+    BUILD_INFO = Gauge "countersign_build_info" ["version"] "The version that runs.";
+    REVOCATION_ENTRIES = Gauge "countersign_revocation_entries" ["policy"] "Revocations held.";
+    BUNDLE_GENERATION = Gauge "countersign_bundle_generation" ["policy"] "The generation of the bundle that is served.";
+    BUNDLE_REFUSED = Counter "countersign_bundle_refused_total" ["reason"] "Bundles that were not put in place.";
+    JWKS_FETCHES = Counter "countersign_jwks_fetches_total" ["result"] "Fetches of trusted issuers' key sets.";
+    OVER_BUDGET = Counter "countersign_verify_over_budget_total" [] "Uncached verifications beyond a caller's budget.";
+    HEADERS_IGNORED = Counter "countersign_forwarded_headers_ignored_total" []
+        "Requests with proxies' headers from peers that are not trusted proxies.";
+    BAD_REQUESTS = Counter "countersign_bad_requests_total" [] "Requests that were themselves wrong.";
+    pub(crate) SOURCE_CONFIRMED_AGE = Gauge "countersign_source_confirmed_age_seconds" []
+        "Since policies were last known to be what the source says; absent: never.";
+    pub(crate) KEY_SETS_NOT_FETCHED = Gauge "countersign_key_sets_not_fetched" ["state"]
+        "Trusted issuers' key sets that the last attempt did not bring; `kept`: an earlier one is used.";
+    pub(crate) SOURCE_POSITION_AGE = Gauge "countersign_source_position_age_seconds" []
+        "In a cluster: since the API server last said up to where policies are applied; absent: never.";
+    pub(crate) SOURCE_LISTS = Counter "countersign_source_lists_total" [] "In a cluster: times that all bundles were listed.";
+    pub(crate) SOURCE_WATCH_RESTARTS = Counter "countersign_source_watch_restarts_total" ["reason"]
+        "In a cluster: watches that ended; `ended` is ordinary.";
+}
 
 /// Groups of threads; more threads than this share.
 const SHARDS: usize = 8;
@@ -101,17 +139,19 @@ impl Durations {
         self.observe(took, SAMPLE);
     }
 
-    fn write(&self, out: &mut String, name: &str) {
+    fn write(&self, out: &mut Exposition, family: &Family) {
         let column = |i: usize| self.0.iter().map(|row| row.0[i].load(Relaxed)).sum::<u64>();
         let mut below = 0;
-        for (i, bound) in BOUNDS_US.iter().enumerate() {
-            below += column(i);
-            let _ = writeln!(out, "{name}_bucket{{le=\"{}\"}} {below}", seconds(*bound * 1000));
-        }
-        below += column(BOUNDS_US.len());
-        let _ = writeln!(out, "{name}_bucket{{le=\"+Inf\"}} {below}");
-        let _ = writeln!(out, "{name}_sum {}", seconds(column(Self::SUM_NANOS)));
-        let _ = writeln!(out, "{name}_count {below}");
+        let at_most: Vec<(String, u64)> = BOUNDS_US
+            .iter()
+            .enumerate()
+            .map(|(i, bound)| {
+                below += column(i);
+                (seconds(*bound * 1000), below)
+            })
+            .collect();
+        let all = below + column(BOUNDS_US.len());
+        out.family(family).add_histogram(at_most, seconds(column(Self::SUM_NANOS)), all);
     }
 }
 
@@ -158,71 +198,50 @@ impl Metrics {
         *self.jwks_fetches.lock().entry(result).or_default() += 1;
     }
 
-    /// The text of `/metrics`.
-    pub(crate) fn render(&self, view: &Gauges, by_policy: bool) -> String {
-        let mut out = String::with_capacity(8192);
+    /// What `/metrics` says of verdicts, of the feed and of connections.
+    pub(crate) fn render(&self, view: &Gauges, by_policy: bool) -> Exposition {
+        let mut out = Exposition::with_capacity(8192);
         self.write_verdicts(&mut out, by_policy);
-        head(
-            &mut out,
-            "countersign_verify_duration_seconds",
-            "histogram",
-            "Time to a verdict, network aside; cached ones sampled.",
-        );
-        self.durations.write(&mut out, "countersign_verify_duration_seconds");
-        head(
-            &mut out,
-            "countersign_revocation_lag_seconds",
-            "histogram",
-            "From the feed server's taking a revocation to its being in force here.",
-        );
-        self.revocation_lag.write(&mut out, "countersign_revocation_lag_seconds");
+        self.durations.write(&mut out, &VERIFY_DURATION);
+        self.revocation_lag.write(&mut out, &REVOCATION_LAG);
         view.write(&mut out, by_policy);
-        let labelled = |out: &mut String, name: &str, help: &str, label: &str, counts: &BTreeMap<&'static str, u64>| {
-            head(out, name, "counter", help);
+        for (family, label, counts) in
+            [(BUNDLE_REFUSED, "reason", &self.bundle_refusals), (JWKS_FETCHES, "result", &self.jwks_fetches)]
+        {
+            let counts = counts.lock().clone();
+            let mut samples = out.family(&family);
             for (value, n) in counts {
-                let _ = writeln!(out, "{name}{{{label}=\"{value}\"}} {n}");
+                samples.add(&[(label, value)], n);
             }
-        };
-        let refusals = self.bundle_refusals.lock().clone();
-        labelled(&mut out, "countersign_bundle_refused_total", "Bundles that were not put in place.", "reason", &refusals);
-        let fetches = self.jwks_fetches.lock().clone();
-        labelled(&mut out, "countersign_jwks_fetches_total", "Fetches of trusted issuers' key sets.", "result", &fetches);
-        for (name, help, n) in [
-            ("countersign_verify_over_budget_total", "Uncached verifications beyond a caller's budget.", &self.over_budget),
-            (
-                "countersign_forwarded_headers_ignored_total",
-                "Requests with proxies' headers from peers that are not trusted proxies.",
-                &self.ignored_headers,
-            ),
-            ("countersign_bad_requests_total", "Requests that were themselves wrong.", &self.bad_requests),
-        ] {
-            head(&mut out, name, "counter", help);
-            let _ = writeln!(out, "{name} {}", n.load(Relaxed));
+        }
+        for (family, n) in
+            [(OVER_BUDGET, &self.over_budget), (HEADERS_IGNORED, &self.ignored_headers), (BAD_REQUESTS, &self.bad_requests)]
+        {
+            out.single(&family, n.load(Relaxed));
         }
         out
     }
 
-    fn write_verdicts(&self, out: &mut String, by_policy: bool) {
+    fn write_verdicts(&self, out: &mut Exposition, by_policy: bool) {
         let policies: Vec<_> = self.policies.lock().iter().map(|(name, c)| (name.clone(), c.clone())).collect();
-        head(out, "countersign_verify_total", "counter", "Verdicts.");
+        let mut verdicts = out.family(&VERDICTS);
         if by_policy {
             for (policy, counters) in &policies {
                 for (column, word) in WORDS.iter().enumerate() {
                     let n = counters.sum(column);
                     if n > 0 || column == 0 {
-                        let _ = writeln!(out, "countersign_verify_total{{policy=\"{policy}\",verdict=\"{word}\"}} {n}");
+                        verdicts.add(&[("policy", policy.as_str()), ("verdict", word)], n);
                     }
                 }
             }
         } else {
             for (column, word) in WORDS.iter().enumerate() {
                 let n: u64 = policies.iter().map(|(_, c)| c.sum(column)).sum();
-                let _ = writeln!(out, "countersign_verify_total{{verdict=\"{word}\"}} {n}");
+                verdicts.add(&[("verdict", word)], n);
             }
         }
         let hits: u64 = policies.iter().map(|(_, c)| c.sum(HITS)).sum();
-        head(out, "countersign_verify_cache_hits_total", "counter", "Verdicts on credentials whose proof was remembered.");
-        let _ = writeln!(out, "countersign_verify_cache_hits_total {hits}");
+        out.single(&CACHE_HITS, hits);
     }
 }
 
@@ -241,67 +260,37 @@ pub(crate) struct Gauges {
 }
 
 impl Gauges {
-    fn write(&self, out: &mut String, by_policy: bool) {
+    fn write(&self, out: &mut Exposition, by_policy: bool) {
         // Never reached: an age beyond every bound, so that no alert on it can sleep.
         let age = self.feed_age_ms.map_or_else(|| "+Inf".to_owned(), |ms| seconds(ms.saturating_mul(1_000_000)));
-        let mut gauge = |name: &str, kind: &str, help: &str, value: &str| {
-            head(out, name, kind, help);
-            let _ = writeln!(out, "{name} {value}");
-        };
-        gauge("countersign_feed_age_seconds", "gauge", "How long ago all revocations were known to be held.", &age);
-        gauge(
-            "countersign_feed_fresh",
-            "gauge",
-            "Whether all revocations are known to be held.",
-            if self.feed_fresh { "1" } else { "0" },
-        );
-        gauge(
-            "countersign_feed_resyncs_total",
-            "counter",
-            "Times the live set was read again.",
-            &self.feed_resyncs.to_string(),
-        );
+        out.single(&FEED_AGE, age);
+        out.single(&FEED_FRESH, u8::from(self.feed_fresh));
+        out.single(&FEED_RESYNCS, self.feed_resyncs);
         if let Some(ms) = self.writer_seen_ms {
-            gauge(
-                "countersign_feed_writer_seen_seconds",
-                "gauge",
-                "How long ago a writer was seen.",
-                &seconds(ms.saturating_mul(1_000_000)),
-            );
+            out.single(&WRITER_SEEN, seconds(ms.saturating_mul(1_000_000)));
         }
         if let Some(ms) = self.clock_difference_ms {
             let sign = if ms < 0 { "-" } else { "" };
             let value = format!("{sign}{}", seconds(ms.unsigned_abs().saturating_mul(1_000_000)));
-            gauge("countersign_clock_difference_seconds", "gauge", "This machine's clock less the feed server's.", &value);
+            out.single(&CLOCK_DIFFERENCE, value);
         }
-        gauge("countersign_connections", "gauge", "Open connections.", &self.connections.to_string());
-        gauge(
-            "countersign_connections_refused_total",
-            "counter",
-            "Connections refused at the limit.",
-            &self.connections_refused.to_string(),
-        );
-        gauge("countersign_policies", "gauge", "Policies served.", &self.generations.len().to_string());
-        head(out, "countersign_build_info", "gauge", "The version that runs.");
-        let _ = writeln!(out, "countersign_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));
-        head(out, "countersign_revocation_entries", "gauge", "Revocations held.");
+        out.single(&CONNECTIONS, self.connections);
+        out.single(&CONNECTIONS_REFUSED, self.connections_refused);
+        out.single(&POLICIES, self.generations.len());
+        out.family(&BUILD_INFO).add(&[("version", env!("CARGO_PKG_VERSION"))], 1);
+        let mut entries = out.family(&REVOCATION_ENTRIES);
         if by_policy {
             for (policy, n) in &self.entries {
-                let _ = writeln!(out, "countersign_revocation_entries{{policy=\"{policy}\"}} {n}");
+                entries.add(&[("policy", policy.as_str())], n);
             }
-            head(out, "countersign_bundle_generation", "gauge", "The generation of the bundle that is served.");
+            let mut generations = out.family(&BUNDLE_GENERATION);
             for (policy, generation) in &self.generations {
-                let _ = writeln!(out, "countersign_bundle_generation{{policy=\"{policy}\"}} {generation}");
+                generations.add(&[("policy", policy.as_str())], generation);
             }
         } else {
-            let all: usize = self.entries.iter().map(|(_, n)| n).sum();
-            let _ = writeln!(out, "countersign_revocation_entries {all}");
+            entries.add(&[], self.entries.iter().map(|(_, n)| n).sum::<usize>());
         }
     }
-}
-
-pub(crate) fn head(out: &mut String, name: &str, kind: &str, help: &str) {
-    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
 #[cfg(test)]
@@ -317,16 +306,28 @@ mod tests {
             counters.verdict(Some(&Refusal::Expired), false);
         }
         metrics.durations.observe_sampled(Duration::from_micros(3));
-        let text = metrics.render(&Gauges::default(), true);
+        let text = metrics.render(&Gauges::default(), true).into_text();
         assert!(text.contains("countersign_verify_total{policy=\"a/b\",verdict=\"expired\"} 1\n"), "{text}");
         assert!(text.contains("countersign_verify_cache_hits_total 2\n"));
         assert!(text.contains("countersign_verify_duration_seconds_bucket{le=\"0.000002\"} 0\n"));
         assert!(text.contains("countersign_verify_duration_seconds_bucket{le=\"0.000005\"} 16\n"));
         assert!(text.contains("countersign_feed_age_seconds +Inf\n"));
-        let together = metrics.render(&Gauges::default(), false);
+        let together = metrics.render(&Gauges::default(), false).into_text();
         assert!(together.contains("countersign_verify_total{verdict=\"expired\"} 2\n"));
         assert!(!together.contains("policy="));
         metrics.forget(&"a/a".parse().unwrap());
-        assert!(!metrics.render(&Gauges::default(), true).contains("a/a"));
+        assert!(!metrics.render(&Gauges::default(), true).into_text().contains("a/a"));
+    }
+
+    #[test]
+    fn the_reference_says_what_there_is() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/metrics.md");
+        let page = std::fs::read_to_string(&path).unwrap();
+        let wanted = countersign_telemetry::reference::rewritten(&page, "verifier", METRICS).unwrap();
+        if std::env::var_os("UPDATE_GENERATED").is_some() {
+            std::fs::write(&path, &wanted).unwrap();
+        } else {
+            assert!(page == wanted, "docs/reference/metrics.md is out of date; run: cargo xtask drift --write");
+        }
     }
 }

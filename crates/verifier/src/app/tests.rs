@@ -379,7 +379,7 @@ fn the_histories_reach_every_kind_of_verdict_and_the_cache_is_used() {
     let words = |world: &World, token: usize| world.answer(&world.remembering, &world.tokens[token], POLICIES[0], 0);
     assert!(words(&world, 0).contains("\"valid\"") && words(&world, 1).contains("\"external\""));
     assert!(words(&world, 2).contains("bad_signature"), "the same kid, another key");
-    let text = world.remembering.metrics.render(&crate::metrics::Gauges::default(), false);
+    let text = world.remembering.metrics.render(&crate::metrics::Gauges::default(), false).into_text();
     assert!(!text.contains("countersign_verify_cache_hits_total 0\n"), "{text}");
     world.take(&Step::Revoke { policy: 0, kind: Kind::Session, id: 0, issuer: None, before_s: None });
     assert!(words(&world, 0).contains("revoked"));

@@ -93,8 +93,8 @@ impl Health {
         };
         let mut text = app.metrics.render(&gauges, app.settings.policy_label);
         app.source.write_metrics(&mut text, app.confirmed_ms());
-        let mut answer = Response::new(Full::new(Bytes::from(text)));
-        let text_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+        let mut answer = Response::new(Full::new(Bytes::from(text.into_text())));
+        let text_type = HeaderValue::from_static(countersign_telemetry::exposition::CONTENT_TYPE);
         answer.headers_mut().insert(header::CONTENT_TYPE, text_type);
         answer
     }

@@ -8,6 +8,7 @@ use std::{
 use countersign_api::bundle::{self, SCHEMA, Trust};
 use countersign_core::jose::JwkSet;
 use countersign_feed::{Ack, Clock, MAX_REFUSED, RefusedPolicy};
+use countersign_telemetry::traces::TARGET;
 use parking_lot::Mutex;
 
 use super::{
@@ -186,6 +187,10 @@ impl Enforced {
     fn take(&mut self, name: &str, loaded: Option<Loaded>) {
         let now = Clock::wall();
         let app = &self.app;
+        let _span = self.held.bundle(name).map(|bundle| {
+            let (policy, generation) = (&bundle.policy, bundle.generation);
+            tracing::info_span!(target: TARGET, "put_in_force", %policy, generation).entered()
+        });
         if let Some(bundle) = self.held.bundle(name) {
             self.highest = self.highest.max(bundle.generation);
             for entry in &bundle.revoked {

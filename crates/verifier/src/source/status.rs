@@ -1,14 +1,15 @@
 //! How it stands with the source of policies, for whoever looks: no verdict depends on it.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::collections::BTreeMap;
 
 use countersign_feed::Clock;
+use countersign_telemetry::Exposition;
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::jwks::Target;
-use crate::metrics::head;
+use crate::metrics;
 
 /// What `/readyz` and `/metrics` tell of the source.
 #[derive(Debug, Default)]
@@ -126,39 +127,28 @@ impl SourceStatus {
     }
 
     /// Adds to the text of `/metrics`.
-    pub(crate) fn write_metrics(&self, out: &mut String, confirmed_ms: Option<i64>) {
-        let name = "countersign_source_confirmed_age_seconds";
-        head(out, name, "gauge", "Since policies were last known to be what the source says; absent: never.");
+    pub(crate) fn write_metrics(&self, out: &mut Exposition, confirmed_ms: Option<i64>) {
+        let mut confirmed = out.family(&metrics::SOURCE_CONFIRMED_AGE);
         if let Some(ms) = confirmed_ms {
-            let _ = writeln!(out, "{name} {}", seconds(ms));
+            confirmed.add(&[], seconds(ms));
         }
         let status = self.0.lock();
-        let name = "countersign_key_sets_not_fetched";
-        head(
-            out,
-            name,
-            "gauge",
-            "Trusted issuers' key sets that the last attempt did not bring; `kept`: an earlier one is used.",
-        );
+        let mut not_fetched = out.family(&metrics::KEY_SETS_NOT_FETCHED);
         for (state, kept) in [("kept", true), ("missing", false)] {
             let number = status.key_sets.values().flatten().filter(|problem| problem.last_good_kept == kept).count();
-            let _ = writeln!(out, "{name}{{state=\"{state}\"}} {number}");
+            not_fetched.add(&[("state", state)], number);
         }
         if status.kind != Some("kubernetes") {
             return;
         }
-        let name = "countersign_source_position_age_seconds";
-        head(out, name, "gauge", "Since the API server last said up to where policies are applied; absent: never.");
+        let mut position = out.family(&metrics::SOURCE_POSITION_AGE);
         if let Some(watch) = &status.watch {
-            let _ = writeln!(out, "{name} {}", seconds(watch.told_ms()));
+            position.add(&[], seconds(watch.told_ms()));
         }
-        let name = "countersign_source_lists_total";
-        head(out, name, "counter", "Times that all bundles were listed.");
-        let _ = writeln!(out, "{name} {}", status.lists);
-        let name = "countersign_source_watch_restarts_total";
-        head(out, name, "counter", "Watches that ended; `ended` is ordinary.");
+        out.single(&metrics::SOURCE_LISTS, status.lists);
+        let mut restarts = out.family(&metrics::SOURCE_WATCH_RESTARTS);
         for (reason, n) in &status.restarts {
-            let _ = writeln!(out, "{name}{{reason=\"{reason}\"}} {n}");
+            restarts.add(&[("reason", reason)], n);
         }
     }
 }
