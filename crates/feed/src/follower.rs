@@ -78,6 +78,8 @@ pub enum FollowerError {
 /// The task that follows. Dropping it ends the task without a last save.
 #[derive(Debug)]
 pub struct Follower {
+    name: String,
+    server: Arc<dyn FeedServer>,
     state: Arc<FeedState>,
     ack: watch::Sender<Option<Ack>>,
     stop: CancellationToken,
@@ -105,9 +107,20 @@ impl Follower {
             let saver = Saver::new(files, Arc::clone(&state), config.save_interval);
             tasks.push(tokio::spawn(saver.run(stop.clone())));
         }
-        let reading = Reading::new(server, config, Arc::clone(&state), acks);
+        let name = config.name.clone();
+        let reading = Reading::new(Arc::clone(&server), config, Arc::clone(&state), acks);
         tasks.push(tokio::spawn(reading.run(stop.clone())));
-        Ok(Self { state, ack, stop, tasks })
+        Ok(Self { name, server, state, ack, stop, tasks })
+    }
+
+    /// The reader's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The server that is followed.
+    pub const fn server(&self) -> &Arc<dyn FeedServer> {
+        &self.server
     }
 
     /// What is known.

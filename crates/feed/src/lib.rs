@@ -4,7 +4,7 @@
 //! [`MemoryFeed`] within one; both pass one conformance suite. Every verifier runs one [`Follower`], which keeps a
 //! [`FeedState`] true: the revocations themselves, up to which [`Position`](countersign_core::revocation::Position) they are
 //! held, and how long ago that was last known to be everything. Verdicts read the state alone; nothing on their path waits
-//! for a server.
+//! for a server. The other way go uses of emergency tokens ([`ReportedUse`]).
 //!
 //! This crate must not know of policies' contents, HTTP or SQL.
 
@@ -18,6 +18,7 @@ mod random;
 mod redis;
 mod server;
 mod state;
+mod uses;
 
 pub use clock::Clock;
 pub use follower::{Follower, FollowerConfig, FollowerError};
@@ -31,3 +32,6 @@ pub use server::{
     TailItem,
 };
 pub use state::{FeedState, FeedStats, FeedView, MAX_WAITERS};
+pub use uses::{
+    CollectError, EMERGENCY_USED, MAX_WAITING_USES, ReportedUse, UseKeeper, WaitingUse, collect_uses, collect_waiting_uses,
+};

@@ -22,6 +22,7 @@ use crate::{
         BoxFuture, EpochRecord, FeedError, FeedServer, LeaseWrite, Page, PublishRow, Published, Removal, ServerState,
         TailItem,
     },
+    uses::{MAX_WAITING_USES, ReportedUse, WaitingUse},
 };
 
 const TAIL_LENGTH: usize = 10_000;
@@ -56,6 +57,9 @@ struct Inner {
     tail: VecDeque<TailItem>,
     leases: HashMap<String, (Instant, Lease)>,
     writer_seen: Option<Instant>,
+    uses: VecDeque<WaitingUse>,
+    /// Uses taken so far: their places.
+    uses_taken: u64,
 }
 
 impl MemoryFeed {
@@ -255,6 +259,31 @@ impl FeedServer for MemoryFeed {
         // The store, which is the live set, has them out already.
         let result = self.present(epoch).map(|_| ());
         Box::pin(async { result })
+    }
+
+    fn report_uses<'a>(&'a self, uses: &'a [ReportedUse]) -> BoxFuture<'a, Result<(), FeedError>> {
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        let taken = if inner.uses.len() + uses.len() > MAX_WAITING_USES { Err(FeedError::Crowded) } else { Ok(()) };
+        if taken.is_ok() {
+            inner.uses.extend(
+                (inner.uses_taken..)
+                    .zip(uses)
+                    .map(|(place, used)| WaitingUse { place: place.to_string(), used: Some(used.clone()) }),
+            );
+            inner.uses_taken += uses.len() as u64;
+        }
+        Box::pin(async { taken })
+    }
+
+    fn waiting_uses(&self, limit: usize) -> BoxFuture<'_, Result<Vec<WaitingUse>, FeedError>> {
+        let waiting = self.inner.lock().uses.iter().take(limit).cloned().collect();
+        Box::pin(async { Ok(waiting) })
+    }
+
+    fn take_out_uses<'a>(&'a self, places: &'a [String]) -> BoxFuture<'a, Result<(), FeedError>> {
+        self.inner.lock().uses.retain(|waiting| !places.contains(&waiting.place));
+        Box::pin(async { Ok(()) })
     }
 
     fn purge(&self, epoch: u64, _own_now: UnixMillis) -> BoxFuture<'_, Result<u64, FeedError>> {

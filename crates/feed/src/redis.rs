@@ -16,7 +16,11 @@ use countersign_core::{
     time::UnixMillis,
 };
 use parking_lot::Mutex;
-use redis::{RedisError, Script, Value, aio::MultiplexedConnection, streams::StreamReadReply};
+use redis::{
+    RedisError, Script, Value,
+    aio::MultiplexedConnection,
+    streams::{StreamId, StreamRangeReply, StreamReadReply},
+};
 use tokio::time::Instant;
 
 use self::connector::Connector;
@@ -29,11 +33,13 @@ use crate::{
     server::{
         BoxFuture, FeedError, FeedServer, HeldBack, LeaseWrite, Page, PublishRow, Published, Removal, ServerState, TailItem,
     },
+    uses::{MAX_WAITING_USES, ReportedUse, WaitingUse},
 };
 
 const KEYS: [&str; 8] =
     ["{cs}:epoch", "{cs}:live", "{cs}:entries", "{cs}:expiry", "{cs}:tail", "{cs}:leases", "{cs}:writers", "{cs}:ahead"];
 const LEASE: &str = "{cs}:lease:";
+const USES: &str = "{cs}:uses";
 const TAIL_PAGE: usize = 1000;
 const PURGE_PAGE: usize = 1000;
 /// How often a server in use is asked for its eviction policy again.
@@ -57,6 +63,8 @@ static SEAL: LazyLock<Script> = script!("seal.lua");
 static PUBLISH: LazyLock<Script> = script!("publish.lua");
 static REMOVE: LazyLock<Script> = script!("remove.lua");
 static PURGE: LazyLock<Script> = script!("purge.lua");
+/// Needs no epoch: what it leaves says nothing about revocations.
+static REPORT_USES: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("redis/uses.lua")));
 
 /// How a Redis is spoken to.
 #[derive(Clone, Debug)]
@@ -338,6 +346,42 @@ impl FeedServer for RedisFeed {
                 args.extend([wire::member(key), bytes(position.score())]);
             }
             self.run(&REMOVE, None, &args).await.map(|_| ())
+        })
+    }
+
+    fn report_uses<'a>(&'a self, uses: &'a [ReportedUse]) -> BoxFuture<'a, Result<(), FeedError>> {
+        Box::pin(async move {
+            let mut connection = self.connection(&self.commands).await?;
+            let mut call = REPORT_USES.prepare_invoke();
+            call.key(USES).arg(MAX_WAITING_USES);
+            for used in uses {
+                call.arg(serde_json::to_vec(used).unwrap_or_default());
+            }
+            let result = call.invoke_async::<Value>(&mut connection).await;
+            self.after(&self.commands, result).await.map(|_| ())
+        })
+    }
+
+    fn waiting_uses(&self, limit: usize) -> BoxFuture<'_, Result<Vec<WaitingUse>, FeedError>> {
+        Box::pin(async move {
+            let mut connection = self.connection(&self.commands).await?;
+            let mut command = redis::cmd("XRANGE");
+            let read = command.arg(USES).arg("-").arg("+").arg("COUNT").arg(limit);
+            let read = read.query_async::<StreamRangeReply>(&mut connection).await;
+            let used = |item: &StreamId| serde_json::from_slice(&item.get::<Vec<u8>>("use")?).ok();
+            let ids = self.after(&self.commands, read).await?.ids;
+            Ok(ids.into_iter().map(|item| WaitingUse { used: used(&item), place: item.id }).collect())
+        })
+    }
+
+    fn take_out_uses<'a>(&'a self, places: &'a [String]) -> BoxFuture<'a, Result<(), FeedError>> {
+        Box::pin(async move {
+            if places.is_empty() {
+                return Ok(());
+            }
+            let mut connection = self.connection(&self.commands).await?;
+            let gone = redis::cmd("XDEL").arg(USES).arg(places).query_async::<Value>(&mut connection).await;
+            self.after(&self.commands, gone).await.map(|_| ())
         })
     }
 

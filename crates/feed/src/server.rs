@@ -7,7 +7,10 @@ use countersign_core::{
     time::UnixMillis,
 };
 
-use crate::lease::{Ack, Lease};
+use crate::{
+    lease::{Ack, Lease},
+    uses::{ReportedUse, WaitingUse},
+};
 
 /// A future of a trait object's method.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -65,6 +68,16 @@ pub trait FeedServer: Send + Sync + fmt::Debug {
     /// Takes out entries that a published cut-off stands in for, each unless it stands past the position named with it: then
     /// it has come to say more.
     fn remove<'a>(&'a self, epoch: u64, entries: &'a [Removal]) -> BoxFuture<'a, Result<(), FeedError>>;
+
+    /// Leaves uses of emergency tokens for whoever keeps the audit. [`FeedError::Crowded`] when too many wait already: then none
+    /// of these was taken.
+    fn report_uses<'a>(&'a self, uses: &'a [ReportedUse]) -> BoxFuture<'a, Result<(), FeedError>>;
+
+    /// The uses that have waited for longest, at most `limit`.
+    fn waiting_uses(&self, limit: usize) -> BoxFuture<'_, Result<Vec<WaitingUse>, FeedError>>;
+
+    /// Takes out uses that were written down, by their places.
+    fn take_out_uses<'a>(&'a self, places: &'a [String]) -> BoxFuture<'a, Result<(), FeedError>>;
 
     /// Takes out what both clocks call expired for over an hour; a bounded number at a time. Returns how many.
     fn purge(&self, epoch: u64, own_now: UnixMillis) -> BoxFuture<'_, Result<u64, FeedError>>;
@@ -202,6 +215,9 @@ pub enum FeedError {
     /// No epoch or place is left to give out.
     #[error("the feed's epoch has no places left")]
     Full,
+    /// Too many uses of emergency tokens wait on it: nobody takes them out.
+    #[error("too many uses of emergency tokens wait on the feed server for whoever keeps the audit")]
+    Crowded,
     /// It answered something else than the protocol says.
     #[error("the feed server answered unexpectedly: {0}")]
     Protocol(String),

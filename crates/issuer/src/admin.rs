@@ -9,7 +9,7 @@ mod tokens;
 use std::{borrow::Cow, sync::Arc};
 
 pub(crate) use crate::body::{Content, OfQuery, body_of};
-use crate::{Enforcement, IssuerPolicy, Verifier, body::MAX_BODY, problem::Problem, serving::Issuer};
+use crate::{Enforcement, IssuerPolicy, Verifier, body::MAX_BODY, emergency::Noted, problem::Problem, serving::Issuer};
 use axum::{
     Router,
     extract::{DefaultBodyLimit, FromRequestParts, Path, Request, State},
@@ -19,7 +19,7 @@ use axum::{
     routing::{get, post},
 };
 use countersign_core::{
-    check::{self, Ask, NoWitness, Require, World},
+    check::{self, Ask, Require, World},
     names::PolicyName,
     ratelimit::RateLimiter,
     verdict::Refusal,
@@ -88,23 +88,23 @@ async fn bearer(State(issuer): State<Issuer>, policy: OfPolicy, request: Request
     let Some((_, token)) = token else {
         return Problem::invalid_token("send one Authorization: Bearer header with a token of this policy").into_response();
     };
-    match authorise(&issuer, &policy.0, token.trim()) {
+    match authorise(&issuer, &policy.0, token.trim()).await {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     }
 }
 
-fn authorise(issuer: &Issuer, policy: &IssuerPolicy, token: &str) -> Result<(), Problem> {
+async fn authorise(issuer: &Issuer, policy: &IssuerPolicy, token: &str) -> Result<(), Problem> {
     let feed = &issuer.parts.feed;
     let view = feed.view();
-    let limiter = RateLimiter::default();
+    let (limiter, noted) = (RateLimiter::default(), Noted::default());
     let world = World {
         now: feed.now(policy.clock_skew_ms),
         revocations: feed.revocations(),
         feed_age_ms: view.age_ms,
         behind: false,
         rate_limiter: &limiter,
-        witness: &NoWitness,
+        witness: &noted,
     };
     let require = Require { permissions: vec![Cow::Borrowed(ADMIN_PERMISSION)], ..Require::default() };
     let ask = Ask { require, ..Ask::default() };
@@ -115,7 +115,8 @@ fn authorise(issuer: &Issuer, policy: &IssuerPolicy, token: &str) -> Result<(), 
     };
     let credential =
         check::authenticate(&policy.compiled, token, world.now, feed.revocations().hasher()).map_err(refused)?;
-    check::judge(&policy.compiled, &credential, &ask, &world).map(|_| ()).map_err(refused)
+    check::judge(&policy.compiled, &credential, &ask, &world).map(|_| ()).map_err(refused)?;
+    noted.write(&issuer.parts.store).await.map_err(|error| Problem::internal(&error))
 }
 
 /// The policy that a path names.

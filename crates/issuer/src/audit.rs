@@ -71,7 +71,9 @@ kinds! {
     KeyRotated "KEY_ROTATED" Info,
     /// A key was revoked.
     KeyRevoked "KEY_REVOKED" Critical,
-    /// An emergency token was made or used.
+    /// An emergency token was made.
+    EmergencyMinted "EMERGENCY_MINTED" Critical,
+    /// An emergency token was used.
     EmergencyUsed "EMERGENCY_USED" Critical,
     /// An address was blocked.
     IpBlocked "IP_BLOCKED" Warning,

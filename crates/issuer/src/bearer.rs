@@ -7,7 +7,7 @@ use axum::{
     http::{HeaderMap, header, request::Parts},
 };
 use countersign_core::{
-    check::{self, Ask, Authenticated, CredentialKind, NoWitness, Require, World},
+    check::{self, Ask, Authenticated, CredentialKind, Require, World},
     ratelimit::RateLimiter,
     verdict::Refusal,
 };
@@ -16,6 +16,7 @@ use countersign_store::{Session, Store, StoreError, User, UserStatus};
 use crate::{
     IssuerPolicy,
     call::Call,
+    emergency::Noted,
     minter::Scopes,
     problem::{Failed, Problem},
     serving::Issuer,
@@ -71,7 +72,7 @@ pub(crate) async fn judge(
     let parts = &issuer.parts;
     let feed = &parts.feed;
     let view = feed.view();
-    let limiter = RateLimiter::default();
+    let (limiter, noted) = (RateLimiter::default(), Noted::default());
     let world = World {
         now: feed.now(policy.clock_skew_ms),
         revocations: feed.revocations(),
@@ -79,7 +80,7 @@ pub(crate) async fn judge(
         feed_age_ms: Some(0),
         behind: false,
         rate_limiter: &limiter,
-        witness: &NoWitness,
+        witness: &noted,
     };
     let require = Require { permissions: permission.into_iter().map(Cow::Borrowed).collect(), ..Require::default() };
     let ask = Ask { require, ..Ask::default() };
@@ -104,6 +105,7 @@ pub(crate) async fn judge(
     if session.as_ref().is_some_and(|session| !session.is_live(world.now) || session.subject != credential.subject()) {
         return Err(Problem::invalid_token("the session has ended").into());
     }
+    noted.write(&parts.store).await?;
     Ok(Caller { credential, session })
 }
 

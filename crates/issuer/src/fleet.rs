@@ -74,6 +74,11 @@ impl Fleet {
         Self { server, own }
     }
 
+    /// The feed server.
+    pub(crate) fn server(&self) -> &Arc<dyn FeedServer> {
+        &self.server
+    }
+
     /// The feed server in words.
     pub fn describe_server(&self) -> String {
         self.server.describe()

@@ -10,6 +10,7 @@ mod bearer;
 mod body;
 mod call;
 mod client;
+mod emergency;
 mod fleet;
 mod health;
 mod housekeeping;
@@ -31,6 +32,7 @@ pub mod totp;
 #[cfg(test)]
 mod tests;
 
+pub use emergency::UseAudit;
 pub use fleet::{Enforcement, Fleet, Verifier};
 pub use health::{Health, METRICS};
 pub use minter::{MintError, MintRequest, Minted, Minter};

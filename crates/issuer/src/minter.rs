@@ -9,8 +9,9 @@ use std::sync::Arc;
 use countersign_core::{
     check::{Authenticated, CredentialKind},
     keys::SigningKeyError,
-    mint::{AccessTokenSpec, ApiKeySpec, mint_access, mint_api_key},
+    mint::{AccessTokenSpec, ApiKeySpec, mint_access, mint_api_key, mint_emergency},
     names::PolicyName,
+    policy::EmergencyTokens,
     revocation::{ACCESS_RING_ONLY, Entry, EntryKey, Kind},
     time::UnixMillis,
 };
@@ -19,6 +20,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::{
+    audit::{Event, EventKind},
     issued::Issued,
     policies::{IssuerPolicy, RingView, Signer},
 };
@@ -49,6 +51,8 @@ pub struct MintRequest {
     pub client_id: Option<String>,
     /// Members beyond these.
     pub extra: Map<String, Value>,
+    /// Why an emergency token is needed: then it is one, within the policy's bounds for them.
+    pub emergency: Option<String>,
     /// When the login that this rests on took place: a cut-off since then ends it. Absent: it rests on none.
     pub rests_on: Option<UnixMillis>,
 }
@@ -77,6 +81,9 @@ pub enum MintError {
     /// Something about the request.
     #[error("{0}")]
     Invalid(String),
+    /// The policy takes no emergency tokens now.
+    #[error("{0} takes no emergency tokens: {1}")]
+    NoEmergency(PolicyName, &'static str),
     /// The session has ended.
     #[error("the session was ended: its tokens are refused everywhere")]
     SessionEnded,
@@ -120,6 +127,8 @@ pub(crate) struct Grant {
     session_id: String,
     signer: Signer,
     warnings: Vec<String>,
+    /// Why an emergency token is needed, where it is one.
+    emergency: Option<String>,
 }
 
 impl Grant {
@@ -130,7 +139,10 @@ impl Grant {
 
     /// The token.
     pub(crate) fn sign(self) -> Result<Minted, MintError> {
-        let token = mint_access(self.signer.key(), &self.spec)?;
+        let token = match &self.emergency {
+            None => mint_access(self.signer.key(), &self.spec)?,
+            Some(reason) => mint_emergency(self.signer.key(), &self.spec, reason)?,
+        };
         let Self { spec, session_id, warnings, .. } = self;
         Ok(Minted { token, token_id: spec.token_id, session_id, expires_at: spec.expires, warnings })
     }
@@ -155,9 +167,25 @@ impl Minter {
         Self { store, issued }
     }
 
-    /// Makes an access token.
+    /// Makes an access token, or an emergency token, which is audited.
     pub async fn mint(&self, policy: &IssuerPolicy, request: &MintRequest) -> Result<Minted, MintError> {
-        transact!(&*self.store, MintError, |tx| { self.grant(tx, policy, request, None).await })?.sign()
+        let grant = transact!(&*self.store, MintError, |tx| {
+            let grant = self.grant(tx, policy, request, None).await?;
+            if let Some(reason) = &grant.emergency {
+                let spec = &grant.spec;
+                Event::new(&policy.name, EventKind::EmergencyMinted, None)
+                    .subject(&spec.subject)
+                    .session(&grant.session_id)
+                    .detail("token_id", spec.token_id.as_str())
+                    .detail("roles", spec.roles.clone())
+                    .detail("reason", reason.as_str())
+                    .detail("expires_at", spec.expires.as_secs())
+                    .write(tx, spec.issued_at)
+                    .await?;
+            }
+            Ok(grant)
+        });
+        grant?.sign()
     }
 
     /// Decides on an access token within a transaction, which holds the subject from here on. It expires at `no_later_than`
@@ -170,7 +198,8 @@ impl Minter {
         no_later_than: Option<UnixMillis>,
     ) -> Result<Grant, MintError> {
         let own = policy.own.as_ref().ok_or_else(|| MintError::VerifiesOnly(policy.name.clone()))?;
-        let ttl_ms = checked(policy, request)?;
+        let bounds = request.emergency.as_ref().map(|_| emergency_bounds(policy)).transpose()?;
+        let ttl_ms = checked(policy, request, bounds)?;
         let signer = signer(policy, &own.access, "access")?;
         let session_id = request.session_id.clone().unwrap_or_else(new_id);
         let warnings = oddities(policy, request);
@@ -180,9 +209,13 @@ impl Minter {
         let named = [(Kind::Key, signer.key().kid()), (Kind::Session, &session_id), (Kind::Subject, &request.subject)];
         let ended = tx.entries(&scopes.keys(&named)).await?;
         let issued_at = after_cutoffs(policy, &ended, request.rests_on, tx.database_now().await?)?;
+        if bounds.is_some_and(|bounds| issued_at >= bounds.not_after) {
+            return Err(MintError::NoEmergency(policy.name.clone(), "its spec.emergency.notAfter has passed"));
+        }
         self.issued.remember(tx, &policy.name, issued_at).await?;
 
-        let expires = issued_at.plus(ttl_ms).min(no_later_than.unwrap_or(UnixMillis::FOREVER));
+        let ends = [no_later_than, bounds.map(|bounds| bounds.not_after)];
+        let expires = ends.into_iter().flatten().fold(issued_at.plus(ttl_ms), UnixMillis::min);
         let audiences = if request.audiences.is_empty() { &policy.audiences } else { &request.audiences };
         let spec = AccessTokenSpec {
             issuer: own.issuer.clone(),
@@ -198,7 +231,7 @@ impl Minter {
             client_id: request.client_id.clone(),
             extra: request.extra.clone(),
         };
-        Ok(Grant { spec, session_id, signer, warnings })
+        Ok(Grant { spec, session_id, signer, warnings, emergency: request.emergency.clone() })
     }
 
     /// Decides on an API key within a transaction, which holds its owner from here on. When it is issued and expires is
@@ -232,7 +265,13 @@ pub(crate) fn new_id() -> String {
     Uuid::now_v7().to_string()
 }
 
-fn checked(policy: &IssuerPolicy, request: &MintRequest) -> Result<i64, MintError> {
+/// What the policy demands of emergency tokens.
+fn emergency_bounds(policy: &IssuerPolicy) -> Result<&EmergencyTokens, MintError> {
+    let bounds = policy.compiled.own.as_ref().and_then(|own| own.emergency.as_ref());
+    bounds.ok_or_else(|| MintError::NoEmergency(policy.name.clone(), "its spec.emergency.mode is Disabled"))
+}
+
+fn checked(policy: &IssuerPolicy, request: &MintRequest, emergency: Option<&EmergencyTokens>) -> Result<i64, MintError> {
     let text = |name: &str, value: &str| {
         if value.is_empty() || value.len() > MAX_TEXT || value.chars().any(char::is_control) {
             Err(MintError::Invalid(format!("{name} must be 1 to {MAX_TEXT} bytes without control characters")))
@@ -243,6 +282,9 @@ fn checked(policy: &IssuerPolicy, request: &MintRequest) -> Result<i64, MintErro
     text("subject", &request.subject)?;
     if let Some(id) = &request.session_id {
         text("session_id", id)?;
+    }
+    if let Some(reason) = &request.emergency {
+        text("reason", reason)?;
     }
     for (name, items) in [("roles", &request.roles), ("scopes", &request.scopes), ("audiences", &request.audiences)] {
         if items.len() > MAX_ITEMS {
@@ -257,6 +299,9 @@ fn checked(policy: &IssuerPolicy, request: &MintRequest) -> Result<i64, MintErro
             "scopes: {scope:?} holds a space, which separates scopes (RFC 6749 section 3.3)"
         )));
     }
+    if let Some(bounds) = emergency {
+        return checked_emergency(request, bounds);
+    }
     let access_ttl_s = policy.lives.access_ttl_ms / 1000;
     match request.ttl_s {
         None => Ok(policy.lives.access_ttl_ms),
@@ -264,6 +309,26 @@ fn checked(policy: &IssuerPolicy, request: &MintRequest) -> Result<i64, MintErro
         Some(_) => Err(MintError::Invalid(format!(
             "ttl_s must be 1 to {access_ttl_s}: no access token outlives spec.tokens.accessTTL, by which keys retire and revocations end"
         ))),
+    }
+}
+
+fn checked_emergency(request: &MintRequest, bounds: &EmergencyTokens) -> Result<i64, MintError> {
+    let beyond: Vec<&str> = request.roles.iter().filter(|r| !bounds.roles.contains(r)).map(String::as_str).collect();
+    if !beyond.is_empty() {
+        return Err(MintError::Invalid(format!(
+            "roles: not among the policy's spec.emergency.roles: {} (there are: {})",
+            beyond.join(", "),
+            bounds.roles.join(", ")
+        )));
+    }
+    let max_ttl_s = bounds.max_ttl_ms / 1000;
+    match request.ttl_s {
+        None => Ok(bounds.max_ttl_ms),
+        Some(ttl_s) if (1..=max_ttl_s).contains(&ttl_s) => Ok(ttl_s * 1000),
+        Some(_) => {
+            let detail = format!("ttl_s must be 1 to {max_ttl_s}: no emergency token outlives spec.emergency.maxTTL");
+            Err(MintError::Invalid(detail))
+        }
     }
 }
 

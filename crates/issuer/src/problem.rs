@@ -191,6 +191,7 @@ impl From<&MintError> for Problem {
             MintError::Invalid(_) | MintError::VerifiesOnly(_) | MintError::SessionEnded | MintError::Ended => {
                 Self::validation(error.to_string())
             }
+            MintError::NoEmergency(..) => Self::forbidden(error.to_string()),
             MintError::NoSigningKey(..) | MintError::ClockBehind { .. } => Self::unavailable(error.to_string()),
             MintError::Sign(_) | MintError::Store(_) => Self::internal(error),
         }

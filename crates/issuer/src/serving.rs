@@ -14,7 +14,7 @@ use std::{
 };
 
 use countersign_core::{names::PolicyName, proxies::TrustedProxies};
-use countersign_feed::{FeedState, Publisher};
+use countersign_feed::{FeedState, Publisher, collect_uses};
 use countersign_store::Store;
 use tokio::{
     net::{TcpListener, UnixListener},
@@ -30,7 +30,7 @@ use self::{
     patience::Patience,
 };
 use crate::{
-    Fleet, Health, Minter, Policies, Revoker, admin, health, housekeeping, issued::Issued, passwords::Pool, public,
+    Fleet, Health, Minter, Policies, Revoker, UseAudit, admin, health, housekeeping, issued::Issued, passwords::Pool, public,
     secrets::Secrets,
 };
 
@@ -196,6 +196,8 @@ impl Issuer {
         let over = stop.clone();
         let public = public::routes(self.clone());
         servers.spawn(housekeeping::keep(self.parts.store.clone(), stop.clone()));
+        let uses = Arc::new(UseAudit::new(self.parts.store.clone()));
+        servers.spawn(collect_uses(self.parts.fleet.server().clone(), uses, stop.clone()));
         let Listeners { public: public_listener, health: health_listener, admin, admin_socket, tls } = listeners;
         let people = Bounds { connections: MAX_CONNECTIONS, patience: Patience::default() };
         let few = Bounds { connections: MAX_OTHER_CONNECTIONS, ..people };

@@ -248,7 +248,8 @@ fn tell(context: &Context, failed: &Failed) {
     }
 }
 
-fn reference(view: &PolicyView) -> ObjectReference {
+/// The policy as events name it.
+pub(crate) fn reference(view: &PolicyView) -> ObjectReference {
     ObjectReference {
         api_version: Some(AuthPolicy::api_version(&()).into_owned()),
         kind: Some(AuthPolicy::kind(&()).into_owned()),

@@ -28,6 +28,7 @@ use tracing::field::Empty;
 
 use crate::{
     cache::{Proven, TokenHasher},
+    emergency::Uses,
     http::forwarded::TrustedProxies,
     metrics::{Metrics, sampled},
     net::Peer,
@@ -79,6 +80,7 @@ pub(crate) struct App {
     token_hasher: TokenHasher,
     callers: RateLimiter,
     subjects: RateLimiter,
+    uses: Uses,
 }
 
 /// The present moment, read once per question (or batch): never after the revocations that are looked up under it.
@@ -111,6 +113,7 @@ impl App {
         metrics: Arc<Metrics>,
         settings: Settings,
         unknown_keys: mpsc::Sender<UnknownKey>,
+        uses: Uses,
     ) -> Self {
         Self {
             snapshot: ArcSwap::default(),
@@ -126,6 +129,7 @@ impl App {
             token_hasher: TokenHasher::new(),
             callers: RateLimiter::with_capacity(16_384),
             subjects: RateLimiter::new(),
+            uses,
         }
     }
 
@@ -170,9 +174,9 @@ impl App {
             feed_age_ms: moment.feed.age_ms,
             behind: question.behind,
             rate_limiter: &self.subjects,
+            witness: &self.uses,
         };
-        let outcome = check::judge(slot.policy(), &proven.credential, &question.ask, &world)
-            .and_then(|allowed| also(allowed.credential()).map_or(Ok(allowed), Err));
+        let outcome = check::judge_also(slot.policy(), &proven.credential, &question.ask, &world, also);
         slot.counters.verdict(outcome.as_ref().err(), hit);
         self.time(started, hit);
         answer(outcome.map(|allowed| Granted { allowed, proven: &proven, position: moment.feed.position }))

@@ -14,6 +14,7 @@ use countersign_telemetry::{Endpoint, InvalidEndpoint};
 
 pub use crate::source::jwks::FetchRules;
 use crate::{
+    emergency::AuditLog,
     logging::{InvalidLogLevel, log_filter},
     net::{ServingTls, TlsError},
 };
@@ -139,6 +140,8 @@ pub struct Config {
     pub metrics_policy_label: bool,
     /// What trusted issuers' key sets may be fetched from.
     pub fetch_rules: FetchRules,
+    /// Where uses of emergency tokens are written.
+    pub audit_log: AuditLog,
 }
 
 /// Where policies come from.
@@ -374,6 +377,7 @@ impl TryFrom<&Flags> for Config {
             restrict_listing: flags.restrict_listing,
             metrics_policy_label: flags.metrics_policy_label,
             fetch_rules: FetchRules { allow_private: flags.jwks_allow_private, ca_file: flags.jwks_ca_file.clone() },
+            audit_log: AuditLog::default(),
         })
     }
 }
@@ -395,6 +399,7 @@ impl Config {
             restrict_listing: false,
             metrics_policy_label: true,
             fetch_rules: FetchRules::default(),
+            audit_log: AuditLog::default(),
         }
     }
 }

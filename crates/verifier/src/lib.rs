@@ -10,6 +10,7 @@
 mod app;
 mod cache;
 pub mod config;
+mod emergency;
 mod http;
 mod logging;
 mod metrics;
@@ -20,6 +21,7 @@ mod variables;
 mod verifier;
 
 pub use config::{Config, ConfigError, FeedConfig, Flags};
+pub use emergency::AuditLog;
 pub use logging::{InvalidLogLevel, log_filter};
 pub use metrics::METRICS;
 pub use net::{BindError, ServingTls, TlsError};

@@ -27,6 +27,8 @@ families! {
         "Time to a verdict, network aside; cached ones sampled.";
     REVOCATION_LAG = Histogram "countersign_revocation_lag_seconds" []
         "From the feed server's taking a revocation to its being in force here.";
+    EMERGENCY_USES = Counter "countersign_emergency_uses_total" ["policy"]
+        "Verdicts `valid` on emergency tokens, each of them recorded.";
     FEED_AGE = Gauge "countersign_feed_age_seconds" []
         "How long ago all revocations were known to be held; never: +Inf.";
     FEED_FRESH = Gauge "countersign_feed_fresh" [] "Whether all revocations are known to be held.";
@@ -175,6 +177,7 @@ pub(crate) struct Metrics {
     pub(crate) bad_requests: AtomicU64,
     bundle_refusals: Mutex<BTreeMap<&'static str, u64>>,
     jwks_fetches: Mutex<BTreeMap<&'static str, u64>>,
+    emergency_uses: Mutex<BTreeMap<PolicyName, u64>>,
 }
 
 impl Metrics {
@@ -186,6 +189,12 @@ impl Metrics {
     /// A policy is gone.
     pub(crate) fn forget(&self, policy: &PolicyName) {
         self.policies.lock().remove(policy);
+        self.emergency_uses.lock().remove(policy);
+    }
+
+    /// The use of an emergency token was recorded.
+    pub(crate) fn emergency_used(&self, policy: &PolicyName) {
+        *self.emergency_uses.lock().entry(policy.clone()).or_default() += 1;
     }
 
     /// A bundle was refused, for a reason of a fixed set.
@@ -213,6 +222,15 @@ impl Metrics {
             for (value, n) in counts {
                 samples.add(&[(label, value)], n);
             }
+        }
+        let uses = self.emergency_uses.lock().clone();
+        let mut samples = out.family(&EMERGENCY_USES);
+        if by_policy {
+            for (policy, n) in &uses {
+                samples.add(&[("policy", policy.as_str())], n);
+            }
+        } else {
+            samples.add(&[], uses.values().sum::<u64>());
         }
         for (family, n) in
             [(OVER_BUDGET, &self.over_budget), (HEADERS_IGNORED, &self.ignored_headers), (BAD_REQUESTS, &self.bad_requests)]

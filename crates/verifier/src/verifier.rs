@@ -16,6 +16,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use crate::{
     app::{App, Settings},
     config::{Config, Source},
+    emergency::Uses,
     http::{health::Health, service::Api},
     metrics::Metrics,
     net::{BindError, Bound, Patience, Server, ServerLimits, ServingTls, Tls, TlsError, raise_open_files},
@@ -89,6 +90,8 @@ pub struct RunningVerifier {
     api: Server<Api>,
     health: Option<Server<Health>>,
     keeper: AbortOnDropHandle<()>,
+    /// Hands on uses of emergency tokens.
+    reporting: Option<AbortOnDropHandle<()>>,
     stop: CancellationToken,
     follower: Option<Arc<Follower>>,
 }
@@ -112,7 +115,22 @@ impl Verifier {
         let lag = metrics.clone();
         state.observe_lag(move |took| lag.revocation_lag.observe(took, 1));
         let (unknown_keys, unknown) = mpsc::channel(64);
-        let app = Arc::new(App::new(state, metrics, Settings::from(&config), unknown_keys));
+        let (uses, reporting) = match &follower {
+            None => (
+                Uses::logged(
+                    rustix::system::uname().nodename().to_string_lossy().into_owned(),
+                    config.audit_log.clone(),
+                    metrics.clone(),
+                ),
+                None,
+            ),
+            Some(follower) => {
+                let (name, server) = (follower.name().to_owned(), follower.server().clone());
+                let (uses, reporting) = Uses::reported(name, config.audit_log.clone(), metrics.clone(), server);
+                (uses, Some(reporting))
+            }
+        };
+        let app = Arc::new(App::new(state, metrics, Settings::from(&config), unknown_keys, uses));
         let post = Post { app: app.clone(), follower: follower.clone(), unknown_keys: unknown };
         let keeper = Keeper::start(&config, post).await?;
 
@@ -159,7 +177,8 @@ impl Verifier {
         );
         let stop = CancellationToken::new();
         let keeper = AbortOnDropHandle::new(tokio::spawn(keeper.run(stop.clone())));
-        Ok(RunningVerifier { app, addresses, api, health, keeper, stop, follower })
+        let reporting = reporting.map(|reporting| AbortOnDropHandle::new(tokio::spawn(reporting.run(stop.clone()))));
+        Ok(RunningVerifier { app, addresses, api, health, keeper, reporting, stop, follower })
     }
 }
 
@@ -204,7 +223,7 @@ impl RunningVerifier {
 
     /// Stops being ready, answers what has begun, saves, ends.
     pub async fn shutdown(self) {
-        let Self { app, api, health, keeper, stop, follower, .. } = self;
+        let Self { app, api, health, keeper, reporting, stop, follower, .. } = self;
         app.draining.store(true, Relaxed);
         tracing::info!("draining");
         api.drain().await;
@@ -214,6 +233,10 @@ impl RunningVerifier {
         stop.cancel();
         if tokio::time::timeout(LAST_SAVE, keeper).await.is_err() {
             tracing::warn!("what came into force last may not be saved: the disk is slow");
+        }
+        if let Some(reporting) = reporting {
+            // It ends by itself, within its own limit.
+            let _ = reporting.await;
         }
         // The keeper's share is gone when its task is.
         let mut follower = follower;

@@ -2,8 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use countersign_core::revocation::{Entry, Position};
-use countersign_feed::{Ack, Clock, FeedError, Follower, FollowerConfig, Lease, LeaseWrite, Publication, PublishRow};
+use countersign_core::{
+    revocation::{Entry, Position},
+    time::UnixMillis,
+};
+use countersign_feed::{
+    Ack, Clock, FeedError, Follower, FollowerConfig, Lease, LeaseWrite, MAX_WAITING_USES, Publication, PublishRow,
+    ReportedUse, WaitingUse,
+};
 
 use crate::{
     gate::Gate,
@@ -39,6 +45,7 @@ on_both_servers!(
     two_writers_agree_on_one_epoch,
     only_what_both_clocks_call_long_expired_is_purged,
     no_call_that_asked_for_a_position_misses_what_it_names,
+    uses_of_emergency_tokens_wait_in_order_until_they_are_taken_out,
 );
 
 async fn a_reader_is_never_fresh_before_a_writer_opened_the_server(scene: Scene) {
@@ -332,4 +339,48 @@ async fn no_call_that_asked_for_a_position_misses_what_it_names(scene: Scene) {
     for follower in &followers {
         assert_eq!(follower.state().stats().entries, 400);
     }
+}
+
+async fn uses_of_emergency_tokens_wait_in_order_until_they_are_taken_out(scene: Scene) {
+    let used = |id: usize| ReportedUse {
+        id: id.to_string(),
+        at: UnixMillis(1_800_000_000_123),
+        policy: "shop/shop".parse().unwrap(),
+        verifier: "node-1".into(),
+        subject: "alice".into(),
+        token_id: Some("t-1".into()),
+        session_id: None,
+        roles: vec!["admin".into()],
+        expires: None,
+        reason: "the pager is \"on fire\"\n".into(),
+        ip: Some("192.0.2.1".into()),
+        user_agent: None,
+        request: Some("GET /orders".into()),
+    };
+    let server = &scene.server;
+    let ids = |waiting: &[WaitingUse]| -> Vec<String> { waiting.iter().map(|w| w.used.clone().unwrap().id).collect() };
+    // Neither an epoch nor a writer is needed.
+    assert_eq!(server.waiting_uses(10).await.unwrap(), []);
+    server.report_uses(&[used(1), used(2)]).await.unwrap();
+    server.report_uses(&[used(3)]).await.unwrap();
+    let waiting = server.waiting_uses(2).await.unwrap();
+    assert_eq!((ids(&waiting), waiting[0].used.as_ref()), (vec!["1".into(), "2".into()], Some(&used(1))));
+    let places: Vec<String> = waiting.into_iter().map(|waiting| waiting.place).collect();
+    server.take_out_uses(&places).await.unwrap();
+    // Two may have read the same.
+    server.take_out_uses(&places).await.unwrap();
+    server.take_out_uses(&[]).await.unwrap();
+    assert_eq!(ids(&server.waiting_uses(10).await.unwrap()), ["3"]);
+
+    let many: Vec<ReportedUse> = (0..MAX_WAITING_USES / 4).map(used).collect();
+    for _ in 0..3 {
+        server.report_uses(&many).await.unwrap();
+    }
+    assert_eq!(server.report_uses(&many).await, Err(FeedError::Crowded), "all or none");
+    server.report_uses(&many[1..]).await.unwrap();
+    assert_eq!(server.report_uses(&[used(4)]).await, Err(FeedError::Crowded));
+    server.take_out_uses(&[server.waiting_uses(1).await.unwrap()[0].place.clone()]).await.unwrap();
+    server.report_uses(&[used(5)]).await.unwrap();
+    let last = server.waiting_uses(usize::MAX >> 1).await.unwrap();
+    assert_eq!((last.len(), last.last().unwrap().used.as_ref()), (MAX_WAITING_USES, Some(&used(5))));
 }

@@ -10,7 +10,8 @@ use std::{
 
 use countersign_core::{revocation::Position, time::UnixMillis};
 use countersign_feed::{
-    BoxFuture, FeedError, FeedServer, Lease, LeaseWrite, Page, PublishRow, Published, Removal, ServerState, TailItem,
+    BoxFuture, FeedError, FeedServer, Lease, LeaseWrite, Page, PublishRow, Published, Removal, ReportedUse, ServerState,
+    TailItem, WaitingUse,
 };
 use tokio::sync::Semaphore;
 
@@ -131,6 +132,18 @@ impl FeedServer for Gate {
 
     fn remove<'a>(&'a self, epoch: u64, entries: &'a [Removal]) -> BoxFuture<'a, Result<(), FeedError>> {
         self.server.remove(epoch, entries)
+    }
+
+    fn report_uses<'a>(&'a self, uses: &'a [ReportedUse]) -> BoxFuture<'a, Result<(), FeedError>> {
+        self.server.report_uses(uses)
+    }
+
+    fn waiting_uses(&self, limit: usize) -> BoxFuture<'_, Result<Vec<WaitingUse>, FeedError>> {
+        self.server.waiting_uses(limit)
+    }
+
+    fn take_out_uses<'a>(&'a self, places: &'a [String]) -> BoxFuture<'a, Result<(), FeedError>> {
+        self.server.take_out_uses(places)
     }
 
     fn purge(&self, epoch: u64, own_now: UnixMillis) -> BoxFuture<'_, Result<u64, FeedError>> {

@@ -56,6 +56,9 @@ async fn a_verifier_and_an_operator_work_as_the_users_that_the_chart_ships() {
     scene.server.remove(epoch, &[(session("s").key(), position)]).await.unwrap();
     let verifier = feed(&redis, VERIFIER);
     verifier.release_lease(&lease("gone", None)).await.unwrap();
+    verifier.report_uses(&[]).await.unwrap();
+    assert_eq!(scene.server.waiting_uses(10).await.unwrap(), []);
+    scene.server.take_out_uses(&["1-1".to_owned()]).await.unwrap();
     let beyond = Position::new(epoch, position.place() + 100);
     let told = verifier.write_lease(&lease("further", beyond)).await.unwrap();
     assert_eq!(told.present().unwrap().ahead, beyond);
@@ -97,6 +100,8 @@ async fn a_verifier_can_revoke_nothing_and_hide_nothing() {
         ("purge", verifier.purge(epoch, UnixMillis(i64::MAX)).await.map(|_| ()).unwrap_err()),
         ("remove", verifier.remove(epoch, &[(session("s").key(), position)]).await.unwrap_err()),
         ("writer", verifier.write_writer_lease("me").await.map(|_| ()).unwrap_err()),
+        ("read uses", verifier.waiting_uses(1).await.map(|_| ()).unwrap_err()),
+        ("hide uses", verifier.take_out_uses(&["1-1".to_owned()]).await.unwrap_err()),
         ("leases", verifier.leases().await.map(|_| ()).unwrap_err()),
     ];
     for (what, error) in refused {
@@ -146,6 +151,9 @@ fn none_may_do_what_its_part_does_not_do() {
         "XADD {cs}:tail * a b",
         "ZADD {cs}:writers 1 x",
         "DEL {cs}:leases",
+        "DEL {cs}:uses",
+        "XTRIM {cs}:uses MAXLEN 0",
+        "XREAD STREAMS {cs}:uses 0",
         "DEL {cs}:ahead",
         "GET {cs}:expiry",
         "MGET {cs}:lease:a",

@@ -16,6 +16,7 @@ struct Body {
     ttl_s: Option<i64>,
     session_id: Option<String>,
     emergency: Option<bool>,
+    reason: Option<String>,
 }
 
 pub(super) async fn mint(
@@ -24,9 +25,13 @@ pub(super) async fn mint(
     Content(bytes): Content,
 ) -> Result<Json<Value>, Problem> {
     let body: Body = body_of(&bytes)?;
-    if body.emergency == Some(true) {
-        return Err(Problem::forbidden("this version mints no emergency tokens"));
-    }
+    let emergency = match (body.emergency, body.reason) {
+        (Some(true), Some(reason)) => Some(reason),
+        (Some(true), None) => {
+            return Err(Problem::validation("reason: an emergency token needs one; it is audited, and no secret"));
+        }
+        (Some(false) | None, _) => None,
+    };
     let request = MintRequest {
         subject: body.subject,
         roles: body.roles.unwrap_or_default(),
@@ -34,6 +39,7 @@ pub(super) async fn mint(
         audiences: body.audiences.unwrap_or_default(),
         ttl_s: body.ttl_s,
         session_id: body.session_id,
+        emergency,
         ..MintRequest::default()
     };
     let minted = issuer.parts.minter.mint(&policy.0, &request).await.map_err(|error| Problem::from(&error))?;

@@ -7,11 +7,11 @@ use countersign_api::{
     cluster::{BUNDLE_KEY, BUNDLE_LABEL, BUNDLE_TRUST, BUNDLE_TRUST_KEY, FORMAT},
 };
 use countersign_core::jose::JwkSet;
-use countersign_feed::{FeedServer, InvalidRedisUrl, RedisFeed, RedisOptions, RedisUrl};
+use countersign_feed::{FeedServer, InvalidRedisUrl, RedisFeed, RedisOptions, RedisUrl, collect_uses};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, api::ListParams};
 
-use super::{BundleOutbox, ConfigMapEpochs, Cutoffs, FeedFollower, FeedWriter};
+use super::{BundleOutbox, ConfigMapEpochs, Cutoffs, FeedFollower, FeedWriter, uses::UseTeller};
 use crate::run::Context;
 
 /// Bundles read at a time.
@@ -50,8 +50,9 @@ pub async fn run(context: Context, cutoffs: Arc<Cutoffs>) -> Result<(), FeedPart
             () = context.stop.cancelled() => return Ok(()),
         }
         tracing::info!(entries = outbox.len(), "no issuer is installed: this operator writes the feed");
-        let writer = FeedWriter::spawn(server, outbox, context.registry.clone(), &context.config.identity);
-        writer.run(context.stop.clone()).await;
+        let writer = FeedWriter::spawn(server.clone(), outbox, context.registry.clone(), &context.config.identity);
+        let teller = Arc::new(UseTeller(context.clone()));
+        tokio::join!(writer.run(context.stop.clone()), collect_uses(server, teller, context.stop.clone()));
         Ok(())
     };
     tokio::try_join!(following, writing).map(|_| ())

@@ -20,8 +20,6 @@ use countersign_core::{
     time::UnixMillis,
 };
 use countersign_feed::Clock;
-use k8s_openapi::api::core::v1::ObjectReference;
-use kube::Resource as _;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -34,7 +32,7 @@ use super::{
     request::{Asked, Kind, Wanted},
     strangers::Strangers,
 };
-use crate::{feed::Cutoffs, fleet, registry::PolicyView, run::Context};
+use crate::{feed::Cutoffs, fleet, jwks::reference, registry::PolicyView, run::Context};
 
 /// The largest body.
 pub(super) const MAX_BODY: usize = 64 * 1024;
@@ -334,16 +332,5 @@ impl Api {
             }
             _ => self.context.events.normal(&reference(view), "TokenMinted", note),
         }
-    }
-}
-
-fn reference(view: &PolicyView) -> ObjectReference {
-    ObjectReference {
-        api_version: Some(AuthPolicy::api_version(&()).into_owned()),
-        kind: Some(AuthPolicy::kind(&()).into_owned()),
-        namespace: Some(view.name.namespace().to_owned()),
-        name: Some(view.name.name().to_owned()),
-        uid: Some(view.uid.clone()),
-        ..ObjectReference::default()
     }
 }

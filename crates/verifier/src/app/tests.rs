@@ -24,6 +24,7 @@ use tokio::sync::mpsc;
 
 use super::{App, Moment, Question, Settings};
 use crate::{
+    emergency::{AuditLog, Uses},
     http::{
         forwarded::TrustedProxies,
         verdict::{Ending, refused_body, valid_body},
@@ -124,7 +125,9 @@ impl World {
                 policy_label: true,
                 cache_bytes,
             };
-            App::new(feed.clone(), Arc::new(Metrics::default()), settings, mpsc::channel(1).0)
+            let metrics = Arc::new(Metrics::default());
+            let uses = Uses::logged("here".into(), AuditLog::new(|_| Ok(())), metrics.clone());
+            App::new(feed.clone(), metrics, settings, mpsc::channel(1).0, uses)
         };
         let mut world = Self {
             sections: [0, 1].map(first_section),
@@ -317,6 +320,7 @@ fn first_section(policy: usize) -> VerifySection {
         max_staleness_ms: 300_000,
         allow_stale: false,
         cookie_prefix: None,
+        emergency: None,
         absent_after_ms: 600_000,
     }
 }

@@ -3,7 +3,6 @@
 use countersign_core::{
     check::{Ask, Authenticated},
     time::UnixMillis,
-    verdict::Refusal,
 };
 use serde_json::json;
 
@@ -30,7 +29,8 @@ pub(crate) fn answer(app: &App, slot: &PolicySlot, token: &str, caller: Peer) ->
     let question = Question { token, ask: Ask::default(), caller, behind: false };
     app.judge(slot, &question, app.moment(slot), |outcome| match outcome {
         Ok(granted) => verdict::json(active(granted.allowed.credential()).to_string().into_bytes()),
-        Err(refusal @ (Refusal::Stale | Refusal::NotReady | Refusal::RateLimited { .. })) => verdict::refused(&refusal),
+        // 503 and 429: nothing is said about the token.
+        Err(refusal) if refusal.status() >= 429 => verdict::refused(&refusal),
         Err(_) => verdict::json(br#"{"active":false}"#.to_vec()),
     })
 }

@@ -7,6 +7,7 @@ mod api_server;
 mod batch;
 mod bundles;
 mod contract;
+mod emergency;
 mod forward_auth;
 mod key_sets;
 mod kubernetes;

@@ -79,6 +79,7 @@ pub(crate) fn section() -> VerifySection {
         max_staleness_ms: 300_000,
         allow_stale: true,
         cookie_prefix: None,
+        emergency: None,
         absent_after_ms: 600_000,
     }
 }
