@@ -41,7 +41,9 @@ const QUEUE: usize = 1024;
 /// Mails on their way at once.
 const AT_ONCE: usize = 4;
 /// The pauses after failures. After the last one a mail is given up.
-const PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(25)];
+const PAUSES: Pauses = [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(25)];
+/// See [`PAUSES`].
+type Pauses = [Duration; 3];
 /// The sender where nobody says another: of use in an outbox alone.
 const NOBODY: &str = "Countersign <no-reply@localhost>";
 
@@ -145,14 +147,14 @@ impl Mailer {
     /// Starts sending; ends when the last clone is dropped and the queue is empty. To be called within a runtime.
     pub fn spawn(delivery: Delivery) -> Self {
         let works = !matches!(delivery, Delivery::Disabled);
-        Self::over(Arc::new(delivery), works)
+        Self::over(Arc::new(delivery), works, PAUSES)
     }
 
-    fn over(post: Arc<dyn Post>, works: bool) -> Self {
+    fn over(post: Arc<dyn Post>, works: bool, pauses: Pauses) -> Self {
         let (queue, jobs) = mpsc::channel(QUEUE);
         let counters = Arc::new(Counters::default());
         let pending = watch::Sender::new(0);
-        tokio::spawn(work(jobs, post, counters.clone(), pending.clone()));
+        tokio::spawn(work(jobs, Route { post, pauses }, counters.clone(), pending.clone()));
         Self { queue, counters, pending, works }
     }
 
@@ -188,6 +190,9 @@ impl Mailer {
 
 /// What carries a mail away.
 trait Post: Send + Sync + 'static {
+    /// The sender where the policy names none.
+    fn sender(&self) -> Option<&str>;
+
     fn carry<'a>(&'a self, mail: &'a Prepared) -> Pin<Box<dyn Future<Output = Result<(), SendError>> + Send + 'a>>;
 }
 
@@ -201,6 +206,14 @@ struct Prepared {
 }
 
 impl Post for Delivery {
+    fn sender(&self) -> Option<&str> {
+        match self {
+            Self::Smtp(smtp) => smtp.sender(),
+            Self::Outbox(_) => Some(NOBODY),
+            Self::Disabled => None,
+        }
+    }
+
     fn carry<'a>(&'a self, mail: &'a Prepared) -> Pin<Box<dyn Future<Output = Result<(), SendError>> + Send + 'a>> {
         Box::pin(async move {
             match (&mail.smtp, self) {
@@ -218,13 +231,20 @@ impl Post for Delivery {
     }
 }
 
-async fn work(mut jobs: mpsc::Receiver<Job>, post: Arc<dyn Post>, counters: Arc<Counters>, pending: watch::Sender<usize>) {
+/// By what mails go, and how patiently.
+#[derive(Clone)]
+struct Route {
+    post: Arc<dyn Post>,
+    pauses: Pauses,
+}
+
+async fn work(mut jobs: mpsc::Receiver<Job>, route: Route, counters: Arc<Counters>, pending: watch::Sender<usize>) {
     let places = Arc::new(Semaphore::new(AT_ONCE));
     while let Some(job) = jobs.recv().await {
         let Ok(place) = places.clone().acquire_owned().await else { return };
-        let (post, counters, pending) = (post.clone(), counters.clone(), pending.clone());
+        let (route, counters, pending) = (route.clone(), counters.clone(), pending.clone());
         tokio::spawn(async move {
-            match carry(&*post, job).await {
+            match carry(&*route.post, route.pauses, job).await {
                 Ok(()) => counters.sent.fetch_add(1, Relaxed),
                 Err(error) => {
                     tracing::error!(target: TARGET, %error, "a mail was given up");
@@ -237,14 +257,14 @@ async fn work(mut jobs: mpsc::Receiver<Job>, post: Arc<dyn Post>, counters: Arc<
     }
 }
 
-async fn carry(post: &dyn Post, job: Job) -> Result<(), SendError> {
-    let mail = prepared(job)?;
-    let mut pauses = PAUSES.into_iter();
+async fn carry(post: &dyn Post, pauses: Pauses, job: Job) -> Result<(), SendError> {
+    let mail = prepared(job, post.sender())?;
+    let mut pauses = pauses.into_iter();
     loop {
         match (post.carry(&mail).await, pauses.next()) {
             (Ok(()), _) => return Ok(()),
             (Err(error), Some(pause)) if error.is_passing() => {
-                tracing::warn!(target: TARGET, %error, "a mail is tried again in {} s", pause.as_secs());
+                tracing::warn!(target: TARGET, %error, "a mail is tried again in {} ms", pause.as_millis());
                 tokio::time::sleep(pause).await;
             }
             (Err(error), _) => return Err(error),
@@ -253,11 +273,15 @@ async fn carry(post: &dyn Post, job: Job) -> Result<(), SendError> {
 }
 
 /// The recipient is an address and nothing else, the subject one of ours: nothing that a person typed stands in a header.
-fn prepared(Job { to, sending, notice }: Job) -> Result<Prepared, SendError> {
+fn prepared(Job { to, sending, notice }: Job, sender: Option<&str>) -> Result<Prepared, SendError> {
     let Letter { subject, text, html, link } = notice.letter();
     let address: Address = to.parse().map_err(|_| SendError::Address("recipient"))?;
-    let from = sending.from.as_deref().or(sending.smtp.as_ref().and_then(|smtp| smtp.from.as_deref()));
-    let from: Mailbox = from.unwrap_or(NOBODY).parse().map_err(|_| SendError::Address("sender"))?;
+    let own = match &sending.smtp {
+        Some(smtp) => smtp.sender(),
+        None => sender,
+    };
+    let from = sending.from.as_deref().or(own).and_then(|from| from.parse::<Mailbox>().ok());
+    let from = from.ok_or(SendError::Address("sender"))?;
     let message = letter::message(from, Mailbox::new(None, address), subject, text, html)?;
     Ok(Prepared { message, link, subject, to, smtp: sending.smtp })
 }

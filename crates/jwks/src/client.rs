@@ -1,25 +1,13 @@
 //! One fetch, under the rules that keep a policy's author from using us against others.
 
-use std::{
-    fs,
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-    time::Duration,
-};
-
 use countersign_core::{
     jose::{Algorithm, Jwk, JwkSet, MAX_DEPTH, strict_json},
     keys::{MAX_KEYS_IN_SET, VerifyingKey},
 };
-use reqwest::{
-    Certificate, Url,
-    dns::{Addrs, Name, Resolve, Resolving},
-    redirect,
-};
 
 use super::{
-    Place, Target,
-    address::{is_metadata, is_public},
+    ClientError, FetchRules, Place, Target,
+    outbound::{Outbound, OutboundError, transport},
 };
 
 /// The largest document.
@@ -30,34 +18,6 @@ const MAX_KID: usize = 512;
 
 /// The most `key_ops` of a key that is kept: there are eight in all (RFC 7517 section 4.3).
 const MAX_KEY_OPS: usize = 16;
-
-/// How long one fetch may take in all.
-const TIMEOUT: Duration = Duration::from_secs(5);
-
-/// What may be fetched from where.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FetchRules {
-    /// Private and loopback addresses too, and plain http. Link-local ones never: there clouds hand out their credentials.
-    pub allow_private: bool,
-    /// Certificates of authorities that are trusted beside the system's.
-    pub ca_file: Option<PathBuf>,
-}
-
-/// Why nothing can be fetched at all.
-#[derive(Debug, thiserror::Error)]
-pub enum ClientError {
-    /// The file of authorities can't be read.
-    #[error("--jwks-ca-file {}: {reason}", path.display())]
-    CaFile {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        reason: String,
-    },
-    /// The HTTP client can't be made.
-    #[error("no HTTPS client: {0}")]
-    Client(#[source] reqwest::Error),
-}
 
 /// Why a fetch brought no key set.
 #[derive(Debug, thiserror::Error)]
@@ -107,34 +67,25 @@ impl FetchError {
     }
 }
 
+impl From<OutboundError> for FetchError {
+    fn from(error: OutboundError) -> Self {
+        match error {
+            OutboundError::NotHttps => Self::NotHttps,
+            OutboundError::PrivateAddress => Self::PrivateAddress,
+            OutboundError::MetadataAddress => Self::MetadataAddress,
+            OutboundError::Transport(what) => Self::Transport(what),
+        }
+    }
+}
+
 /// Fetches key sets.
 #[derive(Debug)]
-pub struct Client {
-    http: reqwest::Client,
-    allow_private: bool,
-}
+pub struct Client(Outbound);
 
 impl Client {
     /// A client under these rules.
     pub fn new(rules: &FetchRules) -> Result<Self, ClientError> {
-        let mut builder = reqwest::Client::builder()
-            .no_proxy()
-            .redirect(redirect::Policy::none())
-            .timeout(TIMEOUT)
-            .https_only(!rules.allow_private)
-            .pool_max_idle_per_host(0)
-            .dns_resolver(Addresses { allow_private: rules.allow_private })
-            .user_agent(concat!("countersign/", env!("CARGO_PKG_VERSION")));
-        if let Some(path) = &rules.ca_file {
-            let error = |reason: String| ClientError::CaFile { path: path.clone(), reason };
-            let pem = fs::read(path).map_err(|e| error(e.to_string()))?;
-            let authorities = Certificate::from_pem_bundle(&pem).map_err(|e| error(e.to_string()))?;
-            if authorities.is_empty() {
-                return Err(error("holds no PEM certificate".into()));
-            }
-            builder = builder.tls_certs_merge(authorities);
-        }
-        Ok(Self { http: builder.build().map_err(ClientError::Client)?, allow_private: rules.allow_private })
+        Outbound::new(rules).map(Self)
     }
 
     /// The key set of `target`: the keys that can be used, at least one, at most [`MAX_KEYS_IN_SET`].
@@ -164,10 +115,7 @@ impl Client {
     }
 
     async fn get(&self, url: &str) -> Result<Vec<u8>, FetchError> {
-        let url: Url = url.parse().map_err(|_| FetchError::NotHttps)?;
-        self.check(&url)?;
-        let request = self.http.get(url).header("accept", "application/json, application/jwk-set+json");
-        let mut response = request.send().await.map_err(|e| transport(&e))?;
+        let mut response = self.0.get(url, "application/json, application/jwk-set+json").await?;
         let status = response.status().as_u16();
         if status != 200 {
             return Err(FetchError::Status(status));
@@ -180,47 +128,6 @@ impl Client {
             body.extend_from_slice(&chunk);
         }
         Ok(body)
-    }
-
-    /// Names are checked where they are resolved, and only what passed is connected to; an address in the URL itself never
-    /// goes there.
-    fn check(&self, url: &Url) -> Result<(), FetchError> {
-        match url.scheme() {
-            "https" => {}
-            "http" if self.allow_private => {}
-            _ => return Err(FetchError::NotHttps),
-        }
-        let host = url.host_str().ok_or(FetchError::NotHttps)?;
-        match host.trim_matches(['[', ']']).parse::<IpAddr>() {
-            Ok(ip) => forbidden(ip, self.allow_private).map_or(Ok(()), |forbidden| Err(forbidden.into())),
-            Err(_) => Ok(()),
-        }
-    }
-}
-
-/// Why an address isn't connected to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-enum Forbidden {
-    #[error("no public address")]
-    Private,
-    #[error("an address of metadata")]
-    Metadata,
-}
-
-impl From<Forbidden> for FetchError {
-    fn from(forbidden: Forbidden) -> Self {
-        match forbidden {
-            Forbidden::Private => Self::PrivateAddress,
-            Forbidden::Metadata => Self::MetadataAddress,
-        }
-    }
-}
-
-fn forbidden(ip: IpAddr, allow_private: bool) -> Option<Forbidden> {
-    if is_metadata(ip) {
-        Some(Forbidden::Metadata)
-    } else {
-        (!allow_private && !is_public(ip)).then_some(Forbidden::Private)
     }
 }
 
@@ -243,42 +150,6 @@ fn needed(mut jwk: Jwk) -> Jwk {
         _ => (jwk.n, jwk.e) = (None, None),
     }
     jwk
-}
-
-fn transport(error: &reqwest::Error) -> FetchError {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    let mut deepest = String::new();
-    while let Some(e) = source {
-        if let Some(forbidden) = e.downcast_ref::<Forbidden>() {
-            return (*forbidden).into();
-        }
-        deepest = e.to_string();
-        source = e.source();
-    }
-    FetchError::Transport(if error.is_timeout() { "timed out".into() } else { deepest })
-}
-
-/// Resolves names to addresses that may be connected to only. What it returns is what is connected to: a name that resolves
-/// differently a moment later changes nothing.
-#[derive(Debug)]
-struct Addresses {
-    allow_private: bool,
-}
-
-impl Resolve for Addresses {
-    fn resolve(&self, name: Name) -> Resolving {
-        let allow_private = self.allow_private;
-        Box::pin(async move {
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            let allowed: Vec<SocketAddr> =
-                found.iter().filter(|a| forbidden(a.ip(), allow_private).is_none()).copied().collect();
-            if allowed.is_empty() {
-                let why = found.iter().find_map(|a| forbidden(a.ip(), allow_private)).unwrap_or(Forbidden::Private);
-                return Err(why.into());
-            }
-            Ok(Box::new(allowed.into_iter()) as Addrs)
-        })
-    }
 }
 
 #[cfg(test)]

@@ -22,9 +22,13 @@ async fn limits() -> (tempfile::TempDir, Limits) {
 async fn a_limit_lets_through_as_many_as_it_says_and_then_tells_when_to_come_back() {
     let (_directory, limits) = limits().await;
     let windows = [window("login", "ann", 2)];
-    for (at, allowed, remaining, reset_ms) in
-        [(0, true, 1, 60_000), (1_000, true, 0, 59_000), (2_000, false, 0, 58_000), (59_999, false, 0, 1), (60_000, true, 1, 60_000)]
-    {
+    for (at, allowed, remaining, reset_ms) in [
+        (0, true, 1, 60_000),
+        (1_000, true, 0, 59_000),
+        (2_000, false, 0, 58_000),
+        (59_999, false, 0, 1),
+        (60_000, true, 1, 60_000),
+    ] {
         let standing = limits.hit(&shop(), &windows, NOW.plus(at)).await.unwrap().unwrap();
         assert_eq!(standing, Standing { allowed, limit: 2, remaining, reset_ms }, "after {at} ms");
     }
@@ -104,7 +108,8 @@ async fn failed_logins_are_counted_over_a_sliding_minute() {
     let minute = attack::MINUTE_MS;
     let start = NOW.0.div_euclid(minute) * minute;
     let at = |ms: i64| UnixMillis(start + ms);
-    for (now, attack) in [(at(minute - 1), true), (at(minute), true), (at(minute + 30_000), false), (at(2 * minute), false)] {
+    for (now, attack) in [(at(minute - 1), true), (at(minute), true), (at(minute + 30_000), false), (at(2 * minute), false)]
+    {
         assert_eq!(limits.pressure(&shop(), now).await.unwrap().is_attack(5), attack, "{now}");
     }
 }

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use lettre::{
     Message,
     message::{
-        Mailbox, MultiPart,
-        header::{HeaderName, HeaderValue},
+        Body, Mailbox, MultiPart, SinglePart,
+        header::{ContentTransferEncoding, ContentType, HeaderName, HeaderValue},
     },
 };
 use uuid::Uuid;
@@ -79,6 +79,9 @@ struct Words<'a> {
     after: Cow<'static, str>,
 }
 
+/// The longest line of a mail, bytes.
+const MAX_LINE: usize = 998;
+
 const NOT_YOU: &str = "If it wasn't you, ignore this mail: nothing happens without";
 
 impl Notice {
@@ -86,9 +89,13 @@ impl Notice {
     pub(crate) fn letter(&self) -> Letter {
         let Words { subject, before, line, is_link, after } = self.words();
         let mut text = format!("{before}\n\n");
-        let mut html = format!("<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{subject}</title></head>\n<body>\n<p>{}</p>\n", escaped(before));
+        let mut html = format!(
+            "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{subject}</title></head>\n<body>\n<p>{}</p>\n",
+            escaped(before)
+        );
         if let Some(line) = line {
-            text.push_str(&format!("{line}\n\n"));
+            text.push_str(line);
+            text.push_str("\n\n");
             let shown = escaped(line);
             html.push_str(&if is_link {
                 format!("<p><a href=\"{shown}\">{shown}</a></p>\n")
@@ -96,8 +103,11 @@ impl Notice {
                 format!("<p><strong>{shown}</strong></p>\n")
             });
         }
-        text.push_str(&format!("{after}\n"));
-        html.push_str(&format!("<p>{}</p>\n</body></html>\n", escaped(&after)));
+        text.push_str(&after);
+        text.push('\n');
+        html.push_str("<p>");
+        html.push_str(&escaped(&after));
+        html.push_str("</p>\n</body></html>\n");
         Letter { subject, text, html, link: line.filter(|_| is_link).map(str::to_owned) }
     }
 
@@ -211,7 +221,19 @@ pub(super) fn message(
     // RFC 3834: nobody's absence answers it.
     let automatic = HeaderValue::new(HeaderName::new_from_ascii_str("Auto-Submitted"), "auto-generated".to_owned());
     let builder = Message::builder().from(from).to(to).subject(subject).message_id(Some(id)).raw_header(automatic);
-    builder.multipart(MultiPart::alternative_plain_html(text, html)).map_err(|_| SendError::Message)
+    let part = |kind, content| SinglePart::builder().header(kind).body(body(content));
+    let parts = MultiPart::alternative().singlepart(part(ContentType::TEXT_PLAIN, text));
+    builder.multipart(parts.singlepart(part(ContentType::TEXT_HTML, html))).map_err(|_| SendError::Message)
+}
+
+/// A part as it stands, where the mail's rules let it (RFC 5322 section 2.1.1): a link in a kept mail can then be copied.
+fn body(content: String) -> Body {
+    if content.is_ascii() && content.lines().all(|line| line.len() <= MAX_LINE) {
+        let lines: String = content.lines().flat_map(|line| [line, "\r\n"]).collect();
+        Body::dangerous_pre_encoded(lines.into_bytes(), ContentTransferEncoding::SevenBit)
+    } else {
+        Body::new(content)
+    }
 }
 
 #[cfg(test)]
@@ -243,7 +265,9 @@ mod tests {
             match &link {
                 Some(link) => {
                     assert!(text.contains(&format!("\n{link}\n")), "{subject}: the link stands on a line of its own");
-                    assert!(html.contains("href=\"https://auth.shop.example/auth/reset-password?token=abc&amp;x=&quot;&lt;\""));
+                    assert!(
+                        html.contains("href=\"https://auth.shop.example/auth/reset-password?token=abc&amp;x=&quot;&lt;\"")
+                    );
                 }
                 None => assert!(!text.contains("http"), "{subject}"),
             }

@@ -77,8 +77,7 @@ const VARIABLES: Names = Names {
     from: Some("SMTP_FROM_EMAIL"),
 };
 
-const KEYS: Names =
-    Names { host: "host", port: "port", user: "username", password: "password", tls: "tls", from: None };
+const KEYS: Names = Names { host: "host", port: "port", user: "username", password: "password", tls: "tls", from: None };
 
 impl SmtpSettings {
     /// From environment variables: `SMTP_HOST`, `SMTP_PORT`, `SMTP_USER`, `SMTP_PASSWORD`, `SMTP_TLS`, `SMTP_FROM_EMAIL`.
@@ -93,8 +92,15 @@ impl SmtpSettings {
         parse(&KEYS, |key| secret.get(key).cloned())
     }
 
+    /// The sender: the one that is set, or the user, where that is an address.
+    pub(super) fn sender(&self) -> Option<&str> {
+        let user = self.login.as_ref().map(|(user, _)| user.as_str()).filter(|user| user.contains('@'));
+        self.from.as_deref().or(user)
+    }
+
     pub(super) async fn send(&self, message: &Message) -> Result<(), SendError> {
-        let parameters = || TlsParameters::new(self.host.clone()).map_err(|_| SendError::Unreachable("can't be spoken TLS with"));
+        let parameters =
+            || TlsParameters::new(self.host.clone()).map_err(|_| SendError::Unreachable("can't be spoken TLS with"));
         let tls = match self.tls {
             SmtpTls::Required => Tls::Required(parameters()?),
             SmtpTls::Opportunistic => Tls::Opportunistic(parameters()?),
@@ -132,7 +138,9 @@ fn given(read: &impl Fn(&str) -> Option<Zeroizing<String>>, name: &str) -> Optio
 }
 
 fn parse(names: &Names, read: impl Fn(&str) -> Option<Zeroizing<String>>) -> Result<SmtpSettings, InvalidSmtp> {
-    let wrong = |name, what| Err(InvalidSmtp { name, what });
+    fn wrong<T>(name: &'static str, what: &'static str) -> Result<T, InvalidSmtp> {
+        Err(InvalidSmtp { name, what })
+    }
     let text = |name: &'static str| match given(&read, name) {
         Some(value) if value.chars().any(char::is_control) => wrong(name, "has control characters"),
         value => Ok(value.map(|value| value.trim().to_owned())),
@@ -238,7 +246,8 @@ mod tests {
             let secret = pairs.iter().map(|(k, v)| ((*k).to_owned(), Zeroizing::new((*v).to_owned()))).collect();
             SmtpSettings::from_secret(&secret)
         };
-        let found = secret(&[("host", "mail.example"), ("username", "ann"), ("password", "x"), ("tls", "implicit")]).unwrap();
+        let found =
+            secret(&[("host", "mail.example"), ("username", "ann"), ("password", "x"), ("tls", "implicit")]).unwrap();
         assert_eq!((found.port, found.login.is_some(), found.from), (465, true, None));
         assert_eq!(secret(&[]).unwrap_err().to_string(), "host: is missing");
     }

@@ -1,0 +1,145 @@
+//! Which pages of other origins may call (Fetch Standard, section 3.2).
+
+use axum::{
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use countersign_api::policy::EffectiveCors;
+
+const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+const REQUEST_HEADERS: HeaderValue =
+    HeaderValue::from_static("authorization, content-type, x-csrf-token, x-api-key, x-request-id");
+const EXPOSED: HeaderValue =
+    HeaderValue::from_static("RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Retry-After, X-Request-Id");
+/// How long a browser need not ask again, seconds: short, so that a change of the policy soon holds.
+const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
+/// What the answer depends on.
+const VARY: HeaderValue = HeaderValue::from_static("Origin, Access-Control-Request-Method, Access-Control-Request-Headers");
+
+/// The answer to a browser that asks before it calls. `None` when the request isn't such a question, or the policy takes no
+/// calls from other origins: then OPTIONS is a method like any other. Whatever the origin, 204: one that isn't allowed
+/// learns so by what is not in it.
+pub(crate) fn preflight(settings: Option<&EffectiveCors>, method: &Method, request: &HeaderMap) -> Option<Response> {
+    let settings = settings?;
+    let asks = request.contains_key(header::ORIGIN) && request.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    if method != Method::OPTIONS || !asks {
+        return None;
+    }
+    let mut answer = StatusCode::NO_CONTENT.into_response();
+    let headers = answer.headers_mut();
+    if allowed(settings, request, headers) {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, METHODS);
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, REQUEST_HEADERS);
+        headers.insert(header::ACCESS_CONTROL_MAX_AGE, MAX_AGE);
+    }
+    headers.insert(header::VARY, VARY);
+    Some(answer)
+}
+
+/// Says on an answer whether the calling page may read it.
+pub(crate) fn allow_origin(settings: Option<&EffectiveCors>, request: &HeaderMap, answer: &mut HeaderMap) {
+    let Some(settings) = settings else { return };
+    // Also where no origin is told: a cache must not give that answer to one that tells it.
+    answer.append(header::VARY, HeaderValue::from_static("Origin"));
+    if allowed(settings, request, answer) {
+        answer.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+    }
+}
+
+/// The origin is named back, never `*` together with credentials, and `null` (a sandboxed page, a local file) is nobody.
+fn allowed(settings: &EffectiveCors, request: &HeaderMap, answer: &mut HeaderMap) -> bool {
+    let mut origins = request.get_all(header::ORIGIN).iter();
+    let (Some(origin), None) = (origins.next(), origins.next()) else { return false };
+    let Ok(shown) = origin.to_str() else { return false };
+    let named = settings.allowed_origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(shown));
+    let credentials = settings.allow_credentials;
+    let all = !credentials && settings.allowed_origins.iter().any(|allowed| allowed == "*");
+    if shown == "null" || !(named || all) {
+        return false;
+    }
+    let answered = if all { HeaderValue::from_static("*") } else { origin.clone() };
+    answer.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, answered);
+    if credentials {
+        answer.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use countersign_api::{Resolve as _, policy::Cors};
+
+    use super::*;
+
+    const SHOP: &str = "https://shop.example";
+
+    fn settings(origins: &[&str], credentials: bool) -> EffectiveCors {
+        let allowed_origins = origins.iter().map(|origin| (*origin).to_owned()).collect();
+        Cors { allowed_origins, allow_credentials: Some(credentials) }.resolve()
+    }
+
+    fn from(origin: &str) -> HeaderMap {
+        let pairs = [("origin", origin), ("access-control-request-method", "DELETE")];
+        pairs.into_iter().map(|(n, v)| (n.parse().unwrap(), HeaderValue::from_str(v).unwrap())).collect()
+    }
+
+    fn told(headers: &HeaderMap, name: &str) -> Option<String> {
+        headers.get(name).map(|value| value.to_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn a_page_may_call_when_its_origin_is_on_the_list() {
+        for (origins, credentials, origin, expected) in [
+            (&[SHOP][..], false, SHOP, Some(SHOP)),
+            (&[SHOP], true, "https://SHOP.example", Some("https://SHOP.example")),
+            (&[SHOP], true, "https://shop.example:8443", None),
+            (&[SHOP], true, "http://shop.example", None),
+            (&[SHOP], true, "https://shop.example.evil.example", None),
+            (&["*"], false, "https://anybody.example", Some("*")),
+            (&["*"], true, "https://anybody.example", None),
+            (&["*"], false, "null", None),
+            (&["null"], false, "null", None),
+        ] {
+            let mut answer = HeaderMap::new();
+            allow_origin(Some(&settings(origins, credentials)), &from(origin), &mut answer);
+            assert_eq!(told(&answer, "access-control-allow-origin").as_deref(), expected, "{origins:?} {origin}");
+            let with = told(&answer, "access-control-allow-credentials");
+            assert_eq!(with.is_some(), credentials && expected.is_some(), "{origins:?} {origin}");
+            assert_eq!(told(&answer, "vary").as_deref(), Some("Origin"));
+            assert_eq!(told(&answer, "access-control-expose-headers").is_some(), expected.is_some());
+        }
+    }
+
+    #[test]
+    fn a_browser_that_asks_first_is_told_what_it_may() {
+        let settings = settings(&[SHOP], true);
+        let answer = preflight(Some(&settings), &Method::OPTIONS, &from(SHOP)).unwrap();
+        assert_eq!(answer.status(), StatusCode::NO_CONTENT);
+        for (name, part) in [
+            ("access-control-allow-methods", "DELETE"),
+            ("access-control-allow-methods", "PATCH"),
+            ("access-control-allow-headers", "x-csrf-token"),
+            ("access-control-allow-origin", SHOP),
+            ("vary", "Origin"),
+        ] {
+            assert!(told(answer.headers(), name).is_some_and(|value| value.contains(part)), "{name}");
+        }
+        let refused = preflight(Some(&settings), &Method::OPTIONS, &from("https://evil.example")).unwrap();
+        assert!(refused.headers().keys().all(|name| !name.as_str().starts_with("access-control")));
+    }
+
+    #[test]
+    fn what_is_no_question_of_a_browser_is_a_call_like_any_other() {
+        let settings = settings(&[SHOP], false);
+        assert!(preflight(None, &Method::OPTIONS, &from(SHOP)).is_none());
+        assert!(preflight(Some(&settings), &Method::POST, &from(SHOP)).is_none());
+        assert!(preflight(Some(&settings), &Method::OPTIONS, &HeaderMap::new()).is_none());
+        let mut answer = HeaderMap::new();
+        allow_origin(None, &from(SHOP), &mut answer);
+        assert!(answer.is_empty(), "without a list the browser's own rule holds");
+        let mut two = from(SHOP);
+        two.append("origin", HeaderValue::from_static(SHOP));
+        allow_origin(Some(&settings), &two, &mut answer);
+        assert_eq!(told(&answer, "access-control-allow-origin"), None);
+    }
+}
