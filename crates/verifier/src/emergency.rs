@@ -35,9 +35,11 @@ const LAST_WORD: Duration = Duration::from_secs(2);
 /// The target of the lines, by which log shippers find them.
 const TARGET: &str = "countersign::audit";
 
+type Write = dyn Fn(&str) -> io::Result<()> + Send + Sync;
+
 /// Where a line of the audit is written: the process's standard error, unless a program says otherwise.
 #[derive(Clone)]
-pub struct AuditLog(Arc<dyn Fn(&str) -> io::Result<()> + Send + Sync>);
+pub struct AuditLog(Arc<Write>);
 
 impl AuditLog {
     /// One that hands each line, without its end, to `write`, which says whether it was written.
