@@ -5,7 +5,7 @@
 //!
 //! `rig` starts and stops the parts, `forge` makes tokens (good and otherwise) with an independent implementation, `http`
 //! speaks HTTP byte by byte. The tests are in `contract` (every call), `corpus` (forged, malformed and abusive requests),
-//! `faults` (what Redis, processes, disks and clocks do), `history` (positions) and `load` (slow and many clients).
+//! `faults` (what Redis, processes, disks and clocks do), `history` (positions), `load` (slow and many clients) and `traces`.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
@@ -19,3 +19,4 @@ mod history;
 mod http;
 mod load;
 mod rig;
+mod traces;

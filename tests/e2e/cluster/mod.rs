@@ -6,6 +6,7 @@
 
 mod accepted;
 mod admission;
+mod bundle_key;
 mod chart;
 mod churn;
 mod clients;
@@ -22,6 +23,7 @@ mod rings;
 mod rotation;
 mod scale;
 mod sessions;
+mod traces;
 mod traffic;
 mod upgrade;
 mod world;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{
     http::{Answer, Request},
-    rig::{Api, Installation, Operator, PATIENCE, SYSTEM, Setup, Verifier, eventually, object_path},
+    rig::{Api, Collector, Installation, Operator, PATIENCE, SYSTEM, Setup, Verifier, eventually, object_path},
 };
 
 /// How long a rotation may take, also when a leader was killed and its Lease has to run out first.
@@ -23,6 +23,8 @@ pub(super) struct World {
     pub(super) operators: Vec<Operator>,
     pub(super) minter: Minter,
     pub(super) installation: Installation,
+    /// Gets the operators' spans, where they send any.
+    pub(super) collector: Option<Collector>,
 }
 
 /// A policy that issues tokens.
@@ -45,7 +47,10 @@ impl World {
         static SHARED: Mutex<Weak<World>> = Mutex::new(Weak::new());
         let mut shared = SHARED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         shared.upgrade().unwrap_or_else(|| {
-            let world = Arc::new(Self::start(3, 1));
+            let collector = Collector::start();
+            let operator_arguments = vec![format!("--otlp-endpoint={}", collector.url())];
+            let world = Self::with(Setup { nodes: 3, operators: 1, operator_arguments, ..Setup::default() });
+            let world = Arc::new(Self { collector: Some(collector), ..world });
             *shared = Arc::downgrade(&world);
             world
         })
@@ -68,7 +73,7 @@ impl World {
         installation.api().namespace("world");
         installation.api().apply(&world_policy);
         verifiers.iter_mut().for_each(Verifier::wait_until_ready);
-        Self { verifiers, operators, minter, installation }
+        Self { verifiers, operators, minter, installation, collector: None }
     }
 
     pub(super) fn api(&self) -> Api {

@@ -2,6 +2,7 @@
 
 mod binaries;
 mod cluster;
+mod collector;
 mod dev;
 mod policies;
 mod process;
@@ -18,6 +19,7 @@ pub(crate) use cluster::{
     Api, BUNDLES, Cable, Cluster, Counts, Installation, Operator, SYSTEM, Setup, SimulatedFleet, Write, Writes, condition,
     path as object_path,
 };
+pub(crate) use collector::Collector;
 pub(crate) use dev::Dev;
 pub(crate) use policies::{LEGACY_SECRET, OPAQUE_KEY, Policies};
 pub(crate) use process::Process;

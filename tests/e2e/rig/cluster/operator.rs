@@ -34,6 +34,7 @@ impl Operator {
                 .args(arguments)
                 .env("POD_NAME", &identity)
                 .env("NO_COLOR", "1")
+                .env("OTEL_BSP_SCHEDULE_DELAY", "200")
                 .env_remove("REDIS_URL");
             let mut process = Process::start(&mut command, directory.path().join("operator.log"));
             let up = eventually("the operator answers or ends", PATIENCE, || {
