@@ -129,17 +129,17 @@ mod tests {
     type Heard = Arc<Mutex<Vec<(HeaderMap, Bytes)>>>;
 
     async fn receiver(status: StatusCode) -> (String, Heard) {
-        let heard = Heard::default();
-        let hears = heard.clone();
+        let calls = Heard::default();
+        let told = calls.clone();
         let answer = move |headers: HeaderMap, body: Bytes| {
-            hears.lock().unwrap().push((headers, body));
+            told.lock().unwrap().push((headers, body));
             async move { (status, [("location", "/elsewhere")]) }
         };
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let url = format!("http://{}/sms", listener.local_addr().unwrap());
         let routes = Router::new().fallback(post(answer));
         tokio::spawn(async move { axum::serve(listener, routes).await });
-        (url, heard)
+        (url, calls)
     }
 
     #[tokio::test]
