@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::world::World;
-use crate::rig::{Api, BUNDLES, SYSTEM};
+use crate::rig::{Api, BUNDLES, PATIENCE, SYSTEM, eventually};
 
 const GROUP: &str = "countersign.dev";
 
@@ -118,6 +118,53 @@ fn who_may_not_mint_gets_no_token_from_the_operator() {
         assert_eq!(answer.status, expected, "{credential:?}: {}", String::from_utf8_lossy(&answer.body));
     }
     world.minter.mint(&policy, "ann");
+}
+
+#[test]
+#[ignore = "needs the test cluster: cargo xtask test"]
+fn breaking_the_glass_is_a_right_of_its_own_and_each_use_of_what_it_gives_is_told() {
+    let world = World::shared();
+    let mut policy = super::world::policy("glass", "shop");
+    policy["spec"]["emergency"] = json!({"mode": "Enabled", "notAfter": "2099-01-01T00:00:00Z", "roles": ["user"]});
+    let policy = world.enforced(&policy);
+    let path = format!(
+        "/api/v1/namespaces/{SYSTEM}/services/https:countersign-operator:api/proxy/operator/v1/policies/glass/shop/tokens"
+    );
+    let api = world.api();
+    let emergency = json!({"subject": "ann", "roles": ["user"], "emergency": true, "reason": "INC-42"});
+    let mut broken = None;
+    for (account, role, ordinary_status, emergency_status) in
+        [("minter", "countersign-token-minter", 200, 403), ("breaker", "countersign-emergency", 403, 200)]
+    {
+        api.apply(
+            &json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"namespace": "glass", "name": account}}),
+        );
+        api.apply(&json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+            "metadata": {"namespace": "glass", "name": account},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+            "subjects": [{"kind": "ServiceAccount", "namespace": "glass", "name": account}]}));
+        let token = api.service_account_token("glass", account, &["countersign"]);
+        let ask = |body: &Value| api.send(crate::http::Request::post(&path, body).header("x-countersign-token", &token));
+        let unreasoned = json!({"subject": "ann", "emergency": true});
+        for (body, expected) in [
+            (&json!({"subject": "ann"}), ordinary_status),
+            (&unreasoned, if emergency_status == 200 { 422 } else { 403 }),
+            (&emergency, emergency_status),
+        ] {
+            let answer = ask(body);
+            assert_eq!(answer.status, expected, "{account}: {body}: {}", String::from_utf8_lossy(&answer.body));
+            if body == &emergency && expected == 200 {
+                broken = Some(answer.json()["token"].as_str().unwrap().to_owned());
+            }
+        }
+    }
+    let verdicts = world.verdicts(&policy, &broken.unwrap());
+    assert_eq!(verdicts, BTreeSet::from([(200, "valid".to_owned())]));
+    eventually("an event tells its use", PATIENCE, || {
+        let events = api.get("/apis/events.k8s.io/v1/namespaces/glass/events").json();
+        let told = |event: &Value| event["reason"] == "EmergencyUsed" && event["note"].as_str().unwrap().contains("INC-42");
+        events["items"].as_array().unwrap().iter().any(told).then_some(())
+    });
 }
 
 /// What someone may do in a namespace with resources, beyond what everybody may: `verb resource`.
