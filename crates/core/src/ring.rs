@@ -14,6 +14,7 @@ mod apply;
 mod plan;
 mod restore;
 mod status;
+mod view;
 
 use std::fmt;
 
@@ -23,6 +24,7 @@ use zeroize::Zeroizing;
 pub use apply::ApplyError;
 pub use plan::{Acks, Action, Cause, EMERGENCY_WAIT_MS, OnUnacknowledged, RotationSpec, plan};
 pub use status::{Phase, RingStatus, Waiting, next_change, status};
+pub use view::{KeyView, StatusView};
 
 use crate::{
     jose::{Algorithm, Jwk, base64url},

@@ -6,10 +6,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use countersign_core::{
-    ring::{KeyState, Phase, RingKey, Waiting},
-    time::UnixMillis,
-};
+use countersign_core::ring::{KeyState, RingKey};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -32,55 +29,17 @@ pub(super) async fn list(policy: OfPolicy) -> Json<Value> {
 }
 
 fn shown(key: &RingKey, view: &RingView) -> Value {
-    let secs = |at: Option<UnixMillis>| at.map(UnixMillis::as_secs);
-    let waiting = view.status.waiting.as_ref().filter(|w| w.kid == key.kid);
-    json!({
-        "kid": key.kid,
-        "alg": key.algorithm,
-        "state": key.state.as_str(),
-        "created_at": key.created.as_secs(),
-        "activated_at": secs(key.activated),
-        "retiring_at": secs(key.retiring_since),
-        "removed_at": secs(key.remove_after),
-        "revoked_at": secs(key.revoked),
-        "signs_at": secs(waiting.map(|w| w.not_before)),
-        "verifiers": if key.state == KeyState::Revoked { None } else { view.held.get(&key.kid) },
-    })
+    let mut shown = json!(key.view(&view.status));
+    shown["verifiers"] = match key.state {
+        KeyState::Revoked => Value::Null,
+        _ => json!(view.held.get(&key.kid)),
+    };
+    shown
 }
 
 pub(super) fn ring_status(view: &RingView) -> Value {
-    let status = &view.status;
-    json!({
-        "phase": phase(status.phase),
-        "active_kid": status.active_kid,
-        "last_rotation_at": status.last_rotation.map(UnixMillis::as_secs),
-        "next_rotation_at": status.next_rotation.map(UnixMillis::as_secs),
-        "waiting": status.waiting.as_ref().map(|waiting| waits(waiting, view)),
-    })
-}
-
-fn waits(waiting: &Waiting, view: &RingView) -> Value {
-    let held = view.held.get(&waiting.kid);
-    let lagging = held.map(|h| h.lagging.clone()).unwrap_or_default();
-    let detail = if waiting.for_verifiers && lagging.is_empty() {
-        format!("{} waits for a verifier to acknowledge it", waiting.kid)
-    } else if waiting.for_verifiers {
-        format!("{} waits for {}", waiting.kid, lagging.join(", "))
-    } else {
-        format!("{} is acknowledged and signs from {}", waiting.kid, waiting.not_before)
-    };
-    json!({"kid": waiting.kid, "since": waiting.since.as_secs(), "lagging": lagging, "detail": detail})
-}
-
-/// The reasons of the condition `KeysReady`.
-pub(super) fn phase(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Ready => "Ready",
-        Phase::Generating => "Generating",
-        Phase::RotationWaiting => "RotationWaiting",
-        Phase::NoSigningKey => "NoSigningKey",
-        Phase::EmergencyUnacknowledged => "EmergencyUnacknowledged",
-    }
+    let held = view.status.waiting.as_ref().and_then(|waiting| view.held.get(&waiting.kid));
+    json!(view.status.view(Some(held.map_or(&[], |held| held.lagging.as_slice()))))
 }
 
 #[derive(Deserialize)]
