@@ -157,3 +157,75 @@ proptest! {
         prop_assert!(answer.allowed || refused.map(|s| s.reset_ms).max() == Some(answer.reset_ms));
     }
 }
+
+/// A Redis of a test's own, killed with it.
+struct Redis {
+    process: std::process::Child,
+    url: String,
+    _directory: tempfile::TempDir,
+}
+
+impl Redis {
+    async fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let free = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
+        let process = std::process::Command::new("redis-server")
+            .args(["--port", &free.port().to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"])
+            .arg(directory.path())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .expect("redis-server can be run; `cargo xtask test` installs it");
+        let redis = Self { process, url: format!("redis://{free}"), _directory: directory };
+        let counters = redis.counters();
+        let looked_at = countersign_feed::CounterWindow { key: "up", limit: 1, length_ms: 1000 };
+        for _ in 0..2000 {
+            if counters.peek(&[looked_at]).await.is_ok() {
+                return redis;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        panic!("redis-server did not come up");
+    }
+
+    fn counters(&self) -> RedisCounters {
+        RedisCounters::new(self.url.parse().unwrap(), None).unwrap()
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_issuers_count_as_one() {
+    let redis = Redis::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let mut issuers = Vec::new();
+    for name in ["one.db", "other.db"] {
+        let store = Arc::new(Store::open(&directory.path().join(name)).await.unwrap());
+        issuers.push(Limits::new(store, Some(redis.counters()), b"a key of the installation"));
+    }
+    // On a busy machine an answer may take longer than its budget, and the stores count: then it is tried again.
+    for round in 0..200 {
+        let windows = [window("login", &format!("ann {round}"), 2), window("address", &format!("{round}"), 9)];
+        let before: Vec<u64> = issuers.iter().map(Limits::fallbacks).collect();
+        let mut allowed = Vec::new();
+        for issuer in issuers.iter().chain(&issuers[..1]) {
+            allowed.push(issuer.hit(&shop(), &windows, NOW).await.unwrap().unwrap().allowed);
+        }
+        let left = issuers[1].peek(&shop(), &windows[1..], NOW).await.unwrap().unwrap().remaining;
+        let cleared = issuers[1].clear(&shop(), "login", &format!("ann {round}")).await.unwrap();
+        let again = issuers[0].hit(&shop(), &windows, NOW).await.unwrap().unwrap().allowed;
+        if issuers.iter().map(Limits::fallbacks).eq(before) {
+            assert_eq!(allowed, [true, true, false]);
+            assert_eq!(left, 7, "what is refused is counted nowhere");
+            assert!(cleared && again);
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    panic!("the Redis never answers within its budget");
+}
