@@ -9,7 +9,7 @@ mod attack;
 mod headers;
 
 use std::{
-    fmt,
+    fmt::{self, Write as _},
     net::IpAddr,
     sync::{
         Arc,
@@ -38,6 +38,7 @@ const TWO_MINUTES_MS: i64 = 2 * attack::MINUTE_MS;
 
 /// One limit of a call.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_field_names, reason = "the window of a limit, as policies call it")]
 pub(crate) struct Window {
     /// What is tried: a fixed word.
     pub(crate) what: &'static str,
@@ -269,7 +270,10 @@ pub(crate) fn address_key(ip: IpAddr) -> String {
 
 /// Several keys as one. No two lists make the same.
 pub(crate) fn joined_key(parts: &[&str]) -> String {
-    parts.iter().map(|part| format!("{}:{part}", part.len())).collect()
+    parts.iter().fold(String::new(), |mut key, part| {
+        let _ = write!(key, "{}:{part}", part.len());
+        key
+    })
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What mails say. Nothing in them was typed by whoever caused them, so nobody can use us to send words of their own.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt::Write as _};
 
 use lettre::{
     Message,
@@ -97,11 +97,11 @@ impl Notice {
             text.push_str(line);
             text.push_str("\n\n");
             let shown = escaped(line);
-            html.push_str(&if is_link {
-                format!("<p><a href=\"{shown}\">{shown}</a></p>\n")
+            let _ = if is_link {
+                writeln!(html, "<p><a href=\"{shown}\">{shown}</a></p>")
             } else {
-                format!("<p><strong>{shown}</strong></p>\n")
-            });
+                writeln!(html, "<p><strong>{shown}</strong></p>")
+            };
         }
         text.push_str(&after);
         text.push('\n');
