@@ -45,11 +45,23 @@ impl Store {
         of_user(&self.readers, policy, user).await
     }
 
-    /// Secrets that are encrypted under another key than `key_id`, at most so many.
-    pub async fn totp_under_other_keys(&self, key_id: &str, at_most: u32) -> Result<Vec<HeldTotp>, StoreError> {
-        let rows = sqlx::query("SELECT * FROM totp WHERE key_id <> $1 ORDER BY key_id, policy, user_id LIMIT $2");
-        let rows = rows.bind(key_id).bind(columns::page(at_most)).fetch_all(&self.readers).await?;
-        rows.iter()
+    /// Secrets that are encrypted under another key than `key_id`, page by page: at most so many after `after`.
+    pub async fn totp_under_other_keys(
+        &self,
+        key_id: &str,
+        after: Option<&HeldTotp>,
+        at_most: u32,
+    ) -> Result<Vec<HeldTotp>, StoreError> {
+        let (key, policy, user) =
+            after.map_or(("", "", ""), |held| (held.totp.key_id.as_str(), held.policy.as_str(), held.user.as_str()));
+        let rows = sqlx::query(
+            "SELECT * FROM totp WHERE key_id <> $1 AND (key_id, policy, user_id) > ($2, $3, $4)
+             ORDER BY key_id, policy, user_id LIMIT $5",
+        );
+        let rows = rows.bind(key_id).bind(key).bind(policy).bind(user).bind(columns::page(at_most));
+        rows.fetch_all(&self.readers)
+            .await?
+            .iter()
             .map(|row| Ok(HeldTotp { policy: columns::policy(row)?, user: row.try_get("user_id")?, totp: totp(row)? }))
             .collect()
     }

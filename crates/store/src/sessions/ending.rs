@@ -68,6 +68,17 @@ impl Tx {
         self.end(sessions, ending).await
     }
 
+    /// Ends a session's refresh families and leaves the session: another family is to take their place.
+    pub async fn end_families(&mut self, policy: &PolicyName, session: &str, now: UnixMillis) -> Result<(), StoreError> {
+        sqlx::query("UPDATE refresh_families SET ended = $3 WHERE policy = $1 AND session_id = $2 AND ended IS NULL")
+            .bind(policy.as_str())
+            .bind(session)
+            .bind(now.0)
+            .execute(self.connection())
+            .await?;
+        Ok(())
+    }
+
     /// Ends sessions that were read under their subject's lock.
     pub(crate) async fn end(&mut self, sessions: Vec<Session>, ending: &Ending) -> Result<Ended, StoreError> {
         for session in &sessions {
@@ -78,12 +89,7 @@ impl Tx {
                 .bind(&ending.reason)
                 .execute(self.connection())
                 .await?;
-            sqlx::query("UPDATE refresh_families SET ended = $3 WHERE policy = $1 AND session_id = $2 AND ended IS NULL")
-                .bind(session.policy.as_str())
-                .bind(&session.id)
-                .bind(ending.now.0)
-                .execute(self.connection())
-                .await?;
+            self.end_families(&session.policy, &session.id, ending.now).await?;
         }
         let revocations: Vec<_> = sessions.iter().map(|session| revocation(session, ending)).collect();
         let revocations = self.revoke(&revocations, ending.now, |_| ending.max_entries).await?;

@@ -79,11 +79,12 @@ async fn totp_is_in_use_once_its_first_code_was_shown(db: Database) {
 
 async fn secrets_move_to_another_key(db: Database) {
     let store = with_totp(&db).await;
-    let held = store.totp_under_other_keys("k2", 10).await.unwrap();
+    let held = store.totp_under_other_keys("k2", None, 10).await.unwrap();
     assert_eq!((held.len(), held[0].user.as_str()), (1, "a"));
+    assert_eq!(store.totp_under_other_keys("k2", held.last(), 10).await.unwrap(), [], "nothing after the last");
     let moving = async || transact!(&store, |tx| { tx.reencrypt_totp(&held[0], b"sealed anew", "k2").await }).unwrap();
     assert!(moving().await && !moving().await);
-    assert_eq!(store.totp_under_other_keys("k2", 10).await.unwrap(), []);
+    assert_eq!(store.totp_under_other_keys("k2", None, 10).await.unwrap(), []);
 }
 
 async fn of_many_uses_of_one_backup_code_one_succeeds(db: Database) {
@@ -164,9 +165,12 @@ async fn a_login_that_comes_again_with_its_code_gets_its_session_once(db: Databa
     ] {
         assert_eq!(take(&retry, now).await, None, "{why}");
     }
+    let open = async |session| store.retry_is_open(&shop(), session).await.unwrap();
+    assert!(open("s1").await && open("s2").await && !open("s3").await);
     assert_eq!(take(&fitting, NOW).await.as_deref(), Some("s1"));
     assert_eq!(take(&fitting, NOW).await, None, "once");
     transact!(&store, |tx| { tx.close_retry(&shop(), "s2", NOW).await }).unwrap();
+    assert!(!open("s1").await && !open("s2").await);
     let code = secret(2);
     assert_eq!(take(&Retry { code: &code, ..fitting }, NOW).await, None, "the session was used");
 }
@@ -205,6 +209,10 @@ async fn of_many_uses_of_one_token_one_succeeds(db: Database) {
     };
     assert_eq!(take("verify", 1, NOW).await, None, "for another purpose");
     assert_eq!(take("reset", 1, expires).await, None, "too late");
+    let look = async |purpose, now| store.one_time_token(&shop(), purpose, &secret(1), now).await.unwrap();
+    assert_eq!(look("verify", NOW).await, None);
+    assert_eq!(look("reset", expires).await, None);
+    assert!(look("reset", NOW).await.is_some() && look("reset", NOW).await.is_some(), "looking takes nothing");
     assert_eq!(take("reset", 1, NOW).await, Some(TakenToken { user: "a".into(), content: "c".into() }));
     let won = winners(store.clone(), async |store| {
         transact!(&store, |tx| { tx.take_one_time_token(&shop(), "reset", &secret(2), NOW).await }).map(|t| t.is_some())

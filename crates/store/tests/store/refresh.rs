@@ -20,6 +20,7 @@ conformance! {
     a_family_that_does_not_rotate_keeps_its_token,
     a_session_that_is_over_is_not_renewed,
     a_first_token_is_replaced_only_while_unused,
+    a_family_can_take_the_place_of_another_in_a_session,
     only_hashes_are_kept,
     bits_are_erased_after_the_grace,
 }
@@ -186,6 +187,28 @@ async fn a_first_token_is_replaced_only_while_unused(db: Database) {
     assert_eq!(using(&store, &token(1), 0, 1).await, Used::Unknown);
     renewed(using(&store, &token(2), 0, 1).await);
     assert!(!replace(3).await);
+}
+
+async fn a_family_can_take_the_place_of_another_in_a_session(db: Database) {
+    let store = with_family(&db, true).await;
+    let (policy, second) = (shop(), token(2));
+    let family = NewFamily {
+        policy: &policy,
+        id: "g",
+        session: "s",
+        token: &second,
+        rotates: true,
+        created: NOW,
+        expires: NOW.plus(500 * MINUTE),
+    };
+    transact!(&store, |tx| {
+        tx.end_families(&policy, "s", NOW).await?;
+        tx.insert_family(&family).await
+    })
+    .unwrap();
+    assert_eq!(using(&store, &token(1), 1, 1).await, Used::Over);
+    renewed(using(&store, &second, 2, 2).await);
+    assert!(store.session(&policy, "s").await.unwrap().unwrap().ended.is_none());
 }
 
 async fn only_hashes_are_kept(db: Database) {

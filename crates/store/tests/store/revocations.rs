@@ -14,7 +14,7 @@ use countersign_core::{
 use countersign_feed::{
     FeedState, Follower, FollowerConfig, Mark, MemoryFeed, Outbox, Publication, Publisher, PublisherConfig,
 };
-use countersign_store::{HistoryFilter, NewRevocation, Store, StoreError};
+use countersign_store::{HistoryFilter, NewRevocation, Store, StoreError, transact};
 
 use crate::rig::{Database, shop};
 
