@@ -55,10 +55,16 @@ kinds! {
     MfaFailed "MFA_FAILED" Warning,
     /// A code was asked for.
     MfaChallenged "MFA_CHALLENGED" Info,
+    /// A code was right in a session that exists: nobody logged in anew.
+    MfaSucceeded "MFA_SUCCEEDED" Info,
     /// An account's owner set another password.
     PasswordChanged "PASSWORD_CHANGED" Info,
     /// By a mailed link, or an administrator.
     PasswordReset "PASSWORD_RESET" Info,
+    /// Somebody registered with the address of an account.
+    RegistrationRepeated "REGISTRATION_REPEATED" Info,
+    /// A mail to verify an address was asked for.
+    VerificationRequested "VERIFICATION_REQUESTED" Info,
     /// A mail to reset a password was asked for.
     PasswordResetRequested "PASSWORD_RESET_REQUESTED" Info,
     /// A session ended before its time.

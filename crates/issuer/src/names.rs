@@ -10,6 +10,9 @@ const MAX_LOCAL_BYTES: usize = 64;
 /// The longest user name, characters.
 pub const MAX_USERNAME: usize = 64;
 
+/// The longest first or last name, characters.
+pub const MAX_PERSON: usize = 100;
+
 /// Why a text is no name or address. Safe to show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidName {
@@ -25,6 +28,9 @@ pub enum InvalidName {
     /// What would look like something else.
     #[error("a user name has no @, no white space at either end, and no control or invisible characters")]
     NameCharacters,
+    /// A person's name that is no line of text.
+    #[error("a name has at most 100 characters, and none that are control characters or turn the writing around")]
+    Person,
 }
 
 /// What two texts have in common that differ in case, width or composition alone: NFKC, then full case folding, then NFKC
@@ -32,6 +38,12 @@ pub enum InvalidName {
 pub fn folded(text: &str) -> String {
     let nfkc = ComposingNormalizerBorrowed::new_nfkc();
     nfkc.normalize(&CaseMapper::new().fold_string(&nfkc.normalize(text))).into_owned()
+}
+
+/// The one way of writing a text that looks so or nearly so (NFKC): what stands for it from here on, so that a mail goes to
+/// the address that was compared.
+pub fn composed(text: &str) -> String {
+    ComposingNormalizerBorrowed::new_nfkc().normalize(text).into_owned()
 }
 
 /// An e-mail address, as typed less white space around it.
@@ -77,6 +89,18 @@ pub fn username(text: &str) -> Result<&str, InvalidName> {
         // What folds to an @ (U+FF20, U+FE6B) is one.
         && !folded.contains('@');
     if good { Ok(text) } else { Err(InvalidName::NameCharacters) }
+}
+
+/// A person's first or last name, as typed less white space around it. Nothing is demanded of it but that it stays in its
+/// line: no control characters, and none that turn the writing around it.
+pub fn person(text: &str) -> Result<&str, InvalidName> {
+    let text = text.trim();
+    let turns =
+        |c: char| matches!(c, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    if text.chars().count() > MAX_PERSON || text.chars().any(|c| c.is_control() || turns(c)) {
+        return Err(InvalidName::Person);
+    }
+    Ok(text)
 }
 
 /// Characters that show nothing and would make two names look alike: formats, fillers, variation selectors, tags.
@@ -162,6 +186,33 @@ mod tests {
         ] {
             assert_eq!(username(bad), Err(why), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_person_is_called_anything_that_stays_in_its_line() {
+        for good in [
+            "",
+            "Ann",
+            " Ann ",
+            "O'Neil",
+            "M\u{fc}ller-L\u{fc}denscheidt",
+            "\u{646}\u{633}\u{62a}\u{631}\u{646}\u{200c}\u{627}",
+            "<b>'; DROP",
+            "{{7*7}}",
+        ] {
+            assert_eq!(person(good), Ok(good.trim()), "{good}");
+        }
+        for bad in ["a\0b", "a\nb", "a\u{202e}b", "a\u{2028}b", &"a".repeat(101)] {
+            assert_eq!(person(bad), Err(InvalidName::Person), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_written_in_one_way_and_a_mail_goes_there() {
+        assert_eq!(composed("bo\u{212a}@shop.example"), "boK@shop.example");
+        assert_eq!(composed("\u{fb01}@shop.example"), "fi@shop.example");
+        assert_eq!(email(&composed("ann\u{ff20}shop.example")), Ok("ann@shop.example"));
+        assert_eq!(email(&composed("ann@shop.example\u{2100}")), Err(InvalidName::NotAnAddress));
     }
 
     proptest! {

@@ -7,7 +7,10 @@ use axum::{
 use countersign_store::{Failure, StoreError};
 use serde_json::{Map, Value, json};
 
-use crate::minter::MintError;
+use crate::{
+    limits::{Standing, rate_limit_headers},
+    minter::MintError,
+};
 
 /// What is wrong with a request, or with us. The detail is safe to show.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +22,7 @@ pub(crate) struct Problem {
     bare_challenge: bool,
     members: Map<String, Value>,
     retry_after_s: Option<u64>,
+    limit: Option<Box<Standing>>,
 }
 
 impl Problem {
@@ -31,6 +35,7 @@ impl Problem {
             bare_challenge: false,
             members: Map::new(),
             retry_after_s: None,
+            limit: None,
         }
     }
 
@@ -105,6 +110,25 @@ impl Problem {
         )
     }
 
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// 429, with how the limit stands.
+    pub(crate) fn rate_limited(standing: Standing) -> Self {
+        let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "too many tries; wait, and try again");
+        Self { limit: Some(Box::new(standing)), ..problem }
+    }
+
+    /// 409: a name or an address that another account has.
+    pub(crate) fn already_registered(what: &str) -> Self {
+        Self::new(StatusCode::CONFLICT, "already_registered", format!("{what} is taken"))
+    }
+
     /// Another member of the answer.
     #[must_use]
     pub(crate) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
@@ -139,6 +163,9 @@ impl IntoResponse for Problem {
         if self.status == StatusCode::UNAUTHORIZED {
             let challenge = if self.bare_challenge { "Bearer" } else { "Bearer error=\"invalid_token\"" };
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
+        if let Some(standing) = &self.limit {
+            rate_limit_headers(response.headers_mut(), standing);
         }
         let retry_after = self.retry_after_s.or((self.status == StatusCode::SERVICE_UNAVAILABLE).then_some(1));
         if let Some(seconds) = retry_after {

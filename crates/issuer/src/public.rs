@@ -3,11 +3,21 @@
 //! A request whose host and path prefix are a policy's `issuer` goes to that policy, the prefix removed; `/{ns}/{name}/…`
 //! always works; a host that no policy names gets the default policy, which also answers under `/api`.
 
+mod api_keys;
+pub(crate) mod audit;
 mod discovery;
+mod door;
 mod login;
+mod mailed;
+mod oauth;
+mod operations;
+mod owner;
 mod profile;
 mod refresh;
+mod register;
+mod second_factor;
 mod sessions;
+mod stats;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -31,6 +41,7 @@ use crate::{
     body::MAX_BODY,
     call::{Call, Published, Routed},
     client::{self, Client},
+    mail,
     policies::Held,
     problem::{Failed, Problem},
     serving::Issuer,
@@ -57,13 +68,52 @@ fn of_policy(issuer: Issuer) -> Router {
         .route("/auth/login", post(login::login))
         .route("/auth/refresh", post(refresh::refresh))
         .route("/auth/logout", post(refresh::logout))
+        .route("/auth/2fa", get(second_factor::state))
+        .route("/auth/2fa/verify", post(second_factor::verify))
+        .route("/auth/2fa/otp/send", post(second_factor::send))
+        .route("/auth/2fa/setup/totp", post(second_factor::set_up))
+        .route("/auth/2fa/verify/totp", post(second_factor::confirm))
+        .route("/auth/2fa/backup-codes", post(second_factor::new_backup_codes))
+        .route("/auth/2fa/totp", delete(second_factor::turn_off))
         .route("/auth/sessions", get(sessions::list).delete(sessions::end_all))
         .route("/auth/sessions/{id}", delete(sessions::end_one))
-        .route("/users/me", get(profile::me))
+        .route("/auth/api-keys", get(api_keys::list).post(api_keys::create))
+        .route("/auth/api-keys/{id}", delete(api_keys::revoke))
+        .route("/auth/audit", get(audit::list))
+        .route("/auth/audit/suspicious", get(audit::suspicious))
+        .route("/auth/stats/active-users", get(stats::active_users))
+        .route("/auth/stats/login-attempts", get(stats::login_attempts))
+        .route("/auth/stats/locked-accounts", get(stats::locked_accounts))
+        .route("/auth/stats/sessions", get(stats::sessions))
+        .route("/oauth/token", post(oauth::token))
+        .route("/oauth/introspect", post(oauth::introspect))
+        .route("/oauth/revoke", post(oauth::revoke))
+        .route("/userinfo", get(oauth::userinfo).post(oauth::userinfo))
+        // As existing clients call them, whether or not `/api` was the default policy's prefix.
+        .nest("/v1/auth", operations())
+        .nest("/api/v1/auth", operations())
+        .route("/auth/register", post(register::register))
+        .route("/auth/verify-email", get(async || mail::verification_page()).post(mailed::verify))
+        .route("/auth/verify-email/resend", post(mailed::resend))
+        .route("/auth/forgot-password", post(mailed::forgot))
+        .route("/auth/reset-password", get(async || mail::reset_page()).post(mailed::reset))
+        .route("/auth/change-password", post(profile::change_password))
+        .route("/users/me", get(profile::me).patch(profile::change).delete(profile::erase))
         .fallback(async || Problem::not_found("no such call"))
         .method_not_allowed_fallback(async || Problem::method_not_allowed("no such method on this call"))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(issuer)
+}
+
+fn operations() -> Router<Issuer> {
+    Router::new()
+        .route("/health", get(operations::health))
+        .route("/metrics", get(operations::metrics))
+        .route("/session-status", get(operations::session_status))
+        .route("/security-dashboard", get(operations::security_dashboard))
+        .route("/debug-report", get(operations::debug_report))
+        .route("/validate-token", post(operations::validate_token))
+        .route("/diagnose", post(operations::diagnose))
 }
 
 async fn answer(State(Front { issuer, mut inner }): State<Front>, mut request: Request) -> Response {
@@ -97,8 +147,24 @@ fn within(uri: &Uri, path: &str) -> Result<Uri, axum::http::Error> {
     Uri::builder().path_and_query(PathAndQuery::try_from(target)?).build()
 }
 
+pub(crate) use self::{
+    api_keys::{make as make_api_key, shown as api_key_shown},
+    door::forget_tries as forget_login_tries,
+    login::account,
+    register::create as create_account,
+    sessions::shown as session_shown,
+};
+
+/// Where what has ended stands in the feed, for an answer that tells more; null when nothing ended, or the feed is away.
+pub(crate) async fn position(call: &Call, ended: Appended) -> serde_json::Value {
+    match call.publish(ended).await {
+        Published::At(position) => json!(position),
+        Published::Nothing | Published::Later => serde_json::Value::Null,
+    }
+}
+
 /// What ended, and where that stands in the feed: 202 while the feed is out of reach.
-async fn ended(call: &Call, appended: Option<Appended>, count: usize) -> Result<Response, Failed> {
+pub(crate) async fn ended(call: &Call, appended: Option<Appended>, count: usize) -> Result<Response, Failed> {
     let published = match appended {
         Some(appended) => call.publish(appended).await,
         None => Published::Nothing,
@@ -115,7 +181,13 @@ async fn ended(call: &Call, appended: Option<Appended>, count: usize) -> Result<
 
 /// The policy that a request is for, and the path within it.
 fn route(held: &Held, host: &str, path: &str) -> Option<(Arc<IssuerPolicy>, String)> {
-    by_name(held, path).or_else(|| by_issuer(held, host, path)).or_else(|| by_default(held, host, path))
+    let (policy, path) =
+        by_name(held, path).or_else(|| by_issuer(held, host, path)).or_else(|| by_default(held, host, path))?;
+    // The default policy answers under `/api` as well, by whatever name it was found.
+    let of_default = held.default.as_ref() == Some(&policy.name);
+    let within = if of_default { path.strip_prefix("/api").filter(|rest| rest.starts_with('/')) } else { None };
+    let within = within.unwrap_or(&path).to_owned();
+    Some((policy, within))
 }
 
 fn by_issuer(held: &Held, host: &str, path: &str) -> Option<(Arc<IssuerPolicy>, String)> {
@@ -164,8 +236,7 @@ fn by_default(held: &Held, host: &str, path: &str) -> Option<(Arc<IssuerPolicy>,
     if held.by_name.values().any(named) && !named(default) {
         return None;
     }
-    let within = path.strip_prefix("/api").filter(|rest| rest.starts_with('/')).unwrap_or(path);
-    Some((default.clone(), within.to_owned()))
+    Some((default.clone(), path.to_owned()))
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use std::{
 };
 
 use countersign_core::{names::PolicyName, proxies::TrustedProxies};
-use countersign_feed::{FeedState, Publisher, collect_uses};
+use countersign_feed::{FeedState, Publisher, RedisCounters, collect_uses};
 use countersign_store::Store;
 use tokio::{
     net::{TcpListener, UnixListener},
@@ -30,8 +30,8 @@ use self::{
     patience::Patience,
 };
 use crate::{
-    Fleet, Health, Minter, Policies, Revoker, UseAudit, admin, health, housekeeping, issued::Issued, passwords::Pool, public,
-    secrets::Secrets,
+    Fleet, Health, Mailer, Minter, Policies, Revoker, UseAudit, admin, health, housekeeping, issued::Issued,
+    limits::Limits, passwords::Pool, public, secrets::Secrets,
 };
 
 /// How long calls under way may take to end after the stop.
@@ -113,8 +113,14 @@ pub struct IssuerConfig {
     pub secrets: Arc<Secrets>,
     /// What hashes passwords.
     pub passwords: Pool,
+    /// What sends mails.
+    pub mailer: Mailer,
+    /// Where limits are counted for all issuers; absent: in the store.
+    pub counters: Option<RedisCounters>,
     /// Whose word about a client's address is taken.
     pub trusted_proxies: TrustedProxies,
+    /// What kind of installation this is, as `development`: shown by health.
+    pub environment: String,
 }
 
 /// An issuer: its parts, and routes over them.
@@ -127,9 +133,13 @@ pub(crate) struct Parts {
     pub(crate) store: Arc<Store>,
     pub(crate) minter: Minter,
     pub(crate) revoker: Revoker,
+    pub(crate) issued: Issued,
     pub(crate) secrets: Arc<Secrets>,
     pub(crate) passwords: Pool,
+    pub(crate) mailer: Mailer,
+    pub(crate) limits: Limits,
     pub(crate) trusted_proxies: TrustedProxies,
+    pub(crate) environment: String,
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) feed: Arc<FeedState>,
     pub(crate) fleet: Fleet,
@@ -161,18 +171,23 @@ impl Issuer {
         let revoker = Revoker::new(
             config.store.clone(),
             config.publisher.clone(),
-            issued,
+            issued.clone(),
             config.fleet.clone(),
             health.clone(),
             config.keys.key_revoked(),
         );
+        let limits = Limits::new(config.store.clone(), config.counters, &config.secrets.hash("limits", "").0);
         let parts = Parts {
             store: config.store,
             minter,
             revoker,
+            issued,
             secrets: config.secrets,
             passwords: config.passwords,
+            mailer: config.mailer,
+            limits,
             trusted_proxies: config.trusted_proxies,
+            environment: config.environment,
             publisher: config.publisher,
             feed: config.feed,
             fleet: config.fleet,
@@ -195,7 +210,7 @@ impl Issuer {
         let mut servers = JoinSet::new();
         let over = stop.clone();
         let public = public::routes(self.clone());
-        servers.spawn(housekeeping::keep(self.parts.store.clone(), stop.clone()));
+        servers.spawn(housekeeping::keep(self.parts.store.clone(), self.parts.secrets.clone(), stop.clone()));
         let uses = Arc::new(UseAudit::new(self.parts.store.clone()));
         servers.spawn(collect_uses(self.parts.fleet.server().clone(), uses, stop.clone()));
         let Listeners { public: public_listener, health: health_listener, admin, admin_socket, tls } = listeners;

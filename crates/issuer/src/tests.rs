@@ -1,4 +1,8 @@
 //! The issuer's own routes as clients call them, in one process.
 
+mod accounts;
 mod login;
+mod new_passwords;
 mod rig;
+mod second_factor;
+mod services;

@@ -1,9 +1,9 @@
 //! Tokens that are used once: the links in mails, set-up tokens, invitations.
 
 use countersign_core::{names::PolicyName, time::UnixMillis};
-use sqlx::Row as _;
+use sqlx::{Row as _, any::AnyRow};
 
-use crate::{SecretHash, StoreError, Tx};
+use crate::{SecretHash, Store, StoreError, Tx};
 
 /// A one-time token as it is made.
 #[derive(Clone, Debug)]
@@ -31,6 +31,25 @@ pub struct TakenToken {
     pub user: String,
     /// What its maker wrote.
     pub content: String,
+}
+
+impl Store {
+    /// A one-time token that [`Tx::take_one_time_token`] would take, without taking it: what costs much is done for one that
+    /// is good, and only then is it used up.
+    pub async fn one_time_token(
+        &self,
+        policy: &PolicyName,
+        purpose: &str,
+        hash: &SecretHash,
+        now: UnixMillis,
+    ) -> Result<Option<TakenToken>, StoreError> {
+        let held = sqlx::query(
+            "SELECT user_id, content FROM one_time_tokens
+             WHERE policy = $1 AND hash = $2 AND purpose = $3 AND expires > $4",
+        );
+        let held = held.bind(policy.as_str()).bind(hash.bytes()).bind(purpose).bind(now.0);
+        held.fetch_optional(&self.readers).await?.as_ref().map(token).transpose()
+    }
 }
 
 impl Tx {
@@ -67,10 +86,7 @@ impl Tx {
         );
         let taken = taken.bind(policy.as_str()).bind(hash.bytes()).bind(purpose).bind(now.0);
         let taken = taken.fetch_all(self.connection()).await?;
-        taken
-            .first()
-            .map(|row| Ok(TakenToken { user: row.try_get("user_id")?, content: row.try_get("content")? }))
-            .transpose()
+        taken.first().map(token).transpose()
     }
 
     /// Withdraws an account's tokens of a purpose. How many there were.
@@ -83,4 +99,8 @@ impl Tx {
         let gone = sqlx::query("DELETE FROM one_time_tokens WHERE policy = $1 AND user_id = $2 AND purpose = $3");
         Ok(gone.bind(policy.as_str()).bind(user).bind(purpose).execute(self.connection()).await?.rows_affected())
     }
+}
+
+fn token(row: &AnyRow) -> Result<TakenToken, StoreError> {
+    Ok(TakenToken { user: row.try_get("user_id")?, content: row.try_get("content")? })
 }

@@ -38,7 +38,7 @@ impl fmt::Debug for LoginReferences {
             .field("breached", &self.breached.as_ref().map(|list| list.len()))
             .field("clients", &self.clients.keys())
             .field("sms_key", &self.sms_key.is_some())
-            .field("smtp", &self.smtp.as_ref().map(|smtp| smtp.len()))
+            .field("smtp", &self.smtp.as_ref().map(BTreeMap::len))
             .finish()
     }
 }

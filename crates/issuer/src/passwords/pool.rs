@@ -4,7 +4,7 @@ use std::{
     num::NonZeroUsize,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -31,6 +31,7 @@ struct Inner {
     memory: Arc<Semaphore>,
     memory_kib: u32,
     waiting: AtomicUsize,
+    computed: AtomicU64,
     max_waiting: usize,
 }
 
@@ -56,6 +57,7 @@ impl Pool {
             memory: Arc::new(Semaphore::new(memory_kib as usize)),
             memory_kib,
             waiting: AtomicUsize::new(0),
+            computed: AtomicU64::new(0),
             max_waiting,
         }))
     }
@@ -65,6 +67,11 @@ impl Pool {
         let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let kib = u32::try_from(threads.get()).unwrap_or(u32::MAX).saturating_mul(MEMORY_KIB_PER_THREAD);
         Self::new(threads, kib, threads.get().saturating_mul(WAITING_PER_THREAD))
+    }
+
+    /// How many hashes were computed since the start, those in vain included.
+    pub fn computed(&self) -> u64 {
+        self.0.computed.load(Ordering::Relaxed)
     }
 
     /// Hashes a new password.
@@ -95,6 +102,7 @@ impl Pool {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Overloaded> {
         let places = self.places(cost).await?;
+        self.0.computed.fetch_add(1, Ordering::Relaxed);
         let work = tokio::task::spawn_blocking(move || {
             let done = work();
             drop(places);

@@ -7,6 +7,7 @@ use countersign_api::policy::{BreachedPasswordsMode, CharacterClass, EffectiveLo
 use countersign_core::names::PolicyName;
 
 use crate::{
+    mail::{Sending, SmtpSettings},
     passwords::{self, Argon2idCost, Breached, Rules},
     totp::TotpSettings,
 };
@@ -24,6 +25,8 @@ pub struct LoginPolicy {
     pub totp: TotpSettings,
     /// What it refers to.
     pub references: LoginReferences,
+    /// Its own way of sending mails.
+    pub(crate) sending: Sending,
 }
 
 impl LoginPolicy {
@@ -44,7 +47,8 @@ impl LoginPolicy {
             period_s: u64::try_from(totp.period.as_millis() / 1000).unwrap_or(30).max(1),
             skew: u16::try_from(totp.skew).unwrap_or(1),
         };
-        Self { settings, rules, cost, totp, references }
+        let sending = Sending::new(settings.mail.as_ref(), smtp(&references));
+        Self { settings, rules, cost, totp, references, sending }
     }
 
     /// Whether an account of these roles must have a second factor.
@@ -73,6 +77,17 @@ impl LoginPolicy {
 fn percentile(policy: &PolicyName, id: &str) -> u32 {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, format!("{policy}\0{id}").as_bytes());
     digest.as_ref().iter().fold(0, |rest, byte| (rest * 256 + u32::from(*byte)) % 100)
+}
+
+/// The policy's own mail server. One whose settings are wrong is none: mails go out as the issuer's own settings say.
+fn smtp(references: &LoginReferences) -> Option<Arc<SmtpSettings>> {
+    match SmtpSettings::from_secret(references.smtp.as_ref()?) {
+        Ok(settings) => Some(Arc::new(settings)),
+        Err(error) => {
+            tracing::warn!(%error, "the policy's mail server can't be used; the issuer's own settings count");
+            None
+        }
+    }
 }
 
 fn host(issuer: &str) -> &str {

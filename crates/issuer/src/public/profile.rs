@@ -1,10 +1,31 @@
-//! `GET /users/me`.
+//! `/users/me`, and `POST /auth/change-password`.
 
-use axum::Json;
+use axum::{Json, http::StatusCode, response::Response};
+use countersign_api::policy::EmailVerification;
+use countersign_core::time::UnixMillis;
+use countersign_store::{Folded, StoreError, Tx, User, transact};
+use serde::Deserialize;
 use serde_json::Value;
 
-use super::login::has_second_factor;
-use crate::{bearer::Permitted, opening::user_json, problem::Failed};
+use super::{
+    ended,
+    login::has_second_factor,
+    mailed::history,
+    owner::{
+        self, Purpose, Shown, address, hashed, issuer_of, judge_history, judge_password, mailed_token, person, post,
+        show_password, told, username,
+    },
+};
+use crate::{
+    audit::EventKind,
+    bearer::{Permitted, Person},
+    body::{Content, body_of},
+    call::Call,
+    closing,
+    mail::{Notice, verification_link},
+    opening::user_json,
+    problem::{Failed, Problem},
+};
 
 /// The account that a token speaks for: a person's, or the owner's of an API key.
 pub(super) async fn me(permitted: Permitted) -> Result<Json<Value>, Failed> {
@@ -13,4 +34,181 @@ pub(super) async fn me(permitted: Permitted) -> Result<Json<Value>, Failed> {
     let user = caller.user(&call).await?;
     let mfa_enabled = has_second_factor(call.store(), &user).await?;
     Ok(Json(user_json(&call, &user, mfa_enabled)))
+}
+
+#[derive(Deserialize)]
+struct Changes {
+    username: Option<String>,
+    email: Option<String>,
+    first_name: Option<String>,
+    last_name: Option<String>,
+}
+
+/// What a changed address leads to.
+enum Moved {
+    /// Nothing: it isn't changed.
+    Not,
+    /// A mail to the new one, whose link makes it the account's.
+    Pending(String),
+    /// It is the account's at once; the old one is told.
+    AtOnce(Option<Folded>),
+}
+
+/// `PATCH /users/me`. What isn't named here can't be changed by its owner.
+pub(super) async fn change(Person { call, user, .. }: Person, Content(bytes): Content) -> Result<Response, Failed> {
+    let body: Changes = body_of(&bytes)?;
+    let name = body.username.as_deref().map(username).transpose()?;
+    let email = body.email.as_deref().map(address).transpose()?;
+    let (renamed, surnamed) = (body.first_name.is_some(), body.last_name.is_some());
+    let first_name = person("first_name", body.first_name)?;
+    let last_name = person("last_name", body.last_name)?;
+    let policy = &call.policy.name;
+    let elsewhere = email.as_ref().is_some_and(|new| user.email.as_ref().is_none_or(|held| held.folded != new.folded));
+    let mut owner_of_new = None;
+    if let (Some(new), true) = (&email, elsewhere) {
+        let limits = &call.login()?.settings.rate_limits.password_reset;
+        owner::count(&call, [owner::of_account("address-change", &user.id, limits.per_account.as_ref())]).await?;
+        owner_of_new = call.store().user_by_email(policy, &new.folded).await?.filter(|owner| owner.id != user.id);
+    }
+    let changed = transact!(call.store(), Failed, |tx| {
+        tx.lock_subject(policy, &user.id).await?;
+        let now = tx.database_now().await?;
+        let held = tx.user(policy, &user.id).await?;
+        let mut user = held.ok_or_else(|| Problem::invalid_token("the account is gone"))?;
+        let mut fields = Vec::new();
+        if let Some(name) = &name {
+            fields.push("username");
+            user.username = Some(name.clone());
+        }
+        if renamed {
+            fields.push("first_name");
+            user.first_name.clone_from(&first_name);
+        }
+        if surnamed {
+            fields.push("last_name");
+            user.last_name.clone_from(&last_name);
+        }
+        let mut moved = Moved::Not;
+        if let Some(new) = &email {
+            fields.push("email");
+            moved = move_to(tx, &call, &mut user, new, now).await?;
+        }
+        tx.save_user(&user).await?;
+        call.event(EventKind::UserUpdated).subject(&user.id).detail("fields", fields).write(tx, now).await?;
+        Ok((user, moved))
+    });
+    let (user, moved) = match changed {
+        Err(Failed::Store(StoreError::Taken("the name"))) => {
+            return Err(Problem::already_registered("the user name").into());
+        }
+        Err(Failed::Store(StoreError::Taken(_))) => return Err(Problem::already_registered("the e-mail address").into()),
+        changed => changed?,
+    };
+    announce(&call, email.as_ref(), owner_of_new, moved)?;
+    let mfa_enabled = has_second_factor(call.store(), &user).await?;
+    Ok(told(StatusCode::OK, user_json(&call, &user, mfa_enabled), None))
+}
+
+/// Another address: pending until its link is used, or the account's at once where nobody verifies any.
+async fn move_to(tx: &mut Tx, call: &Call, user: &mut User, new: &Folded, now: UnixMillis) -> Result<Moved, Failed> {
+    if user.email.as_ref().is_some_and(|held| held.folded == new.folded) {
+        // Back to the present one: the other link is good for nothing any more.
+        user.pending_email = None;
+        return Ok(Moved::Not);
+    }
+    if call.login()?.settings.registration.email_verification == EmailVerification::Disabled {
+        user.pending_email = None;
+        user.email_verified = false;
+        return Ok(Moved::AtOnce(user.email.replace(new.clone())));
+    }
+    // Whether it is another's shows in no answer: only its link can find out, and only its owner gets that.
+    user.pending_email = Some(new.clone());
+    let token = mailed_token(tx, call, &user.id, Purpose::Verify, new, now).await?;
+    Ok(Moved::Pending(token))
+}
+
+/// The mails of a changed address.
+fn announce(call: &Call, new: Option<&Folded>, owner_of_new: Option<User>, moved: Moved) -> Result<(), Problem> {
+    match (moved, new, owner_of_new.and_then(|owner| owner.email)) {
+        (Moved::Pending(_), _, Some(taken)) => post(call, &taken, Notice::AlreadyRegistered),
+        (Moved::Pending(token), Some(new), None) => {
+            let link = verification_link(call.login()?.settings.mail.as_ref(), issuer_of(call), &token);
+            post(call, new, Notice::ConfirmNewAddress { link, valid_for_ms: Purpose::Verify.life_ms() })
+        }
+        (Moved::AtOnce(Some(old)), ..) => post(call, &old, Notice::AddressChanged),
+        (Moved::AtOnce(None) | Moved::Not | Moved::Pending(_), ..) => Ok(()),
+    }
+}
+
+#[derive(Deserialize)]
+struct Farewell {
+    password: String,
+    device_token: Option<String>,
+}
+
+/// `DELETE /users/me`: the account and everything that was issued for it.
+pub(super) async fn erase(Person { call, user, session }: Person, Content(bytes): Content) -> Result<Response, Failed> {
+    let body: Farewell = body_of(&bytes)?;
+    let shown = show_password(&call, &user, &session, &body.password, body.device_token.as_deref()).await?;
+    let policy = &call.policy;
+    let over = transact!(call.store(), Failed, |tx| {
+        tx.lock_subject(&policy.name, &user.id).await?;
+        let now = tx.database_now().await?;
+        let user = shown.still(tx, &call, &user, now).await?;
+        let over = closing::close(tx, &call.issuer.parts.issued, policy, &user.id, "account erased").await?;
+        tx.clear_lockouts(&policy.name, &user.id, now).await?;
+        tx.delete_user(&policy.name, &user.id).await?;
+        call.event(EventKind::UserDeleted).subject(&user.id).session(&session.id).write(tx, now).await?;
+        Ok(over)
+    })?;
+    ended(&call, Some(over), 1).await
+}
+
+#[derive(Deserialize)]
+struct PasswordChange {
+    current_password: String,
+    new_password: String,
+    confirm_password: Option<String>,
+    device_token: Option<String>,
+}
+
+/// `POST /auth/change-password`. The owner's other sessions end.
+pub(super) async fn change_password(
+    Person { call, user, session }: Person,
+    Content(bytes): Content,
+) -> Result<Response, Failed> {
+    let body: PasswordChange = body_of(&bytes)?;
+    if body.confirm_password.as_ref().is_some_and(|again| *again != body.new_password) {
+        return Err(Problem::validation("confirm_password is not the same as new_password").into());
+    }
+    judge_password(&call, &body.new_password)?;
+    let shown = show_password(&call, &user, &session, &body.current_password, body.device_token.as_deref()).await?;
+    judge_history(&call, &user, Some(&shown.password), &body.new_password).await?;
+    let new = hashed(&call, &body.new_password).await?;
+    let (policy, Shown { password: old, counter }) = (&call.policy, &shown);
+    let over = transact!(call.store(), Failed, |tx| {
+        tx.lock_subject(&policy.name, &user.id).await?;
+        let now = tx.database_now().await?;
+        let user = shown.still(tx, &call, &user, now).await?;
+        tx.set_password(&policy.name, &user.id, &new, Some(&old.hash), history(&call)?, now).await?;
+        counter.clear(tx, &policy.name, now).await?;
+        tx.withdraw_one_time_tokens(&policy.name, &user.id, Purpose::Reset.word()).await?;
+        let ending = policy.ending(now, "password changed");
+        let over = tx.end_sessions(&policy.name, &user.id, Some(&session.id), &ending).await?;
+        call.event(EventKind::PasswordChanged).subject(&user.id).session(&session.id).write(tx, now).await?;
+        for ended in &over.sessions {
+            let event = call.event(EventKind::SessionRevoked).subject(&user.id).session(ended);
+            event.detail("reason", "password changed").write(tx, now).await?;
+        }
+        Ok(over)
+    });
+    let over = match over {
+        // A rehash or another change came between.
+        Err(Failed::Store(StoreError::Conflict(_))) => {
+            return Err(Problem::unavailable("the password was changed at the same time; try again").into());
+        }
+        over => over?,
+    };
+    let count = over.sessions.len();
+    ended(&call, Some(over.revocations), count).await
 }

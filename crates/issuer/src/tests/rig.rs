@@ -9,6 +9,7 @@ use axum::{
     http::{HeaderMap, Method, Request, StatusCode, header},
 };
 use countersign_api::{
+    LoginReferences,
     bundle::{BuildInput, BundleKey, FetchedKeys, Resolved, RingName, build, compile},
     policy::{AuthPolicy, EffectivePolicy},
     yaml,
@@ -23,14 +24,16 @@ use countersign_core::{
 };
 use countersign_feed::{Follower, FollowerConfig, MemoryFeed, Publisher, PublisherConfig};
 use countersign_store::{Folded, PasswordHash, Store, User, UserStatus, transact};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::Notify;
 use tower_service::Service as _;
 
 use crate::{
-    Fleet, Issuer, IssuerConfig, IssuerPolicy, KeyOperator, Lives, LoginPolicy, OwnKeys, Policies, RingChoice, RingView,
-    RotateError, Secrets, Signer, StatusSource, TokenSettings, minter::new_id, names, passwords::Pool, public,
+    Delivery, Fleet, Issuer, IssuerConfig, IssuerPolicy, KeyOperator, Lives, LoginPolicy, Mailer, Outbox, OwnKeys,
+    Policies, RingChoice, RingView, RotateError, Secrets, Signer, StatusSource, TokenSettings, minter::new_id, names,
+    passwords::Pool, public,
 };
 
 /// The policy of a test: the given lines belong under `spec.login`.
@@ -63,7 +66,24 @@ pub(crate) struct Rig {
     pub(crate) policy: Arc<IssuerPolicy>,
     router: Router,
     follower: Follower,
+    mails: Arc<Mutex<Vec<Mail>>>,
     _dir: TempDir,
+}
+
+/// A mail that went out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mail {
+    pub(crate) to: String,
+    pub(crate) subject: String,
+    pub(crate) link: Option<String>,
+    pub(crate) raw: String,
+}
+
+impl Mail {
+    /// The token in its link.
+    pub(crate) fn token(&self) -> String {
+        self.link.as_ref().unwrap().split_once("token=").unwrap().1.to_owned()
+    }
 }
 
 /// An answer.
@@ -92,13 +112,18 @@ pub(crate) struct Asking<'r> {
     method: Method,
     path: String,
     headers: Vec<(String, String)>,
-    body: Option<Value>,
+    body: Option<String>,
     peer: SocketAddr,
 }
 
 impl Asking<'_> {
     pub(crate) fn json(mut self, body: Value) -> Self {
-        self.body = Some(body);
+        self.body = Some(body.to_string());
+        self
+    }
+
+    pub(crate) fn text(mut self, body: &str) -> Self {
+        self.body = Some(body.to_owned());
         self
     }
 
@@ -125,7 +150,7 @@ impl Asking<'_> {
         for (name, value) in &self.headers {
             request = request.header(name, value);
         }
-        let body = self.body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
+        let body = self.body.map_or_else(Body::empty, Body::from);
         let mut request = request.body(body).unwrap();
         request.extensions_mut().insert(ConnectInfo(self.peer));
         let answer = self.rig.router.clone().call(request).await.unwrap();
@@ -144,8 +169,21 @@ impl Rig {
         Self::over(store, dir, &policy_yaml(login)).await
     }
 
+    /// With these lines under `spec.login`, and what they refer to.
+    pub(crate) async fn with_references(login: &str, fill: impl FnOnce(&mut LoginReferences)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store.db")).await.unwrap();
+        let mut references = LoginReferences::default();
+        fill(&mut references);
+        Self::start(store, dir, policy(&policy_yaml(login), references)).await
+    }
+
     /// Over a store, with a whole policy.
     pub(crate) async fn over(store: Store, dir: TempDir, yaml: &str) -> Self {
+        Self::start(store, dir, policy(yaml, LoginReferences::default())).await
+    }
+
+    async fn start(store: Store, dir: TempDir, policy: IssuerPolicy) -> Self {
         let store = Arc::new(store);
         let server = Arc::new(MemoryFeed::new(store.clone()));
         let publisher = Arc::new(Publisher::spawn(server.clone(), store.clone(), PublisherConfig::new("test")));
@@ -153,9 +191,16 @@ impl Rig {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let follower = Follower::spawn(server.clone(), FollowerConfig::new("test")).unwrap();
-        let policy = Arc::new(policy(yaml));
+        let policy = Arc::new(policy);
         let policies = Policies::default();
         policies.store(BTreeMap::from([(policy.name.clone(), policy.clone())]), Some(policy.name.clone()));
+        let mails = Arc::new(Mutex::new(Vec::new()));
+        let told = mails.clone();
+        let outbox = Outbox::new(dir.path().join("outbox"), move |kept| {
+            let raw = std::fs::read_to_string(kept.path).unwrap();
+            let (to, subject) = (kept.to.to_owned(), kept.subject.to_owned());
+            told.lock().push(Mail { to, subject, link: kept.link.map(str::to_owned), raw });
+        });
         let issuer = Issuer::new(IssuerConfig {
             store: store.clone(),
             publisher,
@@ -166,10 +211,13 @@ impl Rig {
             status: Arc::new(NoKeys),
             secrets: Arc::new(Secrets::derive([b"a secret of this test".as_slice()]).unwrap()),
             passwords: Pool::new(NonZeroUsize::new(2).unwrap(), 1 << 20, 10_000),
+            mailer: Mailer::spawn(Delivery::Outbox(outbox)),
+            counters: None,
             trusted_proxies: TrustedProxies::none(),
+            environment: "test".into(),
         });
         let router = public::routes(issuer.clone());
-        Self { issuer, store, policy, router, follower, _dir: dir }
+        Self { issuer, store, policy, router, follower, mails, _dir: dir }
     }
 
     pub(crate) fn name(&self) -> &PolicyName {
@@ -233,6 +281,12 @@ impl Rig {
         self.post("/auth/login").json(json!({"username": name, "password": password})).send().await
     }
 
+    /// The mails that went out since this was last asked.
+    pub(crate) async fn mails(&self) -> Vec<Mail> {
+        assert!(self.issuer.parts.mailer.settled(Duration::from_secs(10)).await);
+        std::mem::take(&mut *self.mails.lock())
+    }
+
     /// What a verifier would say of a token now: whether it is good.
     pub(crate) async fn is_good(&self, token: &str) -> bool {
         crate::bearer::judge(&self.issuer, &self.policy, token, None).await.is_ok()
@@ -253,7 +307,7 @@ impl Rig {
 }
 
 /// A policy from YAML, with a key in each ring.
-pub(crate) fn policy(text: &str) -> IssuerPolicy {
+pub(crate) fn policy(text: &str, references: LoginReferences) -> IssuerPolicy {
     let document = yaml::parse(text).unwrap().remove(0);
     let policy: AuthPolicy = serde_json::from_value(document.value).unwrap();
     let effective = EffectivePolicy::try_from(&policy).unwrap_or_else(|problems| panic!("{problems:?}"));
@@ -291,7 +345,7 @@ pub(crate) fn policy(text: &str) -> IssuerPolicy {
     let issuer = effective.issuer.clone().unwrap();
     IssuerPolicy {
         name,
-        login: effective.login.clone().map(|login| Arc::new(LoginPolicy::new(login, &issuer, Default::default()))),
+        login: effective.login.clone().map(|login| Arc::new(LoginPolicy::new(login, &issuer, references))),
         own: Some(OwnKeys { issuer, access: view(access), api_key: view(api_key) }),
         audiences: effective.audiences.clone(),
         roles: effective.roles.iter().map(|role| role.name.clone()).collect(),

@@ -1,0 +1,215 @@
+//! What mailed links do: `POST /auth/verify-email` and its `/resend`, `/auth/forgot-password`, `/auth/reset-password`.
+//!
+//! Who asks for a mail is told the same whether or not the address is an account's, after the same work: a row is written
+//! either way, and mails leave later, from a queue.
+
+use axum::{http::StatusCode, response::Response};
+use countersign_store::{Folded, StoreError, User, UserStatus, transact};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{
+    ended,
+    login::account,
+    owner::{
+        self, Purpose, address, bad_link, hashed, issuer_of, judge_history, judge_password, mailed_hash, mailed_token,
+        post, told,
+    },
+};
+use crate::{
+    audit::EventKind,
+    body::{Content, body_of},
+    call::Call,
+    mail::{Notice, reset_link, verification_link},
+    problem::{Failed, Problem},
+};
+
+#[derive(Deserialize)]
+struct Token {
+    token: String,
+}
+
+#[derive(Deserialize)]
+struct Address {
+    email: String,
+}
+
+#[derive(Deserialize)]
+struct Reset {
+    token: String,
+    new_password: String,
+}
+
+/// `POST /auth/verify-email`: the address that the token was mailed to is its owner's.
+pub(super) async fn verify(call: Call, Content(bytes): Content) -> Result<Response, Failed> {
+    call.login()?;
+    let body: Token = body_of(&bytes)?;
+    let hash = mailed_hash(&body.token)?;
+    let policy = &call.policy.name;
+    let before = transact!(call.store(), Failed, |tx| {
+        let now = tx.database_now().await?;
+        let taken = tx.take_one_time_token(policy, Purpose::Verify.word(), &hash, now).await?.ok_or_else(bad_link)?;
+        tx.lock_subject(policy, &taken.user).await?;
+        let mut user = tx.user(policy, &taken.user).await?.ok_or_else(bad_link)?;
+        let is = |held: &Option<Folded>| held.as_ref().is_some_and(|held| held.folded == taken.content);
+        let before = if is(&user.pending_email) {
+            let pending = user.pending_email.take();
+            std::mem::replace(&mut user.email, pending)
+        } else if is(&user.email) {
+            None
+        } else {
+            return Err(bad_link().into());
+        };
+        user.email_verified = true;
+        if user.status == UserStatus::Pending {
+            user.status = UserStatus::Active;
+        }
+        tx.save_user(&user).await?;
+        call.event(EventKind::EmailVerified).subject(&user.id).write(tx, now).await?;
+        Ok(before)
+    });
+    let before = match before {
+        // Whoever receives mail there has shown so: they may know whose it is.
+        Err(Failed::Store(StoreError::Taken(_))) => return Err(Problem::already_registered("the e-mail address").into()),
+        before => before?,
+    };
+    if let Some(before) = before {
+        post(&call, &before, Notice::AddressChanged)?;
+    }
+    Ok(told(StatusCode::OK, json!({"email_verified": true}), None))
+}
+
+/// Which mail is asked for.
+#[derive(Clone, Copy)]
+enum Asked {
+    Verification,
+    Reset,
+}
+
+/// `POST /auth/verify-email/resend`.
+pub(super) async fn resend(call: Call, Content(bytes): Content) -> Result<Response, Failed> {
+    asked(&call, &bytes, Asked::Verification).await
+}
+
+/// `POST /auth/forgot-password`.
+pub(super) async fn forgot(call: Call, Content(bytes): Content) -> Result<Response, Failed> {
+    asked(&call, &bytes, Asked::Reset).await
+}
+
+async fn asked(call: &Call, bytes: &axum::body::Bytes, asked: Asked) -> Result<Response, Failed> {
+    let login = call.login()?;
+    let body: Address = body_of(bytes)?;
+    let typed = address(&body.email)?;
+    let limits = &login.settings.rate_limits.password_reset;
+    let (purpose, what, event, detail) = match asked {
+        Asked::Verification => (
+            Purpose::Verify,
+            "verification-mail",
+            EventKind::VerificationRequested,
+            "if the address is an account's and not verified yet, a mail is on its way",
+        ),
+        Asked::Reset => (
+            Purpose::Reset,
+            "password-reset",
+            EventKind::PasswordResetRequested,
+            "if the address is an account's, a mail is on its way",
+        ),
+    };
+    // By what was typed, so that it is the same whether or not it is an account's.
+    let windows = [
+        owner::of_account(what, &typed.folded, limits.per_account.as_ref()),
+        owner::of_address(call, what, limits.per_address.as_ref()),
+    ];
+    let standing = owner::count(call, windows).await?;
+    let found = account(call, &typed.folded).await?.filter(|user| match asked {
+        Asked::Verification => !user.email_verified && user.status != UserStatus::Disabled,
+        Asked::Reset => user.status != UserStatus::Disabled,
+    });
+    let found: Option<(User, Folded)> = found.and_then(|user| user.email.clone().map(|email| (user, email)));
+    let token = transact!(call.store(), Failed, |tx| {
+        let now = tx.database_now().await?;
+        let event = call.event(event);
+        let Some((user, email)) = &found else {
+            let name = call.issuer.parts.secrets.short_hash("name", &typed.folded);
+            event.detail("name", name).write(tx, now).await?;
+            return Ok(None);
+        };
+        event.subject(&user.id).write(tx, now).await?;
+        mailed_token(tx, call, &user.id, purpose, email, now).await.map(Some)
+    })?;
+    if let (Some((_, to)), Some(token)) = (found, token) {
+        let (mail, issuer, valid_for_ms) = (login.settings.mail.as_ref(), issuer_of(call), purpose.life_ms());
+        let notice = match asked {
+            Asked::Verification => Notice::VerifyAddress { link: verification_link(mail, issuer, &token), valid_for_ms },
+            Asked::Reset => Notice::ResetPassword { link: reset_link(mail, issuer, &token), valid_for_ms },
+        };
+        // To the address as the account has it, never as it was typed: two that compare alike may be two mailboxes.
+        post(call, &to, notice)?;
+    }
+    Ok(told(StatusCode::ACCEPTED, json!({"detail": detail}), standing.as_ref()))
+}
+
+/// `POST /auth/reset-password`: a new password for whoever received the mail. Every session ends, a lock from failures is
+/// lifted, and the address is shown to be theirs.
+pub(super) async fn reset(call: Call, Content(bytes): Content) -> Result<Response, Failed> {
+    let login = call.login()?;
+    let body: Reset = body_of(&bytes)?;
+    judge_password(&call, &body.new_password)?;
+    let per_address = login.settings.rate_limits.password_reset.per_address.as_ref();
+    owner::count(&call, [owner::of_address(&call, "password-reset", per_address)]).await?;
+    let (policy, store) = (&call.policy.name, call.store());
+    let hash = mailed_hash(&body.token)?;
+    let word = Purpose::Reset.word();
+    // Looked at first: what is no token costs no hashing, and a password that was used before doesn't use the link up.
+    let link = store.one_time_token(policy, word, &hash, call.now().await?).await?.ok_or_else(bad_link)?;
+    let user = store.user(policy, &link.user).await?.ok_or_else(bad_link)?;
+    let held = store.password(policy, &user.id).await?;
+    judge_history(&call, &user, held.as_ref(), &body.new_password).await?;
+    let new = hashed(&call, &body.new_password).await?;
+    let over = transact!(store, Failed, |tx| {
+        let taken_at = tx.database_now().await?;
+        let taken = tx.take_one_time_token(policy, word, &hash, taken_at).await?.ok_or_else(bad_link)?;
+        tx.lock_subject(policy, &taken.user).await?;
+        let now = tx.database_now().await?;
+        let mut user = tx.user(policy, &taken.user).await?.ok_or_else(bad_link)?;
+        // It went to an address that isn't the account's any more, or the account is closed.
+        let theirs = user.email.as_ref().is_some_and(|email| email.folded == taken.content);
+        if !theirs || user.status == UserStatus::Disabled {
+            return Err(bad_link().into());
+        }
+        tx.set_password(policy, &user.id, &new, held.as_ref().map(|held| &held.hash), history(&call)?, now).await?;
+        user.password_changed = Some(now);
+        user.email_verified = true;
+        if user.status == UserStatus::Pending {
+            user.status = UserStatus::Active;
+        }
+        tx.save_user(&user).await?;
+        tx.withdraw_one_time_tokens(policy, &user.id, word).await?;
+        let unlocked = tx.clear_lockouts(policy, &user.id, now).await?;
+        let over = tx.end_sessions(policy, &user.id, None, &call.policy.ending(now, "password reset")).await?;
+        call.event(EventKind::PasswordReset).subject(&user.id).write(tx, now).await?;
+        if unlocked {
+            let event = call.event(EventKind::AccountUnlocked).subject(&user.id);
+            event.detail("by", "password reset").write(tx, now).await?;
+        }
+        for session in &over.sessions {
+            let event = call.event(EventKind::SessionRevoked).subject(&user.id).session(session);
+            event.detail("reason", "password reset").write(tx, now).await?;
+        }
+        Ok(over)
+    });
+    let over = match over {
+        // Another change came first; the link is still good.
+        Err(Failed::Store(StoreError::Conflict(_))) => {
+            return Err(Problem::unavailable("the password was changed at the same time; try again").into());
+        }
+        over => over?,
+    };
+    let count = over.sessions.len();
+    ended(&call, Some(over.revocations), count).await
+}
+
+/// How many passwords are remembered.
+pub(super) fn history(call: &Call) -> Result<u32, Problem> {
+    Ok(call.login()?.settings.passwords.history)
+}

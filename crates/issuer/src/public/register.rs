@@ -1,0 +1,223 @@
+//! `POST /auth/register`.
+
+use axum::{http::StatusCode, response::Response};
+use countersign_api::policy::{EmailVerification, RegistrationMode};
+use countersign_core::time::UnixMillis;
+use countersign_store::{Folded, PasswordHash, StoreError, User, UserStatus, transact};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::owner::{self, Purpose, address, hashed, issuer_of, judge_password, mailed_token, person, post, told, username};
+use crate::{
+    audit::EventKind,
+    bearer::Permitted,
+    body::{Content, body_of},
+    call::Call,
+    mail::{Notice, reset_link, verification_link},
+    minter::new_id,
+    opening::user_json,
+    problem::{Failed, Problem},
+};
+
+/// What lets somebody make accounts for others.
+const ADMIN: &str = "countersign:admin";
+/// What mails to an address that is taken are counted under.
+const REPEATED: &str = "registration-mail";
+
+#[derive(Deserialize)]
+pub(super) struct Body {
+    email: String,
+    password: Option<String>,
+    username: Option<String>,
+    first_name: Option<String>,
+    last_name: Option<String>,
+    /// Taken from administrators alone; from anybody else not even looked at.
+    roles: Option<Value>,
+    email_verified: Option<Value>,
+}
+
+/// What a registration came to.
+enum Made {
+    /// An account.
+    Account,
+    /// Nothing: another has the address.
+    AddressTaken,
+    /// Nothing: another has the name.
+    NameTaken,
+}
+
+pub(super) async fn register(
+    call: Call,
+    caller: Result<Permitted, Failed>,
+    Content(bytes): Content,
+) -> Result<Response, Failed> {
+    // Who shows no token, or a stale one, registers as anybody does.
+    let admin = caller.is_ok_and(|permitted| permitted.caller.require(ADMIN).is_ok());
+    create(call, &bytes, admin).await
+}
+
+/// Makes an account: an administrator's word goes beyond what anybody may ask for.
+pub(crate) async fn create(call: Call, bytes: &axum::body::Bytes, admin: bool) -> Result<Response, Failed> {
+    let login = call.login()?;
+    let registration = &login.settings.registration;
+    match registration.mode {
+        RegistrationMode::Open => {}
+        _ if admin => {}
+        RegistrationMode::InviteOnly => return Err(Problem::forbidden("accounts are made by invitation only").into()),
+        RegistrationMode::Closed => return Err(Problem::forbidden("registration is closed").into()),
+    }
+    let body: Body = body_of(bytes)?;
+    let (user, password) = asked(&call, body, admin, call.now().await?)?;
+    let per_address = login.settings.rate_limits.register.per_address.as_ref().filter(|_| !admin);
+    let standing = owner::count(&call, [owner::of_address(&call, "register", per_address)]).await?;
+    // Before anything is looked up, and whatever comes of it: the work is the same.
+    let hash = match &password {
+        Some(password) => Some(hashed(&call, password).await?),
+        None => None,
+    };
+    let verification = registration.email_verification;
+    match made(&call, &user, hash.as_ref()).await? {
+        Made::Account => {}
+        Made::NameTaken => return Err(Problem::already_registered("the user name").into()),
+        Made::AddressTaken if admin || verification != EmailVerification::Required => {
+            return Err(Problem::already_registered("the e-mail address").into());
+        }
+        // The caller learns nothing; the account's owner does.
+        Made::AddressTaken => tell_owner(&call, &user).await?,
+    }
+    Ok(told(StatusCode::CREATED, user_json(&call, &user, false), standing.as_ref()))
+}
+
+/// The account that is asked for. Its roles are the policy's, its state what the policy makes of new accounts: nothing of
+/// either is taken from the caller, unless that is an administrator.
+fn asked(call: &Call, body: Body, admin: bool, now: UnixMillis) -> Result<(User, Option<String>), Problem> {
+    let registration = &call.login()?.settings.registration;
+    let email = address(&body.email)?;
+    let username = body.username.as_deref().map(username).transpose()?;
+    let first_name = person("first_name", body.first_name)?;
+    let last_name = person("last_name", body.last_name)?;
+    match &body.password {
+        Some(password) => judge_password(call, password)?,
+        None if admin => {}
+        None => return Err(Problem::validation("password is missing")),
+    }
+    let mut roles = registration.default_roles.clone();
+    let mut verified = false;
+    if admin {
+        if let Some(given) = body.roles.filter(|given| !given.is_null()) {
+            roles = known_roles(call, given)?;
+        }
+        verified = body.email_verified.as_ref().and_then(Value::as_bool).unwrap_or(false);
+    }
+    let pending = registration.email_verification == EmailVerification::Required && !verified;
+    let user = User {
+        policy: call.policy.name.clone(),
+        id: new_id(),
+        username,
+        email: Some(email),
+        pending_email: None,
+        first_name,
+        last_name,
+        status: if pending { UserStatus::Pending } else { UserStatus::Active },
+        status_reason: None,
+        status_until: None,
+        roles,
+        email_verified: verified,
+        created: now,
+        last_login: None,
+        password_changed: None,
+        import_batch: None,
+    };
+    Ok((user, body.password))
+}
+
+fn known_roles(call: &Call, given: Value) -> Result<Vec<String>, Problem> {
+    let roles: Vec<String> =
+        serde_json::from_value(given).map_err(|_| Problem::validation("roles must be a list of strings"))?;
+    match roles.iter().find(|role| !call.policy.roles.contains(role)) {
+        Some(_) => Err(Problem::validation(format!("roles: the policy has {}", call.policy.roles.join(", ")))),
+        None => Ok(roles),
+    }
+}
+
+/// Makes the account, unless its name or address is another's. Names are looked at first: who asks for a taken one is told so
+/// whatever the address.
+async fn made(call: &Call, user: &User, hash: Option<&PasswordHash>) -> Result<Made, Failed> {
+    let (policy, store) = (&call.policy.name, call.store());
+    if let Some(name) = &user.username
+        && store.user_by_name(policy, &name.folded).await?.is_some()
+    {
+        return Ok(Made::NameTaken);
+    }
+    if let Some(email) = &user.email
+        && store.user_by_email(policy, &email.folded).await?.is_some()
+    {
+        return Ok(Made::AddressTaken);
+    }
+    let kept = transact!(store, Failed, |tx| {
+        let now = tx.database_now().await?;
+        tx.insert_user(user).await?;
+        if let Some(hash) = hash {
+            tx.set_password(policy, &user.id, hash, None, 0, now).await?;
+        }
+        call.event(EventKind::UserCreated).subject(&user.id).write(tx, now).await?;
+        let (Some(email), Some(purpose)) = (&user.email, purpose(call, user, hash)?) else { return Ok(None) };
+        Ok(Some((email.clone(), purpose, mailed_token(tx, call, &user.id, purpose, email, now).await?)))
+    });
+    match kept {
+        Ok(None) => Ok(Made::Account),
+        Ok(Some((email, purpose, token))) => {
+            greet(call, &email, purpose, &token)?;
+            Ok(Made::Account)
+        }
+        // Somebody was quicker.
+        Err(Failed::Store(StoreError::Taken("the e-mail address"))) => Ok(Made::AddressTaken),
+        Err(Failed::Store(StoreError::Taken("the name"))) => Ok(Made::NameTaken),
+        Err(failed) => Err(failed),
+    }
+}
+
+/// What the first mail to a new account is for, if there is one.
+fn purpose(call: &Call, user: &User, hash: Option<&PasswordHash>) -> Result<Option<Purpose>, Problem> {
+    let verification = call.login()?.settings.registration.email_verification;
+    Ok(match (hash, user.email_verified, verification) {
+        (None, ..) => Some(Purpose::Invitation),
+        (_, true, _) | (_, _, EmailVerification::Disabled) => None,
+        (_, false, EmailVerification::Required | EmailVerification::Optional) => Some(Purpose::Verify),
+    })
+}
+
+fn greet(call: &Call, to: &Folded, purpose: Purpose, token: &str) -> Result<(), Problem> {
+    let (mail, issuer) = (call.login()?.settings.mail.as_ref(), issuer_of(call));
+    let valid_for_ms = purpose.life_ms();
+    let notice = match purpose {
+        Purpose::Verify => Notice::VerifyAddress { link: verification_link(mail, issuer, token), valid_for_ms },
+        Purpose::Reset | Purpose::Invitation => {
+            Notice::ResetPassword { link: reset_link(mail, issuer, token), valid_for_ms }
+        }
+    };
+    post(call, to, notice)
+}
+
+/// Tells whoever has the address that somebody else, or they themselves, registered with it: by as much writing as a new
+/// account takes, and to the address as its owner wrote it.
+async fn tell_owner(call: &Call, user: &User) -> Result<(), Failed> {
+    let (policy, Some(email)) = (&call.policy.name, &user.email) else { return Ok(()) };
+    let owner = call.store().user_by_email(policy, &email.folded).await?;
+    let limits = &call.login()?.settings.rate_limits.password_reset;
+    let windows = [owner::of_account(REPEATED, &email.folded, limits.per_account.as_ref())];
+    let may_mail = owner::counted(call, windows).await?.is_none_or(|standing| standing.allowed);
+    transact!(call.store(), |tx| {
+        let now = tx.database_now().await?;
+        let event = call.event(EventKind::RegistrationRepeated);
+        let event = match &owner {
+            Some(owner) => event.subject(&owner.id),
+            None => event,
+        };
+        event.write(tx, now).await
+    })?;
+    if let (Some(Some(to)), true) = (owner.map(|owner| owner.email), may_mail) {
+        post(call, &to, Notice::AlreadyRegistered)?;
+    }
+    Ok(())
+}
