@@ -13,6 +13,7 @@ mod builtin;
 mod bundles;
 mod data_dir;
 mod declared;
+mod demo_user;
 mod environment;
 mod legacy;
 mod lives;
@@ -54,7 +55,11 @@ pub(crate) async fn run(session: &Session, args: &Dev) -> Result<Exit, Failure> 
         running = Running::start(settings) => running?,
         () = stop.asked() => return Ok(Exit::Done),
     };
-    banner::print(session, &running)?;
+    let demo = demo_user::demo_user(&running).await.unwrap_or_else(|failure| {
+        session.printer.warn(&format!("there is no demo user: {failure}"));
+        None
+    });
+    banner::print(session, &running, demo.as_ref())?;
     stop.asked().await;
     session.printer.remark("stopping");
     tokio::select! {

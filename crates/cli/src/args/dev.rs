@@ -13,7 +13,8 @@ pub(super) const DEV_EXAMPLES: &str = "Examples:\n  \
     for the default policy JWT_SECRET_KEY with JWT_ALGORITHM and LEGACY_TOKENS_NOT_AFTER (tokens from before), \
     ACCESS_TOKEN_EXPIRE_MINUTES or JWT_ACCESS_TOKEN_EXPIRE_MINUTES or JWT_EXPIRATION_SECONDS, REFRESH_TOKEN_EXPIRE_DAYS or \
     JWT_REFRESH_TOKEN_EXPIRE_DAYS, MAX_CONCURRENT_SESSIONS, SESSION_TIMEOUT_MINUTES, MFA_ISSUER_NAME, MAX_LOGIN_ATTEMPTS, \
-    ACCOUNT_LOCKOUT_DURATION_MINUTES, PASSWORD_MIN_LENGTH. See docs/dev.md.";
+    ACCOUNT_LOCKOUT_DURATION_MINUTES, PASSWORD_MIN_LENGTH; and SMTP_HOST with SMTP_PORT, SMTP_USER, SMTP_PASSWORD, \
+    SMTP_FROM_EMAIL and SMTP_TLS (mails; without it they stay in DATA_DIR/outbox). See docs/dev.md.";
 
 pub(super) const DEMO_EXAMPLES: &str = "Examples:\n  countersign demo\n  countersign demo -o json\n\n\
     Exit status: 0 every step held; 1 a step failed; 3 it could not run.";
@@ -62,9 +63,10 @@ pub(crate) struct Dev {
     /// Let policies name http and private addresses for other issuers' keys
     #[arg(long, visible_alias = "jwks-allow-private", env = "COUNTERSIGN_ALLOW_PRIVATE_ISSUERS", value_parser = BoolishValueParser::new())]
     pub(crate) allow_private_issuers: bool,
-    /// Whose X-Forwarded-… headers the verifier believes: networks, `loopback`, `socket`, separated by commas
-    #[arg(long, value_name = "LIST", default_value = "loopback,socket", env = "COUNTERSIGN_TRUSTED_PROXIES")]
-    pub(crate) trusted_proxies: String,
+    /// Whose X-Forwarded-… headers are believed: networks, `loopback`, `socket`, separated by commas [default: the verifier's
+    /// loopback,socket; the issuer's none]
+    #[arg(long, value_name = "LIST", env = "COUNTERSIGN_TRUSTED_PROXIES")]
+    pub(crate) trusted_proxies: Option<String>,
     /// Verifications per second and caller that the verifier's cache can't answer, or `off`
     #[arg(long, value_name = "N", default_value = "5000", env = "COUNTERSIGN_UNCACHED_BUDGET")]
     pub(crate) uncached_budget: String,

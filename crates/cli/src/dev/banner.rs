@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::Running;
+use super::{Running, demo_user::DemoUser};
 use crate::{
     Session,
     failure::Failure,
@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Prints it.
-pub(super) fn print(session: &Session, running: &Running) -> Result<(), Failure> {
+pub(super) fn print(session: &Session, running: &Running, demo: Option<&DemoUser>) -> Result<(), Failure> {
     let addresses = running.addresses();
     let declaration = running.declaration();
     for problem in &declaration.problems {
@@ -36,11 +36,18 @@ pub(super) fn print(session: &Session, running: &Running) -> Result<(), Failure>
     line("data", running.data_dir().display().to_string());
     let names: Vec<String> = declaration.policies.keys().map(ToString::to_string).collect();
     line("policies", if names.is_empty() { "none yet".into() } else { names.join(", ") });
-    let human = vec![
-        Block::Table(table),
-        Block::Text(calls(running, declaration.default.as_ref().map_or("default/dev", |d| d.as_str()))),
-    ];
-    let document = json!({"addresses": addresses, "policies": names, "default_policy": declaration.default});
+    if let Some(demo) = demo {
+        line("demo user", format!("{}, password {}", demo.name, demo.password));
+    }
+    let policy = declaration.default.as_ref().map_or("default/dev", |d| d.as_str());
+    let calls = match demo {
+        Some(demo) => demo_calls(running, policy, demo),
+        None => calls(running, policy),
+    };
+    let human = vec![Block::Table(table), Block::Text(calls)];
+    let demo = demo.map(|demo| json!({"username": demo.name, "password_file": demo.password_file}));
+    let document =
+        json!({"addresses": addresses, "policies": names, "default_policy": declaration.default, "demo_user": demo});
     session.printer.report(&Report { document, human, names })
 }
 
@@ -54,6 +61,25 @@ fn calls(running: &Running, policy: &str) -> String {
          countersign revoke subject alice --policy {policy}\n  \
          countersign verify --policy {policy} --explain $TOKEN\n",
         shell(&format!("unix:{}", addresses.admin_socket.display()))
+    )
+}
+
+/// A login and what it is good for, each line as it stands.
+fn demo_calls(running: &Running, policy: &str, demo: &DemoUser) -> String {
+    let addresses = running.addresses();
+    let socket = shell(&addresses.socket.display().to_string());
+    let server = shell(&format!("unix:{}", addresses.admin_socket.display()));
+    let issuer = format!("{}://{}", if running.tls() { "https" } else { "http" }, addresses.issuer);
+    let password = shell(&demo.password_file.display().to_string());
+    let DemoUser { name, .. } = demo;
+    format!(
+        "\nTry it:\n  export COUNTERSIGN_SERVER={server}\n  \
+         TOKEN=$(curl -s --json '{{\"username\":\"{name}\",\"password\":\"'$(cat {password})'\"}}' {issuer}/auth/login \
+         | sed 's/.*\"access_token\":\"\\([^\"]*\\).*/\\1/')\n  \
+         curl -s -H \"Authorization: Bearer $TOKEN\" {issuer}/users/me\n  \
+         curl -s --unix-socket {socket} --json '{{\"token\":\"'$TOKEN'\"}}' http://localhost/v1/policies/{policy}/verify\n  \
+         curl -s -X POST -H \"Authorization: Bearer $TOKEN\" {issuer}/auth/logout\n  \
+         echo $TOKEN | countersign verify --policy {policy} --explain -\n"
     )
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use countersign_api::policy::{AuthPolicy, SecretKeyRef, TokenAlgorithm, TrustedIssuer};
+use countersign_api::policy::{AuthPolicy, EmailVerification, SecretKeyRef, TokenAlgorithm, TrustedIssuer};
 use countersign_api::values::{Duration, Time};
 use countersign_core::{jose::Algorithm, names::PolicyName, time::UnixMillis};
 use countersign_feed::Clock;
@@ -28,6 +28,8 @@ pub(crate) struct Builtin {
     /// The address at the first start: an issuer can't be changed.
     issuer: String,
     legacy_until: Option<UnixMillis>,
+    /// Whether mails leave this machine: only then must an address be shown to be one's own.
+    mails_leave: bool,
 }
 
 /// What the environment added to the default policy.
@@ -60,13 +62,18 @@ impl Builtin {
         if let Some(until) = legacy_until {
             tracing::warn!("tokens signed with JWT_SECRET_KEY are accepted until {until}");
         }
-        Ok(Self { issuer, legacy_until })
+        Ok(Self { issuer, legacy_until, mails_leave: legacy.smtp.is_some() })
     }
 
     /// The policy that there is when no directory is named.
     pub(crate) fn policy(&self) -> Result<AuthPolicy, String> {
-        countersign_api::dev_policy(&self.issuer)
-            .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+        let mut policy = countersign_api::dev_policy(&self.issuer)
+            .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
+        if self.mails_leave {
+            let registration = policy.spec.login.get_or_insert_default().registration.get_or_insert_default();
+            registration.email_verification = Some(EmailVerification::Required);
+        }
+        Ok(policy)
     }
 
     /// Defaults from the environment; the policy's own fields override them.

@@ -111,6 +111,11 @@ impl DataDir {
         }
     }
 
+    /// Where mails are kept when there is no server to send them.
+    pub(crate) fn outbox(&self) -> PathBuf {
+        self.path.join("outbox")
+    }
+
     /// Where the addresses are written that were bound.
     pub(crate) fn addresses(&self) -> PathBuf {
         self.path.join("addresses.json")

@@ -134,7 +134,7 @@ static EMERGENCY: Known = Known { variables: &[], field: "spec.emergency", most:
 /// Texts that keys are derived from.
 const KEY_TEXTS: [&str; 2] = ["TOKEN_ENCRYPTION_KEY", "CSRF_SECRET_KEY"];
 /// What belongs to parts that this version doesn't have.
-const UNUSED: [&str; 6] = ["CSRF_SECRET_KEY", "SMTP_HOST", "SMTP_PORT", "SMTP_USER", "SMTP_FROM_EMAIL", "SMTP_TLS"];
+const UNUSED: [&str; 1] = ["CSRF_SECRET_KEY"];
 
 fn sessions(spec: &mut AuthPolicySpec) -> Option<&mut Sessions> {
     Some(spec.login.as_mut()?.sessions.get_or_insert_with(Sessions::default))
@@ -382,7 +382,8 @@ mod tests {
 
     #[test]
     fn what_this_version_does_not_use_is_said() {
-        let (_, warnings) = read(&[("SMTP_HOST", "mail"), ("TOKEN_ENCRYPTION_KEY", "0123456789abcdef")]).unwrap();
-        assert_eq!(warnings, ["SMTP_HOST: nothing of this version uses it"]);
+        let (_, warnings) =
+            read(&[("CSRF_SECRET_KEY", "0123456789abcdef"), ("TOKEN_ENCRYPTION_KEY", "0123456789abcdef")]).unwrap();
+        assert_eq!(warnings, ["CSRF_SECRET_KEY: nothing of this version uses it"]);
     }
 }

@@ -1,9 +1,10 @@
 //! Names of the environment that deployments already use. They are defaults for the default policy, which its own fields
 //! override.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use countersign_core::{jose::Algorithm, time::UnixMillis};
+use countersign_issuer::SmtpSettings;
 use zeroize::Zeroizing;
 
 use super::environment::Defaults;
@@ -13,6 +14,9 @@ use crate::failure::Failure;
 pub(crate) const SECRET_NAME: &str = "countersign-dev-environment";
 /// Its key.
 pub(crate) const SECRET_KEY: &str = "JWT_SECRET_KEY";
+
+/// What says more of the mail server that `SMTP_HOST` names.
+const SMTP_WITHOUT_HOST: [&str; 5] = ["SMTP_PORT", "SMTP_USER", "SMTP_PASSWORD", "SMTP_FROM_EMAIL", "SMTP_TLS"];
 
 /// The shortest HMAC secret, bytes (RFC 7518 section 3.2 for HS256).
 const MIN_SECRET: usize = 32;
@@ -24,6 +28,8 @@ pub(crate) struct LegacyEnv {
     pub(crate) jwt: Option<LegacyJwt>,
     /// Fields of its own.
     pub(crate) defaults: Defaults,
+    /// `SMTP_…`: the server that mails go out by; absent: they stay in the outbox.
+    pub(crate) smtp: Option<Arc<SmtpSettings>>,
     /// `TOKEN_ENCRYPTION_KEY`: what keys for secrets at rest are derived from.
     pub(crate) encryption_key: Option<Zeroizing<String>>,
 }
@@ -44,6 +50,7 @@ impl fmt::Debug for LegacyEnv {
         f.debug_struct("LegacyEnv")
             .field("jwt", &self.jwt.as_ref().map(|jwt| (jwt.algorithm, jwt.not_after)))
             .field("defaults", &self.defaults)
+            .field("smtp", &self.smtp)
             .finish()
     }
 }
@@ -62,9 +69,22 @@ impl LegacyEnv {
         Ok(Self {
             jwt: jwt(set, legacy_env, now, warnings)?,
             defaults: Defaults::read(set, now, warnings)?,
+            smtp: smtp(set, warnings)?,
             encryption_key: set("TOKEN_ENCRYPTION_KEY").map(Zeroizing::new),
         })
     }
+}
+
+/// The mail server, once it has a name.
+fn smtp(set: Lookup<'_>, warnings: &mut Vec<String>) -> Result<Option<Arc<SmtpSettings>>, Failure> {
+    let found = SmtpSettings::from_variables(set).map_err(|error| Failure::usage(error.to_string()))?;
+    if found.is_none() {
+        let alone: Vec<&str> = SMTP_WITHOUT_HOST.into_iter().filter(|name| set(name).is_some()).collect();
+        if !alone.is_empty() {
+            warnings.push(format!("{}: not used, because there is no SMTP_HOST; mails go to the outbox", alone.join(", ")));
+        }
+    }
+    Ok(found.map(Arc::new))
 }
 
 /// The first of several names for one thing, and its value.

@@ -3,11 +3,12 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use countersign_feed::{
-    FeedError, FeedServer, FeedState, Follower, FollowerConfig, MemoryFeed, Publisher, PublisherConfig, RedisFeed,
-    RedisOptions,
+    FeedError, FeedServer, FeedState, Follower, FollowerConfig, MemoryFeed, Publisher, PublisherConfig, RedisCounters,
+    RedisFeed, RedisOptions, collect_waiting_uses,
 };
 use countersign_issuer::{
-    AdminSocket, Fleet, Issuer, IssuerConfig, Listeners, Policies, Secrets, passwords::Pool,
+    AdminSocket, Delivery, Fleet, Issuer, IssuerConfig, Kept, Listeners, Mailer, Outbox, Policies, Secrets, UseAudit,
+    passwords::Pool,
 };
 use countersign_store::Store;
 use countersign_verifier::{Config, Feed, RunningVerifier, ServingTls, Verifier};
@@ -26,7 +27,10 @@ use super::{
     status::{self, DevStatus},
     watching,
 };
-use crate::failure::{Failure, chain};
+use crate::{
+    failure::{Failure, chain},
+    output::Printer,
+};
 
 /// How long the start waits for keys that sign and a feed that is fresh, before it says what is missing and goes on.
 const SETTLE: Duration = Duration::from_secs(10);
@@ -40,6 +44,7 @@ pub(crate) struct Running {
     declarations: watch::Receiver<Arc<Declaration>>,
     feed: Arc<FeedState>,
     feed_server: String,
+    built_in: bool,
     settled: bool,
     tls: bool,
     parts: Parts,
@@ -48,6 +53,7 @@ pub(crate) struct Running {
 struct Parts {
     data_dir: DataDir,
     store: Arc<Store>,
+    server: Arc<dyn FeedServer>,
     publisher: Arc<Publisher>,
     verifier: Arc<RunningVerifier>,
     issuer: Issuer,
@@ -132,7 +138,10 @@ impl Running {
             status: dev_status,
             secrets: Arc::new(secrets(&settings, &data_dir)?),
             passwords: Pool::of_this_machine(),
+            mailer: Mailer::spawn(delivery(&settings, &data_dir)),
+            counters: counters(&settings)?,
             trusted_proxies: settings.issuer_proxies.clone(),
+            environment: "development".into(),
         });
         let admin_socket = AdminSocket::bind(&data_dir.admin_socket()).map_err(|e| Failure::unable(e.to_string()))?;
         let addresses = addresses(&verifier, &bound, &data_dir)?;
@@ -169,12 +178,14 @@ impl Running {
         let json = serde_json::to_vec_pretty(&addresses).map_err(|e| Failure::unable(e.to_string()))?;
         write_atomically(&data_dir.addresses(), &json)
             .map_err(|e| Failure::unable(format!("{}: {e}", data_dir.addresses().display())))?;
-        let parts = Parts { data_dir, store, publisher, verifier, issuer, stop, tasks };
+        let feed_server = server.describe();
+        let parts = Parts { data_dir, store, server, publisher, verifier, issuer, stop, tasks };
         Ok(Self {
             addresses,
             declarations,
             feed,
-            feed_server: server.describe(),
+            feed_server,
+            built_in: settings.policies.is_none(),
             settled,
             tls: settings.tls.is_some(),
             parts,
@@ -201,6 +212,11 @@ impl Running {
         &self.feed_server
     }
 
+    /// Whether the built-in policy is all there is.
+    pub(crate) fn is_built_in(&self) -> bool {
+        self.built_in
+    }
+
     /// Whether keys sign and the feed is fresh; otherwise why not, as far as the feed knows.
     pub(crate) fn unsettled(&self) -> Option<String> {
         (!self.settled).then(|| match self.feed.stats().problem {
@@ -216,7 +232,7 @@ impl Running {
 
     /// Answers what has begun, saves, ends.
     pub(crate) async fn shutdown(self) {
-        let Parts { data_dir, store, publisher, verifier, issuer, stop, tasks } = self.parts;
+        let Parts { data_dir, store, server, publisher, verifier, issuer, stop, tasks } = self.parts;
         issuer.health().drain();
         stop.cancel();
         for task in tasks {
@@ -229,6 +245,10 @@ impl Running {
         if let Ok(publisher) = Arc::try_unwrap(publisher) {
             publisher.shutdown().await;
         }
+        // What the verifier allowed last.
+        if let Err(error) = collect_waiting_uses(&*server, &UseAudit::new(store.clone())).await {
+            tracing::warn!(%error, "uses of emergency tokens are in the log alone, not in the audit trail");
+        }
         store.close().await;
         let _ = std::fs::remove_file(data_dir.addresses());
     }
@@ -240,6 +260,26 @@ fn secrets(settings: &Settings, data_dir: &DataDir) -> Result<Secrets, Failure> 
     let own = data_dir.secret().map_err(|e| Failure::unable(format!("the data directory's secret: {e}")))?;
     let texts = settings.legacy.encryption_key.iter().map(|key| key.as_bytes()).chain([own.as_slice()]);
     Secrets::derive(texts).map_err(|e| Failure::unable(format!("the data directory's secret: {e}")))
+}
+
+/// How mails go out: by the server that the environment names, else not at all. Those that stay are told of on the terminal,
+/// with their links.
+fn delivery(settings: &Settings, data_dir: &DataDir) -> Delivery {
+    match &settings.legacy.smtp {
+        Some(smtp) => Delivery::Smtp(smtp.clone()),
+        None => Delivery::Outbox(Outbox::new(data_dir.outbox(), told)),
+    }
+}
+
+fn told(Kept { to, subject, link, path }: &Kept<'_>) {
+    let link = link.map(|link| format!("\n  {link}")).unwrap_or_default();
+    Printer::complain(&format!("mail to {to}: {subject}{link}\n  kept as {}", path.display()));
+}
+
+/// Where limits are counted: on the Redis that the feed is on, if there is one.
+fn counters(settings: &Settings) -> Result<Option<RedisCounters>, Failure> {
+    let counters = settings.redis.clone().map(|url| RedisCounters::new(url, None)).transpose();
+    counters.map_err(|error| Failure::usage(format!("--redis: {error}")))
 }
 
 /// Waits until the feed is seeded, or a moment.

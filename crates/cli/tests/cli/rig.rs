@@ -16,9 +16,16 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// A command that inherits nothing that would change its answer.
 pub(crate) fn countersign() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_countersign"));
-    for name in
-        ["COUNTERSIGN_SERVER", "COUNTERSIGN_TOKEN", "REDIS_URL", "DATABASE_URL", "PORT", "JWT_SECRET_KEY", "LOG_LEVEL"]
-    {
+    for name in [
+        "COUNTERSIGN_SERVER",
+        "COUNTERSIGN_TOKEN",
+        "REDIS_URL",
+        "DATABASE_URL",
+        "PORT",
+        "JWT_SECRET_KEY",
+        "LOG_LEVEL",
+        "SMTP_HOST",
+    ] {
         command.env_remove(name);
     }
     for name in ["COUNTERSIGN_CONTEXT", "COUNTERSIGN_KUBECONFIG", "KUBERNETES_SERVICE_HOST", "HTTPS_PROXY", "HTTP_PROXY"] {
@@ -100,6 +107,16 @@ impl Dev {
     pub(crate) fn with(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let dev = Self::prepared(arguments, environment);
         dev.started()
+    }
+
+    /// Prepared, for a test that starts it by itself.
+    pub(crate) fn unstarted() -> Self {
+        Self::prepared(&[], &[])
+    }
+
+    /// Where the command is.
+    pub(crate) fn binaries(&self) -> PathBuf {
+        PathBuf::from(env!("CARGO_BIN_EXE_countersign")).parent().map(Path::to_owned).unwrap_or_default()
     }
 
     /// With a directory `policies` that holds these files.
