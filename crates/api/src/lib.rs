@@ -25,6 +25,6 @@ mod validation;
 
 pub use crds::{crd_objects, crds};
 pub use dev::dev_policy;
-pub use resolve::resolve;
+pub use resolve::{LoginReferences, resolve, resolve_login};
 pub use schema::Problem;
 pub use settings::Resolve;

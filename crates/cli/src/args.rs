@@ -3,6 +3,7 @@
 mod dev;
 mod hyphen;
 mod keys;
+mod people;
 mod policy;
 mod revoke;
 mod token;
@@ -18,6 +19,7 @@ use clap::{
 pub(crate) use dev::{Demo, Dev};
 pub(crate) use hyphen::kids_as_values;
 pub(crate) use keys::{KeyRevoke, Keys, RingChoice, Rotate};
+pub(crate) use people::{ApiKeys, Audit, AuditList, Blocks, Sessions, Status, UserCreate, Users, UsersList};
 pub(crate) use policy::{PolicyCheck, PolicyCommand, PolicyShow, PolicyTest};
 pub(crate) use revoke::{RevokeArgs, RevokeKind};
 pub(crate) use token::{Demands, ExplainArgs, TokenCommand, TokenInspect, TokenMint, VerifyArgs};
@@ -200,6 +202,26 @@ pub(crate) enum Command {
     /// Look at a policy's signing keys, rotate or revoke them
     #[command(subcommand, arg_required_else_help = true)]
     Keys(Keys),
+
+    /// Look at accounts, make, lock, disable or erase them
+    #[command(subcommand, arg_required_else_help = true)]
+    Users(Users),
+
+    /// List and end people's sessions
+    #[command(subcommand, arg_required_else_help = true)]
+    Sessions(Sessions),
+
+    /// List, make and revoke API keys
+    #[command(subcommand, arg_required_else_help = true)]
+    ApiKeys(ApiKeys),
+
+    /// List, add and lift blocks of addresses
+    #[command(subcommand, arg_required_else_help = true)]
+    Blocks(Blocks),
+
+    /// Read the audit trail, export it, or verify its hash chain
+    #[command(subcommand, arg_required_else_help = true)]
+    Audit(Audit),
 
     /// Show every part's health in one screen
     #[command(after_long_help = "Examples:\n  countersign status\n  countersign status -o json")]

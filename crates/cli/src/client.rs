@@ -103,6 +103,16 @@ impl Client {
         self.call(reqwest::Method::POST, path, Some(body), longer).await
     }
 
+    /// `PATCH path` with a JSON body.
+    pub(crate) async fn patch(&self, path: &str, body: &Value) -> Result<Answer, Failure> {
+        self.call(reqwest::Method::PATCH, path, Some(body), Duration::ZERO).await
+    }
+
+    /// `DELETE path`.
+    pub(crate) async fn delete(&self, path: &str) -> Result<Answer, Failure> {
+        self.call(reqwest::Method::DELETE, path, None, Duration::ZERO).await
+    }
+
     async fn call(
         &self,
         method: reqwest::Method,

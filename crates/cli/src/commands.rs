@@ -2,6 +2,7 @@
 
 pub(crate) mod fleet;
 pub(crate) mod keys;
+pub(crate) mod people;
 pub(crate) mod plain;
 pub(crate) mod policy;
 pub(crate) mod revoke;

@@ -1,10 +1,13 @@
 //! The admin API, `/admin/v1/…`: over `admin.sock`, whose file mode is the guard, or over HTTP with a Bearer token of the
 //! policy that carries the permission `countersign:admin`.
 
+mod administered;
+mod grants;
 mod keys;
 mod revocations;
 mod status;
 mod tokens;
+mod users;
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -16,7 +19,7 @@ use axum::{
     http::{header, request::Parts as RequestParts},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{delete, get, post},
 };
 use countersign_core::{
     check::{self, Ask, Require, World},
@@ -50,7 +53,8 @@ pub(crate) fn routes(issuer: Issuer, door: Door) -> Router {
         .route("/verifiers", get(status::verifiers))
         .route("/keys", get(keys::list))
         .route("/keys/rotate", post(keys::rotate))
-        .route("/effective", get(status::effective));
+        .route("/effective", get(status::effective))
+        .merge(people());
     let of_policies = Router::new().nest("/admin/v1/policies/{namespace}/{name}", of_policy);
     let routes = match door {
         Door::FileMode => of_policies
@@ -69,6 +73,23 @@ pub(crate) fn routes(issuer: Issuer, door: Door) -> Router {
         .method_not_allowed_fallback(async || Problem::method_not_allowed("no such method on this call"))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(issuer)
+}
+
+/// Accounts and what they hold; a policy without a login has none of these.
+fn people() -> Router<Issuer> {
+    Router::new()
+        .route("/users", get(users::list).post(users::create))
+        .route("/users/{id}", get(users::get).patch(users::change).delete(users::delete))
+        .route("/users/{id}/lock", post(users::lock))
+        .route("/users/{id}/unlock", post(users::unlock))
+        .route("/users/{id}/reset-mfa", post(users::reset_mfa))
+        .route("/sessions", get(grants::sessions).delete(grants::end_sessions))
+        .route("/sessions/{id}", delete(grants::end_session))
+        .route("/api-keys", get(grants::api_keys).post(grants::create_api_key))
+        .route("/api-keys/{id}", delete(grants::revoke_api_key))
+        .route("/blocks", get(grants::blocks).post(grants::block).delete(grants::unblock))
+        .route("/audit", get(grants::events))
+        .route("/audit/verify", post(grants::verify_events))
 }
 
 /// What concerns the whole process is no policy's administrator's business.
@@ -122,18 +143,26 @@ async fn authorise(issuer: &Issuer, policy: &IssuerPolicy, token: &str) -> Resul
 /// The policy that a path names.
 pub(crate) struct OfPolicy(pub(crate) Arc<IssuerPolicy>);
 
+/// The part of a path that names a policy.
+#[derive(serde::Deserialize)]
+struct Named {
+    namespace: String,
+    name: String,
+}
+
 impl FromRequestParts<Issuer> for OfPolicy {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut RequestParts, issuer: &Issuer) -> Result<Self, Problem> {
-        let Path((namespace, name)) = Path::<(String, String)>::from_request_parts(parts, issuer)
-            .await
-            .map_err(|_| Problem::not_found("no such call"))?;
+        let Path(Named { namespace, name }) =
+            Path::<Named>::from_request_parts(parts, issuer).await.map_err(|_| Problem::not_found("no such call"))?;
         let unknown = || Problem::not_found(format!("there is no policy {namespace}/{name}"));
         let name = PolicyName::try_new(&namespace, &name).map_err(|_| unknown())?;
         issuer.parts.policies.one(&name).map(Self).ok_or_else(unknown)
     }
 }
+
+pub(crate) use keys::rings;
 
 /// On how many verifiers the policy's present generation is in force.
 pub(crate) fn held_generation(policy: &IssuerPolicy, verifiers: &[Verifier]) -> Enforcement {

@@ -19,6 +19,7 @@ use crate::{
     emergency::Noted,
     minter::Scopes,
     problem::{Failed, Problem},
+    second_factor,
     serving::Issuer,
 };
 
@@ -45,7 +46,7 @@ pub(crate) struct Permitted {
 }
 
 /// The credential of a request: one `Authorization: Bearer`, or `X-API-Key`.
-fn credential(headers: &HeaderMap) -> Result<&str, Problem> {
+pub(crate) fn credential(headers: &HeaderMap) -> Result<&str, Problem> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     match (values.next(), values.next()) {
         (None, _) => {
@@ -106,6 +107,9 @@ pub(crate) async fn judge(
         return Err(Problem::invalid_token("the session has ended").into());
     }
     noted.write(&parts.store).await?;
+    if let Some(session) = &session {
+        second_factor::used(&parts.store, &policy.name, session).await?;
+    }
     Ok(Caller { credential, session })
 }
 

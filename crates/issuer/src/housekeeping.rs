@@ -1,4 +1,5 @@
-//! What an issuer does beside answering: it seals the audit trail, and removes what is over.
+//! What an issuer does beside answering: it seals the audit trail, removes what is over, and brings secrets under its present
+//! key.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,17 +8,21 @@ use countersign_store::{Store, StoreError};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use crate::{Secrets, second_factor};
+
 /// How often events are sealed and refresh tokens' bits erased.
 const SEAL_EVERY: Duration = Duration::from_secs(1);
 /// After so many of these what is over is removed.
 const TICKS_PER_REMOVAL: u32 = 60;
+/// After so many of these what an earlier key sealed is sealed anew: a replica of before a change may still use that key.
+const TICKS_PER_RESEALING: u32 = 3600;
 /// Rows in one step, so that none holds the database for long.
 const BATCH: u32 = 1000;
 /// Steps in a row before others have their turn.
 const STEPS: u32 = 20;
 
 /// Works until `stop`. Any number of issuers may do so on one database.
-pub(crate) async fn keep(store: Arc<Store>, stop: CancellationToken) {
+pub(crate) async fn keep(store: Arc<Store>, secrets: Arc<Secrets>, stop: CancellationToken) {
     let mut ticks = interval(SEAL_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut count: u32 = 0;
@@ -34,6 +39,9 @@ pub(crate) async fn keep(store: Arc<Store>, stop: CancellationToken) {
         report("erasing refresh tokens' bits", erase(&store).await);
         if count.is_multiple_of(TICKS_PER_REMOVAL) {
             report("removing what has expired", remove(&store).await);
+        }
+        if count.is_multiple_of(TICKS_PER_RESEALING) {
+            report("sealing secrets under the present key", second_factor::reseal(&store, &secrets).await);
         }
         count = count.wrapping_add(1);
     }

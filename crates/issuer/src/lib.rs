@@ -4,12 +4,14 @@
 //! admin API and the issuer's own routes put both on HTTP ([`serve`]). The state of keys is decided elsewhere: this crate is
 //! handed rings and never changes one. It must not know of Kubernetes or of files other than its sockets.
 
+mod addresses;
 mod admin;
 mod audit;
 mod bearer;
 mod body;
 mod call;
 mod client;
+mod closing;
 #[allow(dead_code, unused_imports, reason = "the routes that use cookies are being wired")]
 mod cookies;
 mod emergency;
@@ -33,6 +35,7 @@ mod problem;
 mod public;
 mod revoker;
 pub mod sealing;
+mod second_factor;
 mod secrets;
 mod serving;
 #[allow(dead_code, unused_imports, reason = "the routes that send codes are being wired")]

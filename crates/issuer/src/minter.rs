@@ -156,6 +156,16 @@ pub(crate) struct ApiKeyGrant {
 }
 
 impl ApiKeyGrant {
+    /// The instant of issue.
+    pub(crate) fn issued_at(&self) -> UnixMillis {
+        self.spec.issued_at
+    }
+
+    /// Until when it is good.
+    pub(crate) fn expires(&self) -> UnixMillis {
+        self.spec.expires
+    }
+
     /// The key.
     pub(crate) fn sign(&self) -> Result<String, MintError> {
         Ok(mint_api_key(self.signer.key(), &self.spec)?)

@@ -76,8 +76,8 @@ pub(crate) struct Opened {
     pub(crate) user: User,
     pub(crate) grant: Grant,
     pub(crate) refresh: RefreshToken,
-    /// The secret by which the device is known from now on.
-    pub(crate) device: String,
+    /// The secret by which the device is known from now on; absent where none was asked for.
+    pub(crate) device: Option<String>,
     /// Sessions that ended for this one.
     pub(crate) ended: Appended,
 }
@@ -109,14 +109,8 @@ pub(crate) fn device_hash(text: &str) -> Option<SecretHash> {
 /// Begins the session of a login that has proven everything. Reads again what it rests on, and refuses when that changed.
 pub(crate) async fn open(tx: &mut Tx, call: &Call, proven: &Proven<'_>) -> Result<Opened, Failed> {
     let (policy, login) = (&call.policy, call.login()?);
-    tx.lock_subject(&policy.name, &proven.user.id).await?;
+    let mut user = still(tx, call, proven).await?;
     let now = tx.database_now().await?;
-    let user = tx.user(&policy.name, &proven.user.id).await?.filter(|user| user.status == UserStatus::Active);
-    let password = tx.password(&policy.name, &proven.user.id).await?;
-    let (Some(mut user), true) = (user, password.is_some_and(|held| held.changed == proven.password.changed)) else {
-        return Err(Problem::invalid_credentials().into());
-    };
-    let device = presented(tx, call, &user, proven.wishes).await?;
     let session = new_session(call, &user, proven, now)?;
     let sessions = &login.settings.sessions;
     let limit = SessionLimit { max: sessions.max_concurrent, beyond: beyond(sessions.on_limit) };
@@ -139,14 +133,7 @@ pub(crate) async fn open(tx: &mut Tx, call: &Call, proven: &Proven<'_>) -> Resul
         expires: now.plus(policy.tokens.refresh_ttl_ms),
     })
     .await?;
-    let known = Device {
-        user: user.id.clone(),
-        secret: device.hash.clone(),
-        label: session.device.clone(),
-        created: now,
-        last_used: now,
-    };
-    tx.remember_device(&policy.name, &known, MAX_DEVICES).await?;
+    let device = device(tx, call, proven.wishes, &session, now).await?;
     proven.counter.clear(tx, &policy.name, now).await?;
     let first = user.last_login.is_none();
     user.last_login = Some(now);
@@ -157,7 +144,19 @@ pub(crate) async fn open(tx: &mut Tx, call: &Call, proven: &Proven<'_>) -> Resul
     }
     let event = call.event(EventKind::LoginSucceeded).subject(&user.id).session(&session.id);
     event.detail("amr", json!(session.amr)).write(tx, now).await?;
-    Ok(Opened { session, user, grant, refresh, device: device.text, ended: evicted.revocations })
+    Ok(Opened { session, user, grant, refresh, device: Some(device.text), ended: evicted.revocations })
+}
+
+/// The account of a login, held from here on: if it is open still, and its password the one that was shown.
+pub(crate) async fn still(tx: &mut Tx, call: &Call, proven: &Proven<'_>) -> Result<User, Failed> {
+    let policy = &call.policy.name;
+    tx.lock_subject(policy, &proven.user.id).await?;
+    let user = tx.user(policy, &proven.user.id).await?.filter(|user| user.status == UserStatus::Active);
+    let password = tx.password(policy, &proven.user.id).await?;
+    match user {
+        Some(user) if password.is_some_and(|held| held.changed == proven.password.changed) => Ok(user),
+        _ => Err(Problem::invalid_credentials().into()),
+    }
 }
 
 /// What the token of a session says.
@@ -186,25 +185,35 @@ pub(crate) fn session_limit(max: u32) -> Problem {
     .fix("end one of them, by DELETE /auth/sessions/ID or a logout there")
 }
 
-struct Shown {
-    text: String,
-    hash: SecretHash,
+/// A device as it is known from now on.
+pub(crate) struct Shown {
+    /// Its secret.
+    pub(crate) text: String,
     new: bool,
 }
 
-/// The device's secret: the one it showed, if the account knows it, or a new one.
-async fn presented(tx: &mut Tx, call: &Call, user: &User, wishes: &Wishes) -> Result<Shown, Failed> {
-    let fresh: [u8; 16] = random()?;
+/// Remembers the device of a login: by the secret that it showed, if the account knows it, or by a new one.
+pub(crate) async fn device(
+    tx: &mut Tx,
+    call: &Call,
+    wishes: &Wishes,
+    session: &Session,
+    now: UnixMillis,
+) -> Result<Shown, Failed> {
+    let (policy, fresh) = (&call.policy.name, random::<16>()?);
     let shown = wishes.device_hash();
     let known = match &shown {
-        Some(hash) => tx.knows_device(&call.policy.name, &user.id, hash).await?,
+        Some(hash) => tx.knows_device(policy, &session.subject, hash).await?,
         None => false,
     };
-    Ok(match (shown, &wishes.device_token) {
-        (Some(hash), Some(text)) if known => Shown { text: text.clone(), hash, new: false },
+    let (text, secret, new) = match (shown, &wishes.device_token) {
+        (Some(hash), Some(text)) if known => (text.clone(), hash, false),
         // A known one that showed its secret in an earlier step gets another: nobody remembers what it showed.
-        _ => Shown { text: URL_SAFE_NO_PAD.encode(fresh), hash: SecretHash::of(&fresh), new: !known },
-    })
+        _ => (URL_SAFE_NO_PAD.encode(fresh), SecretHash::of(&fresh), !known),
+    };
+    let (user, label) = (session.subject.clone(), session.device.clone());
+    tx.remember_device(policy, &Device { user, secret, label, created: now, last_used: now }, MAX_DEVICES).await?;
+    Ok(Shown { text, new })
 }
 
 fn new_session(call: &Call, user: &User, proven: &Proven<'_>, now: UnixMillis) -> Result<Session, Problem> {

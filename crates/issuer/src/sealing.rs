@@ -58,6 +58,11 @@ impl SealingKeys {
         Ok([&[VERSION][..], &key.id, nonce.as_ref(), &sealed].concat())
     }
 
+    /// What the key that seals now is called.
+    pub fn present_id(&self) -> String {
+        self.0.first().map(|key| hex::encode(key.id)).unwrap_or_default()
+    }
+
     /// Opens what was sealed for this place.
     pub fn open(&self, sealed: &[u8], place: &str) -> Result<Zeroizing<Vec<u8>>, SealingError> {
         let rest = sealed.strip_prefix(&[VERSION]).ok_or(SealingError::Damaged)?;
@@ -155,6 +160,8 @@ mod tests {
         assert!(both.is_current(&both.seal(b"secret", "place").unwrap()));
         assert_eq!(keys(&[NEW]).open(&sealed, "place").unwrap_err(), SealingError::UnknownKey);
         assert!(!both.is_current(b""));
+        assert_eq!(both.present_id(), keys(&[NEW]).present_id());
+        assert_ne!(both.present_id(), keys(&[OLD]).present_id());
     }
 
     #[test]

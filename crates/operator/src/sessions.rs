@@ -11,6 +11,7 @@
 mod apply;
 mod delivered;
 mod delivering;
+mod lately;
 mod owners;
 mod plan;
 mod queue;

@@ -109,6 +109,33 @@ impl Tx {
         Ok(marked.rows_affected() == 1)
     }
 
+    /// Marks every key of an owner as revoked, whose tokens a cut-off of the subject ends. How many were not before.
+    pub async fn mark_api_keys_of_revoked(
+        &mut self,
+        policy: &PolicyName,
+        owner: &str,
+        now: UnixMillis,
+    ) -> Result<u64, StoreError> {
+        let marked = sqlx::query("UPDATE api_keys SET revoked = $3 WHERE policy = $1 AND owner = $2 AND revoked IS NULL");
+        let marked = marked.bind(policy.as_str()).bind(owner).bind(now.0).execute(self.connection()).await?;
+        Ok(marked.rows_affected())
+    }
+
+    /// An API key as this transaction sees it.
+    pub async fn api_key(&mut self, policy: &PolicyName, id: &str) -> Result<Option<ApiKey>, StoreError> {
+        let row = sqlx::query("SELECT * FROM api_keys WHERE policy = $1 AND id = $2").bind(policy.as_str()).bind(id);
+        row.fetch_optional(self.connection()).await?.as_ref().map(api_key).transpose()
+    }
+
+    /// How many keys of an owner are in force.
+    pub async fn live_api_keys(&mut self, policy: &PolicyName, owner: &str, now: UnixMillis) -> Result<u64, StoreError> {
+        let live = sqlx::query_scalar::<_, i64>(
+            "SELECT count(*) FROM api_keys WHERE policy = $1 AND owner = $2 AND revoked IS NULL AND expires > $3",
+        );
+        let live = live.bind(policy.as_str()).bind(owner).bind(now.0);
+        Ok(live.fetch_one(self.connection()).await?.unsigned_abs())
+    }
+
     /// Says that a key was used at `at`; written at most once a minute.
     pub async fn api_key_used(&mut self, policy: &PolicyName, id: &str, at: UnixMillis) -> Result<bool, StoreError> {
         let used = sqlx::query(

@@ -95,6 +95,8 @@ pub struct AuditFilter {
     pub subject: Option<String>,
     /// Only those of this kind.
     pub kind: Option<String>,
+    /// Only those from this address.
+    pub ip: Option<String>,
     /// Only those that matter at least so much.
     pub at_least: Option<Severity>,
     /// Only those of this time or later.
@@ -108,21 +110,25 @@ pub struct AuditFilter {
 /// Each shape of a filter has the index that bounds what is read; conditions beside it only sift.
 pub(crate) const BY_SUBJECT: &str = "SELECT * FROM audit_events
      WHERE policy = $1 AND subject = $2 AND (time, id) < ($3, $4) AND time >= $5
-       AND ($6 IS NULL OR type = $6) AND severity >= $7 ORDER BY time DESC, id DESC LIMIT $8";
+       AND ($6 IS NULL OR type = $6) AND severity >= $7 AND ($9 IS NULL OR ip = $9) ORDER BY time DESC, id DESC LIMIT $8";
+pub(crate) const BY_IP: &str = "SELECT * FROM audit_events
+     WHERE policy = $1 AND ($2 IS NULL OR subject = $2) AND (time, id) < ($3, $4) AND time >= $5
+       AND ($6 IS NULL OR type = $6) AND severity >= $7 AND ip = $9 ORDER BY time DESC, id DESC LIMIT $8";
 pub(crate) const BY_KIND: &str = "SELECT * FROM audit_events
      WHERE policy = $1 AND ($2 IS NULL OR subject = $2) AND (time, id) < ($3, $4) AND time >= $5
-       AND type = $6 AND severity >= $7 ORDER BY time DESC, id DESC LIMIT $8";
+       AND type = $6 AND severity >= $7 AND ($9 IS NULL OR ip = $9) ORDER BY time DESC, id DESC LIMIT $8";
 pub(crate) const OF_CONCERN: &str = "SELECT * FROM audit_events
      WHERE policy = $1 AND ($2 IS NULL OR subject = $2) AND (time, id) < ($3, $4) AND time >= $5
-       AND ($6 IS NULL OR type = $6) AND severity >= 1 AND severity >= $7 ORDER BY time DESC, id DESC LIMIT $8";
+       AND ($6 IS NULL OR type = $6) AND severity >= 1 AND severity >= $7 AND ($9 IS NULL OR ip = $9) ORDER BY time DESC, id DESC LIMIT $8";
 pub(crate) const ALL: &str = "SELECT * FROM audit_events
      WHERE policy = $1 AND ($2 IS NULL OR subject = $2) AND (time, id) < ($3, $4) AND time >= $5
-       AND ($6 IS NULL OR type = $6) AND severity >= $7 ORDER BY time DESC, id DESC LIMIT $8";
+       AND ($6 IS NULL OR type = $6) AND severity >= $7 AND ($9 IS NULL OR ip = $9) ORDER BY time DESC, id DESC LIMIT $8";
 
 impl AuditFilter {
     const fn sql(&self) -> &'static str {
         match self {
             Self { subject: Some(_), .. } => BY_SUBJECT,
+            Self { ip: Some(_), .. } => BY_IP,
             Self { kind: Some(_), .. } => BY_KIND,
             Self { at_least: Some(Severity::Warning | Severity::Critical), .. } => OF_CONCERN,
             _ => ALL,
@@ -142,7 +148,8 @@ impl Store {
             .bind(filter.since.map_or(i64::MIN, |since| since.0))
             .bind(filter.kind.as_deref())
             .bind(filter.at_least.map_or(0, Severity::number))
-            .bind(columns::page(filter.limit));
+            .bind(columns::page(filter.limit))
+            .bind(filter.ip.as_deref());
         rows.fetch_all(&self.readers).await?.iter().map(kept).collect()
     }
 }

@@ -154,6 +154,20 @@ impl Tx {
         Ok(replaced.execute(self.connection()).await?.rows_affected() == 1)
     }
 
+    /// The session that a refresh token renews, whatever became of both.
+    pub async fn session_of_refresh_token(
+        &mut self,
+        policy: &PolicyName,
+        token: &RefreshToken,
+    ) -> Result<Option<String>, StoreError> {
+        let session = sqlx::query_scalar(
+            "SELECT f.session_id FROM refresh_tokens t JOIN refresh_families f ON f.policy = t.policy AND f.id = t.family_id
+             WHERE t.policy = $1 AND t.hash = $2",
+        );
+        let session = session.bind(policy.as_str()).bind(token.hash().bytes().to_vec());
+        Ok(session.fetch_optional(self.connection()).await?)
+    }
+
     /// Uses a refresh token. Of any number of uses at once one comes first and the others see what it did.
     pub async fn use_refresh_token(&mut self, using: &Use<'_>) -> Result<Used, StoreError> {
         let (policy, now) = (using.policy, using.ending.now);

@@ -10,9 +10,11 @@ pub const SESSIONS_IN_LIMIT: &str = sessions::LIVE;
 pub const SESSION_SEEN: &str = sessions::SEEN;
 /// A refresh token. Policy, hash.
 pub const REFRESH_TOKEN: &str = refresh::BY_HASH;
-/// Audit events of a subject. As of the other three: policy, subject, time and id of the last one, since, kind, severity,
-/// limit.
+/// Audit events of a subject. As of the other four: policy, subject, time and id of the last one, since, kind, severity,
+/// limit, address.
 pub const AUDIT_OF_SUBJECT: &str = audit::BY_SUBJECT;
+/// Audit events from an address.
+pub const AUDIT_OF_IP: &str = audit::BY_IP;
 /// Audit events of a kind.
 pub const AUDIT_OF_KIND: &str = audit::BY_KIND;
 /// Audit events that matter.

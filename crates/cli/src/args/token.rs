@@ -17,7 +17,8 @@ pub(super) const EXPLAIN_EXAMPLES: &str = "Examples:\n  \
 const MINT_EXAMPLES: &str = "Examples:\n  \
     countersign token mint --policy shop/shop --subject alice --role user\n  \
     TOKEN=$(countersign token mint -q --subject ci --scope orders:read --ttl 5m)\n  \
-    countersign token mint --subject alice -o json | jq -r .session_id";
+    countersign token mint --subject alice -o json | jq -r .session_id\n  \
+    countersign token mint --subject alice --role admin --emergency --reason \"INC-42: the login is down\"";
 
 const INSPECT_EXAMPLES: &str = "Examples:\n  \
     countersign token inspect \"$TOKEN\"\n  \
@@ -49,12 +50,18 @@ pub(crate) struct TokenMint {
     /// Whom it is for (`aud`); repeatable [default: the policy's audiences]
     #[arg(long = "audience", value_name = "AUDIENCE")]
     pub(crate) audiences: Vec<String>,
-    /// How long it lives, at most the policy's accessTTL, which is also the default
+    /// How long it lives, at most the policy's accessTTL (emergency.maxTTL with --emergency), which is also the default
     #[arg(long, value_name = "DURATION")]
     pub(crate) ttl: Option<Span>,
     /// The session that it belongs to [default: a new one]
     #[arg(long, value_name = "ID")]
     pub(crate) session: Option<String>,
+    /// Break the glass: a token within the policy's spec.emergency, each use of which is recorded
+    #[arg(long, requires = "reason")]
+    pub(crate) emergency: bool,
+    /// Why an emergency token is needed; it is audited with every use, and no secret
+    #[arg(long, value_name = "REASON", requires = "emergency")]
+    pub(crate) reason: Option<String>,
 }
 
 /// `countersign token inspect`

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use countersign_core::{claims, mint::API_KEY_TYPE, time::UnixMillis};
+use countersign_core::{
+    claims,
+    mint::{ACCESS_TOKEN_TYPE, API_KEY_TYPE, EMERGENCY_TOKEN_TYPE},
+    time::UnixMillis,
+};
 use serde_json::json;
 
 use super::{instant, now, relative, text};
@@ -32,8 +36,13 @@ pub(crate) async fn mint(session: &Session, args: &TokenMint) -> Result<Exit, Fa
     if let Some(id) = &args.session {
         body["session_id"] = json!(id);
     }
+    if args.emergency {
+        body["emergency"] = json!(true);
+        body["reason"] = json!(args.reason);
+    }
     if session.common.dry_run {
-        return session.printer.dry_run(&format!("mint a token for {}", args.subject));
+        let kind = if args.emergency { "an emergency token" } else { "a token" };
+        return session.printer.dry_run(&format!("mint {kind} for {}", args.subject));
     }
     let minted = target.mint(&policy, &body).await.map_err(|failure| {
         // The flag by its own name.
@@ -100,7 +109,8 @@ fn in_words(taken: &Unverified<'_>, now: UnixMillis) -> Table {
         (true, Some(API_KEY_TYPE)) => ("an API key", ""),
         (true, _) => ("a JSON Web Token behind the prefix of an API key", "no verifier takes it: its typ is another"),
         (false, Some(API_KEY_TYPE)) => ("an API key without its prefix", "no verifier takes it so"),
-        (false, Some("at+jwt")) => ("an access token (RFC 9068)", ""),
+        (false, Some(ACCESS_TOKEN_TYPE)) => ("an access token (RFC 9068)", ""),
+        (false, Some(EMERGENCY_TOKEN_TYPE)) => ("an emergency token", "each use of it is recorded"),
         (false, _) => ("a JSON Web Token", ""),
     };
     line("kind", kind.into(), odd.into());

@@ -12,20 +12,25 @@ use serde_json::{Value, json};
 
 use super::{Content, OfPolicy, body_of};
 use crate::{
-    RingView,
+    IssuerPolicy, RingView,
     problem::Problem,
     serving::{Issuer, RingChoice, RotateError},
 };
 
 pub(super) async fn list(policy: OfPolicy) -> Json<Value> {
+    Json(rings(&policy.0))
+}
+
+/// Both rings of a policy, public halves alone.
+pub(crate) fn rings(policy: &IssuerPolicy) -> Value {
     let (mut rings, mut status) = (json!({"access": [], "api_key": []}), json!({}));
-    if let Some(own) = &policy.0.own {
+    if let Some(own) = &policy.own {
         for (name, view) in [("access", &own.access), ("api_key", &own.api_key)] {
             rings[name] = view.ring.keys.iter().map(|key| shown(key, view)).collect();
             status[name] = ring_status(view);
         }
     }
-    Json(json!({"policy": policy.0.name, "rings": rings, "status": status}))
+    json!({"policy": policy.name, "rings": rings, "status": status})
 }
 
 fn shown(key: &RingKey, view: &RingView) -> Value {

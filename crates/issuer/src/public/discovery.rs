@@ -1,5 +1,7 @@
 //! Keys and metadata, for whoever verifies by themselves.
 
+use std::collections::BTreeSet;
+
 use axum::{
     Json,
     http::{HeaderMap, StatusCode, header},
@@ -33,16 +35,30 @@ pub(super) async fn jwks(call: Call, headers: HeaderMap) -> Response {
     (cache, [(header::CONTENT_TYPE, "application/jwk-set+json")], body).into_response()
 }
 
-/// RFC 8414, as far as it is true: keys are published, and no grant is offered.
+/// RFC 8414 and OpenID Connect Discovery, as far as it is true: there is no authorization endpoint.
 pub(super) async fn discovery(call: Call) -> Response {
     let Some(own) = &call.policy.own else {
         return Problem::not_found("this policy only verifies other issuers' tokens").into_response();
     };
-    let body = json!({
+    let at = |path: &str| format!("{}{path}", own.issuer);
+    let mut body = json!({
         "issuer": own.issuer,
-        "jwks_uri": format!("{}{JWKS}", own.issuer),
+        "jwks_uri": at(JWKS),
         "response_types_supported": [],
         "grant_types_supported": [],
     });
+    if let Some(login) = &call.policy.login {
+        let methods = json!(["client_secret_basic", "client_secret_post"]);
+        let scopes: BTreeSet<&String> = login.settings.clients.iter().flat_map(|client| &client.scopes).collect();
+        body["token_endpoint"] = json!(at("/oauth/token"));
+        body["introspection_endpoint"] = json!(at("/oauth/introspect"));
+        body["revocation_endpoint"] = json!(at("/oauth/revoke"));
+        body["userinfo_endpoint"] = json!(at("/userinfo"));
+        body["grant_types_supported"] = json!(["client_credentials", "refresh_token"]);
+        body["scopes_supported"] = json!(scopes);
+        for endpoint in ["token", "introspection", "revocation"] {
+            body[format!("{endpoint}_endpoint_auth_methods_supported")] = methods.clone();
+        }
+    }
     Json(body).into_response()
 }

@@ -13,15 +13,18 @@ use countersign_store::{Password, Store, StoreError, User, UserStatus, transact}
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
+use super::door;
 use crate::{
     audit::EventKind,
     body::{Content, body_of},
     call::Call,
+    limits::rate_limit_headers,
     lockout::{self, Counter},
     names,
     opening::{self, Opened, Proven, Wishes},
     passwords::Match,
     problem::{Failed, Problem},
+    second_factor::{self, Code},
 };
 
 /// The longest name that is looked up, bytes; no account's is longer.
@@ -53,14 +56,23 @@ pub(super) async fn login(call: Call, headers: HeaderMap, Content(bytes): Conten
         ..Wishes::default()
     }
     .shown(body.device_token);
+    let code = body.mfa_code.filter(|code| !code.trim().is_empty());
+    let code = code.as_deref().map(Code::parse).transpose()?;
     let (policy, store) = (&call.policy.name, call.store());
 
+    let now = call.now().await?;
+    door::not_blocked(&call, now).await?;
     let user = account(&call, &name).await?;
     let counter = Counter::of_login(&call, user.as_ref(), &name, wishes.device_hash().as_ref()).await?;
-    let now = call.now().await?;
     if let Some(until) = counter.locked(store, policy, now).await? {
         return Err(lockout::locked(until, now).into());
     }
+    // The login that comes again with its code is the same login.
+    let again = match (&user, &code) {
+        (Some(user), Some(_)) => is_answered(&call, user, now).await?,
+        _ => false,
+    };
+    let standing = if again { None } else { door::may_try(&call, &name, now).await? };
     let password = match &user {
         Some(user) => store.password(policy, &user.id).await?,
         None => None,
@@ -75,16 +87,31 @@ pub(super) async fn login(call: Call, headers: HeaderMap, Content(bytes): Conten
     }
     may_log_in(&call, &user, &password, now)?;
     let proven = Proven { user: &user, password: &password, amr: &["pwd"], counter: &counter, wishes: &wishes };
-    let opened = transact!(store, Failed, |tx| { opening::open(tx, &call, &proven).await });
-    match opened {
-        Ok(opened) => answer(&call, opened, false).await,
-        Err(failure) => {
-            if failure.is("session_limit") {
-                limit_refused(&call, &user).await?;
+    let step = transact!(store, Failed, |tx| { second_factor::at_login(tx, &call, &proven, code.as_ref()).await });
+    match step {
+        Ok(step) => {
+            let mut answer = super::second_factor::step(&call, &user, step).await?;
+            if let Some(standing) = &standing {
+                rate_limit_headers(answer.headers_mut(), standing);
             }
-            Err(failure)
+            Ok(answer)
         }
+        Err(failure) => Err(refused(&call, &user, failure).await?),
     }
+}
+
+/// Whether a challenge of an account is open to this very caller, who has shown the password then.
+async fn is_answered(call: &Call, user: &User, now: UnixMillis) -> Result<bool, StoreError> {
+    let (ip, agent) = (call.client.ip.to_string(), call.client.user_agent.as_deref());
+    call.store().is_challenged(&call.policy.name, &user.id, &ip, agent, now).await
+}
+
+/// Why a login didn't get its session. One that the session limit refused is told of, and is no failure of the person.
+pub(super) async fn refused(call: &Call, user: &User, failure: Failed) -> Result<Failed, StoreError> {
+    if failure.is("session_limit") {
+        limit_refused(call, user).await?;
+    }
+    Ok(failure)
 }
 
 /// A body in JSON whatever its type says, or in a form's encoding where that is its type.
@@ -120,7 +147,7 @@ fn label(text: Option<String>) -> Result<Option<String>, Problem> {
 }
 
 /// The account of a name or an address.
-pub(super) async fn account(call: &Call, folded: &str) -> Result<Option<User>, StoreError> {
+pub(crate) async fn account(call: &Call, folded: &str) -> Result<Option<User>, StoreError> {
     let (policy, store) = (&call.policy.name, call.store());
     if folded.len() > MAX_NAME || folded.contains('\0') {
         return Ok(None);
@@ -168,6 +195,7 @@ async fn failed(
         event.write(tx, now).await?;
         counter.failed(tx, call, settings, now).await
     })?;
+    door::failed(call).await?;
     Err(Problem::invalid_credentials().into())
 }
 
@@ -207,7 +235,7 @@ fn may_log_in(call: &Call, user: &User, password: &Password, now: UnixMillis) ->
     Ok(())
 }
 
-/// Tells of a login that was refused by the session limit; it is no failure of the person.
+/// Tells of a login that was refused by the session limit.
 async fn limit_refused(call: &Call, user: &User) -> Result<(), StoreError> {
     transact!(call.store(), |tx| {
         let now = tx.database_now().await?;

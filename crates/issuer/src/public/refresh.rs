@@ -7,7 +7,9 @@ use axum::{
 };
 use countersign_api::policy::OnChange;
 use countersign_core::time::UnixMillis;
-use countersign_store::{Appended, RefreshToken, SEEN_EVERY_MS, Session, Tx, Use, Used, User, UserStatus, transact};
+use countersign_store::{
+    Appended, Failure, RefreshToken, SEEN_EVERY_MS, Session, StoreError, Tx, Use, Used, User, UserStatus, transact,
+};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -20,6 +22,7 @@ use crate::{
     minter::{Grant, MintError},
     opening::{self, random, token_of},
     problem::{Failed, Problem},
+    second_factor,
 };
 
 #[derive(Deserialize)]
@@ -68,23 +71,65 @@ fn invalid() -> Failed {
     .into()
 }
 
+/// Why a use of a refresh token is undone: the token is as good as before.
+enum Undone {
+    Failed(Failed),
+    /// A code is to be shown first.
+    StepUp(Box<Session>),
+}
+
+impl<T: Into<Failed>> From<T> for Undone {
+    fn from(failed: T) -> Self {
+        Self::Failed(failed.into())
+    }
+}
+
+impl Failure for Undone {
+    fn of_store(&self) -> Option<&StoreError> {
+        if let Self::Failed(failed) = self { failed.of_store() } else { None }
+    }
+}
+
 /// Uses a refresh token.
 pub(crate) async fn renew(call: &Call, text: &str) -> Result<Renewed, Failed> {
     let token = opening::refresh_token(text.trim()).ok_or_else(invalid)?;
     let bits = random()?;
-    let outcome = transact!(call.store(), Failed, |tx| { used(tx, call, &token, &bits).await })?;
+    let outcome = transact!(call.store(), Undone, |tx| { used(tx, call, &token, &bits).await });
     match outcome {
-        Outcome::Renewed(renewed) => Ok(*renewed),
-        Outcome::Refused(ended) => {
+        Ok(Outcome::Renewed(renewed)) => Ok(*renewed),
+        Ok(Outcome::Refused(ended)) => {
             if let Some(ended) = ended {
                 call.publish(ended).await;
             }
             Err(invalid())
         }
+        Err(Undone::StepUp(session)) => Err(step_up(call, &session).await?),
+        Err(Undone::Failed(failed)) => Err(failed),
     }
 }
 
-async fn used(tx: &mut Tx, call: &Call, token: &RefreshToken, bits: &[u8; 32]) -> Result<Outcome, Failed> {
+/// Asks for a code before the session goes on: 403.
+async fn step_up(call: &Call, session: &Session) -> Result<Failed, Failed> {
+    let policy = &call.policy.name;
+    let asked = transact!(call.store(), Failed, |tx| {
+        tx.lock_subject(policy, &session.subject).await?;
+        let now = tx.database_now().await?;
+        let user = tx.user(policy, &session.subject).await?;
+        let held = tx.session(policy, &session.id).await?.filter(|held| held.is_live(now));
+        let (Some(user), Some(held)) = (user, held) else { return Err(invalid()) };
+        for change in changes(call, &held)? {
+            change.tell(tx, call, &held, now).await?;
+        }
+        Ok((second_factor::ask(tx, call, &held, now).await?, user))
+    })?;
+    let (challenge, user) = asked;
+    let methods = second_factor::methods(call, &user).await?;
+    let detail = "the session comes from elsewhere: it goes on with a code of the second factor";
+    let problem = Problem::new(StatusCode::FORBIDDEN, "mfa_required", detail).fix("POST /auth/2fa/verify");
+    Ok(problem.with("challenge_id", challenge).with("methods", methods).into())
+}
+
+async fn used(tx: &mut Tx, call: &Call, token: &RefreshToken, bits: &[u8; 32]) -> Result<Outcome, Undone> {
     let policy = &call.policy;
     let now = tx.database_now().await?;
     let ending = policy.ending(now, "refresh token used again");
@@ -107,9 +152,26 @@ async fn used(tx: &mut Tx, call: &Call, token: &RefreshToken, bits: &[u8; 32]) -
     };
     // Read again under the subject's lock: an account that was closed has no tokens, whatever became of its sessions.
     let user = tx.user(&policy.name, &session.subject).await?.filter(|user| user.status == UserStatus::Active);
-    let Some(user) = user else { return end(tx, call, &session, now, "the account is closed").await };
-    if let Some(reason) = changes(tx, call, &session, now).await? {
-        return end(tx, call, &session, now, reason).await;
+    let Some(user) = user else { return Ok(end(tx, call, &session, now, "the account is closed").await?) };
+    let changed = changes(call, &session)?;
+    let strictest = |reaction| changed.iter().find(|change| change.reaction == reaction);
+    let over = match (strictest(OnChange::Deny), strictest(OnChange::StepUp)) {
+        (Some(deny), _) => Some(deny.reason),
+        (None, Some(_)) if second_factor::is_on_in(tx, call, &user).await? => {
+            return Err(Undone::StepUp(Box::new(session)));
+        }
+        // Nobody can be asked for a code: who must prove themselves anew logs in again.
+        (None, step_up) => step_up.map(|change| change.reason),
+    };
+    for change in &changed {
+        change.tell(tx, call, &session, now).await?;
+    }
+    if let Some(reason) = over {
+        return Ok(end(tx, call, &session, now, reason).await?);
+    }
+    if !changed.is_empty() {
+        let (ip, agent) = (call.client.ip.to_string(), call.client.user_agent.as_deref());
+        tx.session_client(&policy.name, &session.id, Some(&ip), agent, session.auth_time).await?;
     }
     // Activity is written once a minute: the session ends by what is written.
     let last_seen = if now.since(session.last_seen) >= SEEN_EVERY_MS { now } else { session.last_seen };
@@ -117,7 +179,7 @@ async fn used(tx: &mut Tx, call: &Call, token: &RefreshToken, bits: &[u8; 32]) -
     match call.issuer.parts.minter.grant(tx, policy, &token_of(&user, &session), Some(seen.ends())).await {
         Ok(grant) => Ok(Outcome::Renewed(Box::new(Renewed { grant, token, session: seen, user }))),
         // A cut-off since the login: the session is over, though nobody has said so of this one.
-        Err(MintError::SessionEnded | MintError::Ended) => end(tx, call, &session, now, "revoked").await,
+        Err(MintError::SessionEnded | MintError::Ended) => Ok(end(tx, call, &session, now, "revoked").await?),
         Err(error) => Err(error.into()),
     }
 }
@@ -129,37 +191,38 @@ async fn end(tx: &mut Tx, call: &Call, session: &Session, now: UnixMillis, reaso
     Ok(Outcome::Refused(ended.map(|ended| ended.revocations)))
 }
 
-/// Judges a changed address or agent as the policy says; a reason when the session is to end.
-async fn changes(tx: &mut Tx, call: &Call, session: &Session, now: UnixMillis) -> Result<Option<&'static str>, Failed> {
+/// An address or an agent that isn't what a session had, where the policy cares.
+struct Change {
+    kind: EventKind,
+    reaction: OnChange,
+    reason: &'static str,
+    before: Option<String>,
+}
+
+fn changes(call: &Call, session: &Session) -> Result<Vec<Change>, Problem> {
     let binding = &call.login()?.settings.sessions.binding;
-    let ip = call.client.ip.to_string();
-    let changed = [
-        (binding.ip, session.ip.as_deref().is_some_and(|held| held != ip), EventKind::IpChange, "address changed"),
-        (
-            binding.device,
-            session.user_agent.is_some() && session.user_agent != call.client.user_agent,
-            EventKind::DeviceChange,
-            "device changed",
-        ),
-    ];
-    let mut any = false;
-    for (reaction, changed, kind, reason) in changed {
-        if !changed || reaction == OnChange::Disabled {
-            continue;
-        }
-        any = true;
-        let event = call.event(kind).subject(&session.subject).session(&session.id);
-        event.detail("before", session.ip.clone()).write(tx, now).await?;
-        // A refresh can't ask for a code: who must prove themselves anew logs in again.
-        if matches!(reaction, OnChange::Deny | OnChange::StepUp) {
-            return Ok(Some(reason));
-        }
+    let moved = session.ip.as_deref().is_some_and(|held| held != call.client.ip.to_string());
+    let other = session.user_agent.is_some() && session.user_agent != call.client.user_agent;
+    let moved = moved.then(|| Change {
+        kind: EventKind::IpChange,
+        reaction: binding.ip,
+        reason: "address changed",
+        before: session.ip.clone(),
+    });
+    let other = other.then(|| Change {
+        kind: EventKind::DeviceChange,
+        reaction: binding.device,
+        reason: "device changed",
+        before: session.user_agent.clone(),
+    });
+    Ok(moved.into_iter().chain(other).filter(|change| change.reaction != OnChange::Disabled).collect())
+}
+
+impl Change {
+    async fn tell(&self, tx: &mut Tx, call: &Call, session: &Session, now: UnixMillis) -> Result<(), StoreError> {
+        let event = call.event(self.kind).subject(&session.subject).session(&session.id);
+        event.detail("before", self.before.clone()).write(tx, now).await
     }
-    if any {
-        let agent = call.client.user_agent.as_deref();
-        tx.session_client(&call.policy.name, &session.id, Some(&ip), agent, session.auth_time).await?;
-    }
-    Ok(None)
 }
 
 pub(super) async fn logout(person: Person) -> Result<Response, Failed> {

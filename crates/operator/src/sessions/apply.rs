@@ -22,6 +22,7 @@ use serde_json::json;
 use super::{
     delivered::Delivered,
     delivering::SecretRefused,
+    lately::Lately,
     secret::{self, Content},
     status,
     steps::{Outcome, Plan, Reason, Step},
@@ -81,6 +82,7 @@ pub(super) struct Applying<'a> {
     pub(super) view: Option<&'a PolicyView>,
     pub(super) secret: Option<&'a Secret>,
     pub(super) now: UnixMillis,
+    pub(super) lately: &'a Lately,
 }
 
 /// The session as it was last written.
@@ -261,6 +263,7 @@ impl Applying<'_> {
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
         match self.sessions().patch_status(self.name(), &parameters, &Patch::Apply(applied)).await {
             Ok(patched) => {
+                self.lately.wrote(&patched.metadata);
                 written.version = patched.metadata.resource_version;
                 written.status = status;
                 Ok(())

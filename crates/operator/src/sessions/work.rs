@@ -26,6 +26,7 @@ use uuid::Uuid;
 
 use super::{
     apply::{ApplyError, Applying},
+    lately::{self, Lately},
     owners::Owners,
     plan::{Observed, SeenPolicy, plan},
     queue::Queue,
@@ -65,6 +66,7 @@ pub async fn run(context: Context, cutoffs: Arc<Cutoffs>) -> Result<(), Sessions
         sessions: Mirror::default(),
         secrets: Mirror::default(),
         owners: Mutex::default(),
+        lately: Lately::default(),
     });
     let (wake, woken) = mpsc::unbounded_channel();
     // Before the first look, so that no change falls between.
@@ -92,6 +94,7 @@ struct Work {
     sessions: Mirror<Arc<Session>>,
     secrets: Mirror<Arc<Secret>>,
     owners: Mutex<Owners>,
+    lately: Lately,
 }
 
 impl Work {
@@ -277,6 +280,10 @@ impl Work {
     /// Observe, plan, apply, status. Says when to look again.
     async fn look(&self, key: &str) -> Result<Option<Duration>, ApplyError> {
         let Some(session) = self.sessions.one(key) else { return Ok(None) };
+        if self.lately.is_behind(&session.metadata) {
+            // Its own event wakes it; this is for the case that none comes.
+            return Ok(Some(lately::AT_MOST));
+        }
         let spec = EffectiveSession::try_from(&*session)
             .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));
         let policy = policy_of(&session);
@@ -311,6 +318,7 @@ impl Work {
             view: view.as_deref(),
             secret: secret.as_deref(),
             now,
+            lately: &self.lately,
         };
         let outcome = applying.apply(plan).await?;
         let next = match outcome {

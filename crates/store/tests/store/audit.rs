@@ -86,6 +86,7 @@ async fn events_are_asked_by_subject_kind_severity_and_time_page_by_page(db: Dat
         (AuditFilter { kind: subject("LOGIN_FAILED"), ..all.clone() }, vec![3, 1]),
         (AuditFilter { at_least: Some(warning), ..all.clone() }, vec![3, 2, 1]),
         (AuditFilter { at_least: Some(critical), ..all.clone() }, vec![2]),
+        (AuditFilter { ip: subject("192.0.2.9"), ..all.clone() }, vec![]),
         (AuditFilter { at_least: Some(info), since: Some(NOW.plus(2)), ..all.clone() }, vec![4, 3]),
         (AuditFilter { subject: subject("a"), at_least: Some(warning), since: Some(NOW.plus(1)), ..all }, vec![2]),
     ] {

@@ -18,8 +18,9 @@ const FILL: [&str; 4] = [
     "INSERT INTO refresh_families (policy, id, session_id, rotates, created, expires)
      SELECT 'shop/shop', 'f' || i, 's' || i, 1, i, i FROM n",
     "INSERT INTO refresh_tokens (policy, hash, family_id) SELECT 'shop/shop', blob, 'f' || i FROM n",
-    "INSERT INTO audit_events (policy, time, type, severity, subject, details)
-     SELECT 'shop/shop', i, 'T' || (i % 20), CASE WHEN i % 50 = 0 THEN 1 ELSE 0 END, 'u' || (i % (rows / 10)), '{}' FROM n",
+    "INSERT INTO audit_events (policy, time, type, severity, subject, ip, details)
+     SELECT 'shop/shop', i, 'T' || (i % 20), CASE WHEN i % 50 = 0 THEN 1 ELSE 0 END, 'u' || (i % (rows / 10)),
+       '192.0.2.' || (i % 250), '{}' FROM n",
 ];
 
 async fn no_hot_statement_reads_a_whole_table(db: Database) {
@@ -43,8 +44,9 @@ async fn no_hot_statement_reads_a_whole_table(db: Database) {
         Database::Server(..) => "CAST('1' AS BYTEA)",
     };
     let page = ["'shop/shop'", "'u7'", "50000", "'s50000'", "5", "50"];
-    let audit = |subject, kind, severity| ["'shop/shop'", subject, "90000", "90000", "5", kind, severity, "50"];
     let none = "CAST(NULL AS TEXT)";
+    let audit = |subject, kind, severity| ["'shop/shop'", subject, "90000", "90000", "5", kind, severity, "50", none];
+    let from = ["'shop/shop'", none, "90000", "90000", "5", none, "0", "50", "'192.0.2.7'"];
     let cases: Vec<(&str, &str, Vec<&str>)> = [
         ("page", statements::SESSIONS_OF_SUBJECT, page.to_vec()),
         ("limit", statements::SESSIONS_IN_LIMIT, vec!["'shop/shop'", "'u7'", "5"]),
@@ -53,6 +55,7 @@ async fn no_hot_statement_reads_a_whole_table(db: Database) {
         ("subject", statements::AUDIT_OF_SUBJECT, audit("'u7'", none, "0").to_vec()),
         ("kind", statements::AUDIT_OF_KIND, audit(none, "'T7'", "0").to_vec()),
         ("concern", statements::AUDIT_OF_CONCERN, audit(none, none, "1").to_vec()),
+        ("ip", statements::AUDIT_OF_IP, from.to_vec()),
         ("all", statements::AUDIT, audit(none, none, "0").to_vec()),
     ]
     .into_iter()
@@ -72,7 +75,7 @@ async fn no_hot_statement_reads_a_whole_table(db: Database) {
             Database::Server(..) => plan.contains("Seq Scan") && !empty,
         };
         assert!(!whole, "{name}:\n{plan}");
-        if ["page", "subject", "kind", "concern", "all"].contains(&name) {
+        if ["page", "subject", "kind", "concern", "ip", "all"].contains(&name) {
             let sorts = plan.contains("TEMP B-TREE") || (plan.contains("Sort") && name != "page" && name != "subject");
             assert!(!sorts, "{name}:\n{plan}");
         }

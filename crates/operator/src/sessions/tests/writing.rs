@@ -3,6 +3,7 @@
 use super::{
     super::{
         apply::{ApplyError, Applying},
+        lately::Lately,
         steps::Reason,
         times::Ends,
     },
@@ -51,6 +52,7 @@ impl Delivery {
             view: Some(&self.world.view),
             secret,
             now: countersign_feed::Clock::wall(),
+            lately: &Lately::default(),
         };
         let deliver = Step::Deliver { session_id: SESSION_ID.to_owned(), ends: Ends::Never, first: true };
         let outcome = Outcome::Issued { session_id: SESSION_ID.to_owned(), token: None };

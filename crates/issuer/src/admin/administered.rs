@@ -1,0 +1,36 @@
+//! A call of an administrator, as the functions of a policy's own routes take it.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use axum::{
+    extract::{ConnectInfo, FromRequestParts},
+    http::request::Parts,
+};
+
+use super::OfPolicy;
+use crate::{audit::EventKind, call::Call, client::Client, problem::Problem, serving::Issuer};
+
+/// A call about a policy's people. Events of it are an administrator's.
+pub(super) struct Administered(pub(super) Call);
+
+impl FromRequestParts<Issuer> for Administered {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, issuer: &Issuer) -> Result<Self, Problem> {
+        let OfPolicy(policy) = OfPolicy::from_request_parts(parts, issuer).await?;
+        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+        let peer = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.0.ip());
+        let client = Client::of(&parts.headers, peer, &issuer.parts.trusted_proxies)
+            .map_err(|error| Problem::invalid_request(error.to_string()))?;
+        let call = Call { issuer: issuer.clone(), policy, client };
+        call.login()?;
+        Ok(Self(call))
+    }
+}
+
+impl Administered {
+    /// What an administrator did, to be written with it.
+    pub(super) fn action(&self, action: &str) -> crate::audit::Event<'_> {
+        self.0.event(EventKind::AdminAction).detail("action", action)
+    }
+}

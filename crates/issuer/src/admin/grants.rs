@@ -1,0 +1,298 @@
+//! `sessions`, `api-keys`, `blocks` and `audit`: what accounts hold, and what keeps addresses out.
+
+use axum::{
+    Json,
+    extract::Path,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use countersign_core::{
+    revocation::{Kind, LIFTED},
+    time::UnixMillis,
+};
+use countersign_store::{AddressBlock, Link, NewRevocation, transact};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    Content, OfQuery,
+    administered::Administered,
+    body_of,
+    users::{found, network},
+};
+use crate::{
+    audit::EventKind,
+    closing,
+    problem::{Failed, Problem},
+    public::{self, audit},
+};
+
+/// The most of anything that is listed.
+const MAX_LISTED: u32 = 1000;
+/// How long a block lasts unless asked otherwise, and at most, seconds.
+const BLOCK_S: i64 = 30 * 86_400;
+const MAX_BLOCK_S: i64 = 31_536_000;
+
+#[derive(Deserialize)]
+pub(super) struct OfId {
+    id: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct OfSubject {
+    subject: Option<String>,
+    cursor: Option<String>,
+    limit: Option<u32>,
+}
+
+impl OfSubject {
+    fn subject(&self) -> Result<&str, Problem> {
+        self.subject.as_deref().ok_or_else(|| Problem::validation("the query lacks subject (id, name or e-mail address)"))
+    }
+
+    fn limit(&self) -> u32 {
+        self.limit.unwrap_or(MAX_LISTED).clamp(1, MAX_LISTED)
+    }
+}
+
+pub(super) async fn sessions(asking: Administered, OfQuery(of): OfQuery<OfSubject>) -> Result<Json<Value>, Failed> {
+    let call = &asking.0;
+    let subject = found(call, of.subject()?).await?.id;
+    let now = call.now().await?;
+    let sessions = call.store().sessions(&call.policy.name, &subject, None, of.limit(), now).await?;
+    let shown: Vec<Value> = sessions
+        .iter()
+        .map(|session| {
+            let mut shown = public::session_shown(session, None);
+            shown["subject"] = json!(session.subject);
+            shown
+        })
+        .collect();
+    Ok(Json(json!({"sessions": shown})))
+}
+
+pub(super) async fn end_sessions(asking: Administered, OfQuery(of): OfQuery<OfSubject>) -> Result<Response, Failed> {
+    let call = &asking.0;
+    let subject = found(call, of.subject()?).await?.id;
+    let policy = &call.policy;
+    let over = transact!(call.store(), |tx| {
+        let now = tx.database_now().await?;
+        let over = tx.end_sessions(&policy.name, &subject, None, &policy.ending(now, "ended by an administrator")).await?;
+        for id in &over.sessions {
+            let event = call.event(EventKind::SessionRevoked).subject(&subject).session(id);
+            event.detail("by", "administrator").write(tx, now).await?;
+        }
+        Ok(over)
+    })?;
+    let count = over.sessions.len();
+    public::ended(call, Some(over.revocations), count).await
+}
+
+pub(super) async fn end_session(asking: Administered, Path(of): Path<OfId>) -> Result<Response, Failed> {
+    let call = &asking.0;
+    let policy = &call.policy;
+    let over = transact!(call.store(), Failed, |tx| {
+        let now = tx.database_now().await?;
+        let Some(session) = tx.session(&policy.name, &of.id).await? else {
+            return Err(Problem::not_found("there is no such session").into());
+        };
+        let over = tx.end_session(&policy.name, &of.id, &policy.ending(now, "ended by an administrator")).await?;
+        if over.is_some() {
+            let event = call.event(EventKind::SessionRevoked).subject(&session.subject).session(&of.id);
+            event.detail("by", "administrator").write(tx, now).await?;
+        }
+        Ok(over)
+    })?;
+    let count = over.as_ref().map_or(0, |over| over.sessions.len());
+    public::ended(call, over.map(|over| over.revocations), count).await
+}
+
+pub(super) async fn api_keys(asking: Administered, OfQuery(of): OfQuery<OfSubject>) -> Result<Json<Value>, Failed> {
+    let call = &asking.0;
+    let owner = match &of.subject {
+        Some(subject) => Some(found(call, subject).await?.id),
+        None => None,
+    };
+    let limit = of.limit();
+    let keys = call.store().api_keys(&call.policy.name, owner.as_deref(), of.cursor.as_deref(), limit).await?;
+    let next = keys.last().filter(|_| keys.len() >= limit as usize).map(|key| key.id.clone());
+    let shown: Vec<Value> = keys
+        .iter()
+        .map(|key| {
+            let mut shown = public::api_key_shown(key);
+            shown["owner"] = json!(key.owner);
+            shown
+        })
+        .collect();
+    Ok(Json(json!({"api_keys": shown, "next_cursor": next})))
+}
+
+#[derive(Deserialize)]
+struct NewKey {
+    subject: String,
+    name: String,
+    scopes: Vec<String>,
+    expires_in: Option<i64>,
+}
+
+pub(super) async fn create_api_key(asking: Administered, Content(bytes): Content) -> Result<Response, Failed> {
+    let call = &asking.0;
+    let body: NewKey = body_of(&bytes)?;
+    let owner = found(call, &body.subject).await?;
+    let made = public::make_api_key(call, &owner.id, &owner.roles, body.name, body.scopes, body.expires_in).await?;
+    Ok((StatusCode::CREATED, Json(made)).into_response())
+}
+
+pub(super) async fn revoke_api_key(asking: Administered, Path(of): Path<OfId>) -> Result<Response, Failed> {
+    let call = &asking.0;
+    let appended = transact!(call.store(), Failed, |tx| {
+        let now = tx.database_now().await?;
+        let Some(key) = tx.api_key(&call.policy.name, &of.id).await? else {
+            return Err(Problem::not_found("there is no such API key").into());
+        };
+        let appended =
+            closing::revoke_api_key(tx, &call.policy, &key.owner, &of.id, now, "revoked by an administrator").await?;
+        if appended.is_some() {
+            let event = call.event(EventKind::ApiKeyRevoked).subject(&key.owner).detail("id", of.id.as_str());
+            event.detail("by", "administrator").write(tx, now).await?;
+        }
+        Ok(appended)
+    })?;
+    let count = usize::from(appended.is_some());
+    public::ended(call, appended, count).await
+}
+
+pub(super) async fn blocks(asking: Administered) -> Result<Json<Value>, Failed> {
+    let call = &asking.0;
+    let now = call.now().await?;
+    let mut shown = Vec::new();
+    let mut after = String::new();
+    loop {
+        let page = call.store().blocks(&call.policy.name, &after, MAX_LISTED, now).await?;
+        shown.extend(page.iter().map(block_shown));
+        match page.last() {
+            Some(last) if page.len() >= MAX_LISTED as usize => after.clone_from(&last.network),
+            _ => return Ok(Json(json!({"blocks": shown}))),
+        }
+    }
+}
+
+fn block_shown(block: &AddressBlock) -> Value {
+    json!({
+        "network": block.network,
+        "reason": block.reason,
+        "source": block.source,
+        "created_at": block.created.as_secs(),
+        "expires_at": block.expires.as_secs(),
+    })
+}
+
+#[derive(Deserialize)]
+struct NewBlock {
+    network: String,
+    reason: Option<String>,
+    ttl_s: Option<i64>,
+}
+
+/// An administrator's block: logins are turned away at issuers, and verifiers deny.
+pub(super) async fn block(asking: Administered, Content(bytes): Content) -> Result<Response, Failed> {
+    let call = &asking.0;
+    let body: NewBlock = body_of(&bytes)?;
+    let policy = &call.policy;
+    let ttl_s = body.ttl_s.unwrap_or(BLOCK_S);
+    if !(1..=MAX_BLOCK_S).contains(&ttl_s) {
+        return Err(Problem::validation(format!("ttl_s is 1 to {MAX_BLOCK_S}")).into());
+    }
+    // What a revocation of an address refuses, such as our own networks, is refused here with the same words.
+    let request = crate::RevocationRequest {
+        kind: Some(Kind::Ip),
+        id: Some(body.network.trim().to_owned()),
+        reason: body.reason.clone(),
+        ttl_s: Some(ttl_s),
+        ..crate::RevocationRequest::default()
+    };
+    let (block, appended) = transact!(call.store(), Failed, |tx| {
+        let now = tx.database_now().await?;
+        let new = request.to_revocation(policy, "admin", now).map_err(|error| Problem::validation(error.to_string()))?;
+        let block = AddressBlock {
+            policy: policy.name.clone(),
+            network: new.entry.id.clone(),
+            reason: new.entry.reason.clone(),
+            source: "admin".to_owned(),
+            created: now,
+            expires: new.entry.expires,
+        };
+        tx.block(&block).await.map_err(full)?;
+        let appended = tx.revoke(&[new], now, |_| policy.max_entries).await?;
+        let event = call.event(EventKind::IpBlocked).detail("network", block.network.as_str());
+        event.detail("by", "administrator").detail("until", block.expires.as_secs()).write(tx, now).await?;
+        Ok((block, appended))
+    })?;
+    let mut shown = block_shown(&block);
+    shown["position"] = public::position(call, appended).await;
+    Ok((StatusCode::CREATED, Json(shown)).into_response())
+}
+
+fn full(error: countersign_store::StoreError) -> Failed {
+    match error {
+        countersign_store::StoreError::Full(what) => {
+            Problem::validation(format!("there are as many {what} as there may be: block wider networks, or lift some"))
+                .into()
+        }
+        error => error.into(),
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct OfNetwork {
+    network: String,
+}
+
+/// Lifts a block, at issuers and verifiers.
+pub(super) async fn unblock(asking: Administered, OfQuery(of): OfQuery<OfNetwork>) -> Result<Response, Failed> {
+    let call = &asking.0;
+    let policy = &call.policy;
+    let network = network(&of.network)?;
+    let appended = transact!(call.store(), Failed, |tx| {
+        let now = tx.database_now().await?;
+        if !tx.unblock(&policy.name, &network, now).await? {
+            return Err(Problem::not_found("that address or network is not blocked").into());
+        }
+        let version = u64::try_from(now.0).unwrap_or(0);
+        let entry = closing::entry(policy, Kind::Ip, &network, LIFTED, now, "lifted");
+        let until: UnixMillis = now.plus(BLOCK_S * 1000);
+        let lifted = countersign_core::revocation::Entry { issuer: None, version, expires: until, ..entry };
+        let new = NewRevocation { entry: lifted, subject: None, access_only: false };
+        let appended = tx.revoke(&[new], now, |_| policy.max_entries).await?;
+        call.event(EventKind::IpUnblocked).detail("network", network.as_str()).write(tx, now).await?;
+        Ok(appended)
+    })?;
+    public::ended(call, Some(appended), 1).await
+}
+
+pub(super) async fn events(asking: Administered, OfQuery(asked): OfQuery<audit::Asked>) -> Result<Json<Value>, Failed> {
+    audit::page(&asking.0, asked.filter()?).await
+}
+
+#[derive(Deserialize)]
+struct Heads {
+    heads: Option<Vec<String>>,
+}
+
+/// Follows the chain. Ends of it that were logged elsewhere show what was sealed anew.
+pub(super) async fn verify_events(asking: Administered, Content(bytes): Content) -> Result<Json<Value>, Failed> {
+    let body: Heads = body_of(&bytes)?;
+    let known = body.heads.unwrap_or_default();
+    let known = known.iter().map(|text| link(text)).collect::<Option<Vec<Link>>>();
+    let known = known.ok_or_else(|| Problem::validation("heads are PLACE:HASH, the hash as 64 hexadecimal digits"))?;
+    let call = &asking.0;
+    Ok(Json(match call.store().verify_audit(&call.policy.name, &known).await? {
+        Ok(head) => json!({"intact": true, "place": head.place, "hash": hex::encode(head.hash)}),
+        Err(broken) => json!({"intact": false, "detail": broken.to_string()}),
+    }))
+}
+
+fn link(text: &str) -> Option<Link> {
+    let (place, hash) = text.split_once(':')?;
+    Some(Link { place: place.parse().ok()?, hash: hex::decode(hash).ok()?.try_into().ok()? })
+}

@@ -1,0 +1,314 @@
+//! `users`: accounts, as administrators see and change them.
+
+use axum::{
+    Json,
+    extract::Path,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use countersign_core::time::UnixMillis;
+use countersign_store::{Appended, LockoutKey, Tx, User, UserFilter, UserStatus, transact};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Content, OfQuery, administered::Administered, body_of};
+use crate::{
+    addresses::{network_of, networks_around},
+    audit::EventKind,
+    call::Call,
+    closing::{both, close},
+    names,
+    opening::user_json,
+    problem::{Failed, Problem},
+    public, second_factor,
+};
+
+/// Accounts of a page, unless asked otherwise, and at most.
+const PAGE: u32 = 100;
+const MAX_PAGE: u32 = 1000;
+/// The longest reason, bytes.
+const MAX_REASON: usize = 256;
+
+/// The policy and the account that a path names.
+#[derive(Deserialize)]
+pub(super) struct OfUser {
+    id: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Asked {
+    email: Option<String>,
+    username: Option<String>,
+    status: Option<String>,
+    limit: Option<u32>,
+    cursor: Option<String>,
+}
+
+pub(super) async fn list(asking: Administered, OfQuery(asked): OfQuery<Asked>) -> Result<Json<Value>, Failed> {
+    let call = asking.0;
+    let (store, policy) = (call.store(), &call.policy.name);
+    let status = asked.status.as_deref().map(status_of).transpose()?;
+    let limit = asked.limit.unwrap_or(PAGE);
+    if !(1..=MAX_PAGE).contains(&limit) {
+        return Err(Problem::validation(format!("limit is 1 to {MAX_PAGE}")).into());
+    }
+    let named = match (&asked.email, &asked.username) {
+        (Some(email), _) => Some(store.user_by_email(policy, &names::folded(email.trim())).await?),
+        (None, Some(name)) => Some(store.user_by_name(policy, &names::folded(name.trim())).await?),
+        (None, None) => None,
+    };
+    let (users, next) = match named {
+        Some(found) => (found.into_iter().filter(|user| status.is_none_or(|s| s == user.status)).collect(), None),
+        None => {
+            let users = store.users(policy, &UserFilter { status, after: asked.cursor, limit }).await?;
+            let next = users.last().filter(|_| users.len() >= limit as usize).map(|user: &User| user.id.clone());
+            (users, next)
+        }
+    };
+    let mut shown = Vec::new();
+    for user in &users {
+        shown.push(whole(&call, user).await?);
+    }
+    Ok(Json(json!({"users": shown, "next_cursor": next})))
+}
+
+fn status_of(word: &str) -> Result<UserStatus, Problem> {
+    let known = UserStatus::ALL.into_iter().find(|status| status.word() == word);
+    known.ok_or_else(|| Problem::validation("status is active, pending, disabled or locked"))
+}
+
+/// An account as administrators see it: with what its owner isn't shown.
+async fn whole(call: &Call, user: &User) -> Result<Value, Failed> {
+    let store = call.store();
+    let mut shown = user_json(call, user, second_factor::is_on(call, user).await?);
+    let lockout = store.lockout(&call.policy.name, LockoutKey::Account(&user.id)).await?;
+    let now = call.now().await?;
+    shown["status_reason"] = json!(user.status_reason);
+    shown["status_until"] = json!(user.status_until.map(UnixMillis::as_secs));
+    shown["locked_until"] = json!(lockout.locked_until.filter(|until| *until > now).map(UnixMillis::as_secs));
+    shown["failures"] = json!(lockout.failures);
+    shown["import_batch"] = json!(user.import_batch);
+    Ok(shown)
+}
+
+/// The account of an id, a name or an e-mail address.
+pub(super) async fn found(call: &Call, id: &str) -> Result<User, Failed> {
+    let user = match call.store().user(&call.policy.name, id).await? {
+        Some(user) => Some(user),
+        None => public::account(call, &names::folded(id.trim())).await?,
+    };
+    user.ok_or_else(|| Problem::not_found("there is no such account (by id, name or e-mail address)").into())
+}
+
+pub(super) async fn get(asking: Administered, Path(of): Path<OfUser>) -> Result<Json<Value>, Failed> {
+    let user = found(&asking.0, &of.id).await?;
+    Ok(Json(whole(&asking.0, &user).await?))
+}
+
+pub(super) async fn create(asking: Administered, Content(bytes): Content) -> Result<Response, Failed> {
+    public::create_account(asking.0, &bytes, true).await
+}
+
+#[derive(Deserialize)]
+struct Changes {
+    status: Option<String>,
+    roles: Option<Vec<String>>,
+    first_name: Option<String>,
+    last_name: Option<String>,
+    email_verified: Option<bool>,
+    reason: Option<String>,
+}
+
+pub(super) async fn change(
+    asking: Administered,
+    Path(of): Path<OfUser>,
+    Content(bytes): Content,
+) -> Result<Json<Value>, Failed> {
+    let changes: Changes = body_of(&bytes)?;
+    let call = &asking.0;
+    let status = match changes.status.as_deref() {
+        None => None,
+        Some("active") => Some(UserStatus::Active),
+        Some("disabled") => Some(UserStatus::Disabled),
+        Some(_) => {
+            return Err(Problem::validation("status is active or disabled; lock and unlock are calls of their own").into());
+        }
+    };
+    if let Some(unknown) = changes.roles.iter().flatten().find(|role| !call.policy.roles.contains(role)) {
+        let shown: String = unknown.chars().filter(|c| !c.is_control()).take(64).collect();
+        return Err(Problem::validation(format!("roles: the policy has no role {shown}")).into());
+    }
+    let reason = reason(changes.reason)?;
+    let id = found(call, &of.id).await?.id;
+    let (user, ended) = transact!(call.store(), Failed, |tx| {
+        let (mut user, now) = held(tx, call, &id).await?;
+        let before = user.clone();
+        if let Some(status) = status {
+            (user.status, user.status_until) = (status, None);
+            user.status_reason.clone_from(&reason);
+        }
+        if let Some(roles) = &changes.roles {
+            user.roles.clone_from(roles);
+        }
+        for (field, value) in [(&mut user.first_name, &changes.first_name), (&mut user.last_name, &changes.last_name)] {
+            if let Some(value) = value {
+                *field = Some(value.clone()).filter(|value| !value.is_empty());
+            }
+        }
+        user.email_verified = changes.email_verified.unwrap_or(user.email_verified);
+        tx.save_user(&user).await?;
+        let closed = user.status == UserStatus::Disabled && before.status != UserStatus::Disabled;
+        // What was issued says more than the account may any more: roles stand in tokens and API keys.
+        let fewer = before.roles.iter().any(|role| !user.roles.contains(role));
+        let ended = if closed || fewer {
+            let why = if closed { "account disabled" } else { "roles taken away" };
+            Some(close(tx, &call.issuer.parts.issued, &call.policy, &id, why).await?)
+        } else {
+            None
+        };
+        let event = call.event(EventKind::UserUpdated).subject(&id).detail("by", "administrator");
+        let event = event.detail("status", user.status.word()).detail("roles", json!(user.roles));
+        event.detail("reason", reason.clone()).write(tx, now).await?;
+        Ok((user, ended))
+    })?;
+    told(call, &user, ended).await
+}
+
+fn reason(text: Option<String>) -> Result<Option<String>, Problem> {
+    match text {
+        Some(text) if text.len() > MAX_REASON || text.chars().any(char::is_control) => {
+            Err(Problem::validation(format!("reason has at most {MAX_REASON} bytes and no control characters")))
+        }
+        text => Ok(text),
+    }
+}
+
+async fn held(tx: &mut Tx, call: &Call, id: &str) -> Result<(User, UnixMillis), Failed> {
+    tx.lock_subject(&call.policy.name, id).await?;
+    let user = tx.user(&call.policy.name, id).await?;
+    let user = user.ok_or_else(|| Problem::not_found("there is no such account any more"))?;
+    Ok((user, tx.database_now().await?))
+}
+
+async fn told(call: &Call, user: &User, ended: Option<Appended>) -> Result<Json<Value>, Failed> {
+    let position = match ended {
+        Some(ended) => public::position(call, ended).await,
+        None => Value::Null,
+    };
+    let mut shown = whole(call, user).await?;
+    shown["position"] = position;
+    Ok(Json(shown))
+}
+
+#[derive(Deserialize)]
+struct Lock {
+    reason: String,
+    until: Option<i64>,
+}
+
+pub(super) async fn lock(
+    asking: Administered,
+    Path(of): Path<OfUser>,
+    Content(bytes): Content,
+) -> Result<Json<Value>, Failed> {
+    let body: Lock = body_of(&bytes)?;
+    let call = &asking.0;
+    let reason = reason(Some(body.reason))?;
+    let until = body.until.map(UnixMillis::from_secs);
+    let id = found(call, &of.id).await?.id;
+    let (user, ended) = transact!(call.store(), Failed, |tx| {
+        let (mut user, now) = held(tx, call, &id).await?;
+        if until.is_some_and(|until| until <= now) {
+            return Err(Problem::validation("until is in the past").into());
+        }
+        (user.status, user.status_until) = (UserStatus::Locked, until);
+        user.status_reason.clone_from(&reason);
+        tx.save_user(&user).await?;
+        let ended = close(tx, &call.issuer.parts.issued, &call.policy, &id, "account locked").await?;
+        let event = call.event(EventKind::AccountLocked).subject(&id).detail("by", "administrator");
+        event.detail("reason", reason.clone()).detail("until", until.map(UnixMillis::as_secs)).write(tx, now).await?;
+        Ok((user, ended))
+    })?;
+    told(call, &user, Some(ended)).await
+}
+
+#[derive(Default, Deserialize)]
+struct Unlock {
+    also_address: Option<String>,
+}
+
+/// Clears all that keeps a person out for a while, and says what it was.
+pub(super) async fn unlock(
+    asking: Administered,
+    Path(of): Path<OfUser>,
+    Content(bytes): Content,
+) -> Result<Json<Value>, Failed> {
+    let body: Unlock = if bytes.is_empty() { Unlock::default() } else { body_of(&bytes)? };
+    let call = &asking.0;
+    let address = match &body.also_address {
+        None => None,
+        Some(text) => Some(text.parse().map_err(|_| Problem::validation("also_address is not an address"))?),
+    };
+    let user = found(call, &of.id).await?;
+    let id = user.id.clone();
+    let (user, mut held_by) = transact!(call.store(), Failed, |tx| {
+        let (mut user, now) = held(tx, call, &id).await?;
+        let mut held_by = Vec::new();
+        if tx.clear_lockouts(&call.policy.name, &id, now).await? {
+            held_by.push("lockout".to_owned());
+        }
+        if user.status == UserStatus::Locked {
+            held_by
+                .push(format!("an administrator's lock: {}", user.status_reason.as_deref().unwrap_or("no reason given")));
+            (user.status, user.status_reason, user.status_until) = (UserStatus::Active, None, None);
+            tx.save_user(&user).await?;
+        }
+        if let Some(address) = address {
+            for network in networks_around(address) {
+                if tx.unblock(&call.policy.name, &network, now).await? {
+                    held_by.push(format!("the block of {network}"));
+                }
+            }
+        }
+        let event = call.event(EventKind::AccountUnlocked).subject(&id).detail("held_by", json!(held_by));
+        event.write(tx, now).await?;
+        Ok((user, held_by))
+    })?;
+    if public::forget_login_tries(call, &user, address).await? {
+        held_by.push("rate limit".to_owned());
+    }
+    let mut shown = whole(call, &user).await?;
+    shown["held_by"] = json!(held_by);
+    Ok(Json(shown))
+}
+
+pub(super) async fn reset_mfa(asking: Administered, Path(of): Path<OfUser>) -> Result<Json<Value>, Failed> {
+    let call = &asking.0;
+    let id = found(call, &of.id).await?.id;
+    let user = transact!(call.store(), Failed, |tx| {
+        let (user, now) = held(tx, call, &id).await?;
+        second_factor::remove(tx, call, &id, "reset by an administrator", now).await?;
+        asking.action("reset second factor").subject(&id).write(tx, now).await?;
+        Ok(user)
+    })?;
+    told(call, &user, None).await
+}
+
+pub(super) async fn delete(asking: Administered, Path(of): Path<OfUser>) -> Result<Response, Failed> {
+    let call = &asking.0;
+    let id = found(call, &of.id).await?.id;
+    let ended = transact!(call.store(), Failed, |tx| {
+        let (_, now) = held(tx, call, &id).await?;
+        let ended = close(tx, &call.issuer.parts.issued, &call.policy, &id, "account deleted").await?;
+        tx.delete_user(&call.policy.name, &id).await?;
+        call.event(EventKind::UserDeleted).subject(&id).detail("by", "administrator").write(tx, now).await?;
+        Ok(ended)
+    })?;
+    let position = public::position(call, both(ended, Appended { ids: Vec::new(), merged: Vec::new() })).await;
+    Ok((StatusCode::OK, Json(json!({"deleted": id, "position": position}))).into_response())
+}
+
+/// The network that a text names: an address' own, or one that is written as such.
+pub(super) fn network(text: &str) -> Result<String, Problem> {
+    network_of(text).ok_or_else(|| Problem::validation("an address or a network such as 203.0.113.0/24 is needed"))
+}

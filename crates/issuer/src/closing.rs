@@ -1,0 +1,78 @@
+//! Ending everything that an account holds: its sessions, its API keys, and every token that was ever issued for it.
+
+use countersign_core::{
+    names::PolicyName,
+    revocation::{Entry, Kind},
+    time::UnixMillis,
+};
+use countersign_store::{Appended, NewRevocation, StoreError, Tx};
+
+use crate::{IssuerPolicy, issued::Issued};
+
+/// Ends all that was issued for a subject up to now, in a transaction that holds it from here on. What is issued later is
+/// good. Which rows to publish once it is committed.
+pub(crate) async fn close(
+    tx: &mut Tx,
+    issued: &Issued,
+    policy: &IssuerPolicy,
+    subject: &str,
+    reason: &str,
+) -> Result<Appended, StoreError> {
+    tx.lock_subject(&policy.name, subject).await?;
+    let now = issued.cut(tx, &policy.name).await?;
+    let sessions = tx.end_sessions(&policy.name, subject, None, &policy.ending(now, reason)).await?;
+    tx.mark_api_keys_of_revoked(&policy.name, subject, now).await?;
+    let cut = NewRevocation {
+        entry: entry(policy, Kind::Subject, subject, now, now, reason),
+        subject: Some(subject.to_owned()),
+        access_only: false,
+    };
+    let all = tx.revoke(&[cut], now, |_| policy.max_entries).await?;
+    Ok(both(sessions.revocations, all))
+}
+
+/// Ends an API key, by its id, in a transaction.
+pub(crate) async fn revoke_api_key(
+    tx: &mut Tx,
+    policy: &IssuerPolicy,
+    owner: &str,
+    id: &str,
+    now: UnixMillis,
+    reason: &str,
+) -> Result<Option<Appended>, StoreError> {
+    if !tx.mark_api_key_revoked(&policy.name, id, now).await? {
+        return Ok(None);
+    }
+    let entry = entry(policy, Kind::ApiKey, id, UnixMillis::FOREVER, now, reason);
+    let new = NewRevocation { entry, subject: Some(owner.to_owned()), access_only: false };
+    tx.revoke(&[new], now, |_| policy.max_entries).await.map(Some)
+}
+
+/// A revocation in the name of the policy's own issuer, kept as long as anything that it can match lives.
+pub(crate) fn entry(
+    policy: &IssuerPolicy,
+    kind: Kind,
+    id: &str,
+    cutoff: UnixMillis,
+    now: UnixMillis,
+    reason: &str,
+) -> Entry {
+    Entry {
+        policy: PolicyName::clone(&policy.name),
+        kind,
+        issuer: policy.own.as_ref().map(|own| own.issuer.clone()),
+        id: id.to_owned(),
+        cutoff,
+        expires: policy.lives.all_over(now, policy.clock_skew_ms),
+        version: 0,
+        reason: reason.to_owned(),
+        source: "issuer".to_owned(),
+    }
+}
+
+/// What two transactions' parts have written, together.
+pub(crate) fn both(mut one: Appended, other: Appended) -> Appended {
+    one.ids.extend(other.ids);
+    one.merged.extend(other.merged);
+    one
+}

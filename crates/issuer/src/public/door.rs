@@ -1,0 +1,144 @@
+//! Who may try to log in at all: addresses that aren't blocked, within their limits.
+
+use std::net::IpAddr;
+
+use axum::http::StatusCode;
+use countersign_api::policy::{EffectiveLoginLimits, Switch};
+use countersign_core::{revocation::Kind, time::UnixMillis};
+use countersign_store::{AddressBlock, Appended, StoreError, User, transact};
+
+use super::owner::count;
+use crate::{
+    RevocationRequest,
+    addresses::networks_around,
+    audit::EventKind,
+    call::Call,
+    limits::{Standing, Window, address_key, halved_under_attack, joined_key},
+    problem::{Failed, Problem},
+};
+
+/// What tries are counted under.
+const BY_ACCOUNT: &str = "login-account";
+const BY_ADDRESS: &str = "login-address";
+/// What failures of one address are counted under.
+const FAILURES: &str = "login-failures";
+
+/// 403 while the address is blocked.
+pub(super) async fn not_blocked(call: &Call, now: UnixMillis) -> Result<(), Failed> {
+    let networks = networks_around(call.client.ip);
+    let Some(block) = call.store().blocked(&call.policy.name, &networks, now).await? else { return Ok(()) };
+    let left_s = u64::try_from(block.expires.since(now).max(0)).unwrap_or(0).div_ceil(1000).max(1);
+    let problem = Problem::new(StatusCode::FORBIDDEN, "address_blocked", "too many logins failed from this address");
+    Err(problem.retry_after(left_s).into())
+}
+
+/// Counts a try, or refuses it with 429. `name` is what was typed, folded: accounts that aren't there count alike.
+pub(super) async fn may_try(call: &Call, name: &str, now: UnixMillis) -> Result<Option<Standing>, Failed> {
+    let limits = &call.login()?.settings.rate_limits.login;
+    let windows = windows(call, limits, name, call.client.ip, now).await?;
+    count(call, windows.into_iter().map(Some)).await
+}
+
+async fn windows(
+    call: &Call,
+    limits: &EffectiveLoginLimits,
+    name: &str,
+    ip: IpAddr,
+    now: UnixMillis,
+) -> Result<Vec<Window>, StoreError> {
+    let mut windows = Vec::new();
+    if let Some(limit) = &limits.per_account_and_address {
+        let key = joined_key(&[name, &address_key(ip)]);
+        windows.push(Window { what: BY_ACCOUNT, key, limit: limit.limit, window_ms: limit.window.as_millis() });
+    }
+    if let Some(limit) = &limits.per_address {
+        let account = limits.per_account_and_address.as_ref().map_or(limit.limit, |account| account.limit);
+        let attack = call.issuer.parts.limits.pressure(&call.policy.name, now).await?.is_attack(account);
+        let held = halved_under_attack(limit.limit, attack);
+        windows.push(Window { what: BY_ADDRESS, key: address_key(ip), limit: held, window_ms: limit.window.as_millis() });
+    }
+    Ok(windows)
+}
+
+/// Notes that a login failed; blocks the address when it is one too many.
+pub(super) async fn failed(call: &Call) -> Result<(), Failed> {
+    let blocking = &call.login()?.settings.address_blocking;
+    let (policy, limits) = (&call.policy.name, &call.issuer.parts.limits);
+    let now = call.now().await?;
+    limits.note_failed_login(policy, now).await?;
+    if blocking.mode == Switch::Disabled {
+        return Ok(());
+    }
+    let window = Window {
+        what: FAILURES,
+        key: address_key(call.client.ip),
+        limit: blocking.failed_logins,
+        window_ms: blocking.window.as_millis(),
+    };
+    let standing = limits.hit(policy, &[window], now).await?;
+    if standing.is_some_and(|standing| standing.remaining == 0)
+        && let Some(ended) = block(call, blocking.duration.as_millis(), blocking.verifiers).await?
+    {
+        call.publish(ended).await;
+    }
+    Ok(())
+}
+
+/// Blocks the caller's address, unless it is one of ours or the policy names it as allowed.
+async fn block(call: &Call, duration_ms: i64, verifiers: bool) -> Result<Option<Appended>, Failed> {
+    let ip = call.client.ip.to_canonical();
+    if call.issuer.parts.trusted_proxies.contains(ip) {
+        return Ok(None);
+    }
+    let network = match ip {
+        IpAddr::V4(_) => ip.to_string(),
+        // Whoever has one address of such a network has them all.
+        IpAddr::V6(v6) => format!("{v6}/64"),
+    };
+    let request = RevocationRequest {
+        kind: Some(Kind::Ip),
+        id: Some(network),
+        reason: Some("too many failed logins".to_owned()),
+        ttl_s: Some((duration_ms / 1000).clamp(1, 31_536_000)),
+        ..RevocationRequest::default()
+    };
+    transact!(call.store(), Failed, |tx| {
+        let now = tx.database_now().await?;
+        let Ok(new) = request.to_revocation(&call.policy, "issuer", now) else { return Ok(None) };
+        let block = AddressBlock {
+            policy: call.policy.name.clone(),
+            network: new.entry.id.clone(),
+            reason: new.entry.reason.clone(),
+            source: "issuer".to_owned(),
+            created: now,
+            expires: new.entry.expires,
+        };
+        match tx.block(&block).await {
+            Ok(()) => {}
+            Err(StoreError::Full(_)) => {
+                tracing::warn!(policy = %call.policy.name, "no room for another address block");
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let event = call.event(EventKind::IpBlocked).detail("network", block.network.as_str());
+        event.detail("until", block.expires.as_secs()).write(tx, now).await?;
+        if !verifiers {
+            return Ok(None);
+        }
+        Ok(Some(tx.revoke(&[new], now, |_| call.policy.max_entries).await?))
+    })
+}
+
+/// Forgets what an account has tried from an address, for an administrator who lets somebody in again. Whether there was
+/// anything.
+pub(crate) async fn forget_tries(call: &Call, user: &User, address: Option<IpAddr>) -> Result<bool, Failed> {
+    let Some(ip) = address else { return Ok(false) };
+    let (policy, limits) = (&call.policy.name, &call.issuer.parts.limits);
+    let mut any = limits.clear(policy, BY_ADDRESS, &address_key(ip)).await?;
+    any |= limits.clear(policy, FAILURES, &address_key(ip)).await?;
+    for name in [&user.username, &user.email].into_iter().flatten() {
+        any |= limits.clear(policy, BY_ACCOUNT, &joined_key(&[&name.folded, &address_key(ip)])).await?;
+    }
+    Ok(any)
+}

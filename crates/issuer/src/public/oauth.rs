@@ -1,0 +1,313 @@
+//! `/oauth/token`, `/oauth/introspect`, `/oauth/revoke` and `/userinfo`: what services and libraries of OAuth ask.
+//!
+//! Grants are client credentials (RFC 6749 section 4.4) and refresh (section 6); there is no authorization-code flow. Clients
+//! are those of the policy's `login.clients`.
+
+use std::collections::BTreeMap;
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use axum::{
+    Json,
+    body::Bytes,
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use countersign_api::policy::EffectiveOauthClient;
+use countersign_core::{check::CredentialKind, revocation::Kind, time::UnixMillis};
+use countersign_store::{NewRevocation, transact};
+use serde_json::{Value, json};
+
+use super::refresh::{Renewed, renew};
+use crate::{
+    audit::EventKind,
+    bearer::{self, Permitted},
+    body::Content,
+    call::Call,
+    closing,
+    minter::MintRequest,
+    opening,
+    problem::{Failed, Problem},
+};
+
+/// An error of RFC 6749 section 5.2.
+#[derive(Debug)]
+pub(super) struct OauthError {
+    status: StatusCode,
+    error: &'static str,
+    description: String,
+    /// Whether the client tried to authenticate by `Authorization`.
+    basic: bool,
+}
+
+impl OauthError {
+    fn new(error: &'static str, description: impl Into<String>) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, error, description: description.into(), basic: false }
+    }
+
+    fn invalid_client(basic: bool) -> Self {
+        let description = "the client is unknown, or its secret is wrong".to_owned();
+        Self { status: StatusCode::UNAUTHORIZED, error: "invalid_client", description, basic }
+    }
+}
+
+impl From<Failed> for OauthError {
+    fn from(failed: Failed) -> Self {
+        let problem = Problem::from(failed);
+        let (status, description) = (problem.status(), problem.detail().to_owned());
+        let error = match status {
+            StatusCode::UNAUTHORIZED => return Self::new("invalid_grant", description),
+            StatusCode::SERVICE_UNAVAILABLE => "temporarily_unavailable",
+            status if status.is_server_error() => "server_error",
+            _ => "invalid_request",
+        };
+        Self { status, error, description, basic: false }
+    }
+}
+
+impl IntoResponse for OauthError {
+    fn into_response(self) -> Response {
+        let body = json!({"error": self.error, "error_description": self.description});
+        let mut response = (self.status, [(header::CACHE_CONTROL, "no-store")], Json(body)).into_response();
+        if self.status == StatusCode::UNAUTHORIZED && self.basic {
+            let challenge = HeaderValue::from_static("Basic realm=\"oauth\"");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        response
+    }
+}
+
+type Form = BTreeMap<String, String>;
+
+/// The parameters of a form: each at most once (RFC 6749 section 3.2).
+fn form(headers: &HeaderMap, bytes: &Bytes) -> Result<Form, OauthError> {
+    let typ = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if !typ.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+        return Err(OauthError::new("invalid_request", "send the parameters as application/x-www-form-urlencoded"));
+    }
+    let mut form = Form::new();
+    for (name, value) in form_urlencoded::parse(bytes) {
+        // RFC 6749 section 3.1: without a value is not sent.
+        if !value.is_empty() && form.insert(name.into_owned(), value.into_owned()).is_some() {
+            return Err(OauthError::new("invalid_request", "a parameter stands twice"));
+        }
+    }
+    Ok(form)
+}
+
+/// The client, by `Authorization: Basic` or by parameters, never both (RFC 6749 section 2.3.1).
+fn client<'c>(call: &'c Call, headers: &HeaderMap, form: &Form) -> Result<&'c EffectiveOauthClient, OauthError> {
+    let basic = headers.contains_key(header::AUTHORIZATION);
+    let (id, secret) = match (basic, form.get("client_id"), form.get("client_secret")) {
+        (true, _, None) => by_basic(headers).ok_or_else(|| OauthError::invalid_client(true))?,
+        (false, Some(id), Some(secret)) => (id.clone(), secret.clone()),
+        (true, _, Some(_)) => {
+            return Err(OauthError::new(
+                "invalid_request",
+                "the client authenticates by a header or by parameters, not both",
+            ));
+        }
+        (false, ..) => return Err(OauthError::invalid_client(false)),
+    };
+    let login = call.login().map_err(|problem| OauthError::from(Failed::from(problem)))?;
+    let known = login.settings.clients.iter().find(|known| known.client_id == id);
+    let held = known.and_then(|known| login.references.clients.get(&known.client_id));
+    match (known, held) {
+        (Some(known), Some(held)) if verify_slices_are_equal(held, secret.as_bytes()).is_ok() => Ok(known),
+        _ => Err(OauthError::invalid_client(basic)),
+    }
+}
+
+fn by_basic(headers: &HeaderMap) -> Option<(String, String)> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let (value, None) = (values.next()?.to_str().ok()?, values.next()) else { return None };
+    let (scheme, encoded) = value.split_once(' ')?;
+    let text = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
+    let (id, secret) = text.split_once(':')?;
+    // Both are form-encoded before they are joined.
+    let decoded = |text: &str| {
+        form_urlencoded::parse(format!("v={}", text.replace('&', "%26")).as_bytes()).next().map(|(_, v)| v.into_owned())
+    };
+    scheme.eq_ignore_ascii_case("basic").then_some((decoded(id)?, decoded(secret)?))
+}
+
+pub(super) async fn token(call: Call, headers: HeaderMap, Content(bytes): Content) -> Result<Response, OauthError> {
+    let form = form(&headers, &bytes)?;
+    match form.get("grant_type").map(String::as_str) {
+        Some("client_credentials") => client_credentials(&call, client(&call, &headers, &form)?, &form).await,
+        Some("refresh_token") => refresh(&call, &form).await,
+        Some(_) => Err(OauthError::new("unsupported_grant_type", "grant_type is client_credentials or refresh_token")),
+        None => Err(OauthError::new("invalid_request", "grant_type is missing")),
+    }
+}
+
+async fn client_credentials(call: &Call, client: &EffectiveOauthClient, form: &Form) -> Result<Response, OauthError> {
+    let asked: Vec<String> =
+        form.get("scope").map(|s| s.split(' ').filter(|s| !s.is_empty()).map(str::to_owned).collect()).unwrap_or_default();
+    if let Some(beyond) = asked.iter().find(|scope| !client.scopes.contains(scope)) {
+        let beyond: String = beyond.chars().filter(char::is_ascii_graphic).take(64).collect();
+        return Err(OauthError::new("invalid_scope", format!("{beyond} is none of the client's scopes")));
+    }
+    let scopes = if asked.is_empty() { client.scopes.clone() } else { asked };
+    let request = MintRequest {
+        subject: client.client_id.clone(),
+        roles: client.roles.clone(),
+        scopes: scopes.clone(),
+        client_id: Some(client.client_id.clone()),
+        ..MintRequest::default()
+    };
+    let grant = transact!(call.store(), Failed, |tx| {
+        let grant = call.issuer.parts.minter.grant(tx, &call.policy, &request, None).await?;
+        let event = call.event(EventKind::TokenIssued).subject(&client.client_id);
+        event.detail("grant_type", "client_credentials").write(tx, grant.issued_at()).await?;
+        Ok(grant)
+    })?;
+    let issued_at = grant.issued_at();
+    let minted = grant.sign().map_err(Failed::from)?;
+    Ok(tokens(&json!({
+        "access_token": minted.token,
+        "token_type": "Bearer",
+        "expires_in": minted.expires_at.as_secs() - issued_at.as_secs(),
+        "scope": scopes.join(" "),
+    })))
+}
+
+async fn refresh(call: &Call, form: &Form) -> Result<Response, OauthError> {
+    call.login().map_err(Failed::from)?;
+    let text = form.get("refresh_token").ok_or_else(|| OauthError::new("invalid_request", "refresh_token is missing"))?;
+    let Renewed { grant, token, .. } = renew(call, text).await?;
+    let issued_at = grant.issued_at();
+    let minted = grant.sign().map_err(Failed::from)?;
+    Ok(tokens(&json!({
+        "access_token": minted.token,
+        "refresh_token": opening::refresh_text(&token),
+        "token_type": "Bearer",
+        "expires_in": minted.expires_at.as_secs() - issued_at.as_secs(),
+    })))
+}
+
+/// RFC 6749 section 5.1: nobody keeps it.
+fn tokens(body: &Value) -> Response {
+    ([(header::CACHE_CONTROL, "no-store"), (header::PRAGMA, "no-cache")], Json(body)).into_response()
+}
+
+/// RFC 7662.
+pub(super) async fn introspect(call: Call, headers: HeaderMap, Content(bytes): Content) -> Result<Response, OauthError> {
+    let form = form(&headers, &bytes)?;
+    client(&call, &headers, &form)?;
+    let token = form.get("token").ok_or_else(|| OauthError::new("invalid_request", "token is missing"))?;
+    let caller = match bearer::judge(&call.issuer, &call.policy, token.trim(), None).await {
+        Ok(caller) => caller,
+        Err(Failed::Problem(problem)) if problem.status().is_client_error() => {
+            return Ok(tokens(&json!({"active": false})));
+        }
+        Err(failed) => return Err(failed.into()),
+    };
+    let credential = &caller.credential;
+    let secs = |at: Option<UnixMillis>| at.map(UnixMillis::as_secs);
+    let mut body = json!({
+        "active": true,
+        "iss": credential.issuer(),
+        "sub": credential.subject(),
+        "aud": credential.audience(),
+        "exp": secs(credential.expires_at()),
+        "iat": secs(credential.issued_at()),
+        "jti": credential.token_id(),
+        "sid": credential.session_id(),
+        "scope": credential.scopes().join(" "),
+        "client_id": credential.claim("client_id"),
+        "roles": credential.roles(),
+        "token_type": "Bearer",
+    });
+    if let Value::Object(members) = &mut body {
+        members.retain(|_, value| !value.is_null());
+    }
+    Ok(tokens(&body))
+}
+
+/// RFC 7009: 200 whether or not there was anything to revoke.
+pub(super) async fn revoke(call: Call, headers: HeaderMap, Content(bytes): Content) -> Result<Response, OauthError> {
+    let form = form(&headers, &bytes)?;
+    let client = client(&call, &headers, &form)?;
+    let token = form.get("token").ok_or_else(|| OauthError::new("invalid_request", "token is missing"))?.trim();
+    let ended = match opening::refresh_token(token) {
+        Some(refresh) => end_session(&call, &client.client_id, &refresh).await?,
+        None => end_token(&call, &client.client_id, token).await?,
+    };
+    if let Some(ended) = ended {
+        call.publish(ended).await;
+    }
+    Ok(StatusCode::OK.into_response())
+}
+
+async fn end_session(
+    call: &Call,
+    client: &str,
+    token: &countersign_store::RefreshToken,
+) -> Result<Option<countersign_store::Appended>, Failed> {
+    let policy = &call.policy;
+    transact!(call.store(), Failed, |tx| {
+        let Some(session) = tx.session_of_refresh_token(&policy.name, token).await? else { return Ok(None) };
+        let now = tx.database_now().await?;
+        let ended = tx.end_session(&policy.name, &session, &policy.ending(now, "revoked by a client")).await?;
+        if ended.is_some() {
+            let event = call.event(EventKind::SessionRevoked).session(&session).detail("client_id", client);
+            event.write(tx, now).await?;
+        }
+        Ok(ended.map(|ended| ended.revocations))
+    })
+}
+
+async fn end_token(call: &Call, client: &str, token: &str) -> Result<Option<countersign_store::Appended>, Failed> {
+    let policy = &call.policy;
+    let caller = match bearer::judge(&call.issuer, policy, token, None).await {
+        Ok(caller) => caller,
+        Err(Failed::Problem(problem)) if problem.status().is_client_error() => return Ok(None),
+        Err(failed) => return Err(failed),
+    };
+    let credential = &caller.credential;
+    let Some(id) = credential.token_id() else { return Ok(None) };
+    transact!(call.store(), Failed, |tx| {
+        let now = tx.database_now().await?;
+        if credential.kind() == CredentialKind::ApiKey {
+            let held = tx.api_key(&policy.name, id).await?;
+            if let Some(held) = held {
+                return Ok(closing::revoke_api_key(tx, policy, &held.owner, id, now, "revoked by a client").await?);
+            }
+        }
+        let kind = if credential.kind() == CredentialKind::ApiKey { Kind::ApiKey } else { Kind::Token };
+        let entry = closing::entry(policy, kind, id, UnixMillis::FOREVER, now, "revoked by a client");
+        let entry = countersign_core::revocation::Entry {
+            issuer: credential.issuer().map(str::to_owned),
+            expires: credential.expires_at().map_or(entry.expires, |at| at.plus(policy.clock_skew_ms)),
+            ..entry
+        };
+        let subject = Some(credential.subject().to_owned());
+        let new = NewRevocation { entry, subject, access_only: credential.kind() == CredentialKind::Access };
+        let appended = tx.revoke(&[new], now, |_| policy.max_entries).await?;
+        let event = call.event(EventKind::AdminAction).subject(credential.subject());
+        event.detail("action", "revoke token").detail("token_id", id).detail("client_id", client).write(tx, now).await?;
+        Ok(Some(appended))
+    })
+}
+
+/// OpenID Connect Core section 5.3, as far as accounts have such claims.
+pub(super) async fn userinfo(permitted: Permitted) -> Result<Json<Value>, Failed> {
+    let Permitted { call, caller } = permitted;
+    call.login()?;
+    let user = caller.user(&call).await?;
+    let name = [&user.first_name, &user.last_name].into_iter().flatten().cloned().collect::<Vec<_>>().join(" ");
+    let mut body = json!({
+        "sub": user.id,
+        "name": Some(name).filter(|name| !name.is_empty()),
+        "given_name": user.first_name,
+        "family_name": user.last_name,
+        "preferred_username": user.username.as_ref().map(|name| &name.written),
+        "email": user.email.as_ref().map(|email| &email.written),
+        "email_verified": user.email.is_some().then_some(user.email_verified),
+    });
+    if let Value::Object(members) = &mut body {
+        members.retain(|_, value| !value.is_null());
+    }
+    Ok(Json(body))
+}

@@ -1,0 +1,190 @@
+//! `/auth/2fa`: codes of a login, and setting second factors up.
+
+use axum::{
+    Json,
+    extract::FromRequestParts,
+    http::{StatusCode, header, request::Parts},
+    response::{IntoResponse, Response},
+};
+use countersign_store::{SecretHash, Session, User, transact};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{login, owner::show_password};
+use crate::{
+    bearer::{self, Person},
+    body::{Content, body_of},
+    call::Call,
+    problem::{Failed, Problem},
+    second_factor::{self, Code, FRESH_MS, Shown, Step},
+    serving::Issuer,
+};
+
+/// Nothing of this kind stays in a cache.
+const NO_STORE: [(header::HeaderName, &str); 1] = [(header::CACHE_CONTROL, "no-store")];
+
+fn answer(body: Value) -> Response {
+    (StatusCode::OK, NO_STORE, Json(body)).into_response()
+}
+
+fn invalid_code() -> Problem {
+    let detail = "the code is wrong, or was used";
+    Problem::new(StatusCode::UNAUTHORIZED, "invalid_code", detail)
+}
+
+/// What a login is answered with, by how far it has come.
+pub(super) async fn step(call: &Call, user: &User, step: Step) -> Result<Response, Failed> {
+    match step {
+        Step::Opened { opened, second_factor } => login::answer(call, *opened, second_factor).await,
+        Step::Challenged { challenge } => Ok(answer(json!({
+            "requires_2fa": true,
+            "challenge_id": challenge,
+            "methods": second_factor::methods(call, user).await?,
+            "expires_in": call.login()?.settings.mfa.challenge_ttl.as_millis() / 1000,
+        }))),
+        Step::SetUp { token } => Ok(answer(json!({
+            "requires_2fa_setup": true,
+            "setup_token": token,
+            "expires_in": FRESH_MS / 1000,
+        }))),
+        Step::Wrong { left } => Err(match left {
+            Some(left) => invalid_code().with("attempts_left", left),
+            None => invalid_code(),
+        }
+        .into()),
+    }
+}
+
+#[derive(Deserialize)]
+struct Answered {
+    challenge_id: String,
+    code: String,
+}
+
+pub(super) async fn verify(call: Call, Content(bytes): Content) -> Result<Response, Failed> {
+    call.login()?;
+    let body: Answered = body_of(&bytes)?;
+    let code = Code::parse(&body.code)?;
+    let (user, done) = second_factor::verify(&call, &body.challenge_id, &code).await?;
+    match done {
+        Ok(done) => step(&call, &user, done).await,
+        Err(failure) => Err(login::refused(&call, &user, failure).await?),
+    }
+}
+
+#[derive(Deserialize)]
+struct Asked {
+    challenge_id: String,
+    channel: String,
+}
+
+pub(super) async fn send(call: Call, Content(bytes): Content) -> Result<Response, Failed> {
+    call.login()?;
+    let body: Asked = body_of(&bytes)?;
+    if body.channel != "email" {
+        return Err(Problem::validation("channel must be email").into());
+    }
+    second_factor::send(&call, &body.challenge_id).await?;
+    Ok((StatusCode::ACCEPTED, NO_STORE, Json(json!({"channel": "email"}))).into_response())
+}
+
+/// Whoever may set up a second factor: a person, or the bearer of a set-up token.
+pub(super) struct Enrolling {
+    call: Call,
+    user: User,
+    by: By,
+}
+
+enum By {
+    Session(Box<Session>),
+    SetUpToken(SecretHash),
+}
+
+impl FromRequestParts<Issuer> for Enrolling {
+    type Rejection = Failed;
+
+    async fn from_request_parts(parts: &mut Parts, issuer: &Issuer) -> Result<Self, Failed> {
+        let Some(token) = bearer::credential(&parts.headers).ok().and_then(second_factor::setup_token_of) else {
+            let Person { call, user, session } = Person::from_request_parts(parts, issuer).await?;
+            return Ok(Self { call, user, by: By::Session(Box::new(session)) });
+        };
+        let call = Call::from_request_parts(parts, issuer).await?;
+        call.login()?;
+        let invalid = || Problem::invalid_token("the set-up token is not good, or not any more").fix("log in again");
+        let token = token.ok_or_else(invalid)?;
+        let user = second_factor::user_of_setup_token(&call, &token).await?.ok_or_else(invalid)?;
+        Ok(Self { call, user, by: By::SetUpToken(token) })
+    }
+}
+
+pub(super) async fn set_up(enrolling: Enrolling) -> Result<Response, Failed> {
+    let Enrolling { call, user, by } = enrolling;
+    if let By::Session(session) = by
+        && session.auth_time.plus(FRESH_MS) <= call.now().await?
+    {
+        let problem = Problem::forbidden("a second factor is set up within ten minutes of a login");
+        return Err(problem.fix("log in again, by POST /auth/login, and set it up then").into());
+    }
+    let shown = second_factor::begin_setup(&call, &user).await?;
+    Ok(answer(json!({
+        "secret": *shown.secret,
+        "otpauth_url": *shown.otpauth_url,
+        "qr_code": *shown.qr_code,
+    })))
+}
+
+#[derive(Deserialize)]
+struct WithCode {
+    code: String,
+}
+
+pub(super) async fn confirm(enrolling: Enrolling, Content(bytes): Content) -> Result<Response, Failed> {
+    let Enrolling { call, user, by } = enrolling;
+    let code = Code::parse(&body_of::<WithCode>(&bytes)?.code)?;
+    let token = if let By::SetUpToken(token) = &by { Some(token) } else { None };
+    backup_codes(second_factor::confirm(&call, &user, token, &code).await?)
+}
+
+fn backup_codes(shown: Option<Shown>) -> Result<Response, Failed> {
+    let Shown(codes) = shown.ok_or_else(invalid_code)?;
+    Ok(answer(json!({"enabled": true, "backup_codes": codes})))
+}
+
+pub(super) async fn state(person: Person) -> Result<Response, Failed> {
+    let Person { call, user, .. } = person;
+    let enabled = second_factor::is_on(&call, &user).await?;
+    let (methods, left) = if enabled {
+        let left = call.store().backup_codes_left(&user.policy, &user.id).await?;
+        (second_factor::methods(&call, &user).await?, left)
+    } else {
+        (Vec::new(), 0)
+    };
+    Ok(answer(json!({"enabled": enabled, "methods": methods, "backup_codes_left": left})))
+}
+
+pub(super) async fn new_backup_codes(person: Person, Content(bytes): Content) -> Result<Response, Failed> {
+    let Person { call, user, .. } = person;
+    let code = Code::parse(&body_of::<WithCode>(&bytes)?.code)?;
+    backup_codes(second_factor::new_backup_codes(&call, &user, &code).await?)
+}
+
+#[derive(Deserialize)]
+struct WithPassword {
+    password: String,
+    code: String,
+    device_token: Option<String>,
+}
+
+pub(super) async fn turn_off(person: Person, Content(bytes): Content) -> Result<Response, Failed> {
+    let Person { call, user, session } = person;
+    let body: WithPassword = body_of(&bytes)?;
+    let code = Code::parse(&body.code)?;
+    let shown = show_password(&call, &user, &session, &body.password, body.device_token.as_deref()).await?;
+    let off = transact!(call.store(), Failed, |tx| {
+        tx.lock_subject(&user.policy, &user.id).await?;
+        let now = tx.database_now().await?;
+        let user = shown.still(tx, &call, &user, now).await?;
+        second_factor::turn_off(tx, &call, &user, &shown.counter, &code, now).await
+    })?;
+    if off { Ok(answer(json!({"enabled": false}))) } else { Err(invalid_code().into()) }
+}
