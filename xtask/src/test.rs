@@ -1,6 +1,6 @@
 //! `cargo xtask test`: everything, with what it needs.
 
-use std::ffi::OsString;
+use std::{ffi::OsString, num::NonZero};
 
 use anyhow::Result;
 use clap::Args;
@@ -32,15 +32,24 @@ pub(crate) fn run(options: &Options, skipped: &mut Skipped) -> Result<()> {
     }
     // The end-to-end tests run the real binaries.
     run::run(run::cargo().args(["build", "--quiet", "--workspace", "--bins"]))?;
-    run::run(
-        run::cargo()
-            .args(["test", "--workspace", "--no-fail-fast"])
-            .arg("--")
-            // Tests that need the variables below are marked ignored, so that a plain `cargo test` passes without them.
-            .arg("--include-ignored")
-            .args(&options.arguments)
-            .env("COUNTERSIGN_TEST_PYTHON", python)
-            .env("COUNTERSIGN_TEST_NODE_MODULES", node_modules)
-            .env(cluster::PROGRAMS, control_plane),
-    )
+    let run = |which: &[&str], threads: Option<usize>| {
+        let mut command = run::cargo();
+        command.args(["test", "--workspace"]).args(which).arg("--");
+        // Tests that need the variables below are marked ignored, so that a plain `cargo test` passes without them.
+        command.arg("--include-ignored").args(&options.arguments);
+        let given = options.arguments.iter().any(|argument| argument.to_string_lossy().starts_with("--test-threads"));
+        if let Some(threads) = threads.filter(|_| !given) {
+            command.arg(format!("--test-threads={threads}"));
+        }
+        command
+            .env("COUNTERSIGN_TEST_PYTHON", &python)
+            .env("COUNTERSIGN_TEST_NODE_MODULES", &node_modules)
+            .env(cluster::PROGRAMS, &control_plane);
+        run::run(&mut command)
+    };
+    let others = run(&["--exclude", "countersign-e2e", "--no-fail-fast"], None);
+    // They mostly wait: for leases, expiries and controllers.
+    let threads = std::thread::available_parallelism().map_or(2, NonZero::get) * 2;
+    let end_to_end = run(&["--test", "e2e"], Some(threads));
+    others.and(end_to_end)
 }

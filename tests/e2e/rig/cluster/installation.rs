@@ -123,13 +123,26 @@ impl Installation {
         self.launch_verifier_as(node, &file)
     }
 
+    /// The same with a mount of its own, whose content [`Installation::mount_trust`] brings.
+    pub(crate) fn launch_verifier_apart(&self, node: usize, cable: &Cable, mount: &Path) -> Verifier {
+        let file = format!("verifier-{node}");
+        self.cluster.kubeconfig_of(SYSTEM, "countersign-verifier", cable.address(), &self.directory.path().join(&file));
+        self.run_verifier(node, self.verifier_options(&file), mount)
+    }
+
+    /// Brings a mount of the ConfigMap `bundle-trust` to the present.
+    pub(crate) fn mount_trust(&self, mount: &Path) {
+        follow(&self.api(), mount);
+    }
+
     /// Runs the verifier of a node that serves on a socket which an older process may be serving on.
     pub(crate) fn launch_verifier_at(&self, node: usize, socket: &Path) -> Verifier {
-        self.run_verifier(node, VerifierOptions { socket: Some(socket.to_owned()), ..self.verifier_options("verifier") })
+        let options = VerifierOptions { socket: Some(socket.to_owned()), ..self.verifier_options("verifier") };
+        self.run_verifier(node, options, self.mount.wait())
     }
 
     fn launch_verifier_as(&self, node: usize, kubeconfig: &str) -> Verifier {
-        self.run_verifier(node, self.verifier_options(kubeconfig))
+        self.run_verifier(node, self.verifier_options(kubeconfig), self.mount.wait())
     }
 
     fn verifier_options(&self, kubeconfig: &str) -> VerifierOptions {
@@ -140,8 +153,7 @@ impl Installation {
         }
     }
 
-    fn run_verifier(&self, node: usize, mut options: VerifierOptions) -> Verifier {
-        let trust = self.mount.wait();
+    fn run_verifier(&self, node: usize, mut options: VerifierOptions, trust: &Path) -> Verifier {
         let pod = &self.pods("verifier", node + 1)[node];
         options.arguments.push(format!("--bundle-trust={}", trust.display()));
         options.environment.push(("POD_NAME".into(), pod["metadata"]["name"].as_str().unwrap().to_owned()));
