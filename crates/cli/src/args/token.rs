@@ -18,7 +18,7 @@ const MINT_EXAMPLES: &str = "Examples:\n  \
     countersign token mint --policy shop/shop --subject alice --role user\n  \
     TOKEN=$(countersign token mint -q --subject ci --scope orders:read --ttl 5m)\n  \
     countersign token mint --subject alice -o json | jq -r .session_id\n  \
-    countersign token mint --subject alice --role admin --emergency --reason \"INC-42: the login is down\"";
+    countersign token mint --subject alice --role admin --emergency --reason INC-42";
 
 const INSPECT_EXAMPLES: &str = "Examples:\n  \
     countersign token inspect \"$TOKEN\"\n  \

@@ -7,6 +7,7 @@ mod api_server;
 mod cluster;
 mod dev;
 mod documented;
+mod emergency;
 mod environment;
 mod keys;
 mod policies;
