@@ -181,6 +181,9 @@ pub(super) async fn show_password(
     password: &str,
     device_token: Option<&str>,
 ) -> Result<Shown, Failed> {
+    // Each try costs hashing, a right one that is then refused for its history even more.
+    let per_subject = call.login()?.settings.rate_limits.api.per_subject.as_ref();
+    count(call, [of_account("password-tries", &user.id, per_subject)]).await?;
     let (policy, store) = (&call.policy.name, call.store());
     let device = device_token.and_then(device_hash);
     let counter = Counter::of_login(call, Some(user), "", device.as_ref()).await?;

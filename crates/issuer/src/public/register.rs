@@ -40,8 +40,8 @@ pub(super) struct Body {
 enum Made {
     /// An account.
     Account,
-    /// Nothing: another has the address.
-    AddressTaken,
+    /// Nothing: another has the address. Who, unless they were quicker by a moment.
+    AddressTaken(Option<User>),
     /// Nothing: another has the name.
     NameTaken,
 }
@@ -75,15 +75,15 @@ pub(crate) async fn create(call: Call, bytes: &axum::body::Bytes, admin: bool) -
         Some(password) => Some(hashed(&call, password).await?),
         None => None,
     };
-    let verification = registration.email_verification;
+    let discreet = registration.email_verification == EmailVerification::Required && !admin;
+    // Counted for new addresses as well, which have room: what is written is the same.
+    let room = if discreet { has_room(&call, &user).await? } else { true };
     match made(&call, &user, hash.as_ref()).await? {
         Made::Account => {}
         Made::NameTaken => return Err(Problem::already_registered("the user name").into()),
-        Made::AddressTaken if admin || verification != EmailVerification::Required => {
-            return Err(Problem::already_registered("the e-mail address").into());
-        }
         // The caller learns nothing; the account's owner does.
-        Made::AddressTaken => tell_owner(&call, &user).await?,
+        Made::AddressTaken(owner) if discreet => tell_owner(&call, &user, owner, room).await?,
+        Made::AddressTaken(_) => return Err(Problem::already_registered("the e-mail address").into()),
     }
     Ok(told(StatusCode::CREATED, user_json(&call, &user, false), standing.as_ref()))
 }
@@ -150,9 +150,9 @@ async fn made(call: &Call, user: &User, hash: Option<&PasswordHash>) -> Result<M
         return Ok(Made::NameTaken);
     }
     if let Some(email) = &user.email
-        && store.user_by_email(policy, &email.folded).await?.is_some()
+        && let Some(owner) = store.user_by_email(policy, &email.folded).await?
     {
-        return Ok(Made::AddressTaken);
+        return Ok(Made::AddressTaken(Some(owner)));
     }
     let kept = transact!(store, Failed, |tx| {
         let now = tx.database_now().await?;
@@ -171,7 +171,7 @@ async fn made(call: &Call, user: &User, hash: Option<&PasswordHash>) -> Result<M
             Ok(Made::Account)
         }
         // Somebody was quicker.
-        Err(Failed::Store(StoreError::Taken("the e-mail address"))) => Ok(Made::AddressTaken),
+        Err(Failed::Store(StoreError::Taken("the e-mail address"))) => Ok(Made::AddressTaken(None)),
         Err(Failed::Store(StoreError::Taken("the name"))) => Ok(Made::NameTaken),
         Err(failed) => Err(failed),
     }
@@ -199,14 +199,22 @@ fn greet(call: &Call, to: &Folded, purpose: Purpose, token: &str) -> Result<(), 
     post(call, to, notice)
 }
 
-/// Tells whoever has the address that somebody else, or they themselves, registered with it: by as much writing as a new
-/// account takes, and to the address as its owner wrote it.
-async fn tell_owner(call: &Call, user: &User) -> Result<(), Failed> {
-    let (policy, Some(email)) = (&call.policy.name, &user.email) else { return Ok(()) };
-    let owner = call.store().user_by_email(policy, &email.folded).await?;
+/// Whether one more mail may go to whoever has the address, should it be taken.
+async fn has_room(call: &Call, user: &User) -> Result<bool, Failed> {
+    let Some(email) = &user.email else { return Ok(true) };
     let limits = &call.login()?.settings.rate_limits.password_reset;
     let windows = [owner::of_account(REPEATED, &email.folded, limits.per_account.as_ref())];
-    let may_mail = owner::counted(call, windows).await?.is_none_or(|standing| standing.allowed);
+    Ok(owner::counted(call, windows).await?.is_none_or(|standing| standing.allowed))
+}
+
+/// Tells whoever has the address that somebody else, or they themselves, registered with it: in one transaction, as a new
+/// account takes, and to the address as its owner wrote it.
+async fn tell_owner(call: &Call, asked: &User, owner: Option<User>, room: bool) -> Result<(), Failed> {
+    let (policy, Some(email)) = (&call.policy.name, &asked.email) else { return Ok(()) };
+    let owner = match owner {
+        Some(owner) => Some(owner),
+        None => call.store().user_by_email(policy, &email.folded).await?,
+    };
     transact!(call.store(), |tx| {
         let now = tx.database_now().await?;
         let event = call.event(EventKind::RegistrationRepeated);
@@ -216,7 +224,7 @@ async fn tell_owner(call: &Call, user: &User) -> Result<(), Failed> {
         };
         event.write(tx, now).await
     })?;
-    if let (Some(Some(to)), true) = (owner.map(|owner| owner.email), may_mail) {
+    if let (Some(Some(to)), true) = (owner.map(|owner| owner.email), room) {
         post(call, &to, Notice::AlreadyRegistered)?;
     }
     Ok(())

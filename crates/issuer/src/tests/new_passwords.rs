@@ -73,6 +73,19 @@ async fn wrong_current_passwords_count_as_failed_logins() {
 }
 
 #[tokio::test]
+async fn whoever_knows_the_password_can_t_keep_the_machine_busy_with_it() {
+    let limits = LIMITS.replace("api: {}", "api: {perSubject: {limit: 3, window: 1m}}");
+    let rig = Rig::new(&format!("{QUICK_START}}}\n{limits}")).await;
+    rig.account("alice", PASSWORD, &[]).await;
+    let token = rig.login("alice", PASSWORD).await.text("access_token");
+    let mut statuses = Vec::new();
+    for _ in 0..4 {
+        statuses.push(change(&rig, &token, PASSWORD, PASSWORD).await.status.as_u16());
+    }
+    assert_eq!(statuses, [422, 422, 422, 429]);
+}
+
+#[tokio::test]
 async fn of_many_guesses_at_once_none_counts_beyond_the_one_that_locks() {
     let rig = Rig::new(QUICK).await;
     rig.account("alice", PASSWORD, &[]).await;
