@@ -9,6 +9,7 @@ mod dev;
 mod documented;
 mod emergency;
 mod environment;
+mod first_login;
 mod keys;
 mod policies;
 mod revoking;
