@@ -115,12 +115,12 @@ pub(crate) async fn judge(
 
 /// Whether SQL says that a credential has ended, while the feed may not know.
 async fn ended_in_sql(store: &Store, policy: &IssuerPolicy, credential: &Authenticated) -> Result<bool, StoreError> {
-    let issued = credential.claim("iat_ms").and_then(|at| at.as_i64()).unwrap_or(i64::MIN);
+    let since = credential.claim("iat_ms").and_then(|at| at.as_i64()).unwrap_or(i64::MIN);
     let issuer = credential.issuer().unwrap_or_default();
     let keys = Scopes { policy: &policy.name, issuer }.of_credential(credential);
     let access = credential.kind() != CredentialKind::ApiKey;
     let entries = store.entries(&keys).await?;
-    Ok(entries.iter().any(|entry| entry.cutoff.0 >= issued && (access || entry.id != Scopes::ACCESS_ONLY)))
+    Ok(entries.iter().any(|entry| entry.cutoff.0 >= since && (access || entry.id != Scopes::ACCESS_ONLY)))
 }
 
 impl Caller {

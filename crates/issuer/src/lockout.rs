@@ -42,7 +42,7 @@ impl Counter {
             && let Some(known) = call.store().device(&call.policy.name, secret).await?
             && known.user == user.id
         {
-            return Ok(Self::Device(secret.clone()));
+            return Ok(Self::Device(*secret));
         }
         Ok(Self::Account(user.id.clone()))
     }

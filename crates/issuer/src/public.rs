@@ -27,7 +27,7 @@ use std::{
 use axum::{
     Json, Router,
     extract::{ConnectInfo, DefaultBodyLimit, Request, State},
-    http::{StatusCode, Uri, uri::PathAndQuery},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, uri::PathAndQuery},
     response::{IntoResponse, Response},
     routing::{delete, get, post},
 };
@@ -41,6 +41,7 @@ use crate::{
     body::MAX_BODY,
     call::{Call, Published, Routed},
     client::{self, Client},
+    guard::{self, Keeping},
     mail,
     policies::Held,
     problem::{Failed, Problem},
@@ -117,25 +118,52 @@ fn operations() -> Router<Issuer> {
 }
 
 async fn answer(State(Front { issuer, mut inner }): State<Front>, mut request: Request) -> Response {
+    let (routed, request_id) = find(&issuer, &mut request);
+    let policy = routed.as_ref().ok();
+    let https = policy.and_then(|policy| policy.own.as_ref()).is_some_and(|own| own.issuer.starts_with("https://"));
+    let cors = policy.and_then(|policy| policy.login.as_ref()).and_then(|login| login.settings.cors.clone());
+    let keeping = if request.uri().path().starts_with("/.well-known/") { Keeping::AsItSays } else { Keeping::Never };
+    let asked = if cors.is_some() { request.headers().clone() } else { HeaderMap::new() };
+    let preflight = guard::preflight(cors.as_ref(), request.method(), request.headers());
+    let is_preflight = preflight.is_some();
+    let mut answer = match (routed, preflight) {
+        (Err(problem), _) => problem.into_response(),
+        (Ok(_), Some(preflight)) => preflight,
+        (Ok(_), None) => inner.call(request).await.unwrap_or_else(|never| match never {}),
+    };
+    let headers = answer.headers_mut();
+    if !is_preflight {
+        guard::allow_origin(cors.as_ref(), &asked, headers);
+    }
+    guard::protect(headers, https, keeping);
+    if let Some(Ok(id)) = request_id.map(HeaderValue::try_from) {
+        headers.insert(client::REQUEST_ID, id);
+    }
+    answer
+}
+
+/// The policy that a request is for, which it then says itself, with who calls; and the request's own name.
+fn find(issuer: &Issuer, request: &mut Request) -> (Result<Arc<IssuerPolicy>, Problem>, Option<String>) {
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map_or(Ipv4Addr::LOCALHOST.into(), |peer| peer.0.ip());
     let trusted = &issuer.parts.trusted_proxies;
-    let client = Client::of(request.headers(), peer, trusted);
-    let host = client::host(request.headers(), request.uri(), peer, trusted);
-    let (client, host) = match (client, host) {
-        (Ok(client), Ok(host)) => (client, host),
-        (Err(error), _) | (_, Err(error)) => return Problem::invalid_request(error.to_string()).into_response(),
+    let client = match Client::of(request.headers(), peer, trusted) {
+        Ok(client) => client,
+        Err(error) => return (Err(Problem::invalid_request(error.to_string())), None),
     };
-    let held = issuer.parts.policies.load();
-    let Some((policy, path)) = route(&held, host.as_deref().unwrap_or_default(), request.uri().path()) else {
-        return Problem::not_found("no policy answers here").into_response();
-    };
-    let Ok(uri) = within(request.uri(), &path) else {
-        return Problem::invalid_request("the path can't be read").into_response();
-    };
-    *request.uri_mut() = uri;
-    request.extensions_mut().insert(Routed(policy));
-    request.extensions_mut().insert(client);
-    inner.call(request).await.unwrap_or_else(|never| match never {})
+    let id = client.request_id.clone();
+    let routed = client::host(request.headers(), request.uri(), peer, trusted)
+        .map_err(|error| Problem::invalid_request(error.to_string()))
+        .and_then(|host| {
+            let held = issuer.parts.policies.load();
+            let (policy, path) = route(&held, host.as_deref().unwrap_or_default(), request.uri().path())
+                .ok_or_else(|| Problem::not_found("no policy answers here"))?;
+            let uri = within(request.uri(), &path);
+            *request.uri_mut() = uri.map_err(|_| Problem::invalid_request("the path can't be read"))?;
+            request.extensions_mut().insert(Routed(policy.clone()));
+            request.extensions_mut().insert(client);
+            Ok(policy)
+        });
+    (routed, Some(id))
 }
 
 /// The request's target with another path.

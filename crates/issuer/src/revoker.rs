@@ -7,10 +7,11 @@ use std::{sync::Arc, time::Duration};
 
 use countersign_core::{
     names::PolicyName,
-    revocation::{Kind, Position},
+    revocation::{Entry, Kind, Position},
+    time::UnixMillis,
 };
 use countersign_feed::{Publication, Publisher};
-use countersign_store::{Appended, Failure, Store, StoreError, transact};
+use countersign_store::{Appended, Failure, Store, StoreError, Tx, transact};
 use tokio::sync::Notify;
 
 pub use request::{InvalidRevocation, RevocationRequest};
@@ -18,6 +19,7 @@ pub use request::{InvalidRevocation, RevocationRequest};
 use self::credential::Belongs;
 use crate::{
     Health,
+    closing::both,
     fleet::{Enforcement, Fleet},
     issued::Issued,
     policies::{IssuerPolicy, Policies},
@@ -103,9 +105,10 @@ impl Revoker {
             if new.entry.kind == Kind::Ip && tx.other_blocks(&policy.name, &new.entry.id, now).await? >= MAX_BLOCKS {
                 return Err(InvalidRevocation::TooManyBlocks.into());
             }
-            let named = (new.entry.kind, new.entry.id.clone());
+            let entry = new.entry.clone();
             let appended = tx.revoke(&[new], now, |_| policy.max_entries).await?;
-            Ok((named.0, named.1, appended))
+            let held = end_held(tx, policy, &entry, now).await?;
+            Ok((entry.kind, entry.id, both(appended, held)))
         })?;
         let publication = self.published(policy, appended).await;
         if kind == Kind::Key {
@@ -161,4 +164,27 @@ impl Revoker {
         let known = which(Belongs::Known);
         if known.is_empty() { which(Belongs::AnyIssuer) } else { known }
     }
+}
+
+/// Ends what is kept here of what an entry ends: sessions with their refresh families, and API keys. A cut-off before now
+/// leaves the rows alone: each is judged by its own time when it is used.
+async fn end_held(tx: &mut Tx, policy: &IssuerPolicy, entry: &Entry, now: UnixMillis) -> Result<Appended, StoreError> {
+    let nothing = Appended { ids: Vec::new(), merged: Vec::new() };
+    let own = policy.own.as_ref().is_some_and(|own| entry.issuer.as_ref().is_none_or(|issuer| *issuer == own.issuer));
+    if !own {
+        return Ok(nothing);
+    }
+    let ending = policy.ending(now, entry.reason.clone());
+    Ok(match entry.kind {
+        Kind::Session => tx.end_session(&policy.name, &entry.id, &ending).await?.map_or(nothing, |ended| ended.revocations),
+        Kind::Subject if entry.cutoff >= now => {
+            tx.mark_api_keys_of_revoked(&policy.name, &entry.id, now).await?;
+            tx.end_sessions(&policy.name, &entry.id, None, &ending).await?.revocations
+        }
+        Kind::ApiKey => {
+            tx.mark_api_key_revoked(&policy.name, &entry.id, now).await?;
+            nothing
+        }
+        Kind::Token | Kind::Subject | Kind::Key | Kind::Policy | Kind::Ip => nothing,
+    })
 }

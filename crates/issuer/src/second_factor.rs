@@ -19,7 +19,8 @@ pub(crate) use self::{
     challenge::Pending,
     codes::Code,
     enrolment::{
-        FRESH_MS, Shown, begin_setup, confirm, new_backup_codes, remove, setup_token_of, turn_off, user_of_setup_token,
+        FRESH_MS, Shown, begin_setup, confirm, is_setup_token, new_backup_codes, remove, setup_token_hash, tell_removed,
+        turn_off, user_of_setup_token,
     },
     proving::{Step, at_login, verify},
     resealing::reseal,

@@ -1,6 +1,8 @@
 //! The issuer's own routes as clients call them, in one process.
 
 mod accounts;
+mod administration;
+mod browser;
 mod login;
 mod new_passwords;
 mod rig;

@@ -57,13 +57,12 @@ pub(super) async fn list(asking: Administered, OfQuery(asked): OfQuery<Asked>) -
         (None, Some(name)) => Some(store.user_by_name(policy, &names::folded(name.trim())).await?),
         (None, None) => None,
     };
-    let (users, next) = match named {
-        Some(found) => (found.into_iter().filter(|user| status.is_none_or(|s| s == user.status)).collect(), None),
-        None => {
-            let users = store.users(policy, &UserFilter { status, after: asked.cursor, limit }).await?;
-            let next = users.last().filter(|_| users.len() >= limit as usize).map(|user: &User| user.id.clone());
-            (users, next)
-        }
+    let (users, next) = if let Some(found) = named {
+        (found.into_iter().filter(|user| status.is_none_or(|s| s == user.status)).collect(), None)
+    } else {
+        let users = store.users(policy, &UserFilter { status, after: asked.cursor, limit }).await?;
+        let next = users.last().filter(|_| users.len() >= limit as usize).map(|user: &User| user.id.clone());
+        (users, next)
     };
     let mut shown = Vec::new();
     for user in &users {
@@ -285,12 +284,15 @@ pub(super) async fn unlock(
 pub(super) async fn reset_mfa(asking: Administered, Path(of): Path<OfUser>) -> Result<Json<Value>, Failed> {
     let call = &asking.0;
     let id = found(call, &of.id).await?.id;
-    let user = transact!(call.store(), Failed, |tx| {
+    let (user, removed) = transact!(call.store(), Failed, |tx| {
         let (user, now) = held(tx, call, &id).await?;
-        second_factor::remove(tx, call, &id, "reset by an administrator", now).await?;
+        let removed = second_factor::remove(tx, call, &id, "reset by an administrator", now).await?;
         asking.action("reset second factor").subject(&id).write(tx, now).await?;
-        Ok(user)
+        Ok((user, removed))
     })?;
+    if removed {
+        second_factor::tell_removed(call, &user)?;
+    }
     told(call, &user, None).await
 }
 

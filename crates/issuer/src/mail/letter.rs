@@ -48,6 +48,8 @@ pub(crate) enum Notice {
         /// How long it works, milliseconds.
         valid_for_ms: i64,
     },
+    /// The account has no second factor any more.
+    SecondFactorRemoved,
     /// The account takes no logins for a while.
     AccountLocked {
         /// For how long, milliseconds.
@@ -166,6 +168,15 @@ impl Notice {
                 )
                 .into(),
             },
+            Self::SecondFactorRemoved => Words {
+                subject: "Your second factor was turned off",
+                before: "Logging in to your account takes your password alone from now on.",
+                line: None,
+                is_link: false,
+                after: "If it was neither you nor somebody whom you asked, change your password and tell whoever runs this \
+                        service at once."
+                    .into(),
+            },
             Self::AccountLocked { for_ms } => Words {
                 subject: "Your account is locked for a while",
                 before: "Too many wrong passwords or codes were entered for your account.",
@@ -252,6 +263,7 @@ mod tests {
             Notice::AddressChanged,
             Notice::SecondFactorCode { code: "493817".into(), valid_for_ms: 300_000 },
             Notice::AccountLocked { for_ms: 1_800_000 },
+            Notice::SecondFactorRemoved,
         ]
     }
 

@@ -60,5 +60,5 @@ pub(super) async fn discovery(call: Call) -> Response {
             body[format!("{endpoint}_endpoint_auth_methods_supported")] = methods.clone();
         }
     }
-    Json(body).into_response()
+    ([(header::CACHE_CONTROL, "public, max-age=300")], Json(body)).into_response()
 }

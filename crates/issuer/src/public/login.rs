@@ -9,7 +9,7 @@ use axum::{
 };
 use countersign_api::policy::EmailVerification;
 use countersign_core::time::UnixMillis;
-use countersign_store::{Password, Store, StoreError, User, UserStatus, transact};
+use countersign_store::{Password, StoreError, User, UserStatus, transact};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
@@ -228,7 +228,7 @@ fn may_log_in(call: &Call, user: &User, password: &Password, now: UnixMillis) ->
     if !login.rolled_out(&call.policy.name, &user.id, &names) {
         return refused("not_rolled_out", "this account logs in elsewhere still");
     }
-    let max_age = login.settings.passwords.max_age.map(|age| age.as_millis());
+    let max_age = login.settings.passwords.max_age.map(countersign_api::values::Duration::as_millis);
     if max_age.is_some_and(|age| password.changed.plus(age) <= now) {
         return Err(Problem::forbidden("the password is too old: it must be changed").fix("POST /auth/forgot-password"));
     }
@@ -241,11 +241,6 @@ async fn limit_refused(call: &Call, user: &User) -> Result<(), StoreError> {
         let now = tx.database_now().await?;
         call.event(EventKind::ConcurrentLimitExceeded).subject(&user.id).detail("refused", true).write(tx, now).await
     })
-}
-
-/// Whether an account has a second factor that is confirmed.
-pub(super) async fn has_second_factor(store: &Store, user: &User) -> Result<bool, StoreError> {
-    Ok(store.totp(&user.policy, &user.id).await?.is_some_and(|totp| totp.confirmed.is_some()))
 }
 
 /// The tokens of a login.

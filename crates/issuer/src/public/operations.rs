@@ -15,6 +15,7 @@ use crate::{
     call::Call,
     names,
     problem::{Failed, Problem},
+    second_factor,
 };
 
 /// What lets look.
@@ -256,7 +257,7 @@ async fn account_gates(call: &Call, id: &str) -> Result<Vec<Value>, Failed> {
     let names: Vec<&str> = [&user.username, &user.email].into_iter().flatten().map(|name| name.folded.as_str()).collect();
     let rolled_out = login.rolled_out(policy, id, &names);
     gates.push(gate("rollout", rolled_out, "spec.login.rollout", "name the account in spec.login.rollout.subjects"));
-    let enrolled = login::has_second_factor(store, &user).await?;
+    let enrolled = second_factor::is_on(call, &user).await?;
     let demanded = login.demands_second_factor(&user.roles);
     let detail = match (demanded, enrolled) {
         (_, true) => "enrolled",

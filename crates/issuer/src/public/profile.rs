@@ -9,7 +9,6 @@ use serde_json::Value;
 
 use super::{
     ended,
-    login::has_second_factor,
     mailed::history,
     owner::{
         self, Purpose, Shown, address, hashed, issuer_of, judge_history, judge_password, mailed_token, person, post,
@@ -25,6 +24,7 @@ use crate::{
     mail::{Notice, verification_link},
     opening::user_json,
     problem::{Failed, Problem},
+    second_factor,
 };
 
 /// The account that a token speaks for: a person's, or the owner's of an API key.
@@ -32,7 +32,7 @@ pub(super) async fn me(permitted: Permitted) -> Result<Json<Value>, Failed> {
     let Permitted { call, caller } = permitted;
     call.login()?;
     let user = caller.user(&call).await?;
-    let mfa_enabled = has_second_factor(call.store(), &user).await?;
+    let mfa_enabled = second_factor::is_on(&call, &user).await?;
     Ok(Json(user_json(&call, &user, mfa_enabled)))
 }
 
@@ -105,7 +105,7 @@ pub(super) async fn change(Person { call, user, .. }: Person, Content(bytes): Co
         changed => changed?,
     };
     announce(&call, email.as_ref(), owner_of_new, moved)?;
-    let mfa_enabled = has_second_factor(call.store(), &user).await?;
+    let mfa_enabled = second_factor::is_on(&call, &user).await?;
     Ok(told(StatusCode::OK, user_json(&call, &user, mfa_enabled), None))
 }
 

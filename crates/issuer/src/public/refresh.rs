@@ -8,7 +8,7 @@ use axum::{
 use countersign_api::policy::OnChange;
 use countersign_core::time::UnixMillis;
 use countersign_store::{
-    Appended, Failure, RefreshToken, SEEN_EVERY_MS, Session, StoreError, Tx, Use, Used, User, UserStatus, transact,
+    Appended, Failure, RefreshToken, SEEN_EVERY_MS, Session, StoreError, Tx, Use, Used, UserStatus, transact,
 };
 use serde::Deserialize;
 use serde_json::json;
@@ -34,8 +34,6 @@ pub(super) struct Body {
 pub(crate) struct Renewed {
     pub(crate) grant: Grant,
     pub(crate) token: RefreshToken,
-    pub(crate) session: Session,
-    pub(crate) user: User,
 }
 
 /// What came of a refresh token, all of which is committed.
@@ -48,7 +46,7 @@ pub(super) async fn refresh(call: Call, Content(bytes): Content) -> Result<Respo
     call.login()?;
     let body: Body = body_of(&bytes)?;
     let renewed = renew(&call, &body.refresh_token).await?;
-    let Renewed { grant, token, .. } = renewed;
+    let Renewed { grant, token } = renewed;
     let issued_at = grant.issued_at();
     let minted = grant.sign()?;
     let body = json!({
@@ -177,7 +175,7 @@ async fn used(tx: &mut Tx, call: &Call, token: &RefreshToken, bits: &[u8; 32]) -
     let last_seen = if now.since(session.last_seen) >= SEEN_EVERY_MS { now } else { session.last_seen };
     let seen = Session { last_seen, ..session.clone() };
     match call.issuer.parts.minter.grant(tx, policy, &token_of(&user, &session), Some(seen.ends())).await {
-        Ok(grant) => Ok(Outcome::Renewed(Box::new(Renewed { grant, token, session: seen, user }))),
+        Ok(grant) => Ok(Outcome::Renewed(Box::new(Renewed { grant, token }))),
         // A cut-off since the login: the session is over, though nobody has said so of this one.
         Err(MintError::SessionEnded | MintError::Ended) => Ok(end(tx, call, &session, now, "revoked").await?),
         Err(error) => Err(error.into()),

@@ -104,7 +104,8 @@ impl FromRequestParts<Issuer> for Enrolling {
     type Rejection = Failed;
 
     async fn from_request_parts(parts: &mut Parts, issuer: &Issuer) -> Result<Self, Failed> {
-        let Some(token) = bearer::credential(&parts.headers).ok().and_then(second_factor::setup_token_of) else {
+        let token = bearer::credential(&parts.headers).ok().filter(|text| second_factor::is_setup_token(text));
+        let Some(token) = token.map(second_factor::setup_token_hash) else {
             let Person { call, user, session } = Person::from_request_parts(parts, issuer).await?;
             return Ok(Self { call, user, by: By::Session(Box::new(session)) });
         };
@@ -186,5 +187,9 @@ pub(super) async fn turn_off(person: Person, Content(bytes): Content) -> Result<
         let user = shown.still(tx, &call, &user, now).await?;
         second_factor::turn_off(tx, &call, &user, &shown.counter, &code, now).await
     })?;
-    if off { Ok(answer(json!({"enabled": false}))) } else { Err(invalid_code().into()) }
+    if !off {
+        return Err(invalid_code().into());
+    }
+    second_factor::tell_removed(&call, &user)?;
+    Ok(answer(json!({"enabled": false})))
 }

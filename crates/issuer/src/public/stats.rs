@@ -1,6 +1,7 @@
 //! `GET /auth/stats/…`: figures of a policy.
 
 use axum::Json;
+use countersign_core::time::UnixMillis;
 use countersign_store::{AttemptsByHour, User};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -79,7 +80,7 @@ pub(super) async fn locked_accounts(asking: Permitted) -> Result<Json<Value>, Fa
             "id": id,
             "username": user.as_ref().and_then(|user| name(&user.username)),
             "email": user.as_ref().and_then(|user| name(&user.email)),
-            "locked_until": until.map(|until| until.as_secs()),
+            "locked_until": until.map(UnixMillis::as_secs),
         }));
     }
     Ok(Json(json!({"locked_accounts": accounts.len(), "accounts": accounts})))

@@ -5,11 +5,12 @@ use countersign_api::policy::MfaMode;
 use countersign_core::time::UnixMillis;
 use countersign_store::{NewOneTimeToken, SecretHash, StoreError, Tx, User, UserStatus, transact};
 
-use super::{Code, codes, failed, in_use, resealing};
+use super::{Code, codes, failed, in_use, resealing, sending};
 use crate::{
     audit::EventKind,
     call::Call,
     lockout::{self, Counter},
+    mail::Notice,
     opening::random,
     problem::{Failed, Problem},
     totp::{Provisioning, TotpError, TotpSecret},
@@ -22,11 +23,15 @@ const SETUP_PREFIX: &str = "cst_";
 /// The purpose of set-up tokens among one-time tokens.
 const SETUP: &str = "second factor set-up";
 
-/// What a Bearer credential is when it looks like a set-up token.
-pub(crate) fn setup_token_of(text: &str) -> Option<Option<SecretHash>> {
-    let rest = text.strip_prefix(SETUP_PREFIX)?;
-    let bytes: Option<[u8; 32]> = URL_SAFE_NO_PAD.decode(rest).ok().and_then(|bytes| bytes.try_into().ok());
-    Some(bytes.map(|bytes| SecretHash::of(&bytes)))
+/// Whether a Bearer credential is meant as a set-up token.
+pub(crate) fn is_setup_token(text: &str) -> bool {
+    text.starts_with(SETUP_PREFIX)
+}
+
+/// What is kept of a set-up token: of one of exactly its length, or none.
+pub(crate) fn setup_token_hash(text: &str) -> Option<SecretHash> {
+    let bytes: [u8; 32] = URL_SAFE_NO_PAD.decode(text.strip_prefix(SETUP_PREFIX)?).ok()?.try_into().ok()?;
+    Some(SecretHash::of(&bytes))
 }
 
 /// A token that is good for setting up an authenticator, and for nothing else, in the place of earlier ones. It is void once
@@ -223,6 +228,14 @@ pub(crate) async fn turn_off(
     }
     remove(tx, call, &user.id, "by its owner", now).await?;
     Ok(true)
+}
+
+/// Tells an account's owner by mail that it has no second factor any more.
+pub(crate) fn tell_removed(call: &Call, user: &User) -> Result<(), Problem> {
+    if let Some(address) = sending::address(call, user)? {
+        call.issuer.parts.mailer.send(&call.login()?.sending, &address.written, Notice::SecondFactorRemoved);
+    }
+    Ok(())
 }
 
 /// Removes an account's second factor, its backup codes and what was begun to set one up; who calls answers for the right to.

@@ -81,16 +81,12 @@ async fn with_code(
     if let Some(opened) = again(tx, call, proven, user, code, now).await? {
         return Ok(Step::opened(opened));
     }
-    match codes::take(tx, call, &user.id, None, code, now).await? {
-        Some(method) => {
-            let proven = Proven { amr: method.amr(), ..proven.clone() };
-            Ok(Step::opened(opening::open(tx, call, &proven).await?))
-        }
-        None => {
-            failed(tx, call, &user.id, proven.counter, "login", now).await?;
-            Ok(Step::Wrong { left: None })
-        }
-    }
+    let Some(method) = codes::take(tx, call, &user.id, None, code, now).await? else {
+        failed(tx, call, &user.id, proven.counter, "login", now).await?;
+        return Ok(Step::Wrong { left: None });
+    };
+    let proven = Proven { amr: method.amr(), ..proven.clone() };
+    Ok(Step::opened(opening::open(tx, call, &proven).await?))
 }
 
 /// The session that this very code has just led to, for a client that ignored what the challenge answered and logs in again:

@@ -109,6 +109,7 @@ impl Answer {
 /// A request in the making.
 pub(crate) struct Asking<'r> {
     rig: &'r Rig,
+    router: Router,
     method: Method,
     path: String,
     headers: Vec<(String, String)>,
@@ -117,6 +118,7 @@ pub(crate) struct Asking<'r> {
 }
 
 impl Asking<'_> {
+    #[expect(clippy::needless_pass_by_value, reason = "so that a body can be written where it is sent")]
     pub(crate) fn json(mut self, body: Value) -> Self {
         self.body = Some(body.to_string());
         self
@@ -136,13 +138,19 @@ impl Asking<'_> {
         self
     }
 
+    /// To the admin API, as whoever may open its socket.
+    pub(crate) fn over_admin_socket(mut self) -> Self {
+        self.router = crate::admin::routes(self.rig.issuer.clone(), crate::admin::Door::FileMode);
+        self
+    }
+
     /// From another address.
     pub(crate) fn from(mut self, ip: &str) -> Self {
         self.peer = SocketAddr::new(ip.parse().unwrap(), 50_000);
         self
     }
 
-    pub(crate) async fn send(self) -> Answer {
+    pub(crate) async fn send(mut self) -> Answer {
         let mut request = Request::builder().method(self.method).uri(self.path);
         if !self.headers.iter().any(|(name, _)| name == "host") {
             request = request.header(header::HOST, "auth.shop.example");
@@ -153,7 +161,7 @@ impl Asking<'_> {
         let body = self.body.map_or_else(Body::empty, Body::from);
         let mut request = request.body(body).unwrap();
         request.extensions_mut().insert(ConnectInfo(self.peer));
-        let answer = self.rig.router.clone().call(request).await.unwrap();
+        let answer = self.router.call(request).await.unwrap();
         let (status, headers) = (answer.status(), answer.headers().clone());
         let bytes = to_bytes(answer.into_body(), 1 << 20).await.unwrap();
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
@@ -226,7 +234,15 @@ impl Rig {
 
     fn ask(&self, method: Method, path: &str) -> Asking<'_> {
         let peer = SocketAddr::from(([203, 0, 113, 7], 50_000));
-        Asking { rig: self, method, path: path.to_owned(), headers: Vec::new(), body: None, peer }
+        Asking {
+            rig: self,
+            router: self.router.clone(),
+            method,
+            path: path.to_owned(),
+            headers: Vec::new(),
+            body: None,
+            peer,
+        }
     }
 
     pub(crate) fn get(&self, path: &str) -> Asking<'_> {
@@ -239,6 +255,10 @@ impl Rig {
 
     pub(crate) fn delete(&self, path: &str) -> Asking<'_> {
         self.ask(Method::DELETE, path)
+    }
+
+    pub(crate) fn options(&self, path: &str) -> Asking<'_> {
+        self.ask(Method::OPTIONS, path)
     }
 
     pub(crate) fn patch(&self, path: &str) -> Asking<'_> {

@@ -125,6 +125,9 @@ async fn turning_it_off_takes_password_and_code_whose_guesses_count() {
     assert_eq!(off(PASSWORD, &wrong).await.refusal(), (401, "invalid_code"));
     assert_eq!(off(PASSWORD, &good).await.body, json!({"enabled": false}));
     assert_eq!(count(&rig, "MFA_DISABLED").await, 1);
+    let mails = rig.mails().await;
+    assert_eq!(mails.len(), 1, "its owner is told: {mails:?}");
+    assert_eq!(mails[0].to, "alice@shop.example");
     let later = code(&rig, &alice.secret, 1).await;
     assert_eq!(verify(&rig, &asked, &later).await.refusal(), (401, "invalid_code"), "nothing is left of it");
     assert!(rig.login("alice", PASSWORD).await.body["access_token"].is_string());
