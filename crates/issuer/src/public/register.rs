@@ -41,7 +41,7 @@ enum Made {
     /// An account.
     Account,
     /// Nothing: another has the address. Who, unless they were quicker by a moment.
-    AddressTaken(Option<User>),
+    AddressTaken(Option<Box<User>>),
     /// Nothing: another has the name.
     NameTaken,
 }
@@ -152,7 +152,7 @@ async fn made(call: &Call, user: &User, hash: Option<&PasswordHash>) -> Result<M
     if let Some(email) = &user.email
         && let Some(owner) = store.user_by_email(policy, &email.folded).await?
     {
-        return Ok(Made::AddressTaken(Some(owner)));
+        return Ok(Made::AddressTaken(Some(Box::new(owner))));
     }
     let kept = transact!(store, Failed, |tx| {
         let now = tx.database_now().await?;
@@ -209,11 +209,11 @@ async fn has_room(call: &Call, user: &User) -> Result<bool, Failed> {
 
 /// Tells whoever has the address that somebody else, or they themselves, registered with it: in one transaction, as a new
 /// account takes, and to the address as its owner wrote it.
-async fn tell_owner(call: &Call, asked: &User, owner: Option<User>, room: bool) -> Result<(), Failed> {
+async fn tell_owner(call: &Call, asked: &User, owner: Option<Box<User>>, room: bool) -> Result<(), Failed> {
     let (policy, Some(email)) = (&call.policy.name, &asked.email) else { return Ok(()) };
     let owner = match owner {
         Some(owner) => Some(owner),
-        None => call.store().user_by_email(policy, &email.folded).await?,
+        None => call.store().user_by_email(policy, &email.folded).await?.map(Box::new),
     };
     transact!(call.store(), |tx| {
         let now = tx.database_now().await?;
