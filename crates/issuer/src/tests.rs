@@ -3,6 +3,7 @@
 mod accounts;
 mod administration;
 mod browser;
+mod emergency;
 mod login;
 mod new_passwords;
 mod rig;
