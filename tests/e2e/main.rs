@@ -5,7 +5,7 @@
 //!
 //! `rig` starts and stops the parts, `forge` makes tokens (good and otherwise) with an independent implementation, `http`
 //! speaks HTTP byte by byte. The tests are in `contract` (every call), `corpus` (forged, malformed and abusive requests),
-//! `faults` (what Redis, processes, disks and clocks do), `history` (positions), `load` (slow and many clients) and `traces`.
+//! `faults` (what Redis, processes, disks and clocks do), `history` (positions), `load` (slow and many clients), `people` (their accounts) and `traces`.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
@@ -18,5 +18,6 @@ mod forge;
 mod history;
 mod http;
 mod load;
+mod people;
 mod rig;
 mod traces;

@@ -97,6 +97,11 @@ impl Dev {
         Target::Tcp(self.address("verifier_health"))
     }
 
+    /// The issuer's port.
+    pub(crate) fn issuer(&self) -> Target {
+        Target::Tcp(self.address("issuer"))
+    }
+
     /// The admin API's socket.
     pub(crate) fn admin(&self) -> Target {
         Target::Unix(self.address("admin_socket").into())

@@ -1,0 +1,165 @@
+//! People's accounts on `dev`, as clients keep account of them: what was answered holds, though the process is killed at any
+//! moment.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
+    },
+    thread,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    http::{Answer, Connection, Request, Target},
+    rig::{Dev, Policies, eventually},
+};
+
+/// Clients at once, and how often the process is killed.
+const CLIENTS: u32 = 4;
+const KILLS: u32 = 4;
+
+/// A policy whose passwords are cheap to hash and that limits nothing, so that a test gets on.
+fn policies() -> Policies {
+    let policies = Policies::new();
+    policies.write(
+        "people",
+        &json!({
+            "audiences": ["shop-api"], "issuer": "https://auth.people.example",
+            "roles": [{"name": "user", "permissions": ["orders:read"]}],
+            "login": {
+                "passwords": {"argon2id": {"memory": "64Ki", "iterations": 1}, "history": 0},
+                "registration": {"emailVerification": "Disabled", "defaultRoles": ["user"]},
+                "rateLimits": {"login": {}, "register": {}, "passwordReset": {}, "api": {}},
+                "lockout": {"maxFailures": 3},
+            },
+        }),
+    );
+    policies
+}
+
+/// What a client was told of one account.
+#[derive(Clone, Debug)]
+struct Told {
+    name: String,
+    /// Passwords of which one is the right one: two while a change was not answered.
+    passwords: Vec<String>,
+    /// Sessions that were ended: an access and a refresh token of each.
+    ended: Vec<(String, String)>,
+    /// Whether failures have locked it.
+    locked: bool,
+}
+
+/// A call; none when the process went away before it answered.
+fn call(target: &Target, method: &str, path: &str, token: Option<&str>, body: &Value) -> Option<Answer> {
+    let mut connection = Connection::open(target).ok()?;
+    let mut request = Request::new(method, &format!("/shop/people{path}")).body(body.to_string());
+    if let Some(token) = token {
+        request = request.header("authorization", &format!("Bearer {token}"));
+    }
+    request.send_on(&mut connection)
+}
+
+fn text(body: &Value, name: &str) -> String {
+    body[name].as_str().unwrap_or_else(|| panic!("{name} in {body}")).to_owned()
+}
+
+/// One account's life, as far as it gets. What was told of it.
+fn live(target: &Target, number: u32) -> Option<Told> {
+    let name = format!("person-{number}");
+    let first = format!("first password of {number}");
+    let account = json!({"email": format!("{name}@shop.example"), "username": name, "password": first});
+    let registered = call(target, "POST", "/auth/register", None, &account)?;
+    assert_eq!(registered.status, 201, "{}", registered.json());
+    let mut told = Told { name: name.clone(), passwords: vec![first.clone()], ended: Vec::new(), locked: false };
+    // From here on whatever isn't answered leaves what was told as it is.
+    let _: Option<()> = (|| {
+        let login = |password: &str| {
+            call(target, "POST", "/auth/login", None, &json!({"username": name, "password": password}))
+        };
+        let tokens = login(&first)?;
+        assert_eq!(tokens.status, 200, "{}", tokens.json());
+        let (access, refresh) = (text(&tokens.json(), "access_token"), text(&tokens.json(), "refresh_token"));
+        let next = format!("next password of {number}");
+        told.passwords.push(next.clone());
+        let change = json!({"current_password": first, "new_password": next, "confirm_password": next});
+        let changed = call(target, "POST", "/auth/change-password", Some(&access), &change)?;
+        assert_eq!(changed.status, 200, "{}", changed.json());
+        told.passwords.remove(0);
+        let out = call(target, "POST", "/auth/logout", Some(&access), &json!({}))?;
+        assert!(matches!(out.status, 200 | 202), "{}", out.json());
+        told.ended.push((access, refresh));
+        if number.is_multiple_of(3) {
+            for _ in 0..3 {
+                login("wrong")?;
+            }
+            told.locked = true;
+        }
+        Some(())
+    })();
+    Some(told)
+}
+
+fn check(dev: &Dev, told: &Told) {
+    let issuer = dev.issuer();
+    for (access, refresh) in &told.ended {
+        let verdict = Request::post("/v1/policies/shop/people/verify", &json!({"token": access})).send(&dev.socket());
+        assert_eq!((verdict.status, verdict.word().as_str()), (401, "revoked"), "{}", told.name);
+        let refreshed = call(&issuer, "POST", "/auth/refresh", None, &json!({"refresh_token": refresh})).unwrap();
+        assert_eq!((refreshed.status, refreshed.word().as_str()), (401, "invalid_refresh_token"), "{}", told.name);
+    }
+    let login = |password: &str| {
+        call(&issuer, "POST", "/auth/login", None, &json!({"username": told.name, "password": password})).unwrap()
+    };
+    if told.locked {
+        assert_eq!(login(&told.passwords[0]).word(), "account_locked", "{}", told.name);
+        return;
+    }
+    // The later password first: a wrong guess of ours is a failure that counts.
+    let statuses: Vec<u16> = told.passwords.iter().rev().map(|password| login(password).status).collect();
+    assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 1, "{}: {statuses:?}", told.name);
+}
+
+#[test]
+fn what_was_answered_holds_though_the_issuer_is_killed_again_and_again() {
+    let policies = policies();
+    let mut dev = Dev::start(&policies, None);
+    let told: Arc<Mutex<Vec<Told>>> = Arc::default();
+    let number = Arc::new(AtomicU32::new(0));
+    for kill in 0..KILLS {
+        let (target, before) = (dev.issuer(), told.lock().unwrap().len());
+        let over = Arc::new(AtomicBool::new(false));
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|_| {
+                let (target, told, number, over) = (target.clone(), told.clone(), number.clone(), over.clone());
+                thread::spawn(move || {
+                    while !over.load(SeqCst) {
+                        if let Some(one) = live(&target, number.fetch_add(1, SeqCst)) {
+                            told.lock().unwrap().push(one);
+                        }
+                    }
+                })
+            })
+            .collect();
+        // Some lives have come to their end, others are in the middle of theirs.
+        let wanted = before + 3 + 2 * kill as usize;
+        eventually("some accounts have lived", Duration::from_mins(1), || (told.lock().unwrap().len() >= wanted).then_some(()));
+        dev.kill();
+        over.store(true, SeqCst);
+        for client in clients {
+            client.join().unwrap();
+        }
+        dev.restart();
+    }
+    let told = told.lock().unwrap();
+    assert!(told.iter().any(|one| one.locked) && told.iter().any(|one| !one.ended.is_empty()));
+    told.iter().for_each(|one| check(&dev, one));
+    let sealed = eventually("the audit trail is sealed and whole", Duration::from_secs(30), || {
+        let verify = Request::post("/admin/v1/policies/shop/people/audit/verify", &json!({})).send(&dev.admin()).json();
+        assert_eq!(verify["intact"], true, "{verify}");
+        verify["place"].as_u64().filter(|place| *place >= told.len() as u64)
+    });
+    crate::rig::report(&format!("people: {} accounts over {KILLS} kills, {sealed} events in one chain", told.len()));
+}
