@@ -116,6 +116,8 @@ impl Signer {
 pub struct Lives {
     /// Access tokens, milliseconds.
     pub access_ttl_ms: i64,
+    /// The longest of what the access ring signs, milliseconds: emergency tokens may live longer than access tokens.
+    pub longest_access_ms: i64,
     /// The longest of all: API keys and foreign tokens too, milliseconds. `None`: something never expires.
     pub longest_ms: Option<i64>,
     /// What an earlier version of the policy issued or accepted lives until here at most.
@@ -133,9 +135,9 @@ impl Lives {
         }
     }
 
-    /// When no access token that exists at `now` lives any more.
+    /// When nothing of the access ring that exists at `now` lives any more.
     pub fn access_over(&self, now: UnixMillis, skew_ms: i64) -> UnixMillis {
-        now.plus(self.access_ttl_ms).max(self.access_earlier_until).plus(skew_ms)
+        now.plus(self.longest_access_ms).max(self.access_earlier_until).plus(skew_ms)
     }
 }
 
@@ -215,6 +217,7 @@ mod tests {
         let now = UnixMillis(1_000_000);
         let lives = Lives {
             access_ttl_ms: 10,
+            longest_access_ms: 20,
             longest_ms: Some(1000),
             earlier_until: UnixMillis(1_500_000),
             access_earlier_until: UnixMillis(1_400_000),
@@ -222,6 +225,7 @@ mod tests {
         assert_eq!(lives.all_over(now, 30), UnixMillis(1_500_030));
         assert_eq!(lives.all_over(UnixMillis(1_600_000), 30), UnixMillis(1_601_030));
         assert_eq!(lives.access_over(now, 30), UnixMillis(1_400_030));
+        assert_eq!(lives.access_over(UnixMillis(1_600_000), 30), UnixMillis(1_600_050), "emergency tokens live on");
         assert_eq!(Lives { longest_ms: None, ..lives }.all_over(now, 30), UnixMillis::FOREVER);
     }
 }

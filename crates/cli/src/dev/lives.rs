@@ -29,10 +29,11 @@ pub(super) async fn lives(
     let trusted = effective.trusted_issuers.iter().map(|t| t.max_ttl.as_millis());
     let longest = own.into_iter().chain(trusted).max().unwrap_or(0);
     let kept = keep(store, format!("lives {name}"), longest, declared.opaque_end, now).await?;
-    let access = if effective.issuer.is_some() { effective.longest_access_life_ms() } else { 0 };
-    let access = keep(store, format!("access-lives {name}"), access, OpaqueEnd::At(UnixMillis(0)), now).await?;
+    let longest_access_ms = if effective.issuer.is_some() { effective.longest_access_life_ms() } else { 0 };
+    let access = keep(store, format!("access-lives {name}"), longest_access_ms, OpaqueEnd::At(UnixMillis(0)), now).await?;
     Ok(Lives {
         access_ttl_ms: effective.tokens.access_ttl.as_millis(),
+        longest_access_ms,
         longest_ms: kept.longest_ms,
         earlier_until: kept.earlier_until,
         access_earlier_until: access.earlier_until,

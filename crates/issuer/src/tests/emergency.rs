@@ -86,3 +86,18 @@ async fn kind_of(rig: &Rig, token: &str) -> &'static str {
     let caller = crate::bearer::judge(&rig.issuer, &rig.policy, token, None).await;
     caller.map_or("none", |caller| caller.credential.kind().word())
 }
+
+#[tokio::test]
+async fn what_ended_with_a_session_stays_ended_for_as_long_as_an_emergency_token_of_it_lives() {
+    let rig = rig(ENABLED).await;
+    let minted = mint(&rig, json!({})).await;
+    let expires = minted.body["expires_at"].as_i64().unwrap();
+    let ended = json!({"kind": "session", "id": minted.text("session_id")});
+    let path = "/admin/v1/policies/shop/shop/revocations?wait_ms=0";
+    let answer = rig.post(path).over_admin_socket().json(ended).send().await;
+    assert!(answer.status.is_success(), "{:?}", answer.body);
+    let ending = rig.policy.ending(rig.store.database_now().await.unwrap(), "over");
+    assert!(ending.tokens_expire.as_secs() >= expires, "a login's end is kept no shorter");
+    let refused = rig.get("/auth/audit").bearer(&minted.text("token")).send().await;
+    assert_eq!(refused.status, 401, "{:?}", refused.body);
+}

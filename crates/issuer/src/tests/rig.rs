@@ -374,6 +374,7 @@ pub(crate) fn policy(text: &str, references: LoginReferences) -> IssuerPolicy {
         max_entries: 100_000,
         lives: Lives {
             access_ttl_ms: effective.tokens.access_ttl.as_millis(),
+            longest_access_ms: effective.longest_access_life_ms(),
             longest_ms: Some(effective.tokens.api_key_max_ttl.as_millis()),
             earlier_until: UnixMillis(0),
             access_earlier_until: UnixMillis(0),
