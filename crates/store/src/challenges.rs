@@ -52,6 +52,22 @@ impl Store {
         row.fetch_optional(&self.readers).await?.as_ref().map(challenge).transpose()
     }
 
+    /// Whether [`Tx::take_retry`] would find a session now: such a login is the one that was made already.
+    pub async fn is_retry(&self, policy: &PolicyName, retry: &Retry<'_>, now: UnixMillis) -> Result<bool, StoreError> {
+        let found = sqlx::query_scalar::<_, i64>(
+            "SELECT count(*) FROM challenges
+             WHERE policy = $1 AND user_id = $2 AND code_hash = $3 AND completed IS NOT NULL AND retry_closed IS NULL
+               AND expires > $6 AND ip IS NOT DISTINCT FROM $4 AND user_agent IS NOT DISTINCT FROM $5",
+        )
+        .bind(policy.as_str())
+        .bind(retry.user)
+        .bind(retry.code.bytes())
+        .bind(retry.ip)
+        .bind(retry.user_agent)
+        .bind(now.0);
+        Ok(found.fetch_one(&self.readers).await? > 0)
+    }
+
     /// Whether a session could still be given a second time: see [`Tx::take_retry`]. Whoever uses something of it closes that
     /// first, by [`Tx::close_retry`].
     pub async fn retry_is_open(&self, policy: &PolicyName, session: &str) -> Result<bool, StoreError> {
@@ -59,25 +75,6 @@ impl Store {
             "SELECT count(*) FROM challenges WHERE policy = $1 AND session_id = $2 AND retry_closed IS NULL",
         );
         Ok(open.bind(policy.as_str()).bind(session).fetch_one(&self.readers).await? > 0)
-    }
-}
-
-impl Store {
-    /// Whether an account has a challenge in its life that was made for this address and agent.
-    pub async fn is_challenged(
-        &self,
-        policy: &PolicyName,
-        user: &str,
-        ip: &str,
-        user_agent: Option<&str>,
-        now: UnixMillis,
-    ) -> Result<bool, StoreError> {
-        let found = sqlx::query_scalar::<_, i64>(
-            "SELECT count(*) FROM challenges WHERE policy = $1 AND user_id = $2 AND expires > $3 AND ip = $4
-               AND user_agent IS NOT DISTINCT FROM $5",
-        );
-        let found = found.bind(policy.as_str()).bind(user).bind(now.0).bind(ip).bind(user_agent);
-        Ok(found.fetch_one(&self.readers).await? > 0)
     }
 }
 

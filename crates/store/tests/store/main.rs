@@ -24,6 +24,7 @@ macro_rules! conformance {
 mod accounts;
 mod audit;
 mod expiry;
+mod figures;
 mod file;
 mod guards;
 mod plans;

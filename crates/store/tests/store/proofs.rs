@@ -163,11 +163,14 @@ async fn a_login_that_comes_again_with_its_code_gets_its_session_once(db: Databa
         ("another person", Retry { user: "b", ..fitting }, NOW),
         ("too late", fitting, NOW.plus(300_000)),
     ] {
+        assert!(!store.is_retry(&shop(), &retry, now).await.unwrap(), "{why}");
         assert_eq!(take(&retry, now).await, None, "{why}");
     }
     let open = async |session| store.retry_is_open(&shop(), session).await.unwrap();
     assert!(open("s1").await && open("s2").await && !open("s3").await);
+    assert!(store.is_retry(&shop(), &fitting, NOW).await.unwrap());
     assert_eq!(take(&fitting, NOW).await.as_deref(), Some("s1"));
+    assert!(!store.is_retry(&shop(), &fitting, NOW).await.unwrap());
     assert_eq!(take(&fitting, NOW).await, None, "once");
     transact!(&store, |tx| { tx.close_retry(&shop(), "s2", NOW).await }).unwrap();
     assert!(!open("s1").await && !open("s2").await);
