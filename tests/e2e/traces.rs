@@ -27,3 +27,19 @@ fn a_verifier_tells_a_collector_of_tokens_that_it_proves_and_never_what_they_say
         assert!(!collector.has(secret), "{secret}");
     }
 }
+
+#[test]
+fn a_verifier_answers_although_its_traces_can_t_be_sent() {
+    let (policies, redis) = (Policies::new(), Redis::start());
+    let dev = Dev::start(&policies, Some(&redis));
+    for environment in [
+        vec![("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")],
+        vec![("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1"), ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")],
+    ] {
+        let environment = environment.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let redis = Some(redis.url());
+        let verifier = Verifier::with(&dev.bundles(), VerifierOptions { redis, environment, ..VerifierOptions::default() });
+        let token = dev.token("strict", "ann");
+        eventually("the token is good", PATIENCE, || (verifier.verify("strict", &token).0 == 200).then_some(()));
+    }
+}

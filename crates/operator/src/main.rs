@@ -39,10 +39,15 @@ fn start(flags: &Flags) -> Result<(), Failure> {
     let config = Config::try_new(flags, environment()).map_err(|error| Failure::Usage(error.into()))?;
     let runtime = tokio::runtime::Runtime::new().context("the runtime does not start").map_err(Failure::Run)?;
     let to = |endpoint| Traces::to(endpoint, "countersign-operator", runtime.handle().clone());
-    let traces = config.otlp_endpoint.as_ref().map(to).transpose().context("--otlp-endpoint").map_err(Failure::Run)?;
+    let traces = config.otlp_endpoint.as_ref().map(to).transpose();
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let format = if flags.log_format == "json" { Format::Json } else { Format::Text { colours } };
-    install(log, format, traces.as_ref());
+    install(log, format, traces.as_ref().ok().and_then(Option::as_ref));
+    // Policies are kept without a collector too.
+    let traces = traces.unwrap_or_else(|error| {
+        tracing::error!(error = format!("{:#}", anyhow::Error::from(error)), "no traces are sent");
+        None
+    });
     tracing::info!(version = env!("CARGO_PKG_VERSION"), ?config, "settings");
     runtime
         .block_on(async {

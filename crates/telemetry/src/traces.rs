@@ -8,7 +8,7 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
-use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig as _, WithHttpConfig as _};
+use opentelemetry_otlp::{ExporterBuildError, Protocol, SpanExporter, WithExportConfig as _, WithHttpConfig as _};
 use opentelemetry_sdk::{
     Resource,
     trace::{SdkTracerProvider, Tracer},
@@ -102,6 +102,8 @@ impl Traces {
         let exporter = SpanExporter::builder()
             .with_http()
             .with_endpoint(endpoint.of_traces())
+            // Whatever the environment says of other programs' ways.
+            .with_protocol(Protocol::HttpBinary)
             .with_http_client(OnRuntime { client, runtime })
             .build()?;
         let resource = Resource::builder()

@@ -80,10 +80,15 @@ fn run(flags: &Flags) -> Result<(), Failure> {
         if single { tokio::runtime::Builder::new_current_thread() } else { tokio::runtime::Builder::new_multi_thread() };
     let runtime = builder.enable_all().build().context("the runtime does not start").map_err(Failure::Start)?;
     let to = |endpoint| Traces::to(endpoint, "countersign-verifier", runtime.handle().clone());
-    let traces = collector.as_ref().map(to).transpose().context("--otlp-endpoint").map_err(Failure::Start)?;
+    let traces = collector.as_ref().map(to).transpose();
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let format = if flags.log_format == "json" { Format::Json } else { Format::Text { colours } };
-    install(log, format, traces.as_ref());
+    install(log, format, traces.as_ref().ok().and_then(Option::as_ref));
+    // Verdicts are given without a collector too.
+    let traces = traces.unwrap_or_else(|error| {
+        tracing::error!(error = causes(&error.into()), "no traces are sent");
+        None
+    });
     tracing::info!(version = env!("CARGO_PKG_VERSION"), ?config, ?feed, "settings");
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     let mut known = known_variables(&Flags::command());
