@@ -6,6 +6,7 @@ use axum::{
     extract::FromRequestParts,
     http::{HeaderMap, header, request::Parts},
 };
+use countersign_api::policy::Switch;
 use countersign_core::{
     check::{self, Ask, Authenticated, CredentialKind, Require, World},
     ratelimit::RateLimiter,
@@ -16,6 +17,8 @@ use countersign_store::{Session, Store, StoreError, User, UserStatus};
 use crate::{
     IssuerPolicy,
     call::Call,
+    cookies::{self, Cookie},
+    csrf,
     emergency::Noted,
     minter::Scopes,
     problem::{Failed, Problem},
@@ -45,21 +48,45 @@ pub(crate) struct Permitted {
     pub(crate) caller: Caller,
 }
 
-/// The credential of a request: one `Authorization: Bearer`, or `X-API-Key`.
-pub(crate) fn credential(headers: &HeaderMap) -> Result<&str, Problem> {
+/// A credential as a request carries it.
+#[derive(Clone, Copy)]
+pub(crate) struct Shown<'h> {
+    pub(crate) token: &'h str,
+    /// The browser sent it, whoever made it ask.
+    pub(crate) from_cookie: bool,
+}
+
+/// The credential of a request: one `Authorization: Bearer`, or `X-API-Key`, or the policy's cookie.
+pub(crate) fn credential<'h>(policy: &IssuerPolicy, headers: &'h HeaderMap) -> Result<Shown<'h>, Problem> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    match (values.next(), values.next()) {
+    let token = match (values.next(), values.next()) {
         (None, _) => {
             let key = headers.get("x-api-key").and_then(|value| value.to_str().ok()).map(str::trim);
-            key.filter(|key| !key.is_empty())
-                .ok_or_else(|| Problem::no_credential("send an Authorization: Bearer header with a token of this policy"))
+            match key.filter(|key| !key.is_empty()) {
+                Some(key) => key,
+                None => return cookie(policy, headers),
+            }
         }
         (Some(value), None) => {
             let bearer = value.to_str().ok().and_then(|value| value.split_once(' '));
             let bearer = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token.trim());
-            bearer.ok_or_else(|| Problem::invalid_token("send the token as Authorization: Bearer TOKEN"))
+            bearer.ok_or_else(|| Problem::invalid_token("send the token as Authorization: Bearer TOKEN"))?
         }
-        (Some(_), Some(_)) => Err(Problem::invalid_token("send one Authorization header")),
+        (Some(_), Some(_)) => return Err(Problem::invalid_token("send one Authorization header")),
+    };
+    Ok(Shown { token, from_cookie: false })
+}
+
+fn cookie<'h>(policy: &IssuerPolicy, headers: &'h HeaderMap) -> Result<Shown<'h>, Problem> {
+    let settings = policy.login.as_ref().map(|login| &login.settings.cookies);
+    let found = match settings.filter(|cookies| cookies.mode == Switch::Enabled) {
+        Some(settings) => cookies::read(settings, headers, Cookie::Access),
+        None => Ok(None),
+    };
+    match found {
+        Ok(Some(token)) => Ok(Shown { token, from_cookie: true }),
+        Ok(None) => Err(Problem::no_credential("send an Authorization: Bearer header with a token of this policy")),
+        Err(error) => Err(Problem::invalid_token(error.to_string())),
     }
 }
 
@@ -149,7 +176,14 @@ impl FromRequestParts<Issuer> for Permitted {
 
     async fn from_request_parts(parts: &mut Parts, issuer: &Issuer) -> Result<Self, Failed> {
         let call = Call::from_request_parts(parts, issuer).await?;
-        let caller = judge(issuer, &call.policy, credential(&parts.headers)?, None).await?;
+        let shown = credential(&call.policy, &parts.headers)?;
+        let caller = judge(issuer, &call.policy, shown.token, None).await?;
+        if shown.from_cookie && !cookies::is_safe(&parts.method) {
+            let session = caller.credential.session_id();
+            if !session.is_some_and(|session| csrf::holds(issuer, &call.policy, session, &parts.headers)) {
+                return Err(csrf::failed().into());
+            }
+        }
         Ok(Self { call, caller })
     }
 }

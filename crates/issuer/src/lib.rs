@@ -12,8 +12,8 @@ mod body;
 mod call;
 mod client;
 mod closing;
-#[allow(dead_code, unused_imports, reason = "the routes that use cookies are being wired")]
 mod cookies;
+mod csrf;
 mod emergency;
 mod fleet;
 #[allow(dead_code, unused_imports, reason = "the routes that are guarded are being wired")]

@@ -78,6 +78,8 @@ pub(crate) struct Opened {
     pub(crate) refresh: RefreshToken,
     /// The secret by which the device is known from now on; absent where none was asked for.
     pub(crate) device: Option<String>,
+    /// Whether the tokens go into cookies.
+    pub(crate) cookies: bool,
     /// Sessions that ended for this one.
     pub(crate) ended: Appended,
 }
@@ -144,7 +146,8 @@ pub(crate) async fn open(tx: &mut Tx, call: &Call, proven: &Proven<'_>) -> Resul
     }
     let event = call.event(EventKind::LoginSucceeded).subject(&user.id).session(&session.id);
     event.detail("amr", json!(session.amr)).write(tx, now).await?;
-    Ok(Opened { session, user, grant, refresh, device: Some(device.text), ended: evicted.revocations })
+    let (cookies, ended) = (proven.wishes.cookies, evicted.revocations);
+    Ok(Opened { session, user, grant, refresh, device: Some(device.text), cookies, ended })
 }
 
 /// The account of a login, held from here on: if it is open still, and its password the one that was shown.

@@ -5,6 +5,7 @@
 
 mod api_keys;
 pub(crate) mod audit;
+mod browser;
 mod discovery;
 mod door;
 mod login;
@@ -76,6 +77,7 @@ fn of_policy(issuer: Issuer) -> Router {
         .route("/auth/2fa/verify/totp", post(second_factor::confirm))
         .route("/auth/2fa/backup-codes", post(second_factor::new_backup_codes))
         .route("/auth/2fa/totp", delete(second_factor::turn_off))
+        .route("/auth/csrf", get(browser::csrf))
         .route("/auth/sessions", get(sessions::list).delete(sessions::end_all))
         .route("/auth/sessions/{id}", delete(sessions::end_one))
         .route("/auth/api-keys", get(api_keys::list).post(api_keys::create))

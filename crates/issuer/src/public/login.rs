@@ -13,11 +13,12 @@ use countersign_store::{Password, StoreError, User, UserStatus, transact};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use super::door;
+use super::{browser, door};
 use crate::{
     audit::EventKind,
     body::{Content, body_of},
     call::Call,
+    cookies::Cookie,
     limits::rate_limit_headers,
     lockout::{self, Counter},
     names,
@@ -49,13 +50,16 @@ pub(super) async fn login(call: Call, headers: HeaderMap, Content(bytes): Conten
         (Some(name), _) | (None, Some(name)) if !name.trim().is_empty() => names::folded(name.trim()),
         _ => return Err(Problem::validation("username (a name or an e-mail address) or email is missing").into()),
     };
+    let wants_cookies = body.cookies.unwrap_or(false);
+    let cookies = if wants_cookies { Some(browser::may_want(&call)?) } else { None };
+    let of_cookie = cookies.and_then(|cookies| browser::shown(cookies, &headers, Cookie::Device)).map(str::to_owned);
     let wishes = Wishes {
         remember_me: body.remember_me.unwrap_or(false),
         device_id: label(body.device_id)?,
-        cookies: body.cookies.unwrap_or(false),
+        cookies: wants_cookies,
         ..Wishes::default()
     }
-    .shown(body.device_token);
+    .shown(body.device_token.or(of_cookie));
     let code = body.mfa_code.filter(|code| !code.trim().is_empty());
     let code = code.as_deref().map(Code::parse).transpose()?;
     let (policy, store) = (&call.policy.name, call.store());
@@ -245,11 +249,11 @@ async fn limit_refused(call: &Call, user: &User) -> Result<(), StoreError> {
 
 /// The tokens of a login.
 pub(super) async fn answer(call: &Call, opened: Opened, mfa_enabled: bool) -> Result<Response, Failed> {
-    let Opened { session, user, grant, refresh, device, ended } = opened;
+    let Opened { session, user, grant, refresh, device, cookies, ended } = opened;
     call.publish(ended).await;
     let issued_at = grant.issued_at();
     let minted = grant.sign()?;
-    let body = json!({
+    let mut body = json!({
         "access_token": minted.token,
         "refresh_token": opening::refresh_text(&refresh),
         "token_type": "bearer",
@@ -258,5 +262,12 @@ pub(super) async fn answer(call: &Call, opened: Opened, mfa_enabled: bool) -> Re
         "device_token": device,
         "user": opening::user_json(call, &user, mfa_enabled),
     });
-    Ok((StatusCode::OK, [(header::CACHE_CONTROL, "no-store")], Json(body)).into_response())
+    // A policy that has no cookies any more, since the login began, answers as to everybody else.
+    let cookies = match browser::settings(call).filter(|_| cookies) {
+        Some(settings) => browser::hide(call, settings, &mut body)?,
+        None => Vec::new(),
+    };
+    let mut answer = (StatusCode::OK, [(header::CACHE_CONTROL, "no-store")], Json(body)).into_response();
+    browser::put(&mut answer, cookies);
+    Ok(answer)
 }

@@ -18,7 +18,7 @@ use countersign_core::{check::CredentialKind, revocation::Kind, time::UnixMillis
 use countersign_store::{NewRevocation, transact};
 use serde_json::{Value, json};
 
-use super::refresh::{Renewed, renew};
+use super::refresh::{By, Renewed, renew};
 use crate::{
     audit::EventKind,
     bearer::{self, Permitted},
@@ -175,7 +175,7 @@ async fn client_credentials(call: &Call, client: &EffectiveOauthClient, form: &F
 async fn refresh(call: &Call, form: &Form) -> Result<Response, OauthError> {
     call.login().map_err(Failed::from)?;
     let text = form.get("refresh_token").ok_or_else(|| OauthError::new("invalid_request", "refresh_token is missing"))?;
-    let Renewed { grant, token } = renew(call, text).await?;
+    let Renewed { grant, token } = renew(call, text, By::Body).await?;
     let issued_at = grant.issued_at();
     let minted = grant.sign().map_err(Failed::from)?;
     Ok(tokens(&json!({

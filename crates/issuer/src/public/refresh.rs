@@ -2,7 +2,7 @@
 
 use axum::{
     Json,
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use countersign_api::policy::OnChange;
@@ -13,21 +13,32 @@ use countersign_store::{
 use serde::Deserialize;
 use serde_json::json;
 
-use super::ended;
+use super::{browser, ended};
 use crate::{
     audit::EventKind,
     bearer::Person,
     body::{Content, body_of},
     call::Call,
+    cookies::Cookie,
+    csrf,
     minter::{Grant, MintError},
     opening::{self, random, token_of},
     problem::{Failed, Problem},
     second_factor,
 };
 
-#[derive(Deserialize)]
-pub(super) struct Body {
-    refresh_token: String,
+#[derive(Default, Deserialize)]
+struct Body {
+    refresh_token: Option<String>,
+}
+
+/// Where a refresh token came from.
+#[derive(Clone, Copy)]
+pub(crate) enum By<'h> {
+    /// Whoever has it, sent it.
+    Body,
+    /// The browser sent it, whoever made it ask: these headers must hold the session's CSRF token.
+    Cookie(&'h HeaderMap),
 }
 
 /// A session that goes on.
@@ -42,21 +53,35 @@ enum Outcome {
     Refused(Option<Appended>),
 }
 
-pub(super) async fn refresh(call: Call, Content(bytes): Content) -> Result<Response, Failed> {
+pub(super) async fn refresh(call: Call, headers: HeaderMap, Content(bytes): Content) -> Result<Response, Failed> {
     call.login()?;
-    let body: Body = body_of(&bytes)?;
-    let renewed = renew(&call, &body.refresh_token).await?;
-    let Renewed { grant, token } = renewed;
+    let settings = browser::settings(&call);
+    let body: Body = if bytes.is_empty() && settings.is_some() { Body::default() } else { body_of(&bytes)? };
+    let of_cookie = settings.and_then(|settings| browser::shown(settings, &headers, Cookie::Refresh));
+    let (text, cookies) = match (&body.refresh_token, of_cookie) {
+        (Some(text), _) => (text.as_str(), None),
+        (None, Some(text)) => (text, settings),
+        (None, None) if bytes.is_empty() => return Err(invalid()),
+        (None, None) => return Err(Problem::validation("refresh_token is missing").into()),
+    };
+    let by = if cookies.is_some() { By::Cookie(&headers) } else { By::Body };
+    let Renewed { grant, token } = renew(&call, text, by).await?;
     let issued_at = grant.issued_at();
     let minted = grant.sign()?;
-    let body = json!({
+    let mut body = json!({
         "access_token": minted.token,
         "refresh_token": opening::refresh_text(&token),
         "token_type": "bearer",
         "expires_in": minted.expires_at.as_secs() - issued_at.as_secs(),
         "session_id": minted.session_id,
     });
-    Ok((StatusCode::OK, [(header::CACHE_CONTROL, "no-store")], Json(body)).into_response())
+    let cookies = match cookies {
+        Some(settings) => browser::hide(&call, settings, &mut body)?,
+        None => Vec::new(),
+    };
+    let mut answer = (StatusCode::OK, [(header::CACHE_CONTROL, "no-store")], Json(body)).into_response();
+    browser::put(&mut answer, cookies);
+    Ok(answer)
 }
 
 /// 401: not to be tried again.
@@ -89,10 +114,10 @@ impl Failure for Undone {
 }
 
 /// Uses a refresh token.
-pub(crate) async fn renew(call: &Call, text: &str) -> Result<Renewed, Failed> {
+pub(crate) async fn renew(call: &Call, text: &str, by: By<'_>) -> Result<Renewed, Failed> {
     let token = opening::refresh_token(text.trim()).ok_or_else(invalid)?;
     let bits = random()?;
-    let outcome = transact!(call.store(), Undone, |tx| { used(tx, call, &token, &bits).await });
+    let outcome = transact!(call.store(), Undone, |tx| { used(tx, call, (&token, by), &bits).await });
     match outcome {
         Ok(Outcome::Renewed(renewed)) => Ok(*renewed),
         Ok(Outcome::Refused(ended)) => {
@@ -101,13 +126,13 @@ pub(crate) async fn renew(call: &Call, text: &str) -> Result<Renewed, Failed> {
             }
             Err(invalid())
         }
-        Err(Undone::StepUp(session)) => Err(step_up(call, &session).await?),
+        Err(Undone::StepUp(session)) => Err(step_up(call, &session, matches!(by, By::Cookie(_))).await?),
         Err(Undone::Failed(failed)) => Err(failed),
     }
 }
 
 /// Asks for a code before the session goes on: 403.
-async fn step_up(call: &Call, session: &Session) -> Result<Failed, Failed> {
+async fn step_up(call: &Call, session: &Session, cookies: bool) -> Result<Failed, Failed> {
     let policy = &call.policy.name;
     let asked = transact!(call.store(), Failed, |tx| {
         tx.lock_subject(policy, &session.subject).await?;
@@ -118,7 +143,7 @@ async fn step_up(call: &Call, session: &Session) -> Result<Failed, Failed> {
         for change in changes(call, &held)? {
             change.tell(tx, call, &held, now).await?;
         }
-        Ok((second_factor::ask(tx, call, &held, now).await?, user))
+        Ok((second_factor::ask(tx, call, &held, cookies, now).await?, user))
     })?;
     let (challenge, user) = asked;
     let methods = second_factor::methods(call, &user).await?;
@@ -127,7 +152,7 @@ async fn step_up(call: &Call, session: &Session) -> Result<Failed, Failed> {
     Ok(problem.with("challenge_id", challenge).with("methods", methods).into())
 }
 
-async fn used(tx: &mut Tx, call: &Call, token: &RefreshToken, bits: &[u8; 32]) -> Result<Outcome, Undone> {
+async fn used(tx: &mut Tx, call: &Call, (token, by): (&RefreshToken, By<'_>), bits: &[u8; 32]) -> Result<Outcome, Undone> {
     let policy = &call.policy;
     let now = tx.database_now().await?;
     let ending = policy.ending(now, "refresh token used again");
@@ -148,6 +173,11 @@ async fn used(tx: &mut Tx, call: &Call, token: &RefreshToken, bits: &[u8; 32]) -
         }
         Used::Renewed { session, token, .. } => (*session, token),
     };
+    if let By::Cookie(headers) = by
+        && !csrf::holds(&call.issuer, policy, &session.id, headers)
+    {
+        return Err(csrf::failed().into());
+    }
     // Read again under the subject's lock: an account that was closed has no tokens, whatever became of its sessions.
     let user = tx.user(&policy.name, &session.subject).await?.filter(|user| user.status == UserStatus::Active);
     let Some(user) = user else { return Ok(end(tx, call, &session, now, "the account is closed").await?) };
@@ -234,5 +264,7 @@ pub(super) async fn logout(person: Person) -> Result<Response, Failed> {
         }
         Ok(over.map(|over| over.revocations))
     })?;
-    ended(&call, appended, 1).await
+    let mut answer = ended(&call, appended, 1).await?;
+    browser::forget(&call, &mut answer);
+    Ok(answer)
 }

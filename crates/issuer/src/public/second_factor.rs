@@ -104,12 +104,13 @@ impl FromRequestParts<Issuer> for Enrolling {
     type Rejection = Failed;
 
     async fn from_request_parts(parts: &mut Parts, issuer: &Issuer) -> Result<Self, Failed> {
-        let token = bearer::credential(&parts.headers).ok().filter(|text| second_factor::is_setup_token(text));
+        let call = Call::from_request_parts(parts, issuer).await?;
+        let token = bearer::credential(&call.policy, &parts.headers).ok().map(|shown| shown.token);
+        let token = token.filter(|text| second_factor::is_setup_token(text));
         let Some(token) = token.map(second_factor::setup_token_hash) else {
             let Person { call, user, session } = Person::from_request_parts(parts, issuer).await?;
             return Ok(Self { call, user, by: By::Session(Box::new(session)) });
         };
-        let call = Call::from_request_parts(parts, issuer).await?;
         call.login()?;
         let invalid = || Problem::invalid_token("the set-up token is not good, or not any more").fix("log in again");
         let token = token.ok_or_else(invalid)?;

@@ -121,7 +121,15 @@ async fn again(
     let event = call.event(EventKind::MfaSucceeded).subject(&user.id).session(&id);
     event.detail("for", "the login again").write(tx, now).await?;
     let ended = Appended { ids: Vec::new(), merged: Vec::new() };
-    Ok(Some(Opened { session, user: user.clone(), grant, refresh, device: Some(device.text), ended }))
+    Ok(Some(Opened {
+        session,
+        user: user.clone(),
+        grant,
+        refresh,
+        device: Some(device.text),
+        cookies: proven.wishes.cookies,
+        ended,
+    }))
 }
 
 /// 401: there is no such challenge that could be answered.
@@ -167,7 +175,7 @@ async fn answered(
         return Ok(Step::Wrong { left: Some(mfa.max_attempts.saturating_sub(attempts)) });
     };
     let opened = match (&pending.step_up, &password) {
-        (Some(session), _) => step_up::go_on(tx, call, user, session, now).await?,
+        (Some(session), _) => step_up::go_on(tx, call, user, (session, pending.wishes.cookies), now).await?,
         (None, Some(password)) => {
             let wishes = &pending.wishes;
             let proven = Proven { user: &user, password, amr: method.amr(), counter, wishes };

@@ -12,11 +12,17 @@ use crate::{
     problem::Failed,
 };
 
-/// Asks for a code in a session. The challenge's id.
-pub(crate) async fn ask(tx: &mut Tx, call: &Call, session: &Session, now: UnixMillis) -> Result<String, Failed> {
+/// Asks for a code in a session, whose tokens are in cookies or not. The challenge's id.
+pub(crate) async fn ask(
+    tx: &mut Tx,
+    call: &Call,
+    session: &Session,
+    cookies: bool,
+    now: UnixMillis,
+) -> Result<String, Failed> {
     let password = tx.password(&session.policy, &session.subject).await?;
     let pending = Pending {
-        wishes: Wishes { remember_me: session.remember_me, ..Wishes::default() },
+        wishes: Wishes { remember_me: session.remember_me, cookies, ..Wishes::default() },
         password_changed: password.map(|password| password.changed.0),
         step_up: Some(session.id.clone()),
     };
@@ -25,7 +31,13 @@ pub(crate) async fn ask(tx: &mut Tx, call: &Call, session: &Session, now: UnixMi
 
 /// The session goes on, from the client that showed the code, with a new refresh token in the place of the old ones. The login
 /// that it rests on stays the same: a cut-off since then ends it all the same.
-pub(super) async fn go_on(tx: &mut Tx, call: &Call, user: User, id: &str, now: UnixMillis) -> Result<Opened, Failed> {
+pub(super) async fn go_on(
+    tx: &mut Tx,
+    call: &Call,
+    user: User,
+    (id, cookies): (&str, bool),
+    now: UnixMillis,
+) -> Result<Opened, Failed> {
     let policy = &call.policy;
     let session = tx.session(&policy.name, id).await?;
     let session = session.filter(|session| session.is_live(now) && session.subject == user.id);
@@ -56,5 +68,5 @@ pub(super) async fn go_on(tx: &mut Tx, call: &Call, user: User, id: &str, now: U
     let event = call.event(EventKind::MfaSucceeded).subject(&user.id).session(id);
     event.detail("for", "step-up").write(tx, now).await?;
     let ended = Appended { ids: Vec::new(), merged: Vec::new() };
-    Ok(Opened { session, user, grant, refresh, device: None, ended })
+    Ok(Opened { session, user, grant, refresh, device: None, cookies, ended })
 }

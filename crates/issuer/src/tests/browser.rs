@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use serde_json::json;
 
 use super::rig::{Answer, QUICK, Rig};
@@ -67,4 +69,131 @@ async fn pages_of_the_listed_origins_alone_may_call() {
     let asking = closed.options("/auth/login").header("origin", SHOP).header("access-control-request-method", "POST");
     let answer = asking.send().await;
     assert_eq!((answer.status.as_u16(), told(&answer, "access-control-allow-origin")), (405, None));
+}
+
+const PASSWORD: &str = "correct horse battery staple";
+const COOKIES: &str = "    cookies: {mode: Enabled}\n";
+
+/// What a browser holds.
+#[derive(Clone, Default)]
+struct Jar(BTreeMap<String, String>);
+
+impl Jar {
+    fn take(&mut self, answer: &Answer) {
+        for line in answer.headers.get_all("set-cookie") {
+            let line = line.to_str().unwrap();
+            for part in ["HttpOnly", "Secure", "Path=/", "SameSite=Lax"] {
+                assert!(line.contains(part), "{line}");
+            }
+            let (name, value) = line.split(';').next().unwrap().split_once('=').unwrap();
+            if line.contains("Max-Age=0") {
+                self.0.remove(name);
+            } else {
+                self.0.insert(name.to_owned(), value.to_owned());
+            }
+        }
+    }
+
+    fn header(&self) -> String {
+        self.0.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("; ")
+    }
+
+    fn access(&self) -> &str {
+        &self.0["__Host-cs_access"]
+    }
+}
+
+async fn cookie_login(rig: &Rig, jar: &mut Jar) -> Answer {
+    let body = json!({"username": "alice", "password": PASSWORD, "cookies": true});
+    let answer = rig.post("/auth/login").header("cookie", &jar.header()).json(body).send().await;
+    jar.take(&answer);
+    answer
+}
+
+async fn csrf(rig: &Rig, jar: &Jar) -> String {
+    let answer = rig.get("/auth/csrf").header("cookie", &jar.header()).send().await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    answer.text("csrf_token")
+}
+
+#[tokio::test]
+async fn a_login_with_cookies_hides_its_tokens_from_the_page() {
+    let rig = Rig::new(&format!("{QUICK}{COOKIES}")).await;
+    rig.account("alice", PASSWORD, &["user"]).await;
+    let mut jar = Jar::default();
+    let answer = cookie_login(&rig, &mut jar).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    for hidden in ["access_token", "refresh_token", "device_token"] {
+        assert!(answer.body.get(hidden).is_none(), "{hidden}");
+    }
+    assert_eq!(answer.body["expires_in"], 900);
+    assert_eq!(jar.0.len(), 3);
+    assert!(rig.is_good(jar.access()).await);
+    let me = rig.get("/users/me").header("cookie", &jar.header()).send().await;
+    assert_eq!((me.status.as_u16(), me.text("username")), (200, "alice".to_owned()));
+    cookie_login(&rig, &mut jar).await;
+    assert!(!rig.events().await.contains(&"NEW_DEVICE".to_owned()), "the device is known by its cookie");
+    let twice = format!("{}; __Host-cs_access=planted", jar.header());
+    assert_eq!(rig.get("/users/me").header("cookie", &twice).send().await.refusal(), (401, "invalid_token"));
+}
+
+#[tokio::test]
+async fn a_policy_without_cookies_takes_and_gives_none() {
+    let rig = Rig::new(QUICK).await;
+    rig.account("alice", PASSWORD, &["user"]).await;
+    let mut jar = Jar::default();
+    assert_eq!(cookie_login(&rig, &mut jar).await.refusal(), (422, "validation_failed"));
+    let token = rig.login("alice", PASSWORD).await.text("access_token");
+    let me = rig.get("/users/me").header("cookie", &format!("__Host-cs_access={token}")).send().await;
+    assert_eq!(me.refusal(), (401, "invalid_token"));
+}
+
+#[tokio::test]
+async fn a_cookie_changes_nothing_without_its_own_sessions_csrf_token() {
+    let rig = Rig::new(&format!("{QUICK}{COOKIES}")).await;
+    rig.account("alice", PASSWORD, &["user"]).await;
+    let (mut jar, mut other) = (Jar::default(), Jar::default());
+    cookie_login(&rig, &mut jar).await;
+    cookie_login(&rig, &mut other).await;
+    let (own, foreign) = (csrf(&rig, &jar).await, csrf(&rig, &other).await);
+    for (token, status) in [(None, 403), (Some("nonsense"), 403), (Some(foreign.as_str()), 403), (Some(&own), 200)] {
+        let mut asking = rig.patch("/users/me").header("cookie", &jar.header()).json(json!({"first_name": "Al"}));
+        if let Some(token) = token {
+            asking = asking.header("x-csrf-token", token);
+        }
+        let answer = asking.send().await;
+        assert_eq!(answer.status.as_u16(), status, "{token:?}: {}", answer.body);
+        assert!(status == 200 || answer.body["error"] == "csrf_failed");
+    }
+    let by_bearer = rig.patch("/users/me").bearer(jar.access()).json(json!({"first_name": "Bo"})).send().await;
+    assert_eq!(by_bearer.status, 200, "what no browser sends by itself needs no token beside it");
+    assert_eq!(rig.get("/users/me").bearer(&own).send().await.status, 401, "and it is no credential");
+}
+
+#[tokio::test]
+async fn a_session_of_cookies_is_refreshed_and_ended_by_them() {
+    let rig = Rig::new(&format!("{QUICK}{COOKIES}")).await;
+    rig.account("alice", PASSWORD, &["user"]).await;
+    let mut jar = Jar::default();
+    cookie_login(&rig, &mut jar).await;
+    let before = jar.clone();
+    let forged = rig.post("/auth/refresh").header("cookie", &jar.header()).send().await;
+    assert_eq!(forged.refusal(), (403, "csrf_failed"));
+    jar.0.remove("__Host-cs_access");
+    let token = csrf(&rig, &jar).await;
+    let asking = rig.post("/auth/refresh").header("cookie", &jar.header()).header("x-csrf-token", &token);
+    let renewed = asking.send().await;
+    assert_eq!(renewed.status, 200, "a refused use has used nothing up: {}", renewed.body);
+    assert!(renewed.body.get("access_token").is_none() && renewed.body.get("refresh_token").is_none());
+    jar.take(&renewed);
+    assert_ne!(jar.0["__Host-cs_refresh"], before.0["__Host-cs_refresh"]);
+    assert_eq!(rig.post("/auth/refresh").send().await.refusal(), (401, "invalid_refresh_token"));
+    assert_eq!(rig.post("/auth/refresh").json(json!({})).send().await.refusal(), (422, "validation_failed"));
+    let access = jar.access().to_owned();
+    let asking = rig.post("/auth/logout").header("cookie", &jar.header()).header("x-csrf-token", &token);
+    let over = asking.send().await;
+    assert_eq!(over.status, 200, "{}", over.body);
+    jar.take(&over);
+    assert_eq!(jar.0.keys().collect::<Vec<_>>(), ["__Host-cs_device"]);
+    assert!(!rig.is_good(&access).await);
 }
