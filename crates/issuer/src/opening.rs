@@ -154,12 +154,21 @@ pub(crate) async fn open(tx: &mut Tx, call: &Call, proven: &Proven<'_>) -> Resul
 pub(crate) async fn still(tx: &mut Tx, call: &Call, proven: &Proven<'_>) -> Result<User, Failed> {
     let policy = &call.policy.name;
     tx.lock_subject(policy, &proven.user.id).await?;
-    let user = tx.user(policy, &proven.user.id).await?.filter(|user| user.status == UserStatus::Active);
+    let now = tx.database_now().await?;
+    let user = tx.user(policy, &proven.user.id).await?.and_then(|user| admitted(user, now));
     let password = tx.password(policy, &proven.user.id).await?;
     match user {
         Some(user) if password.is_some_and(|held| held.changed == proven.password.changed) => Ok(user),
         _ => Err(Problem::invalid_credentials().into()),
     }
+}
+
+/// An account that may log in. A lock whose time is over is lifted; [`open`] keeps that.
+pub(crate) fn admitted(mut user: User, now: UnixMillis) -> Option<User> {
+    if user.status == UserStatus::Locked && user.status_until.is_some_and(|until| until <= now) {
+        (user.status, user.status_reason, user.status_until) = (UserStatus::Active, None, None);
+    }
+    (user.status == UserStatus::Active).then_some(user)
 }
 
 /// What the token of a session says.

@@ -19,10 +19,10 @@ pub(crate) use self::{
     challenge::Pending,
     codes::Code,
     enrolment::{
-        FRESH_MS, Shown, begin_setup, confirm, is_setup_token, new_backup_codes, remove, setup_token_hash, tell_removed,
-        turn_off, user_of_setup_token,
+        By, FRESH_MS, Shown, begin_setup, confirm, is_setup_token, new_backup_codes, remove, setup_token_hash,
+        tell_removed, turn_off, user_of_setup_token,
     },
-    proving::{Step, at_login, verify},
+    proving::{Step, at_login, is_again, verify},
     resealing::reseal,
     sending::send,
     step_up::ask,

@@ -73,7 +73,7 @@ pub(super) async fn login(call: Call, headers: HeaderMap, Content(bytes): Conten
     }
     // The login that comes again with its code is the same login.
     let again = match (&user, &code) {
-        (Some(user), Some(_)) => is_answered(&call, user, now).await?,
+        (Some(user), Some(code)) => second_factor::is_again(&call, user, code, now).await?,
         _ => false,
     };
     let standing = if again { None } else { door::may_try(&call, &name, now).await? };
@@ -102,12 +102,6 @@ pub(super) async fn login(call: Call, headers: HeaderMap, Content(bytes): Conten
         }
         Err(failure) => Err(refused(&call, &user, failure).await?),
     }
-}
-
-/// Whether a challenge of an account is open to this very caller, who has shown the password then.
-async fn is_answered(call: &Call, user: &User, now: UnixMillis) -> Result<bool, StoreError> {
-    let (ip, agent) = (call.client.ip.to_string(), call.client.user_agent.as_deref());
-    call.store().is_challenged(&call.policy.name, &user.id, &ip, agent, now).await
 }
 
 /// Why a login didn't get its session. One that the session limit refused is told of, and is no failure of the person.

@@ -6,17 +6,17 @@ use axum::{
     http::{StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
-use countersign_store::{SecretHash, Session, User, transact};
+use countersign_store::{User, transact};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{login, owner::show_password};
+use super::{door, login, owner::show_password};
 use crate::{
     bearer::{self, Person},
     body::{Content, body_of},
     call::Call,
     problem::{Failed, Problem},
-    second_factor::{self, Code, FRESH_MS, Shown, Step},
+    second_factor::{self, By, Code, FRESH_MS, Shown, Step},
     serving::Issuer,
 };
 
@@ -47,11 +47,11 @@ pub(super) async fn step(call: &Call, user: &User, step: Step) -> Result<Respons
             "setup_token": token,
             "expires_in": FRESH_MS / 1000,
         }))),
-        Step::Wrong { left } => Err(match left {
-            Some(left) => invalid_code().with("attempts_left", left),
-            None => invalid_code(),
+        Step::Wrong { left } => {
+            door::failed(call).await?;
+            let problem = invalid_code();
+            Err(left.map_or(problem.clone(), |left| problem.with("attempts_left", left)).into())
         }
-        .into()),
     }
 }
 
@@ -65,6 +65,7 @@ pub(super) async fn verify(call: Call, Content(bytes): Content) -> Result<Respon
     call.login()?;
     let body: Answered = body_of(&bytes)?;
     let code = Code::parse(&body.code)?;
+    door::not_blocked(&call, call.now().await?).await?;
     let (user, done) = second_factor::verify(&call, &body.challenge_id, &code).await?;
     match done {
         Ok(done) => step(&call, &user, done).await,
@@ -84,6 +85,7 @@ pub(super) async fn send(call: Call, Content(bytes): Content) -> Result<Response
     if body.channel != "email" {
         return Err(Problem::validation("channel must be email").into());
     }
+    door::not_blocked(&call, call.now().await?).await?;
     second_factor::send(&call, &body.challenge_id).await?;
     Ok((StatusCode::ACCEPTED, NO_STORE, Json(json!({"channel": "email"}))).into_response())
 }
@@ -93,11 +95,6 @@ pub(super) struct Enrolling {
     call: Call,
     user: User,
     by: By,
-}
-
-enum By {
-    Session(Box<Session>),
-    SetUpToken(SecretHash),
 }
 
 impl FromRequestParts<Issuer> for Enrolling {
@@ -121,13 +118,13 @@ impl FromRequestParts<Issuer> for Enrolling {
 
 pub(super) async fn set_up(enrolling: Enrolling) -> Result<Response, Failed> {
     let Enrolling { call, user, by } = enrolling;
-    if let By::Session(session) = by
+    if let By::Session(session) = &by
         && session.auth_time.plus(FRESH_MS) <= call.now().await?
     {
         let problem = Problem::forbidden("a second factor is set up within ten minutes of a login");
         return Err(problem.fix("log in again, by POST /auth/login, and set it up then").into());
     }
-    let shown = second_factor::begin_setup(&call, &user).await?;
+    let shown = second_factor::begin_setup(&call, &user, &by).await?;
     Ok(answer(json!({
         "secret": *shown.secret,
         "otpauth_url": *shown.otpauth_url,
@@ -143,8 +140,7 @@ struct WithCode {
 pub(super) async fn confirm(enrolling: Enrolling, Content(bytes): Content) -> Result<Response, Failed> {
     let Enrolling { call, user, by } = enrolling;
     let code = Code::parse(&body_of::<WithCode>(&bytes)?.code)?;
-    let token = if let By::SetUpToken(token) = &by { Some(token) } else { None };
-    backup_codes(second_factor::confirm(&call, &user, token, &code).await?)
+    backup_codes(second_factor::confirm(&call, &user, &by, &code).await?)
 }
 
 fn backup_codes(shown: Option<Shown>) -> Result<Response, Failed> {

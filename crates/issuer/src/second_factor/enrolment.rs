@@ -3,7 +3,7 @@
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign_api::policy::MfaMode;
 use countersign_core::time::UnixMillis;
-use countersign_store::{NewOneTimeToken, SecretHash, StoreError, Tx, User, UserStatus, transact};
+use countersign_store::{NewOneTimeToken, SecretHash, Session, StoreError, Tx, User, transact};
 
 use super::{Code, codes, failed, in_use, resealing, sending};
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     call::Call,
     lockout::{self, Counter},
     mail::Notice,
-    opening::random,
+    opening::{admitted, random},
     problem::{Failed, Problem},
     totp::{Provisioning, TotpError, TotpSecret},
 };
@@ -68,7 +68,7 @@ pub(crate) async fn user_of_setup_token(call: &Call, hash: &SecretHash) -> Resul
         return Ok(None);
     }
     let user = store.user(policy, &held.user).await?;
-    Ok(user.filter(|user| user.status == UserStatus::Active))
+    Ok(user.and_then(|user| admitted(user, now)))
 }
 
 fn off() -> Failed {
@@ -79,8 +79,38 @@ fn is_set_up() -> Failed {
     Problem::forbidden("a second factor is set up already").fix("DELETE /auth/2fa/totp first").into()
 }
 
+/// By what a person may set up a second factor.
+pub(crate) enum By {
+    /// A login's session.
+    Session(Box<Session>),
+    /// A set-up token, by its hash.
+    SetUpToken(SecretHash),
+}
+
+impl By {
+    /// Refuses when the session has ended meanwhile, as by a changed password. Under the account's lock.
+    async fn holds(&self, tx: &mut Tx, now: UnixMillis) -> Result<(), Failed> {
+        let Self::Session(session) = self else { return Ok(()) };
+        match tx.session(&session.policy, &session.id).await? {
+            Some(held) if held.is_live(now) => Ok(()),
+            _ => Err(Problem::invalid_token("the session has ended").into()),
+        }
+    }
+
+    /// Uses a set-up token up. Refuses when it is none any more, or the password is another one.
+    async fn used_up(&self, tx: &mut Tx, user: &User, now: UnixMillis) -> Result<(), Failed> {
+        let Self::SetUpToken(hash) = self else { return Ok(()) };
+        let taken = tx.take_one_time_token(&user.policy, SETUP, hash, now).await?;
+        let password = tx.password(&user.policy, &user.id).await?;
+        match taken.zip(password) {
+            Some((taken, password)) if taken.content == password.changed.0.to_string() => Ok(()),
+            _ => Err(Problem::invalid_token("the set-up token is not good any more").into()),
+        }
+    }
+}
+
 /// Begins to set up an authenticator: the secret takes the place of one that was never confirmed.
-pub(crate) async fn begin_setup(call: &Call, user: &User) -> Result<Provisioning, Failed> {
+pub(crate) async fn begin_setup(call: &Call, user: &User, by: &By) -> Result<Provisioning, Failed> {
     let (login, secrets) = (call.login()?, &call.issuer.parts.secrets);
     if login.settings.mfa.mode == MfaMode::Disabled {
         return Err(off());
@@ -98,6 +128,7 @@ pub(crate) async fn begin_setup(call: &Call, user: &User) -> Result<Provisioning
     transact!(call.store(), Failed, |tx| {
         tx.lock_subject(&user.policy, &user.id).await?;
         let now = tx.database_now().await?;
+        by.holds(tx, now).await?;
         match tx.begin_totp(&user.policy, &user.id, &sealed, &key_id, now).await {
             Err(StoreError::Conflict(_)) => Err(is_set_up()),
             begun => Ok(begun?),
@@ -110,31 +141,21 @@ pub(crate) async fn begin_setup(call: &Call, user: &User) -> Result<Provisioning
 pub(crate) struct Shown(pub(crate) Vec<String>);
 
 /// Puts an authenticator in use by its first code; absent when that is wrong. A set-up token is used up by it.
-pub(crate) async fn confirm(
-    call: &Call,
-    user: &User,
-    setup_token: Option<&SecretHash>,
-    code: &Code,
-) -> Result<Option<Shown>, Failed> {
+pub(crate) async fn confirm(call: &Call, user: &User, by: &By, code: &Code) -> Result<Option<Shown>, Failed> {
     if call.login()?.settings.mfa.mode == MfaMode::Disabled {
         return Err(off());
     }
-    transact!(call.store(), Failed, |tx| { confirmed(tx, call, user, setup_token, code).await })
+    transact!(call.store(), Failed, |tx| { confirmed(tx, call, user, by, code).await })
 }
 
-async fn confirmed(
-    tx: &mut Tx,
-    call: &Call,
-    user: &User,
-    setup_token: Option<&SecretHash>,
-    code: &Code,
-) -> Result<Option<Shown>, Failed> {
+async fn confirmed(tx: &mut Tx, call: &Call, user: &User, by: &By, code: &Code) -> Result<Option<Shown>, Failed> {
     let (policy, counter) = (&user.policy, Counter::Account(user.id.clone()));
     tx.lock_subject(policy, &user.id).await?;
     let now = tx.database_now().await?;
     if let Some(until) = counter.locked_in(tx, policy, now).await? {
         return Err(lockout::locked(until, now).into());
     }
+    by.holds(tx, now).await?;
     let held = tx.totp(policy, &user.id).await?;
     let held = held.filter(|held| held.confirmed.is_some() || held.created.plus(FRESH_MS) > now);
     let held = held.ok_or_else(|| {
@@ -149,11 +170,7 @@ async fn confirmed(
         failed(tx, call, &user.id, &counter, "set-up", now).await?;
         return Ok(None);
     };
-    if let Some(token) = setup_token
-        && tx.take_one_time_token(policy, SETUP, token, now).await?.is_none()
-    {
-        return Err(Problem::invalid_token("the set-up token is not good any more").into());
-    }
+    by.used_up(tx, user, now).await?;
     if !tx.confirm_totp(policy, &user.id, &held.secret, step, now).await? {
         return Err(is_set_up());
     }

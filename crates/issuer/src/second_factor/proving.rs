@@ -1,7 +1,7 @@
 //! A login between its password and its session: a code is asked for, shown, or has to be set up first.
 
 use countersign_core::time::UnixMillis;
-use countersign_store::{Appended, Challenge, RefreshToken, Retry, Tx, User, UserStatus, transact};
+use countersign_store::{Appended, Challenge, RefreshToken, Retry, StoreError, Tx, User, transact};
 
 use super::{Code, Pending, challenge, codes, enrolment, failed, in_use, step_up};
 use crate::{
@@ -89,6 +89,18 @@ async fn with_code(
     Ok(Step::opened(opening::open(tx, call, &proven).await?))
 }
 
+/// Whether a login, its password aside, is the one that this very code has just completed: limits on logins count it once.
+pub(crate) async fn is_again(call: &Call, user: &User, code: &Code, now: UnixMillis) -> Result<bool, StoreError> {
+    let ip = call.client.ip.to_string();
+    for hash in code.retry_hashes(call, &user.id) {
+        let retry = Retry { user: &user.id, code: &hash, ip: Some(&ip), user_agent: call.client.user_agent.as_deref() };
+        if call.store().is_retry(&user.policy, &retry, now).await? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// The session that this very code has just led to, for a client that ignored what the challenge answered and logs in again:
 /// once, and only while nothing of that session was used. What it was answered first is good no more, the access token aside.
 async fn again(
@@ -160,7 +172,7 @@ async fn answered(
     let (policy, mfa) = (&call.policy.name, &call.login()?.settings.mfa);
     tx.lock_subject(policy, &challenge.user).await?;
     let now = tx.database_now().await?;
-    let user = tx.user(policy, &challenge.user).await?.filter(|user| user.status == UserStatus::Active);
+    let user = tx.user(policy, &challenge.user).await?.and_then(|user| opening::admitted(user, now));
     let password = tx.password(policy, &challenge.user).await?;
     let unchanged = password.as_ref().map(|password| password.changed.0) == pending.password_changed;
     let open = challenge.expires > now && challenge.completed.is_none();

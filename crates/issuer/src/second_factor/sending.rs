@@ -1,6 +1,6 @@
 //! Codes that are sent.
 
-use countersign_store::{Folded, User, UserStatus, transact};
+use countersign_store::{Folded, User, transact};
 
 use super::{codes, in_use, proving::invalid_challenge};
 use crate::{
@@ -9,6 +9,7 @@ use crate::{
     limits::Window,
     lockout::{self, Counter},
     mail::Notice,
+    opening::admitted,
     problem::{Failed, Problem},
     second_factor::Pending,
 };
@@ -51,7 +52,7 @@ pub(crate) async fn send(call: &Call, id: &str) -> Result<(), Failed> {
         }
         let held = tx.user(policy, &user.id).await?;
         // The address is the one that a code is mailed to, still.
-        let same = held.is_some_and(|held| held.status == UserStatus::Active && held.email == user.email);
+        let same = held.and_then(|held| admitted(held, now)).is_some_and(|held| held.email == user.email);
         if !same || in_use(call, tx.totp(policy, &user.id).await?)?.is_none() || challenge.expires <= now {
             return Err(invalid_challenge().into());
         }

@@ -178,6 +178,21 @@ async fn a_changed_password_voids_what_waits_for_a_code() {
 }
 
 #[tokio::test]
+async fn a_lock_whose_time_is_over_is_lifted_by_the_next_login() {
+    let rig = Rig::new(&wide()).await;
+    let alice = enrolled(&rig, "alice").await;
+    let mut user = rig.store.user(rig.name(), &alice.id).await.unwrap().unwrap();
+    let now = rig.store.database_now().await.unwrap();
+    (user.status, user.status_until) = (countersign_store::UserStatus::Locked, Some(now));
+    countersign_store::transact!(&*rig.store, |tx| { tx.save_user(&user).await }).unwrap();
+    let asked = challenge(&rig, "alice").await;
+    let answer = verify(&rig, &asked, &code(&rig, &alice.secret, 0).await).await;
+    assert_eq!((answer.status.as_u16(), &answer.body["user"]["status"]), (200, &json!("active")));
+    let refresh = rig.post("/auth/refresh").json(json!({"refresh_token": answer.text("refresh_token")})).send().await;
+    assert_eq!(refresh.status, 200, "{}", refresh.body);
+}
+
+#[tokio::test]
 async fn a_session_limit_refuses_a_right_code_and_counts_no_failure() {
     let rig = Rig::new(&format!("{}    sessions: {{maxConcurrent: 1, onLimit: Reject}}\n", wide())).await;
     let alice = enrolled(&rig, "alice").await;

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Enrolled, PASSWORD, challenge, code, enrolled, live_sessions, login_with, verify, wide};
+use super::{Enrolled, PASSWORD, challenge, code, enrolled, live_sessions, login_with, verify, wide, wrong_code};
 use crate::tests::rig::{Answer, Rig};
 
 /// A challenge that was answered; the code that did, and the answer.
@@ -70,4 +70,24 @@ async fn a_used_session_another_address_and_another_agent_get_nothing() {
     assert_eq!(rig.post("/auth/login").json(wrong).send().await.refusal(), (401, "invalid_credentials"));
     rig.post("/auth/logout").bearer(&answer.text("access_token")).send().await;
     refused(&used, "the session has ended").await;
+}
+
+#[tokio::test]
+async fn limits_count_the_login_again_once_and_every_guess() {
+    let limits = "rateLimits: {login: {perAccountAndAddress: {limit: 4, window: 5m}}, api: {}}";
+    let quick = wide().replace("rateLimits: {login: {}, register: {}, passwordReset: {}, api: {}}", limits);
+    let rig = Rig::new(&format!("{quick}    lockout: {{mode: Disabled}}\n")).await;
+    let alice = enrolled(&rig, "alice").await;
+    let (used, _) = completed(&rig, &alice, 0).await;
+    assert_eq!(login_with(&rig, "alice", &used).await.status, 200);
+    assert!(rig.login("alice", PASSWORD).await.body["challenge_id"].is_string(), "the third");
+    let wrong = wrong_code(&rig, &alice.secret).await;
+    assert_eq!(login_with(&rig, "alice", &wrong).await.refusal(), (401, "invalid_code"), "the fourth");
+    for _ in 0..3 {
+        assert_eq!(
+            login_with(&rig, "alice", &wrong).await.refusal(),
+            (429, "rate_limited"),
+            "an open challenge is no pass"
+        );
+    }
 }
