@@ -23,7 +23,7 @@ fn issuer(dev: &Dev, path: &str) -> String {
     format!("http://{}{path}", dev.addresses()["issuer"].as_str().unwrap())
 }
 
-fn post(dev: &Dev, path: &str, body: &Value) -> (u16, Value) {
+pub(crate) fn post(dev: &Dev, path: &str, body: &Value) -> (u16, Value) {
     curl(&issuer(dev, path), &["--json", &body.to_string()])
 }
 

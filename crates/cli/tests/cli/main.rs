@@ -11,6 +11,7 @@ mod emergency;
 mod environment;
 mod first_login;
 mod keys;
+mod people;
 mod policies;
 mod revoking;
 mod rig;
