@@ -37,6 +37,13 @@ pub(crate) enum Notice {
         /// How long it works, milliseconds.
         valid_for_ms: i64,
     },
+    /// Choose a password for an account that an administrator made.
+    Invitation {
+        /// The page that does.
+        link: String,
+        /// How long it works, milliseconds.
+        valid_for_ms: i64,
+    },
     /// Somebody tried to register with the address of an account.
     AlreadyRegistered,
     /// The account has another address now; told to the old one.
@@ -137,6 +144,12 @@ impl Notice {
             Self::ResetPassword { link: page, valid_for_ms } => link(
                 "Reset your password",
                 "Somebody, probably you, asked for a new password for your account. Choose one here:",
+                page,
+                valid_for_ms,
+            ),
+            Self::Invitation { link: page, valid_for_ms } => link(
+                "Your new account",
+                "An account was made for you. Choose a password for it:",
                 page,
                 valid_for_ms,
             ),
@@ -258,7 +271,8 @@ mod tests {
         vec![
             Notice::VerifyAddress { link: link.clone(), valid_for_ms },
             Notice::ConfirmNewAddress { link: link.clone(), valid_for_ms },
-            Notice::ResetPassword { link, valid_for_ms },
+            Notice::ResetPassword { link: link.clone(), valid_for_ms },
+            Notice::Invitation { link, valid_for_ms },
             Notice::AlreadyRegistered,
             Notice::AddressChanged,
             Notice::SecondFactorCode { code: "493817".into(), valid_for_ms: 300_000 },
@@ -284,7 +298,7 @@ mod tests {
                 None => assert!(!text.contains("http"), "{subject}"),
             }
         }
-        let code = &notices()[5];
+        let code = &notices()[6];
         assert!(code.letter().text.contains("\n493817\n"));
         assert!(!format!("{code:?}").contains("493817"), "no code in a log");
         assert!(!format!("{:?}", notices()[2]).contains("abc"), "no link in a log");

@@ -192,9 +192,8 @@ fn greet(call: &Call, to: &Folded, purpose: Purpose, token: &str) -> Result<(), 
     let valid_for_ms = purpose.life_ms();
     let notice = match purpose {
         Purpose::Verify => Notice::VerifyAddress { link: verification_link(mail, issuer, token), valid_for_ms },
-        Purpose::Reset | Purpose::Invitation => {
-            Notice::ResetPassword { link: reset_link(mail, issuer, token), valid_for_ms }
-        }
+        Purpose::Invitation => Notice::Invitation { link: reset_link(mail, issuer, token), valid_for_ms },
+        Purpose::Reset => Notice::ResetPassword { link: reset_link(mail, issuer, token), valid_for_ms },
     };
     post(call, to, notice)
 }
