@@ -14,7 +14,7 @@ use self::load::{Load, percentile};
 use crate::{
     Session,
     args::{Cli, Command, Demo},
-    client::{Address, Client},
+    client::{Address, Answer, Client},
     commands::{now, text},
     dev::{Running, Settings},
     failure::{Exit, Failure},
@@ -27,6 +27,12 @@ const POLICY: &str = "default/dev";
 const SERIES: usize = 2000;
 /// Revocations of a measured series.
 const REVOCATIONS: usize = 50;
+/// The people of the story, and their password: it is told on data of its own.
+const LOGS_IN: &str = "alice";
+const GUESSED_AT: &str = "bob";
+const PASSWORD: &str = "Correct-horse-7-battery";
+/// The built-in policy locks before this.
+const MOST_GUESSES: u32 = 20;
 /// How long any one step may take.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -55,11 +61,13 @@ fn dry_run(session: &Session, args: &Demo) -> Result<Exit, Failure> {
     let place = args.data_dir.as_ref().map_or_else(|| "a temporary directory".to_owned(), |dir| dir.display().to_string());
     let steps = [
         ("start", format!("`dev` on free ports, its data in {place}")),
+        ("log in", "as a person, by name and password".to_owned()),
         ("mint", "200 tokens over the admin socket".to_owned()),
         ("verify", format!("{SERIES} calls over the Unix socket, and a tampered token")),
         ("rotate", "the signing key while tokens are minted and verified".to_owned()),
         ("revoke", format!("{REVOCATIONS} tokens, each until the verifier refuses it")),
-        ("restart", "and see that the revoked stay revoked".to_owned()),
+        ("lock out", "somebody who guesses a password".to_owned()),
+        ("restart", "and see that the revoked stay revoked, and the locked locked".to_owned()),
     ];
     let lines: Vec<String> = steps.iter().map(|(name, what)| format!("{name:<9}{what}")).collect();
     session.printer.remark(&format!("dry run: would\n  {}", lines.join("\n  ")));
@@ -80,6 +88,7 @@ struct Story<'a> {
 struct Stage {
     running: Running,
     admin: Client,
+    issuer: Client,
     verifier: Arc<Client>,
 }
 
@@ -92,7 +101,8 @@ impl Stage {
         let client = |socket: &std::path::Path| Client::new(Address::Socket(socket.to_owned()), None, PATIENCE);
         let admin = client(&running.addresses().admin_socket)?;
         let verifier = Arc::new(client(&running.addresses().socket)?);
-        Ok(Self { running, admin, verifier })
+        let issuer = Client::new(Address::Url(format!("http://{}", running.addresses().issuer)), None, PATIENCE)?;
+        Ok(Self { running, admin, issuer, verifier })
     }
 
     async fn mint(&self, subject: &str) -> Result<String, Failure> {
@@ -100,6 +110,10 @@ impl Stage {
         let minted =
             self.admin.post(&format!("/admin/v1/policies/{POLICY}/tokens"), &body, Duration::ZERO).await?.success()?;
         Ok(text(&minted, "token").to_owned())
+    }
+
+    async fn login(&self, name: &str, password: &str) -> Result<Answer, Failure> {
+        self.issuer.post("/auth/login", &json!({"username": name, "password": password}), Duration::ZERO).await
     }
 
     async fn verdict(&self, token: &str) -> Result<String, Failure> {
@@ -147,15 +161,54 @@ impl Story<'_> {
             "verifier, issuer and operator in one process",
             vec![("ready_ms", json!(ms(started.elapsed())))],
         );
-        let token = self.mint(&stage).await?;
+        let token = self.log_in(&stage).await?;
+        self.mint(&stage).await?;
         self.verify(&stage, &token).await?;
         self.rotate(&stage, &token).await?;
         let dead = self.revoke(&stage).await?;
+        self.lock_out(&stage).await?;
         self.restart(stage, data_dir, &token, &dead).await
     }
 
-    async fn mint(&mut self, stage: &Stage) -> Result<String, Failure> {
-        let token = stage.mint("alice").await?;
+    /// A person of the story logs in, and is given a token as everybody is.
+    async fn log_in(&mut self, stage: &Stage) -> Result<String, Failure> {
+        for name in [LOGS_IN, GUESSED_AT] {
+            let account = json!({
+                "email": format!("{name}@shop.example"), "username": name, "password": PASSWORD, "email_verified": true,
+            });
+            let path = format!("/admin/v1/policies/{POLICY}/users");
+            // Told on the same data a second time, the story has them already.
+            let made = stage.admin.post(&path, &account, Duration::ZERO).await?;
+            if made.status != 409 {
+                made.success()?;
+            }
+        }
+        let at = Instant::now();
+        let tokens = stage.login(LOGS_IN, PASSWORD).await?.success()?;
+        let took = at.elapsed();
+        let figures = vec![("took_ms", json!(ms(took))), ("expires_in", tokens["expires_in"].clone())];
+        self.step("log in", "alice, by name and password (Argon2id)", figures);
+        Ok(text(&tokens, "access_token").to_owned())
+    }
+
+    /// Somebody guesses; the account takes no more guesses for a while, whoever makes them.
+    async fn lock_out(&mut self, stage: &Stage) -> Result<(), Failure> {
+        let mut guesses = 0;
+        let refused = loop {
+            let answer = stage.login(GUESSED_AT, "a guess").await?;
+            match answer.status {
+                401 if guesses < MOST_GUESSES => guesses += 1,
+                423 => break answer,
+                status => return Err(Failure::no(format!("the issuer answered {status} to guess {}", guesses + 1))),
+            }
+        };
+        let until = refused.body["locked_until"].as_i64().unwrap_or(0) - now().as_secs();
+        let figures = vec![("guesses", json!(guesses)), ("locked_for_s", json!(until))];
+        self.step("lock out", "mallory guesses bob's password", figures);
+        Ok(())
+    }
+
+    async fn mint(&mut self, stage: &Stage) -> Result<(), Failure> {
         let mut took = Vec::with_capacity(200);
         for n in 0..200 {
             let at = Instant::now();
@@ -164,10 +217,10 @@ impl Story<'_> {
         }
         self.step(
             "mint",
-            "a signed token for alice over the admin socket",
+            "200 signed tokens over the admin socket",
             vec![("p50_ms", json!(ms(percentile(&mut took, 50))))],
         );
-        Ok(token)
+        Ok(())
     }
 
     async fn verify(&mut self, stage: &Stage, token: &str) -> Result<(), Failure> {
@@ -267,7 +320,15 @@ impl Story<'_> {
         let ready = started.elapsed();
         expect(&stage, dead, "revoked").await?;
         expect(&stage, live, "valid").await?;
-        self.step("restart", "the revoked token stays dead, the other lives on", vec![("ready_ms", json!(ms(ready)))]);
+        let locked = stage.login(GUESSED_AT, PASSWORD).await?;
+        if locked.status != 423 {
+            return Err(Failure::no(format!("the lock did not outlive a restart: the issuer answered {}", locked.status)));
+        }
+        self.step(
+            "restart",
+            "the revoked token and the lock stay, the other token lives on",
+            vec![("ready_ms", json!(ms(ready)))],
+        );
         stage.running.shutdown().await;
         Ok(())
     }
@@ -290,9 +351,9 @@ impl Story<'_> {
         let printer = &self.session.printer;
         if !printer.structured() {
             let mark = printer.paint(mark, tone);
-            let figures = if figures.is_empty() { String::new() } else { format!("\n            {figures}") };
+            let figures = if figures.is_empty() { String::new() } else { format!("\n              {figures}") };
             // A closed pipe ends the story's telling, not the story.
-            let _ = write_out(&format!("{mark}  {name:<8}{what}{figures}\n"));
+            let _ = write_out(&format!("{mark}  {name:<10}{what}{figures}\n"));
         }
     }
 
