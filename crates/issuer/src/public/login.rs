@@ -21,6 +21,7 @@ use crate::{
     cookies::Cookie,
     limits::rate_limit_headers,
     lockout::{self, Counter},
+    metrics::Login,
     names,
     opening::{self, Opened, Proven, Wishes},
     passwords::Match,
@@ -43,7 +44,20 @@ pub(super) struct Body {
     cookies: Option<bool>,
 }
 
-pub(super) async fn login(call: Call, headers: HeaderMap, Content(bytes): Content) -> Result<Response, Failed> {
+pub(super) async fn login(call: Call, headers: HeaderMap, content: Content) -> Result<Response, Failed> {
+    let answer = attempt(&call, headers, content).await;
+    let turned_away = [StatusCode::FORBIDDEN, StatusCode::LOCKED, StatusCode::TOO_MANY_REQUESTS];
+    match &answer {
+        Err(failed) if failed.is("invalid_credentials") => call.issuer.parts.metrics.login(Login::Failure),
+        Err(Failed::Problem(problem)) if turned_away.contains(&problem.status()) => {
+            call.issuer.parts.metrics.login(Login::Refused);
+        }
+        _ => {}
+    }
+    answer
+}
+
+async fn attempt(call: &Call, headers: HeaderMap, Content(bytes): Content) -> Result<Response, Failed> {
     let login = call.login()?;
     let body: Body = form_or_json(&headers, &bytes)?;
     let name = match (&body.username, &body.email) {
@@ -51,7 +65,7 @@ pub(super) async fn login(call: Call, headers: HeaderMap, Content(bytes): Conten
         _ => return Err(Problem::validation("username (a name or an e-mail address) or email is missing").into()),
     };
     let wants_cookies = body.cookies.unwrap_or(false);
-    let cookies = if wants_cookies { Some(browser::may_want(&call)?) } else { None };
+    let cookies = if wants_cookies { Some(browser::may_want(call)?) } else { None };
     let of_cookie = cookies.and_then(|cookies| browser::shown(cookies, &headers, Cookie::Device)).map(str::to_owned);
     let wishes = Wishes {
         remember_me: body.remember_me.unwrap_or(false),
@@ -65,42 +79,42 @@ pub(super) async fn login(call: Call, headers: HeaderMap, Content(bytes): Conten
     let (policy, store) = (&call.policy.name, call.store());
 
     let now = call.now().await?;
-    door::not_blocked(&call, now).await?;
-    let user = account(&call, &name).await?;
-    let counter = Counter::of_login(&call, user.as_ref(), &name, wishes.device_hash().as_ref()).await?;
+    door::not_blocked(call, now).await?;
+    let user = account(call, &name).await?;
+    let counter = Counter::of_login(call, user.as_ref(), &name, wishes.device_hash().as_ref()).await?;
     if let Some(until) = counter.locked(store, policy, now).await? {
         return Err(lockout::locked(until, now).into());
     }
     // The login that comes again with its code is the same login.
     let again = match (&user, &code) {
-        (Some(user), Some(code)) => second_factor::is_again(&call, user, code, now).await?,
+        (Some(user), Some(code)) => second_factor::is_again(call, user, code, now).await?,
         _ => false,
     };
-    let standing = if again { None } else { door::may_try(&call, &name, now).await? };
+    let standing = if again { None } else { door::may_try(call, &name, now).await? };
     let password = match &user {
         Some(user) => store.password(policy, &user.id).await?,
         None => None,
     };
     let found = user.zip(password);
-    let matched = check_password(&call, found.as_ref().map(|(_, password)| password), &body.password).await?;
+    let matched = check_password(call, found.as_ref().map(|(_, password)| password), &body.password).await?;
     let (Some((user, password)), true) = (found, matched != Match::No) else {
-        return failed(&call, &counter, &name, &login.settings.lockout).await;
+        return failed(call, &counter, &name, &login.settings.lockout).await;
     };
     if matched == Match::YesButOld {
-        rehash(&call, &user, &password, &body.password).await?;
+        rehash(call, &user, &password, &body.password).await?;
     }
-    may_log_in(&call, &user, &password, now)?;
+    may_log_in(call, &user, &password, now)?;
     let proven = Proven { user: &user, password: &password, amr: &["pwd"], counter: &counter, wishes: &wishes };
-    let step = transact!(store, Failed, |tx| { second_factor::at_login(tx, &call, &proven, code.as_ref()).await });
+    let step = transact!(store, Failed, |tx| { second_factor::at_login(tx, call, &proven, code.as_ref()).await });
     match step {
         Ok(step) => {
-            let mut answer = super::second_factor::step(&call, &user, step).await?;
+            let mut answer = super::second_factor::step(call, &user, step).await?;
             if let Some(standing) = &standing {
                 rate_limit_headers(answer.headers_mut(), standing);
             }
             Ok(answer)
         }
-        Err(failure) => Err(refused(&call, &user, failure).await?),
+        Err(failure) => Err(refused(call, &user, failure).await?),
     }
 }
 
@@ -112,11 +126,13 @@ pub(super) async fn refused(call: &Call, user: &User, failure: Failed) -> Result
     Ok(failure)
 }
 
-/// A body in JSON whatever its type says, or in a form's encoding where that is its type.
+/// A body in JSON whatever its type says, or in a form's encoding where that is its type. An object in a body that is typed as a
+/// form, as curl's `--data` types everything, is meant as JSON: a form that begins so has no member that is known here.
 fn form_or_json<T: DeserializeOwned>(headers: &HeaderMap, bytes: &axum::body::Bytes) -> Result<T, Problem> {
     let typ = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let typ = typ.split(';').next().unwrap_or_default().trim();
-    if !typ.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+    let form = typ.eq_ignore_ascii_case("application/x-www-form-urlencoded");
+    if !form || bytes.trim_ascii_start().starts_with(b"{") {
         return body_of(bytes);
     }
     let mut members = BTreeMap::new();

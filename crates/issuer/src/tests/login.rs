@@ -173,3 +173,19 @@ async fn of_parallel_logins_no_more_stay_than_the_limit_allows() {
     }
     assert_eq!(good, 3);
 }
+
+#[tokio::test]
+async fn a_login_is_read_as_json_or_as_a_form_and_json_of_a_form_s_type_as_json() {
+    let rig = Rig::new(QUICK).await;
+    rig.account("alice", PASSWORD, &[]).await;
+    let form = "username=alice&password=correct+horse+battery+staple";
+    let object = json!({"username": "alice", "password": PASSWORD}).to_string();
+    for (typ, body) in [
+        ("application/x-www-form-urlencoded", form),
+        ("application/x-www-form-urlencoded", &object),
+        ("text/plain", &object),
+    ] {
+        let answer = rig.post("/auth/login").header("content-type", typ).text(body).send().await;
+        assert_eq!(answer.status, 200, "{typ} {body}: {}", answer.body);
+    }
+}

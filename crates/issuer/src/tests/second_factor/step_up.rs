@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{PASSWORD, challenge, code, count, enrolled, login_with, verify, wide, wrong_code};
-use crate::tests::rig::{Answer, Rig};
+use crate::tests::rig::{Answer, Rig, policy_yaml};
 
 const ELSEWHERE: &str = "198.51.100.9";
 
@@ -48,6 +48,22 @@ async fn a_session_from_elsewhere_goes_on_with_a_code() {
     let again = rig.post("/auth/login").from(ELSEWHERE).json(body).send().await;
     assert_eq!(again.refusal(), (401, "invalid_code"), "a login doesn't get that session");
     assert_eq!((count(&rig, "IP_CHANGE").await, count(&rig, "MFA_SUCCEEDED").await), (2, 1));
+}
+
+#[tokio::test]
+async fn clients_that_keep_their_first_refresh_token_keep_it_through_a_step_up() {
+    let yaml = policy_yaml(&stepping("")).replace("  roles:", "  tokens: {refreshRotation: Never}\n  roles:");
+    let dir = tempfile::tempdir().unwrap();
+    let store = countersign_store::Store::open(&dir.path().join("store.db")).await.unwrap();
+    let rig = Rig::over(store, dir, &yaml).await;
+    let alice = enrolled(&rig, "alice").await;
+    let token = alice.login.text("refresh_token");
+    let asked = refresh(&rig, &token, ELSEWHERE).await.text("challenge_id");
+    let answer = show(&rig, &asked, &code(&rig, &alice.secret, 0).await).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    for token in [token, answer.text("refresh_token")] {
+        assert_eq!(refresh(&rig, &token, ELSEWHERE).await.text("refresh_token"), token);
+    }
 }
 
 #[tokio::test]
