@@ -22,6 +22,7 @@ use crate::{
     emergency::Noted,
     minter::Scopes,
     problem::{Failed, Problem},
+    public::{door, rate_limits},
     second_factor,
     serving::Issuer,
 };
@@ -113,6 +114,7 @@ pub(crate) async fn judge(
     let require = Require { permissions: permission.into_iter().map(Cow::Borrowed).collect(), ..Require::default() };
     let ask = Ask { require, ..Ask::default() };
     let refused = |refusal: Refusal| match refusal.status() {
+        401 if is_suspicious(&refusal) => Problem::invalid_token(refusal.detail()).suspicious(),
         401 => Problem::invalid_token(refusal.detail()),
         403 => match permission {
             Some(permission) => Problem::forbidden(format!("{}; {permission} is needed", refusal.detail())),
@@ -124,7 +126,7 @@ pub(crate) async fn judge(
         check::authenticate(&policy.compiled, token, world.now, feed.revocations().hasher()).map_err(refused)?;
     check::judge(&policy.compiled, &credential, &ask, &world).map(|_| ()).map_err(refused)?;
     if !view.fresh && ended_in_sql(&parts.store, policy, &credential).await? {
-        return Err(Problem::invalid_token("the token was revoked").into());
+        return Err(Problem::invalid_token("the token was revoked").suspicious().into());
     }
     let session = match (credential.kind(), credential.session_id()) {
         (CredentialKind::Access, Some(id)) => parts.store.session(&policy.name, id).await?,
@@ -138,6 +140,11 @@ pub(crate) async fn judge(
         second_factor::used(&parts.store, &policy.name, session).await?;
     }
     Ok(Caller { credential, session })
+}
+
+/// Whether somebody holds what was never given to them, or was taken from them: not that it has merely run out.
+const fn is_suspicious(refusal: &Refusal) -> bool {
+    matches!(refusal, Refusal::BadSignature | Refusal::UnknownKey | Refusal::Revoked(_))
 }
 
 /// Whether SQL says that a credential has ended, while the feed may not know.
@@ -177,7 +184,14 @@ impl FromRequestParts<Issuer> for Permitted {
     async fn from_request_parts(parts: &mut Parts, issuer: &Issuer) -> Result<Self, Failed> {
         let call = Call::from_request_parts(parts, issuer).await?;
         let shown = credential(&call.policy, &parts.headers)?;
-        let caller = judge(issuer, &call.policy, shown.token, None).await?;
+        let caller = match judge(issuer, &call.policy, shown.token, None).await {
+            Err(Failed::Problem(problem)) if problem.is_suspicious() => {
+                door::bad_token(&call, problem.detail()).await?;
+                return Err(Failed::Problem(problem));
+            }
+            judged => judged?,
+        };
+        rate_limits::may_call(&call, &caller.credential).await?;
         if shown.from_cookie && !cookies::is_safe(&parts.method) {
             let session = caller.credential.session_id();
             if !session.is_some_and(|session| csrf::holds(issuer, &call.policy, session, &parts.headers)) {

@@ -24,6 +24,17 @@ families! {
         "When the schedule wants the next key to sign.";
     POLICY_VERIFIERS = Gauge "countersign_policy_verifiers" ["policy", "state"]
         "Verifiers by whether they hold the policy's present generation: `enforced` or `lagging`.";
+    pub(crate) LOGIN_ATTEMPTS = Counter "auth_login_attempts_total" ["result"]
+        "Logins: `success`; `failure` (a wrong name, password or code); `refused` (a limit, a lock or a closed account).";
+    pub(crate) LOGIN_FAILURES = Counter "auth_login_failures_total" [] "Logins with a wrong name, password or code.";
+    pub(crate) CHALLENGES = Counter "auth_2fa_challenges_total" [] "Codes that logins were asked for.";
+    pub(crate) ACTIVE_SESSIONS = Gauge "auth_active_sessions" ["policy"] "People's sessions that live.";
+    pub(crate) REFRESH_DURATION = Histogram "auth_token_refresh_duration_seconds" [] "Time to new tokens of a session, refusals included.";
+    pub(crate) MAILS = Counter "countersign_mails_total" ["result"]
+        "Mails: `sent`; `failed` (given up); `dropped` (the queue was full).";
+    pub(crate) LIMITS_FALLBACKS = Counter "countersign_rate_limit_fallbacks_total" []
+        "Counts of rate limits that were kept in the store because Redis was away.";
+    pub(crate) LIMITS_REDIS_AWAY = Gauge "countersign_rate_limit_redis_away" [] "1 while rate limits are counted in the store because Redis is away.";
 }
 
 /// Whether the process takes calls.
@@ -106,6 +117,7 @@ async fn metrics(State(issuer): State<Issuer>) -> Response {
             }
         }
     }
+    crate::metrics::tell(parts, &mut text).await;
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], text.into_text()).into_response()
 }
 

@@ -21,11 +21,10 @@ mod guard;
 mod health;
 mod housekeeping;
 mod issued;
-#[allow(dead_code, unused_imports, reason = "the routes that limit are being wired")]
 mod limits;
 mod lockout;
-#[allow(dead_code, unused_imports, reason = "the routes that mail are being wired")]
 mod mail;
+mod metrics;
 mod minter;
 pub mod names;
 mod opening;

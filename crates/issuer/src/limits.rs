@@ -143,6 +143,11 @@ impl Limits {
         Ok(Pressure { last_minute: hits(0), this_minute: hits(1), into_minute_ms: now.0.rem_euclid(attack::MINUTE_MS) })
     }
 
+    /// Whether there is a Redis to count on.
+    pub(crate) const fn has_redis(&self) -> bool {
+        self.redis.is_some()
+    }
+
     /// Whether counts are kept in the store because Redis is away. Always false where there is none.
     pub(crate) fn redis_away(&self) -> bool {
         self.redis_away.load(Relaxed)

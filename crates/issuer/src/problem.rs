@@ -20,6 +20,7 @@ pub(crate) struct Problem {
     detail: String,
     fix: Option<String>,
     bare_challenge: bool,
+    suspicious: bool,
     members: Map<String, Value>,
     retry_after_s: Option<u64>,
     limit: Option<Box<Standing>>,
@@ -33,6 +34,7 @@ impl Problem {
             detail: detail.into(),
             fix: None,
             bare_challenge: false,
+            suspicious: false,
             members: Map::new(),
             retry_after_s: None,
             limit: None,
@@ -122,6 +124,16 @@ impl Problem {
     pub(crate) fn rate_limited(standing: Standing) -> Self {
         let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "too many tries; wait, and try again");
         Self { limit: Some(Box::new(standing)), ..problem }
+    }
+
+    /// Worth a line in the audit trail.
+    #[must_use]
+    pub(crate) fn suspicious(self) -> Self {
+        Self { suspicious: true, ..self }
+    }
+
+    pub(crate) const fn is_suspicious(&self) -> bool {
+        self.suspicious
     }
 
     /// 409: a name or an address that another account has.

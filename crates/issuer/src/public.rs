@@ -7,13 +7,14 @@ mod api_keys;
 pub(crate) mod audit;
 mod browser;
 mod discovery;
-mod door;
+pub(crate) mod door;
 mod login;
 mod mailed;
 mod oauth;
 mod operations;
 mod owner;
 mod profile;
+pub(crate) mod rate_limits;
 mod refresh;
 mod register;
 mod second_factor;
@@ -113,6 +114,7 @@ fn operations() -> Router<Issuer> {
         .route("/health", get(operations::health))
         .route("/metrics", get(operations::metrics))
         .route("/session-status", get(operations::session_status))
+        .route("/rate-limit-status", get(rate_limits::status))
         .route("/security-dashboard", get(operations::security_dashboard))
         .route("/debug-report", get(operations::debug_report))
         .route("/validate-token", post(operations::validate_token))

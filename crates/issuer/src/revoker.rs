@@ -12,6 +12,7 @@ use countersign_core::{
 };
 use countersign_feed::{Publication, Publisher};
 use countersign_store::{Appended, Failure, Store, StoreError, Tx, transact};
+use serde_json::json;
 use tokio::sync::Notify;
 
 pub use request::{InvalidRevocation, RevocationRequest};
@@ -19,6 +20,8 @@ pub use request::{InvalidRevocation, RevocationRequest};
 use self::credential::Belongs;
 use crate::{
     Health,
+    audit::{Event, EventKind},
+    client::Client,
     closing::both,
     fleet::{Enforcement, Fleet},
     issued::Issued,
@@ -85,12 +88,12 @@ impl Revoker {
         Self { store, publisher, issued, fleet, health, key_revoked }
     }
 
-    /// Ends what `request` names. Waits up to `wait` for every verifier.
-    pub async fn revoke(
+    /// Ends what `request` names, and writes down that somebody asked for it. Waits up to `wait` for every verifier.
+    pub(crate) async fn revoke(
         &self,
         policy: &IssuerPolicy,
         request: &RevocationRequest,
-        source: &str,
+        (source, client): (&str, &Client),
         wait: Duration,
     ) -> Result<Revoked, RevokeError> {
         let (kind, id, appended) = transact!(&*self.store, RevokeError, |tx| {
@@ -108,6 +111,7 @@ impl Revoker {
             let entry = new.entry.clone();
             let appended = tx.revoke(&[new], now, |_| policy.max_entries).await?;
             let held = end_held(tx, policy, &entry, now).await?;
+            told(policy, &entry, client).write(tx, now).await?;
             Ok((entry.kind, entry.id, both(appended, held)))
         })?;
         let publication = self.published(policy, appended).await;
@@ -163,6 +167,22 @@ impl Revoker {
         };
         let known = which(Belongs::Known);
         if known.is_empty() { which(Belongs::AnyIssuer) } else { known }
+    }
+}
+
+/// What the audit trail says of it. A key's end is an event of its own, because everything that it signed ends with it.
+fn told<'a>(policy: &'a IssuerPolicy, entry: &Entry, client: &'a Client) -> Event<'a> {
+    let event = |kind| Event::new(&policy.name, kind, Some(client)).detail("reason", entry.reason.as_str());
+    match entry.kind {
+        Kind::Key => event(EventKind::KeyRevoked).detail("kid", entry.id.as_str()),
+        kind => {
+            let event = event(EventKind::AdminAction).detail("action", "revoke").detail("kind", json!(kind));
+            match kind {
+                Kind::Subject => event.subject(&entry.id),
+                Kind::Session => event.session(&entry.id),
+                _ => event.detail("id", entry.id.as_str()),
+            }
+        }
     }
 }
 

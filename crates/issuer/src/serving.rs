@@ -31,7 +31,7 @@ use self::{
 };
 use crate::{
     Fleet, Health, Mailer, Minter, Policies, Revoker, UseAudit, admin, health, housekeeping, issued::Issued,
-    limits::Limits, passwords::Pool, public, secrets::Secrets,
+    limits::Limits, metrics::Metrics, passwords::Pool, public, secrets::Secrets,
 };
 
 /// How long calls under way may take to end after the stop.
@@ -51,6 +51,17 @@ pub enum RingChoice {
     ApiKey,
     /// Both.
     All,
+}
+
+impl RingChoice {
+    /// As the audit trail says it.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Access => "access",
+            Self::ApiKey => "api_key",
+            Self::All => "all",
+        }
+    }
 }
 
 /// Why a rotation was not begun.
@@ -138,6 +149,7 @@ pub(crate) struct Parts {
     pub(crate) passwords: Pool,
     pub(crate) mailer: Mailer,
     pub(crate) limits: Limits,
+    pub(crate) metrics: Metrics,
     pub(crate) trusted_proxies: TrustedProxies,
     pub(crate) environment: String,
     pub(crate) publisher: Arc<Publisher>,
@@ -186,6 +198,7 @@ impl Issuer {
             passwords: config.passwords,
             mailer: config.mailer,
             limits,
+            metrics: Metrics::default(),
             trusted_proxies: config.trusted_proxies,
             environment: config.environment,
             publisher: config.publisher,

@@ -6,6 +6,7 @@ mod browser;
 mod emergency;
 mod login;
 mod new_passwords;
+mod operating;
 mod rig;
 mod second_factor;
 mod services;

@@ -10,10 +10,13 @@ use axum::{
 use super::OfPolicy;
 use crate::{audit::EventKind, call::Call, client::Client, problem::Problem, serving::Issuer};
 
-/// A call about a policy's people. Events of it are an administrator's.
+/// A call about a policy, whether or not it has people. Events of it are an administrator's.
+pub(super) struct Acting(pub(super) Call);
+
+/// A call about a policy's people.
 pub(super) struct Administered(pub(super) Call);
 
-impl FromRequestParts<Issuer> for Administered {
+impl FromRequestParts<Issuer> for Acting {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, issuer: &Issuer) -> Result<Self, Problem> {
@@ -22,7 +25,15 @@ impl FromRequestParts<Issuer> for Administered {
         let peer = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.0.ip());
         let client = Client::of(&parts.headers, peer, &issuer.parts.trusted_proxies)
             .map_err(|error| Problem::invalid_request(error.to_string()))?;
-        let call = Call { issuer: issuer.clone(), policy, client };
+        Ok(Self(Call { issuer: issuer.clone(), policy, client }))
+    }
+}
+
+impl FromRequestParts<Issuer> for Administered {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, issuer: &Issuer) -> Result<Self, Problem> {
+        let Acting(call) = Acting::from_request_parts(parts, issuer).await?;
         call.login()?;
         Ok(Self(call))
     }

@@ -2,19 +2,20 @@
 
 use axum::{
     Json,
-    extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
 };
 use countersign_core::ring::{KeyState, RingKey};
+use countersign_store::transact;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Content, OfPolicy, body_of};
+use super::{Content, OfPolicy, administered::Acting, body_of};
 use crate::{
     IssuerPolicy, RingView,
-    problem::Problem,
-    serving::{Issuer, RingChoice, RotateError},
+    audit::EventKind,
+    problem::{Failed, Problem},
+    serving::{RingChoice, RotateError},
 };
 
 pub(super) async fn list(policy: OfPolicy) -> Json<Value> {
@@ -52,25 +53,27 @@ struct Body {
     ring: Option<String>,
 }
 
-pub(super) async fn rotate(
-    State(issuer): State<Issuer>,
-    policy: OfPolicy,
-    Content(bytes): Content,
-) -> Result<Response, Problem> {
+pub(super) async fn rotate(Acting(call): Acting, Content(bytes): Content) -> Result<Response, Failed> {
     let body: Body = if bytes.is_empty() { Body { ring: None } } else { body_of(&bytes)? };
     let ring = match body.ring.as_deref() {
         None | Some("access") => RingChoice::Access,
         Some("api-key" | "api_key") => RingChoice::ApiKey,
         Some("all") => RingChoice::All,
-        Some(_) => return Err(Problem::validation("ring is one of access, api-key, all")),
+        Some(_) => return Err(Problem::validation("ring is one of access, api-key, all").into()),
     };
-    match issuer.parts.keys.rotate(&policy.0.name, ring).await {
-        Ok(()) => Ok((StatusCode::ACCEPTED, Json(json!({"requested": true}))).into_response()),
+    match call.issuer.parts.keys.rotate(&call.policy.name, ring).await {
+        Ok(()) => {
+            transact!(call.store(), |tx| {
+                let now = tx.database_now().await?;
+                call.event(EventKind::KeyRotated).detail("ring", ring.word()).write(tx, now).await
+            })?;
+            Ok((StatusCode::ACCEPTED, Json(json!({"requested": true}))).into_response())
+        }
         Err(RotateError::Elsewhere { command }) => {
             let detail = RotateError::Elsewhere { command: String::new() }.to_string();
-            Err(Problem::new(StatusCode::CONFLICT, "elsewhere", detail).fix(command))
+            Err(Problem::new(StatusCode::CONFLICT, "elsewhere", detail).fix(command).into())
         }
-        Err(error @ RotateError::NoRings) => Err(Problem::validation(error.to_string())),
-        Err(error @ RotateError::Store(_)) => Err(Problem::internal(&error)),
+        Err(error @ RotateError::NoRings) => Err(Problem::validation(error.to_string()).into()),
+        Err(error @ RotateError::Store(_)) => Err(Problem::internal(&error).into()),
     }
 }

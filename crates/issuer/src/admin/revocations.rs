@@ -13,7 +13,7 @@ use countersign_store::{HistoryFilter, Recorded};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Content, OfPolicy, OfQuery, body_of};
+use super::{Content, OfPolicy, OfQuery, administered::Acting, body_of};
 use crate::{InvalidRevocation, RevocationRequest, RevokeError, Revoker, problem::Problem, serving::Issuer};
 
 /// The longest wait for verifiers.
@@ -25,20 +25,20 @@ pub(super) struct Wait {
 }
 
 pub(super) async fn revoke(
-    State(issuer): State<Issuer>,
-    policy: OfPolicy,
+    Acting(call): Acting,
     OfQuery(wait): OfQuery<Wait>,
     Content(bytes): Content,
 ) -> Result<Response, Problem> {
     let request: RevocationRequest = body_of(&bytes)?;
-    let parts = &issuer.parts;
-    if request.id.as_ref().is_some_and(|id| Revoker::is_opaque_key_of_another(&parts.policies, &policy.0.name, id)) {
+    let (parts, policy) = (&call.issuer.parts, &call.policy);
+    if request.id.as_ref().is_some_and(|id| Revoker::is_opaque_key_of_another(&parts.policies, &policy.name, id)) {
         return Err(problem(&InvalidRevocation::CredentialAsId.into()));
     }
     let wait = Duration::from_millis(wait.wait_ms.unwrap_or(0)).min(MAX_WAIT);
-    let revoked = parts.revoker.revoke(&policy.0, &request, "admin", wait).await.map_err(|error| problem(&error))?;
+    let revoked = parts.revoker.revoke(policy, &request, ("admin", &call.client), wait).await;
+    let revoked = revoked.map_err(|error| problem(&error))?;
     let mut body = json!({
-        "policy": policy.0.name,
+        "policy": policy.name,
         "kind": revoked.kind,
         "id": revoked.id,
         "position": revoked.position,

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use axum::http::StatusCode;
-use countersign_api::policy::{EffectiveLoginLimits, Switch};
+use countersign_api::policy::Switch;
 use countersign_core::{revocation::Kind, time::UnixMillis};
 use countersign_store::{AddressBlock, Appended, StoreError, User, transact};
 
@@ -18,10 +18,14 @@ use crate::{
 };
 
 /// What tries are counted under.
-const BY_ACCOUNT: &str = "login-account";
+pub(super) const BY_ACCOUNT: &str = "login-account";
 const BY_ADDRESS: &str = "login-address";
 /// What failures of one address are counted under.
 const FAILURES: &str = "login-failures";
+/// What tokens that are no good are counted under, and how many of them a minute are written down.
+const BAD_TOKENS: &str = "bad-tokens";
+const BAD_TOKENS_TOLD: u32 = 5;
+const MINUTE_MS: i64 = 60_000;
 
 /// 403 while the address is blocked.
 pub(super) async fn not_blocked(call: &Call, now: UnixMillis) -> Result<(), Failed> {
@@ -34,20 +38,15 @@ pub(super) async fn not_blocked(call: &Call, now: UnixMillis) -> Result<(), Fail
 
 /// Counts a try, or refuses it with 429. `name` is what was typed, folded: accounts that aren't there count alike.
 pub(super) async fn may_try(call: &Call, name: &str, now: UnixMillis) -> Result<Option<Standing>, Failed> {
-    let limits = &call.login()?.settings.rate_limits.login;
-    let windows = windows(call, limits, name, call.client.ip, now).await?;
+    let windows = windows(call, Some(name), call.client.ip, now).await?;
     count(call, windows.into_iter().map(Some)).await
 }
 
-async fn windows(
-    call: &Call,
-    limits: &EffectiveLoginLimits,
-    name: &str,
-    ip: IpAddr,
-    now: UnixMillis,
-) -> Result<Vec<Window>, StoreError> {
+/// The limits on a login by a name, or by whoever, from an address.
+pub(super) async fn windows(call: &Call, name: Option<&str>, ip: IpAddr, now: UnixMillis) -> Result<Vec<Window>, Failed> {
+    let limits = &call.login()?.settings.rate_limits.login;
     let mut windows = Vec::new();
-    if let Some(limit) = &limits.per_account_and_address {
+    if let (Some(limit), Some(name)) = (&limits.per_account_and_address, name) {
         let key = joined_key(&[name, &address_key(ip)]);
         windows.push(Window { what: BY_ACCOUNT, key, limit: limit.limit, window_ms: limit.window.as_millis() });
     }
@@ -127,6 +126,21 @@ async fn block(call: &Call, duration_ms: i64, verifiers: bool) -> Result<Option<
             return Ok(None);
         }
         Ok(Some(tx.revoke(&[new], now, |_| call.policy.max_entries).await?))
+    })
+}
+
+/// Writes down that a token was shown which is no good, and has not merely run out: so many a minute of one address, so that
+/// nobody fills the trail.
+pub(crate) async fn bad_token(call: &Call, reason: &str) -> Result<(), Failed> {
+    let (policy, limits) = (&call.policy.name, &call.issuer.parts.limits);
+    let key = address_key(call.client.ip);
+    let window = Window { what: BAD_TOKENS, key, limit: BAD_TOKENS_TOLD, window_ms: MINUTE_MS };
+    if limits.hit(policy, &[window], call.now().await?).await?.is_some_and(|standing| !standing.allowed) {
+        return Ok(());
+    }
+    transact!(call.store(), Failed, |tx| {
+        let now = tx.database_now().await?;
+        Ok(call.event(EventKind::InvalidToken).detail("reason", reason).write(tx, now).await?)
     })
 }
 

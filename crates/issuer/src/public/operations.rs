@@ -25,7 +25,7 @@ const DAY_MS: i64 = 86_400_000;
 const RECENT: u32 = 20;
 const MAX_COUNTED: u32 = 1000;
 
-fn permitted(permitted: Permitted) -> Result<Call, Failed> {
+pub(super) fn permitted(permitted: Permitted) -> Result<Call, Failed> {
     permitted.caller.require(PERMISSION)?;
     Ok(permitted.call)
 }

@@ -1,5 +1,7 @@
 //! `POST /auth/refresh` and `POST /auth/logout`.
 
+use std::time::Instant;
+
 use axum::{
     Json,
     http::{HeaderMap, StatusCode, header},
@@ -115,6 +117,13 @@ impl Failure for Undone {
 
 /// Uses a refresh token.
 pub(crate) async fn renew(call: &Call, text: &str, by: By<'_>) -> Result<Renewed, Failed> {
+    let began = Instant::now();
+    let renewed = try_renew(call, text, by).await;
+    call.issuer.parts.metrics.refreshed(began.elapsed());
+    renewed
+}
+
+async fn try_renew(call: &Call, text: &str, by: By<'_>) -> Result<Renewed, Failed> {
     let token = opening::refresh_token(text.trim()).ok_or_else(invalid)?;
     let bits = random()?;
     let outcome = transact!(call.store(), Undone, |tx| { used(tx, call, (&token, by), &bits).await });

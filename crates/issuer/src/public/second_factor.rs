@@ -15,6 +15,7 @@ use crate::{
     bearer::{self, Person},
     body::{Content, body_of},
     call::Call,
+    metrics::Login,
     problem::{Failed, Problem},
     second_factor::{self, By, Code, FRESH_MS, Shown, Step},
     serving::Issuer,
@@ -34,20 +35,31 @@ fn invalid_code() -> Problem {
 
 /// What a login is answered with, by how far it has come.
 pub(super) async fn step(call: &Call, user: &User, step: Step) -> Result<Response, Failed> {
+    let metrics = &call.issuer.parts.metrics;
     match step {
-        Step::Opened { opened, second_factor } => login::answer(call, *opened, second_factor).await,
-        Step::Challenged { challenge } => Ok(answer(json!({
-            "requires_2fa": true,
-            "challenge_id": challenge,
-            "methods": second_factor::methods(call, user).await?,
-            "expires_in": call.login()?.settings.mfa.challenge_ttl.as_millis() / 1000,
-        }))),
+        Step::Opened { opened, second_factor } => {
+            // A session that goes on with a code gets no secret for its device: nobody logged in.
+            if opened.device.is_some() {
+                metrics.login(Login::Success);
+            }
+            login::answer(call, *opened, second_factor).await
+        }
+        Step::Challenged { challenge } => {
+            metrics.challenged();
+            Ok(answer(json!({
+                "requires_2fa": true,
+                "challenge_id": challenge,
+                "methods": second_factor::methods(call, user).await?,
+                "expires_in": call.login()?.settings.mfa.challenge_ttl.as_millis() / 1000,
+            })))
+        }
         Step::SetUp { token } => Ok(answer(json!({
             "requires_2fa_setup": true,
             "setup_token": token,
             "expires_in": FRESH_MS / 1000,
         }))),
         Step::Wrong { left } => {
+            metrics.login(Login::Failure);
             door::failed(call).await?;
             let problem = invalid_code();
             Err(left.map_or(problem.clone(), |left| problem.with("attempts_left", left)).into())
