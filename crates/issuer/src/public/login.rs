@@ -13,7 +13,7 @@ use countersign_store::{Password, StoreError, User, UserStatus, transact};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use super::{browser, door};
+use super::{browser, door, owner};
 use crate::{
     audit::EventKind,
     body::{Content, body_of},
@@ -199,7 +199,7 @@ async fn failed(
     settings: &countersign_api::policy::EffectiveLockout,
 ) -> Result<Response, Failed> {
     let subject = if let Counter::Account(id) = counter { Some(id.as_str()) } else { None };
-    transact!(call.store(), |tx| {
+    let locked = transact!(call.store(), |tx| {
         let now = tx.database_now().await?;
         let mut event = call.event(EventKind::LoginFailed).detail("reason", "invalid_credentials");
         event = match subject {
@@ -209,6 +209,9 @@ async fn failed(
         event.write(tx, now).await?;
         counter.failed(tx, call, settings, now).await
     })?;
+    if locked {
+        owner::tell_locked(call, counter).await?;
+    }
     door::failed(call).await?;
     Err(Problem::invalid_credentials().into())
 }

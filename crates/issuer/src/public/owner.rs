@@ -172,6 +172,19 @@ pub(super) struct Shown {
     pub(super) counter: Counter,
 }
 
+/// Tells an account's owner by mail that failures have locked it, once what locked it is committed.
+pub(super) async fn tell_locked(call: &Call, counter: &Counter) -> Result<(), Failed> {
+    let Counter::Account(id) = counter else { return Ok(()) };
+    let (policy, store) = (&call.policy.name, call.store());
+    let now = call.now().await?;
+    let (user, until) = (store.user(policy, id).await?, counter.locked(store, policy, now).await?);
+    let address = user.filter(|user| user.email_verified).and_then(|user| user.email);
+    if let (Some(to), Some(until)) = (address, until) {
+        post(call, &to, Notice::AccountLocked { for_ms: until.since(now) })?;
+    }
+    Ok(())
+}
+
 /// Lets an account's owner show the password again. A wrong one counts as at a login: whoever holds a token must not find
 /// the password by trying.
 pub(super) async fn show_password(
@@ -197,12 +210,15 @@ pub(super) async fn show_password(
         return Ok(Shown { password, counter });
     }
     let settings = &call.login()?.settings.lockout;
-    transact!(store, |tx| {
+    let locked = transact!(store, |tx| {
         let now = tx.database_now().await?;
         let event = call.event(EventKind::LoginFailed).subject(&user.id).session(&session.id);
         event.detail("reason", "current_password").write(tx, now).await?;
         counter.failed(tx, call, settings, now).await
     })?;
+    if locked {
+        tell_locked(call, &counter).await?;
+    }
     Err(Problem::new(StatusCode::UNAUTHORIZED, "invalid_credentials", "the current password is wrong").into())
 }
 

@@ -106,6 +106,8 @@ async fn a_reset_ends_every_session_and_lifts_a_lock_from_failures() {
         rig.login("alice", "wrong").await;
     }
     assert_eq!(rig.login("alice", PASSWORD).await.status, 423);
+    let told: Vec<String> = rig.mails().await.into_iter().map(|mail| mail.subject).collect();
+    assert_eq!(told, ["Your account is locked for a while"], "its owner hears of it, once");
     let token = reset_token(&rig, "ALICE@shop.example").await;
     let answer = reset(&rig, &token, OTHER).await;
     assert_eq!((answer.status.as_u16(), &answer.body["revoked"]), (200, &json!(2)), "{}", answer.body);
