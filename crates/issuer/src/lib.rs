@@ -16,7 +16,6 @@ mod cookies;
 mod csrf;
 mod emergency;
 mod fleet;
-#[allow(dead_code, unused_imports, reason = "the routes that are guarded are being wired")]
 mod guard;
 mod health;
 mod housekeeping;

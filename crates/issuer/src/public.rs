@@ -158,6 +158,9 @@ fn find(issuer: &Issuer, request: &mut Request) -> (Result<Arc<IssuerPolicy>, Pr
     let routed = client::host(request.headers(), request.uri(), peer, trusted)
         .map_err(|error| Problem::invalid_request(error.to_string()))
         .and_then(|host| {
+            if !guard::host_allowed(host.as_deref().unwrap_or_default(), &issuer.parts.trusted_hosts) {
+                return Err(Problem::invalid_request("nobody answers by this name here"));
+            }
             let held = issuer.parts.policies.load();
             let (policy, path) = route(&held, host.as_deref().unwrap_or_default(), request.uri().path())
                 .ok_or_else(|| Problem::not_found("no policy answers here"))?;

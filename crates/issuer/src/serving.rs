@@ -130,6 +130,8 @@ pub struct IssuerConfig {
     pub counters: Option<RedisCounters>,
     /// Whose word about a client's address is taken.
     pub trusted_proxies: TrustedProxies,
+    /// The names by which it answers: hosts, each with a port or without, and `*.shop.example` for all below one. None: any.
+    pub trusted_hosts: Vec<String>,
     /// What kind of installation this is, as `development`: shown by health.
     pub environment: String,
 }
@@ -151,6 +153,7 @@ pub(crate) struct Parts {
     pub(crate) limits: Limits,
     pub(crate) metrics: Metrics,
     pub(crate) trusted_proxies: TrustedProxies,
+    pub(crate) trusted_hosts: Vec<String>,
     pub(crate) environment: String,
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) feed: Arc<FeedState>,
@@ -200,6 +203,7 @@ impl Issuer {
             limits,
             metrics: Metrics::default(),
             trusted_proxies: config.trusted_proxies,
+            trusted_hosts: config.trusted_hosts,
             environment: config.environment,
             publisher: config.publisher,
             feed: config.feed,

@@ -67,6 +67,10 @@ pub(crate) struct Dev {
     /// loopback,socket; the issuer's none]
     #[arg(long, value_name = "LIST", env = "COUNTERSIGN_TRUSTED_PROXIES")]
     pub(crate) trusted_proxies: Option<String>,
+    /// The names by which the issuer answers, separated by commas: hosts, each with a port or without, and `*.shop.example` for
+    /// all below one [default: any]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', env = "COUNTERSIGN_TRUSTED_HOSTS")]
+    pub(crate) trusted_hosts: Vec<String>,
     /// Verifications per second and caller that the verifier's cache can't answer, or `off`
     #[arg(long, value_name = "N", default_value = "5000", env = "COUNTERSIGN_UNCACHED_BUDGET")]
     pub(crate) uncached_budget: String,

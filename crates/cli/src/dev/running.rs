@@ -141,6 +141,7 @@ impl Running {
             mailer: Mailer::spawn(delivery(&settings, &data_dir)),
             counters: counters(&settings)?,
             trusted_proxies: settings.issuer_proxies.clone(),
+            trusted_hosts: settings.trusted_hosts.clone(),
             environment: "development".into(),
         });
         let admin_socket = AdminSocket::bind(&data_dir.admin_socket()).map_err(|e| Failure::unable(e.to_string()))?;

@@ -41,6 +41,8 @@ pub(crate) struct Settings {
     pub(crate) verifier: VerifierSettings,
     /// Whose word about a client's address the issuer takes.
     pub(crate) issuer_proxies: TrustedProxies,
+    /// The names by which the issuer answers; none: any.
+    pub(crate) trusted_hosts: Vec<String>,
     /// Names of the environment that existing deployments use.
     pub(crate) legacy: LegacyEnv,
     /// Least severe messages to log.
@@ -127,6 +129,7 @@ impl Settings {
                 Some(list) => list.parse().map_err(|e: InvalidProxy| of_verifier(&e.into()))?,
                 None => TrustedProxies::none(),
             },
+            trusted_hosts: args.trusted_hosts.iter().map(|host| host.trim().to_owned()).filter(|h| !h.is_empty()).collect(),
             verifier: VerifierSettings {
                 trusted_proxies: args
                     .trusted_proxies

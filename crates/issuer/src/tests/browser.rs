@@ -45,6 +45,16 @@ async fn a_page_runs_by_its_own_policy_behind_the_guard() {
 }
 
 #[tokio::test]
+async fn a_name_that_is_not_trusted_is_answered_by_nobody() {
+    let rig = Rig::named(&["auth.shop.example", "127.0.0.1"]).await;
+    for (host, status) in [("auth.shop.example", 200), ("127.0.0.1:7490", 200), ("evil.example", 400)] {
+        let answer = rig.get("/.well-known/jwks.json").header("host", host).send().await;
+        assert_eq!(answer.status.as_u16(), status, "{host}");
+        assert_eq!(told(&answer, "x-content-type-options"), Some("nosniff"));
+    }
+}
+
+#[tokio::test]
 async fn pages_of_the_listed_origins_alone_may_call() {
     let rig = Rig::new(&format!("{QUICK}    cors: {{allowedOrigins: ['{SHOP}'], allowCredentials: true}}\n")).await;
     let asked = |origin: &str| {

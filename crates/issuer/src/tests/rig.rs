@@ -183,15 +183,22 @@ impl Rig {
         let store = Store::open(&dir.path().join("store.db")).await.unwrap();
         let mut references = LoginReferences::default();
         fill(&mut references);
-        Self::start(store, dir, policy(&policy_yaml(login), references)).await
+        Self::start(store, dir, policy(&policy_yaml(login), references), &[]).await
+    }
+
+    /// That answers by these names alone.
+    pub(crate) async fn named(hosts: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store.db")).await.unwrap();
+        Self::start(store, dir, policy(&policy_yaml(QUICK), LoginReferences::default()), hosts).await
     }
 
     /// Over a store, with a whole policy.
     pub(crate) async fn over(store: Store, dir: TempDir, yaml: &str) -> Self {
-        Self::start(store, dir, policy(yaml, LoginReferences::default())).await
+        Self::start(store, dir, policy(yaml, LoginReferences::default()), &[]).await
     }
 
-    async fn start(store: Store, dir: TempDir, policy: IssuerPolicy) -> Self {
+    async fn start(store: Store, dir: TempDir, policy: IssuerPolicy, hosts: &[&str]) -> Self {
         let store = Arc::new(store);
         let server = Arc::new(MemoryFeed::new(store.clone()));
         let publisher = Arc::new(Publisher::spawn(server.clone(), store.clone(), PublisherConfig::new("test")));
@@ -222,6 +229,7 @@ impl Rig {
             mailer: Mailer::spawn(Delivery::Outbox(outbox)),
             counters: None,
             trusted_proxies: TrustedProxies::none(),
+            trusted_hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
             environment: "test".into(),
         });
         let router = public::routes(issuer.clone());
