@@ -51,6 +51,7 @@ impl fmt::Debug for LegacyEnv {
             .field("jwt", &self.jwt.as_ref().map(|jwt| (jwt.algorithm, jwt.not_after)))
             .field("defaults", &self.defaults)
             .field("smtp", &self.smtp)
+            .field("encryption_key", &self.encryption_key.is_some())
             .finish()
     }
 }

@@ -41,7 +41,7 @@ fn the_calls_that_dev_prints_work_as_they_stand() {
     }
     let calls = printed.iter().skip_while(|line| !line.starts_with("Try it:")).skip(1);
     let script = calls.map(|line| line.trim()).collect::<Vec<_>>().join("\n");
-    let path = format!("{}:{}", dev.binaries().display(), std::env::var("PATH").unwrap());
+    let path = format!("{}:{}", Dev::binaries().display(), std::env::var("PATH").unwrap());
     let mut shell = Command::new("sh");
     shell.args(["-c", &script]).current_dir(dev.path()).env("PATH", path).env("KUBECONFIG", "/nonexistent/kubeconfig");
     let said = run_with(shell, "");

@@ -115,7 +115,7 @@ impl Dev {
     }
 
     /// Where the command is.
-    pub(crate) fn binaries(&self) -> PathBuf {
+    pub(crate) fn binaries() -> PathBuf {
         PathBuf::from(env!("CARGO_BIN_EXE_countersign")).parent().map(Path::to_owned).unwrap_or_default()
     }
 
