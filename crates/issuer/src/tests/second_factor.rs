@@ -1,5 +1,6 @@
 //! Second factors, as clients use and misuse them.
 
+mod cookies;
 mod enrolling;
 mod guessing;
 mod repeating;
