@@ -12,6 +12,13 @@ pub(crate) fn networks_around(ip: IpAddr) -> Vec<String> {
     around.map(|network| network.trunc().to_string()).collect()
 }
 
+/// The network as which an address is blocked: itself, and of IPv6 its /64, for whoever has one of these has them all.
+pub(crate) fn block_of(ip: IpAddr) -> String {
+    let ip = ip.to_canonical();
+    let length = if ip.is_ipv4() { 32 } else { 64 };
+    IpNet::new(ip, length).map_or_else(|_| ip.to_string(), |network| network.trunc().to_string())
+}
+
 /// The network that a text names, in that spelling: an address' own, or one that is written as such.
 pub(crate) fn network_of(text: &str) -> Option<String> {
     let text = text.trim();

@@ -9,23 +9,30 @@ mod status;
 mod tokens;
 mod users;
 
-use std::{borrow::Cow, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
-pub(crate) use crate::body::{Content, OfQuery, body_of};
-use crate::{Enforcement, IssuerPolicy, Verifier, body::MAX_BODY, emergency::Noted, problem::Problem, serving::Issuer};
 use axum::{
     Router,
-    extract::{DefaultBodyLimit, FromRequestParts, Path, Request, State},
+    body::Body,
+    extract::{ConnectInfo, DefaultBodyLimit, FromRequest as _, FromRequestParts, Path, Request, State},
     http::{header, request::Parts as RequestParts},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{delete, get, post},
 };
-use countersign_core::{
-    check::{self, Ask, Require, World},
-    names::PolicyName,
-    ratelimit::RateLimiter,
-    verdict::Refusal,
+use countersign_core::names::PolicyName;
+
+pub(crate) use crate::body::{Content, OfQuery, body_of};
+use crate::{
+    Enforcement, IssuerPolicy, Verifier,
+    bearer::{self, Around},
+    body::MAX_BODY,
+    client::Client,
+    problem::Problem,
+    serving::Issuer,
 };
 
 /// What authorises every call of a policy.
@@ -64,7 +71,7 @@ pub(crate) fn routes(issuer: Issuer, door: Door) -> Router {
             .route(FLEET, get(status::fleet)),
         Door::Bearer => [POLICIES, POLICY_OF, STATUS, FLEET]
             .into_iter()
-            .fold(of_policies.route_layer(middleware::from_fn_with_state(issuer.clone(), bearer)), |routes, call| {
+            .fold(of_policies.route_layer(middleware::from_fn_with_state(issuer.clone(), judged)), |routes, call| {
                 routes.route(call, axum::routing::any(socket_only))
             }),
     };
@@ -97,7 +104,7 @@ async fn socket_only() -> Problem {
     Problem::forbidden("this call concerns the whole process: it is answered on admin.sock alone")
 }
 
-async fn bearer(State(issuer): State<Issuer>, policy: OfPolicy, request: Request, next: Next) -> Response {
+async fn judged(State(issuer): State<Issuer>, policy: OfPolicy, request: Request, next: Next) -> Response {
     if !request.headers().contains_key(header::AUTHORIZATION) {
         return Problem::no_credential("send an Authorization: Bearer header with a token of this policy").into_response();
     }
@@ -109,35 +116,31 @@ async fn bearer(State(issuer): State<Issuer>, policy: OfPolicy, request: Request
     let Some((_, token)) = token else {
         return Problem::invalid_token("send one Authorization: Bearer header with a token of this policy").into_response();
     };
-    match authorise(&issuer, &policy.0, token.trim()).await {
-        Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
+    let token = token.trim().to_owned();
+    // The whole request first: who may is judged when it is done, however long its body took.
+    let (parts, body) = request.into_parts();
+    let content = Content::from_request(Request::from_parts(parts.clone(), body), &issuer).await;
+    let Content(bytes) = match content {
+        Ok(content) => content,
+        Err(problem) => return problem.into_response(),
+    };
+    let client = match client_of(&parts, &issuer) {
+        Ok(client) => client,
+        Err(problem) => return problem.into_response(),
+    };
+    let around = Around::of(&parts, &client);
+    match bearer::judge(&issuer, &policy.0, &token, Some(ADMIN_PERMISSION), &around).await {
+        Ok(_) => next.run(Request::from_parts(parts, Body::from(bytes))).await,
+        Err(failed) => failed.into_response(),
     }
 }
 
-async fn authorise(issuer: &Issuer, policy: &IssuerPolicy, token: &str) -> Result<(), Problem> {
-    let feed = &issuer.parts.feed;
-    let view = feed.view();
-    let (limiter, noted) = (RateLimiter::default(), Noted::default());
-    let world = World {
-        now: feed.now(policy.clock_skew_ms),
-        revocations: feed.revocations(),
-        feed_age_ms: view.age_ms,
-        behind: false,
-        rate_limiter: &limiter,
-        witness: &noted,
-    };
-    let require = Require { permissions: vec![Cow::Borrowed(ADMIN_PERMISSION)], ..Require::default() };
-    let ask = Ask { require, ..Ask::default() };
-    let refused = |refusal: Refusal| match refusal.status() {
-        401 => Problem::invalid_token(refusal.detail()),
-        403 => Problem::forbidden(format!("{}; {ADMIN_PERMISSION} is needed", refusal.detail())),
-        _ => Problem::unavailable(refusal.detail()),
-    };
-    let credential =
-        check::authenticate(&policy.compiled, token, world.now, feed.revocations().hasher()).map_err(refused)?;
-    check::judge(&policy.compiled, &credential, &ask, &world).map(|_| ()).map_err(refused)?;
-    noted.write(&issuer.parts.store).await.map_err(|error| Problem::internal(&error))
+/// Who asks: over the socket it is this machine.
+fn client_of(parts: &RequestParts, issuer: &Issuer) -> Result<Client, Problem> {
+    let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+    let peer = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.0.ip());
+    Client::of(&parts.headers, peer, &issuer.parts.trusted_proxies)
+        .map_err(|error| Problem::invalid_request(error.to_string()))
 }
 
 /// The policy that a path names.

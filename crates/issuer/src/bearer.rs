@@ -10,6 +10,7 @@ use countersign_api::policy::Switch;
 use countersign_core::{
     check::{self, Ask, Authenticated, CredentialKind, Require, World},
     ratelimit::RateLimiter,
+    rules,
     verdict::Refusal,
 };
 use countersign_store::{Session, Store, StoreError, User, UserStatus};
@@ -17,6 +18,7 @@ use countersign_store::{Session, Store, StoreError, User, UserStatus};
 use crate::{
     IssuerPolicy,
     call::Call,
+    client::Client,
     cookies::{self, Cookie},
     csrf,
     emergency::Noted,
@@ -91,12 +93,56 @@ fn cookie<'h>(policy: &IssuerPolicy, headers: &'h HeaderMap) -> Result<Shown<'h>
     }
 }
 
+/// The request that a token came with, as the policy's rules and address lists see it. Empty where a token is judged that
+/// somebody asks about.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Around<'r> {
+    method: Option<&'r str>,
+    path: Option<&'r str>,
+    host: Option<&'r str>,
+    query: Option<&'r str>,
+    client: Option<&'r Client>,
+}
+
+impl<'r> Around<'r> {
+    pub(crate) fn of(parts: &'r Parts, client: &'r Client) -> Self {
+        let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        Self {
+            method: Some(parts.method.as_str()),
+            path: Some(parts.uri.path()),
+            host,
+            query: parts.uri.query(),
+            client: Some(client),
+        }
+    }
+
+    fn ask(&self, permission: Option<&'static str>) -> Ask<'r> {
+        Ask {
+            require: Require { permissions: permission.into_iter().map(Cow::Borrowed).collect(), ..Require::default() },
+            request: rules::Request { method: self.method, path: self.path, host: self.host, query: self.query },
+            client: rules::Client {
+                ip: self.client.map(|client| client.ip),
+                user_agent: self.client.and_then(|client| client.user_agent.as_deref()),
+                device_id: None,
+            },
+        }
+    }
+}
+
+/// A token of the policy that is genuine, whatever has become of it and whatever it may do.
+pub(crate) fn genuine(issuer: &Issuer, policy: &IssuerPolicy, token: &str) -> Result<Authenticated, Refusal> {
+    let feed = &issuer.parts.feed;
+    let now = feed.now(policy.clock_skew_ms);
+    check::authenticate(&policy.compiled, token, now, feed.revocations().hasher())
+}
+
 /// Judges a token of the policy, with what must hold.
 pub(crate) async fn judge(
     issuer: &Issuer,
     policy: &IssuerPolicy,
     token: &str,
     permission: Option<&'static str>,
+    around: &Around<'_>,
 ) -> Result<Caller, Failed> {
     let parts = &issuer.parts;
     let feed = &parts.feed;
@@ -111,8 +157,7 @@ pub(crate) async fn judge(
         rate_limiter: &limiter,
         witness: &noted,
     };
-    let require = Require { permissions: permission.into_iter().map(Cow::Borrowed).collect(), ..Require::default() };
-    let ask = Ask { require, ..Ask::default() };
+    let ask = around.ask(permission);
     let refused = |refusal: Refusal| match refusal.status() {
         401 if is_suspicious(&refusal) => Problem::invalid_token(refusal.detail()).suspicious(),
         401 => Problem::invalid_token(refusal.detail()),
@@ -160,6 +205,11 @@ async fn ended_in_sql(store: &Store, policy: &IssuerPolicy, credential: &Authent
 impl Caller {
     /// Whom the token speaks for, as an account.
     pub(crate) async fn user(&self, call: &Call) -> Result<User, Failed> {
+        // Another issuer's subjects are not ours, whatever they are called.
+        let own = call.policy.own.as_ref().map(|own| own.issuer.as_str());
+        if own.is_none() || self.credential.issuer() != own {
+            return Err(Problem::invalid_token("the token belongs to no account of this policy").into());
+        }
         let user = call.store().user(&call.policy.name, self.credential.subject()).await?;
         let user = user.ok_or_else(|| Problem::invalid_token("the token belongs to no account of this policy"))?;
         match user.status {
@@ -184,20 +234,21 @@ impl FromRequestParts<Issuer> for Permitted {
     async fn from_request_parts(parts: &mut Parts, issuer: &Issuer) -> Result<Self, Failed> {
         let call = Call::from_request_parts(parts, issuer).await?;
         let shown = credential(&call.policy, &parts.headers)?;
-        let caller = match judge(issuer, &call.policy, shown.token, None).await {
+        let around = Around::of(parts, &call.client);
+        let caller = match judge(issuer, &call.policy, shown.token, None, &around).await {
             Err(Failed::Problem(problem)) if problem.is_suspicious() => {
                 door::bad_token(&call, problem.detail()).await?;
                 return Err(Failed::Problem(problem));
             }
             judged => judged?,
         };
-        rate_limits::may_call(&call, &caller.credential).await?;
         if shown.from_cookie && !cookies::is_safe(&parts.method) {
             let session = caller.credential.session_id();
             if !session.is_some_and(|session| csrf::holds(issuer, &call.policy, session, &parts.headers)) {
                 return Err(csrf::failed().into());
             }
         }
+        rate_limits::may_call(&call, &caller.credential).await?;
         Ok(Self { call, caller })
     }
 }

@@ -12,7 +12,7 @@ use countersign_core::{
     time::UnixMillis,
 };
 use countersign_feed::{BoxFuture, OutboxError, ReportedUse, UseKeeper};
-use countersign_store::{AuditEvent, AuditFilter, Store, StoreError, transact};
+use countersign_store::{AuditEvent, AuditFilter, Store, StoreError, Tx, transact};
 use serde_json::{Value, json};
 
 use crate::{audit::EventKind, minter::new_id};
@@ -65,7 +65,7 @@ async fn write(store: &Store, uses: &[ReportedUse]) -> Result<(), StoreError> {
         for (policy, subject) in &subjects {
             tx.lock_subject(policy, subject).await?;
         }
-        let written = written(store, uses).await?;
+        let written = written(tx, uses).await?;
         for used in uses.iter().filter(|used| !written.contains(&used.id)) {
             tx.append_audit(&event(used)).await?;
         }
@@ -74,7 +74,7 @@ async fn write(store: &Store, uses: &[ReportedUse]) -> Result<(), StoreError> {
 }
 
 /// The ids of uses that were written since the first of these, as far as one page of each policy's trail tells.
-async fn written(store: &Store, uses: &[ReportedUse]) -> Result<HashSet<String>, StoreError> {
+async fn written(tx: &mut Tx, uses: &[ReportedUse]) -> Result<HashSet<String>, StoreError> {
     let mut since: BTreeMap<&PolicyName, UnixMillis> = BTreeMap::new();
     for used in uses {
         let first = since.entry(&used.policy).or_insert(used.at);
@@ -84,7 +84,7 @@ async fn written(store: &Store, uses: &[ReportedUse]) -> Result<HashSet<String>,
     for (policy, since) in since {
         let kind = Some(EventKind::EmergencyUsed.word().to_owned());
         let filter = AuditFilter { kind, since: Some(since), limit: 1000, ..AuditFilter::default() };
-        for kept in store.audit(policy, &filter).await? {
+        for kept in tx.audit(policy, &filter).await? {
             let details = serde_json::from_str::<Value>(&kept.event.details).unwrap_or_default();
             ids.extend(details["use_id"].as_str().map(str::to_owned));
         }

@@ -252,6 +252,7 @@ impl Minter {
         policy: &IssuerPolicy,
         mut spec: ApiKeySpec,
         life_ms: i64,
+        rests_on: Option<UnixMillis>,
     ) -> Result<ApiKeyGrant, MintError> {
         let own = policy.own.as_ref().ok_or_else(|| MintError::VerifiesOnly(policy.name.clone()))?;
         let signer = signer(policy, &own.api_key, "api-key")?;
@@ -259,7 +260,7 @@ impl Minter {
         let scopes = Scopes { policy: &policy.name, issuer: &own.issuer };
         let named = [(Kind::Key, signer.key().kid()), (Kind::Subject, spec.subject.as_str())];
         let ended = tx.entries(&scopes.keys(&named)).await?;
-        spec.issued_at = after_cutoffs(policy, &ended, None, tx.database_now().await?)?;
+        spec.issued_at = after_cutoffs(policy, &ended, rests_on, tx.database_now().await?)?;
         spec.expires = UnixMillis::from_secs(spec.issued_at.plus(life_ms).as_secs());
         self.issued.remember(tx, &policy.name, spec.issued_at).await?;
         Ok(ApiKeyGrant { spec, signer })

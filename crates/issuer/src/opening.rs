@@ -113,7 +113,11 @@ pub(crate) async fn open(tx: &mut Tx, call: &Call, proven: &Proven<'_>) -> Resul
     let (policy, login) = (&call.policy, call.login()?);
     let mut user = still(tx, call, proven).await?;
     let now = tx.database_now().await?;
-    let session = new_session(call, &user, proven, now)?;
+    let mut session = new_session(call, &user, proven, now)?;
+    // What is proven just now rests on nothing that ended before; it begins when its token does.
+    let request = MintRequest { rests_on: None, ..token_of(&user, &session) };
+    let grant = call.issuer.parts.minter.grant(tx, policy, &request, Some(session.ends())).await?;
+    session.auth_time = grant.issued_at();
     let sessions = &login.settings.sessions;
     let limit = SessionLimit { max: sessions.max_concurrent, beyond: beyond(sessions.on_limit) };
     let opened = tx.open_session(&session, Some(limit), &policy.ending(now, "session limit")).await?;
@@ -140,7 +144,6 @@ pub(crate) async fn open(tx: &mut Tx, call: &Call, proven: &Proven<'_>) -> Resul
     let first = user.last_login.is_none();
     user.last_login = Some(now);
     tx.save_user(&user).await?;
-    let grant = call.issuer.parts.minter.grant(tx, policy, &token_of(&user, &session), Some(session.ends())).await?;
     if device.new && !first {
         call.event(EventKind::NewDevice).subject(&user.id).session(&session.id).write(tx, now).await?;
     }

@@ -186,16 +186,28 @@ pub(crate) use self::{
     api_keys::{make as make_api_key, shown as api_key_shown},
     door::forget_tries as forget_login_tries,
     login::account,
+    owner::person,
     register::create as create_account,
     sessions::shown as session_shown,
 };
 
-/// Where what has ended stands in the feed, for an answer that tells more; null when nothing ended, or the feed is away.
-pub(crate) async fn position(call: &Call, ended: Appended) -> serde_json::Value {
-    match call.publish(ended).await {
-        Published::At(position) => json!(position),
-        Published::Nothing | Published::Later => serde_json::Value::Null,
-    }
+/// An answer that tells more than what ended: with the position of that in the feed, and 202 while the feed is out of reach.
+pub(crate) async fn told(call: &Call, status: StatusCode, mut body: serde_json::Value, ended: Appended) -> Response {
+    let status = match call.publish(ended).await {
+        Published::At(position) => {
+            body["position"] = json!(position);
+            status
+        }
+        Published::Nothing => {
+            body["position"] = serde_json::Value::Null;
+            status
+        }
+        Published::Later => {
+            (body["position"], body["pending"]) = (serde_json::Value::Null, json!(true));
+            StatusCode::ACCEPTED
+        }
+    };
+    (status, Json(body)).into_response()
 }
 
 /// What ended, and where that stands in the feed: 202 while the feed is out of reach.
@@ -224,6 +236,9 @@ fn route(held: &Held, host: &str, path: &str) -> Option<(Arc<IssuerPolicy>, Stri
     let within = within.unwrap_or(&path).to_owned();
     Some((policy, within))
 }
+
+/// Where every policy's own routes begin: no namespace of such a name may stand in their way.
+const OUR_OWN: [&str; 5] = ["api", "auth", "oauth", "users", "v1"];
 
 fn by_issuer(held: &Held, host: &str, path: &str) -> Option<(Arc<IssuerPolicy>, String)> {
     let candidates = held.by_name.values().filter_map(|policy| {
@@ -257,7 +272,8 @@ fn split_issuer(issuer: &str) -> Option<(&str, &str)> {
 
 fn by_name(held: &Held, path: &str) -> Option<(Arc<IssuerPolicy>, String)> {
     let mut parts = path.strip_prefix('/')?.splitn(3, '/');
-    let name = PolicyName::try_new(parts.next()?, parts.next()?).ok()?;
+    let namespace = parts.next().filter(|namespace| !OUR_OWN.contains(namespace))?;
+    let name = PolicyName::try_new(namespace, parts.next()?).ok()?;
     let rest = parts.next()?;
     Some((held.by_name.get(&name)?.clone(), format!("/{rest}")))
 }

@@ -101,6 +101,12 @@ impl Revoker {
             match (request.kind, &request.id) {
                 (Some(Kind::Policy), _) => tx.lock_policy(&policy.name).await?,
                 (Some(Kind::Subject), Some(id)) => tx.lock_subject(&policy.name, id).await?,
+                // In the order in which a logout takes them.
+                (Some(Kind::Session), Some(id)) => {
+                    if let Some(session) = tx.session(&policy.name, id).await? {
+                        tx.lock_subject(&policy.name, &session.subject).await?;
+                    }
+                }
                 _ => {}
             }
             let now = self.issued.cut(tx, &policy.name).await?;

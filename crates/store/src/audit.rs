@@ -4,7 +4,7 @@ mod chain;
 mod sealing;
 
 use countersign_core::{names::PolicyName, time::UnixMillis};
-use sqlx::{Row as _, any::AnyRow};
+use sqlx::{AnyExecutor, Row as _, any::AnyRow};
 
 pub use chain::{Break, Chain, Link};
 
@@ -139,22 +139,35 @@ impl AuditFilter {
 impl Store {
     /// Events of a policy, latest first.
     pub async fn audit(&self, policy: &PolicyName, filter: &AuditFilter) -> Result<Vec<KeptEvent>, StoreError> {
-        let (time, id) = filter.before.map_or((i64::MAX, i64::MAX), |before| (before.time.0, before.id));
-        let rows = sqlx::query(filter.sql())
-            .bind(policy.as_str())
-            .bind(filter.subject.as_deref())
-            .bind(time)
-            .bind(id)
-            .bind(filter.since.map_or(i64::MIN, |since| since.0))
-            .bind(filter.kind.as_deref())
-            .bind(filter.at_least.map_or(0, Severity::number))
-            .bind(columns::page(filter.limit))
-            .bind(filter.ip.as_deref());
-        rows.fetch_all(&self.readers).await?.iter().map(kept).collect()
+        asked(&self.readers, policy, filter).await
     }
 }
 
+async fn asked<'c>(
+    executor: impl AnyExecutor<'c>,
+    policy: &PolicyName,
+    filter: &AuditFilter,
+) -> Result<Vec<KeptEvent>, StoreError> {
+    let (time, id) = filter.before.map_or((i64::MAX, i64::MAX), |before| (before.time.0, before.id));
+    let rows = sqlx::query(filter.sql())
+        .bind(policy.as_str())
+        .bind(filter.subject.as_deref())
+        .bind(time)
+        .bind(id)
+        .bind(filter.since.map_or(i64::MIN, |since| since.0))
+        .bind(filter.kind.as_deref())
+        .bind(filter.at_least.map_or(0, Severity::number))
+        .bind(columns::page(filter.limit))
+        .bind(filter.ip.as_deref());
+    rows.fetch_all(executor).await?.iter().map(kept).collect()
+}
+
 impl Tx {
+    /// As [`Store::audit`], as this transaction sees it.
+    pub async fn audit(&mut self, policy: &PolicyName, filter: &AuditFilter) -> Result<Vec<KeptEvent>, StoreError> {
+        asked(self.connection(), policy, filter).await
+    }
+
     /// Writes an event with what it tells of.
     pub async fn append_audit(&mut self, event: &AuditEvent) -> Result<(), StoreError> {
         sqlx::query(

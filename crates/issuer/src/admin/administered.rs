@@ -1,14 +1,9 @@
 //! A call of an administrator, as the functions of a policy's own routes take it.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use axum::{extract::FromRequestParts, http::request::Parts};
 
-use axum::{
-    extract::{ConnectInfo, FromRequestParts},
-    http::request::Parts,
-};
-
-use super::OfPolicy;
-use crate::{audit::EventKind, call::Call, client::Client, problem::Problem, serving::Issuer};
+use super::{OfPolicy, client_of};
+use crate::{audit::EventKind, call::Call, problem::Problem, serving::Issuer};
 
 /// A call about a policy, whether or not it has people. Events of it are an administrator's.
 pub(super) struct Acting(pub(super) Call);
@@ -21,10 +16,7 @@ impl FromRequestParts<Issuer> for Acting {
 
     async fn from_request_parts(parts: &mut Parts, issuer: &Issuer) -> Result<Self, Problem> {
         let OfPolicy(policy) = OfPolicy::from_request_parts(parts, issuer).await?;
-        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
-        let peer = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.0.ip());
-        let client = Client::of(&parts.headers, peer, &issuer.parts.trusted_proxies)
-            .map_err(|error| Problem::invalid_request(error.to_string()))?;
+        let client = client_of(parts, issuer)?;
         Ok(Self(Call { issuer: issuer.clone(), policy, client }))
     }
 }

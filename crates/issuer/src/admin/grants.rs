@@ -7,10 +7,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use countersign_core::{
-    revocation::{Kind, LIFTED},
+    revocation::{Entry, Kind, LIFTED},
     time::UnixMillis,
 };
-use countersign_store::{AddressBlock, Link, NewRevocation, transact};
+use countersign_store::{AddressBlock, Appended, Link, NewRevocation, StoreError, Tx, transact};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     audit::EventKind,
+    call::Call,
     closing,
     problem::{Failed, Problem},
     public::{self, audit},
@@ -139,7 +140,7 @@ pub(super) async fn create_api_key(asking: Administered, Content(bytes): Content
     let call = &asking.0;
     let body: NewKey = body_of(&bytes)?;
     let owner = found(call, &body.subject).await?;
-    let made = public::make_api_key(call, &owner.id, &owner.roles, body.name, body.scopes, body.expires_in).await?;
+    let made = public::make_api_key(call, &owner.id, None, body.name, body.scopes, body.expires_in).await?;
     Ok((StatusCode::CREATED, Json(made)).into_response())
 }
 
@@ -228,9 +229,7 @@ pub(super) async fn block(asking: Administered, Content(bytes): Content) -> Resu
         event.detail("by", "administrator").detail("until", block.expires.as_secs()).write(tx, now).await?;
         Ok((block, appended))
     })?;
-    let mut shown = block_shown(&block);
-    shown["position"] = public::position(call, appended).await;
-    Ok((StatusCode::CREATED, Json(shown)).into_response())
+    Ok(public::told(call, StatusCode::CREATED, block_shown(&block), appended).await)
 }
 
 fn full(error: countersign_store::StoreError) -> Failed {
@@ -248,24 +247,28 @@ pub(super) struct OfNetwork {
     network: String,
 }
 
-/// Lifts a block, at issuers and verifiers.
+/// Lifts a block, at issuers and verifiers. Which rows to publish; absent when there was none.
+pub(super) async fn lift(tx: &mut Tx, call: &Call, network: &str, now: UnixMillis) -> Result<Option<Appended>, StoreError> {
+    let policy = &call.policy;
+    if !tx.unblock(&policy.name, network, now).await? {
+        return Ok(None);
+    }
+    let version = u64::try_from(now.0).unwrap_or(0);
+    let entry = closing::entry(policy, Kind::Ip, network, LIFTED, now, "lifted");
+    let lifted = Entry { issuer: None, version, expires: now.plus(BLOCK_S * 1000), ..entry };
+    let new = NewRevocation { entry: lifted, subject: None, access_only: false };
+    let appended = tx.revoke(&[new], now, |_| policy.max_entries).await?;
+    call.event(EventKind::IpUnblocked).detail("network", network).write(tx, now).await?;
+    Ok(Some(appended))
+}
+
 pub(super) async fn unblock(asking: Administered, OfQuery(of): OfQuery<OfNetwork>) -> Result<Response, Failed> {
     let call = &asking.0;
-    let policy = &call.policy;
     let network = network(&of.network)?;
     let appended = transact!(call.store(), Failed, |tx| {
         let now = tx.database_now().await?;
-        if !tx.unblock(&policy.name, &network, now).await? {
-            return Err(Problem::not_found("that address or network is not blocked").into());
-        }
-        let version = u64::try_from(now.0).unwrap_or(0);
-        let entry = closing::entry(policy, Kind::Ip, &network, LIFTED, now, "lifted");
-        let until: UnixMillis = now.plus(BLOCK_S * 1000);
-        let lifted = countersign_core::revocation::Entry { issuer: None, version, expires: until, ..entry };
-        let new = NewRevocation { entry: lifted, subject: None, access_only: false };
-        let appended = tx.revoke(&[new], now, |_| policy.max_entries).await?;
-        call.event(EventKind::IpUnblocked).detail("network", network.as_str()).write(tx, now).await?;
-        Ok(appended)
+        let lifted = lift(tx, call, &network, now).await?;
+        Ok(lifted.ok_or_else(|| Problem::not_found("that address or network is not blocked"))?)
     })?;
     public::ended(call, Some(appended), 1).await
 }

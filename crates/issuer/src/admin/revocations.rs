@@ -9,12 +9,16 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use countersign_core::{revocation::Kind, time::UnixMillis};
-use countersign_store::{HistoryFilter, Recorded};
+use countersign_store::{HistoryFilter, Recorded, StoreError};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Content, OfPolicy, OfQuery, administered::Acting, body_of};
-use crate::{InvalidRevocation, RevocationRequest, RevokeError, Revoker, problem::Problem, serving::Issuer};
+use crate::{
+    InvalidRevocation, RevocationRequest, RevokeError, Revoker,
+    problem::{Failed, Problem},
+    serving::Issuer,
+};
 
 /// The longest wait for verifiers.
 pub(super) const MAX_WAIT: Duration = Duration::from_mins(10);
@@ -59,6 +63,7 @@ fn problem(error: &RevokeError) -> Problem {
         RevokeError::Invalid(InvalidRevocation::CredentialAsId) => Problem::validation(error.to_string())
             .fix("send it as `credential`, in place of kind and id; or give the id that it bears"),
         RevokeError::Invalid(_) => Problem::validation(error.to_string()),
+        RevokeError::Store(StoreError::Nul) => Problem::validation("a text holds a NUL character"),
         RevokeError::Store(_) => Problem::internal(error),
     }
 }
@@ -98,7 +103,8 @@ pub(super) async fn history(
         before: asked.cursor,
         limit: Some(asked.limit.unwrap_or(100).clamp(1, 1000)),
     };
-    let rows = issuer.parts.store.history(&policy.0.name, &filter).await.map_err(|error| Problem::internal(&error))?;
+    let rows =
+        issuer.parts.store.history(&policy.0.name, &filter).await.map_err(|error| Problem::from(Failed::from(error)))?;
     let full = rows.len() >= usize::try_from(filter.limit.unwrap_or(0)).unwrap_or(usize::MAX);
     let next = rows.last().filter(|_| full).map(|row| row.id);
     let rows: Vec<Value> = rows.iter().map(shown).collect();

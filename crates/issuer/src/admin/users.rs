@@ -1,22 +1,17 @@
 //! `users`: accounts, as administrators see and change them.
 
-use axum::{
-    Json,
-    extract::Path,
-    http::StatusCode,
-    response::{IntoResponse, Response},
-};
+use axum::{Json, extract::Path, http::StatusCode, response::Response};
 use countersign_core::time::UnixMillis;
 use countersign_store::{Appended, LockoutKey, Tx, User, UserFilter, UserStatus, transact};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Content, OfQuery, administered::Administered, body_of};
+use super::{Content, OfQuery, administered::Administered, body_of, grants::lift};
 use crate::{
-    addresses::{network_of, networks_around},
+    addresses::{block_of, network_of},
     audit::EventKind,
     call::Call,
-    closing::{both, close},
+    closing::close,
     names,
     opening::user_json,
     problem::{Failed, Problem},
@@ -122,7 +117,7 @@ pub(super) async fn change(
     asking: Administered,
     Path(of): Path<OfUser>,
     Content(bytes): Content,
-) -> Result<Json<Value>, Failed> {
+) -> Result<Response, Failed> {
     let changes: Changes = body_of(&bytes)?;
     let call = &asking.0;
     let status = match changes.status.as_deref() {
@@ -138,6 +133,8 @@ pub(super) async fn change(
         return Err(Problem::validation(format!("roles: the policy has no role {shown}")).into());
     }
     let reason = reason(changes.reason)?;
+    let first_name = public::person("first_name", changes.first_name.clone())?;
+    let last_name = public::person("last_name", changes.last_name.clone())?;
     let id = found(call, &of.id).await?.id;
     let (user, ended) = transact!(call.store(), Failed, |tx| {
         let (mut user, now) = held(tx, call, &id).await?;
@@ -149,10 +146,11 @@ pub(super) async fn change(
         if let Some(roles) = &changes.roles {
             user.roles.clone_from(roles);
         }
-        for (field, value) in [(&mut user.first_name, &changes.first_name), (&mut user.last_name, &changes.last_name)] {
-            if let Some(value) = value {
-                *field = Some(value.clone()).filter(|value| !value.is_empty());
-            }
+        if changes.first_name.is_some() {
+            user.first_name.clone_from(&first_name);
+        }
+        if changes.last_name.is_some() {
+            user.last_name.clone_from(&last_name);
         }
         user.email_verified = changes.email_verified.unwrap_or(user.email_verified);
         tx.save_user(&user).await?;
@@ -189,14 +187,9 @@ async fn held(tx: &mut Tx, call: &Call, id: &str) -> Result<(User, UnixMillis), 
     Ok((user, tx.database_now().await?))
 }
 
-async fn told(call: &Call, user: &User, ended: Option<Appended>) -> Result<Json<Value>, Failed> {
-    let position = match ended {
-        Some(ended) => public::position(call, ended).await,
-        None => Value::Null,
-    };
-    let mut shown = whole(call, user).await?;
-    shown["position"] = position;
-    Ok(Json(shown))
+async fn told(call: &Call, user: &User, ended: Option<Appended>) -> Result<Response, Failed> {
+    let ended = ended.unwrap_or(Appended { ids: Vec::new(), merged: Vec::new() });
+    Ok(public::told(call, StatusCode::OK, whole(call, user).await?, ended).await)
 }
 
 #[derive(Deserialize)]
@@ -209,7 +202,7 @@ pub(super) async fn lock(
     asking: Administered,
     Path(of): Path<OfUser>,
     Content(bytes): Content,
-) -> Result<Json<Value>, Failed> {
+) -> Result<Response, Failed> {
     let body: Lock = body_of(&bytes)?;
     let call = &asking.0;
     let reason = reason(Some(body.reason))?;
@@ -219,6 +212,11 @@ pub(super) async fn lock(
         let (mut user, now) = held(tx, call, &id).await?;
         if until.is_some_and(|until| until <= now) {
             return Err(Problem::validation("until is in the past").into());
+        }
+        // A lock that ends would make it active.
+        if matches!(user.status, UserStatus::Disabled | UserStatus::Pending) {
+            let detail = format!("the account is {}: it can't log in anyway", user.status.word());
+            return Err(Problem::validation(detail).into());
         }
         (user.status, user.status_until) = (UserStatus::Locked, until);
         user.status_reason.clone_from(&reason);
@@ -250,7 +248,7 @@ pub(super) async fn unlock(
     };
     let user = found(call, &of.id).await?;
     let id = user.id.clone();
-    let (user, mut held_by) = transact!(call.store(), Failed, |tx| {
+    let (user, mut held_by, lifted) = transact!(call.store(), Failed, |tx| {
         let (mut user, now) = held(tx, call, &id).await?;
         let mut held_by = Vec::new();
         if tx.clear_lockouts(&call.policy.name, &id, now).await? {
@@ -262,17 +260,22 @@ pub(super) async fn unlock(
             (user.status, user.status_reason, user.status_until) = (UserStatus::Active, None, None);
             tx.save_user(&user).await?;
         }
+        let mut lifted = None;
         if let Some(address) = address {
-            for network in networks_around(address) {
-                if tx.unblock(&call.policy.name, &network, now).await? {
-                    held_by.push(format!("the block of {network}"));
-                }
+            // The address' own block: one of a network around it keeps out others, too, and is lifted by its name.
+            let network = block_of(address);
+            lifted = lift(tx, call, &network, now).await?;
+            if lifted.is_some() {
+                held_by.push(format!("the block of {network}"));
             }
         }
         let event = call.event(EventKind::AccountUnlocked).subject(&id).detail("held_by", json!(held_by));
         event.write(tx, now).await?;
-        Ok((user, held_by))
+        Ok((user, held_by, lifted))
     })?;
+    if let Some(lifted) = lifted {
+        call.publish(lifted).await;
+    }
     if public::forget_login_tries(call, &user, address).await? {
         held_by.push("rate limit".to_owned());
     }
@@ -281,7 +284,7 @@ pub(super) async fn unlock(
     Ok(Json(shown))
 }
 
-pub(super) async fn reset_mfa(asking: Administered, Path(of): Path<OfUser>) -> Result<Json<Value>, Failed> {
+pub(super) async fn reset_mfa(asking: Administered, Path(of): Path<OfUser>) -> Result<Response, Failed> {
     let call = &asking.0;
     let id = found(call, &of.id).await?.id;
     let (user, removed) = transact!(call.store(), Failed, |tx| {
@@ -306,8 +309,7 @@ pub(super) async fn delete(asking: Administered, Path(of): Path<OfUser>) -> Resu
         call.event(EventKind::UserDeleted).subject(&id).detail("by", "administrator").write(tx, now).await?;
         Ok(ended)
     })?;
-    let position = public::position(call, both(ended, Appended { ids: Vec::new(), merged: Vec::new() })).await;
-    Ok((StatusCode::OK, Json(json!({"deleted": id, "position": position}))).into_response())
+    Ok(public::told(call, StatusCode::OK, json!({"deleted": id}), ended).await)
 }
 
 /// The network that a text names: an address' own, or one that is written as such.

@@ -1,6 +1,7 @@
 //! How much of the machine the hashing of passwords may take: so many threads, so much memory, and a queue that ends.
 
 use std::{
+    collections::HashMap,
     num::NonZeroUsize,
     sync::{
         Arc,
@@ -8,6 +9,7 @@ use std::{
     },
 };
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
@@ -33,6 +35,8 @@ struct Inner {
     waiting: AtomicUsize,
     computed: AtomicU64,
     max_waiting: usize,
+    /// A hash of each cost that is nobody's.
+    decoys: Mutex<HashMap<Argon2idCost, String>>,
 }
 
 /// More is asked for than can be done soon. Try again in a second or so.
@@ -59,6 +63,7 @@ impl Pool {
             waiting: AtomicUsize::new(0),
             computed: AtomicU64::new(0),
             max_waiting,
+            decoys: Mutex::default(),
         }))
     }
 
@@ -89,11 +94,30 @@ impl Pool {
     ) -> Result<Result<Match, UnusableHash>, Overloaded> {
         let password = zeroize::Zeroizing::new(password.to_owned());
         let hash = hash.map(str::to_owned);
-        self.run(cost, move || match &hash {
-            Some(hash) => hash::verify(&password, hash, cost),
-            None => hash::hash(&password, cost).map(|_| Match::No),
+        let decoy = self.decoy(cost);
+        self.run(cost, move || {
+            let decoy = decoy?;
+            match &hash {
+                // A hash that can't be read costs as much as one that can.
+                Some(hash) => hash::verify(&password, hash, cost)
+                    .or_else(|error| hash::verify(&password, &decoy, cost).and(Err(error))),
+                None => hash::verify(&password, &decoy, cost).map(|_| Match::No),
+            }
         })
         .await
+    }
+
+    /// A hash that is nobody's, of this cost: passwords of accounts that aren't there are held against it, step by step as
+    /// against any other.
+    fn decoy(&self, cost: Argon2idCost) -> Result<String, UnusableHash> {
+        let mut decoys = self.0.decoys.lock();
+        if let Some(decoy) = decoys.get(&cost) {
+            return Ok(decoy.clone());
+        }
+        let decoy = hash::hash("nobody's password", cost)?;
+        // Policies are few, and so are their costs.
+        decoys.insert(cost, decoy.clone());
+        Ok(decoy)
     }
 
     async fn run<T: Send + 'static>(

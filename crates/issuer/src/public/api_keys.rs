@@ -7,7 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use countersign_core::{mint::ApiKeySpec, roles::grants, time::UnixMillis};
-use countersign_store::{ApiKey, transact};
+use countersign_store::{ApiKey, UserStatus, transact};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -38,23 +38,23 @@ struct Body {
 }
 
 pub(super) async fn create(person: Person, Content(bytes): Content) -> Result<Response, Failed> {
-    let Person { call, user, .. } = person;
+    let Person { call, user, session } = person;
     let body: Body = body_of(&bytes)?;
-    let made = make(&call, &user.id, &user.roles, body.name, body.scopes, body.expires_in).await?;
+    let made = make(&call, &user.id, Some(&session.id), body.name, body.scopes, body.expires_in).await?;
     Ok((StatusCode::CREATED, Json(made)).into_response())
 }
 
-/// Makes a key of an owner with these roles; what its maker is shown, once.
+/// Makes a key of an owner, who asks for it in a session or is asked for by an administrator; what its maker is shown, once.
+/// The owner is read again under its lock: a key says no more than they may when it is issued.
 pub(crate) async fn make(
     call: &Call,
     owner: &str,
-    roles: &[String],
+    session: Option<&str>,
     name: String,
     scopes: Vec<String>,
     expires_in: Option<i64>,
 ) -> Result<Value, Failed> {
     let policy = &call.policy;
-    check(call, roles, &name, &scopes)?;
     let longest_s = policy.tokens.api_key_max_ttl_ms / 1000;
     let life_s = match expires_in {
         None => longest_s,
@@ -69,18 +69,31 @@ pub(crate) async fn make(
         // Nothing could take the place of what it is revoked by.
         return Err(Problem::unavailable("too much is revoked that can't be merged: no API key is issued for now").into());
     }
-    let spec = ApiKeySpec {
-        issuer: policy.own.as_ref().map(|own| own.issuer.clone()).unwrap_or_default(),
-        subject: owner.to_owned(),
-        audiences: policy.audiences.clone(),
-        roles: roles.to_vec(),
-        scopes,
-        token_id: new_id(),
-        issued_at: UnixMillis(0),
-        expires: UnixMillis(0),
-    };
     let (made, key) = transact!(call.store(), Failed, |tx| {
-        let grant = call.issuer.parts.minter.grant_api_key(tx, policy, spec.clone(), life_s * 1000).await?;
+        tx.lock_subject(&policy.name, owner).await?;
+        let now = tx.database_now().await?;
+        let user = tx.user(&policy.name, owner).await?.filter(|user| user.status == UserStatus::Active);
+        let roles = user.ok_or_else(|| Problem::invalid_token("the account is closed"))?.roles;
+        check(call, &roles, &name, &scopes)?;
+        let rests_on = match session {
+            None => None,
+            Some(id) => {
+                let session = tx.session(&policy.name, id).await?.filter(|session| session.is_live(now));
+                Some(session.ok_or_else(|| Problem::invalid_token("the session has ended"))?.auth_time)
+            }
+        };
+        let spec = ApiKeySpec {
+            issuer: policy.own.as_ref().map(|own| own.issuer.clone()).unwrap_or_default(),
+            subject: owner.to_owned(),
+            audiences: policy.audiences.clone(),
+            roles: roles.clone(),
+            scopes: scopes.clone(),
+            token_id: new_id(),
+            issued_at: UnixMillis(0),
+            expires: UnixMillis(0),
+        };
+        let id = spec.token_id.clone();
+        let grant = call.issuer.parts.minter.grant_api_key(tx, policy, spec, life_s * 1000, rests_on).await?;
         let held = tx.live_api_keys(&policy.name, owner, grant.issued_at()).await?;
         if held >= u64::from(MAX_KEYS) {
             return Err(Problem::validation(format!("there are {MAX_KEYS} keys already: revoke some")).into());
@@ -88,13 +101,13 @@ pub(crate) async fn make(
         let key = grant.sign()?;
         let made = ApiKey {
             policy: policy.name.clone(),
-            id: spec.token_id.clone(),
+            id,
             owner: owner.to_owned(),
             name: name.clone(),
             hint: format!("csk_…{}", &key[key.len().saturating_sub(HINT)..]),
             hash: None,
-            scopes: spec.scopes.clone(),
-            roles: roles.to_vec(),
+            scopes: scopes.clone(),
+            roles,
             created: grant.issued_at(),
             expires: grant.expires(),
             last_used: None,

@@ -90,7 +90,7 @@ pub(super) async fn csrf(call: Call, headers: HeaderMap) -> Result<Json<Value>, 
 
 async fn by_access(call: &Call, headers: &HeaderMap) -> Result<Session, Failed> {
     let shown = bearer::credential(&call.policy, headers)?;
-    let caller = bearer::judge(&call.issuer, &call.policy, shown.token, None).await?;
+    let caller = bearer::judge(&call.issuer, &call.policy, shown.token, None, &bearer::Around::default()).await?;
     caller.session.ok_or_else(|| Problem::invalid_token("this call needs the token of a login").into())
 }
 

@@ -10,7 +10,7 @@ use countersign_store::{AddressBlock, Appended, StoreError, User, transact};
 use super::owner::count;
 use crate::{
     RevocationRequest,
-    addresses::networks_around,
+    addresses::{block_of, networks_around},
     audit::EventKind,
     call::Call,
     limits::{Standing, Window, address_key, halved_under_attack, joined_key},
@@ -89,11 +89,7 @@ async fn block(call: &Call, duration_ms: i64, verifiers: bool) -> Result<Option<
     if call.issuer.parts.trusted_proxies.contains(ip) {
         return Ok(None);
     }
-    let network = match ip {
-        IpAddr::V4(_) => ip.to_string(),
-        // Whoever has one address of such a network has them all.
-        IpAddr::V6(v6) => format!("{v6}/64"),
-    };
+    let network = block_of(ip);
     let request = RevocationRequest {
         kind: Some(Kind::Ip),
         id: Some(network),

@@ -60,9 +60,10 @@ pub(super) async fn login(call: Call, headers: HeaderMap, content: Content) -> R
 async fn attempt(call: &Call, headers: HeaderMap, Content(bytes): Content) -> Result<Response, Failed> {
     let login = call.login()?;
     let body: Body = form_or_json(&headers, &bytes)?;
-    let name = match (&body.username, &body.email) {
-        (Some(name), _) | (None, Some(name)) if !name.trim().is_empty() => names::folded(name.trim()),
-        _ => return Err(Problem::validation("username (a name or an e-mail address) or email is missing").into()),
+    let given = [&body.username, &body.email].into_iter().flatten().map(|name| name.trim()).find(|name| !name.is_empty());
+    let name = match given {
+        Some(name) => names::folded(name),
+        None => return Err(Problem::validation("username (a name or an e-mail address) or email is missing").into()),
     };
     let wants_cookies = body.cookies.unwrap_or(false);
     let cookies = if wants_cookies { Some(browser::may_want(call)?) } else { None };
@@ -137,9 +138,9 @@ fn form_or_json<T: DeserializeOwned>(headers: &HeaderMap, bytes: &axum::body::By
     }
     let mut members = BTreeMap::new();
     for (name, value) in form_urlencoded::parse(bytes) {
-        let value = match value.as_ref() {
-            "true" => Value::Bool(true),
-            "false" => Value::Bool(false),
+        let value = match (name.as_ref(), value.as_ref()) {
+            ("remember_me" | "cookies", "true") => Value::Bool(true),
+            ("remember_me" | "cookies", "false") => Value::Bool(false),
             _ => Value::String(value.into_owned()),
         };
         if members.insert(name.into_owned(), value).is_some() {
@@ -199,15 +200,19 @@ async fn failed(
     settings: &countersign_api::policy::EffectiveLockout,
 ) -> Result<Response, Failed> {
     let subject = if let Counter::Account(id) = counter { Some(id.as_str()) } else { None };
-    let locked = transact!(call.store(), |tx| {
+    let locked = transact!(call.store(), Failed, |tx| {
         let now = tx.database_now().await?;
+        // Whoever guessed right at the same moment is told the same.
+        if let Some(until) = counter.locked_in(tx, &call.policy.name, now).await? {
+            return Err(lockout::locked(until, now).into());
+        }
         let mut event = call.event(EventKind::LoginFailed).detail("reason", "invalid_credentials");
         event = match subject {
             Some(id) => event.subject(id),
             None => event.detail("name", call.issuer.parts.secrets.short_hash("name", name)),
         };
         event.write(tx, now).await?;
-        counter.failed(tx, call, settings, now).await
+        Ok(counter.failed(tx, call, settings, now).await?)
     })?;
     if locked {
         owner::tell_locked(call, counter).await?;

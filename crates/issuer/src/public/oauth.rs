@@ -23,7 +23,7 @@ use crate::{
     audit::EventKind,
     bearer::{self, Permitted},
     body::Content,
-    call::Call,
+    call::{Call, Published},
     closing,
     minter::MintRequest,
     opening,
@@ -56,7 +56,7 @@ impl From<Failed> for OauthError {
         let problem = Problem::from(failed);
         let (status, description) = (problem.status(), problem.detail().to_owned());
         let error = match status {
-            StatusCode::UNAUTHORIZED => return Self::new("invalid_grant", description),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Self::new("invalid_grant", description),
             StatusCode::SERVICE_UNAVAILABLE => "temporarily_unavailable",
             status if status.is_server_error() => "server_error",
             _ => "invalid_request",
@@ -196,14 +196,16 @@ pub(super) async fn introspect(call: Call, headers: HeaderMap, Content(bytes): C
     let form = form(&headers, &bytes)?;
     client(&call, &headers, &form)?;
     let token = form.get("token").ok_or_else(|| OauthError::new("invalid_request", "token is missing"))?;
-    let caller = match bearer::judge(&call.issuer, &call.policy, token.trim(), None).await {
-        Ok(caller) => caller,
-        Err(Failed::Problem(problem)) if problem.status().is_client_error() => {
-            return Ok(tokens(&json!({"active": false})));
-        }
+    let inactive = || Ok(tokens(&json!({"active": false})));
+    let Ok(credential) = bearer::genuine(&call.issuer, &call.policy, token.trim()) else { return inactive() };
+    match bearer::judge(&call.issuer, &call.policy, token.trim(), None, &bearer::Around::default()).await {
+        Ok(_) => {}
+        // Rules and address lists ask for a request: who introspects has none to tell of, and the token is good.
+        Err(Failed::Problem(problem)) if problem.status() == StatusCode::FORBIDDEN => {}
+        Err(Failed::Problem(problem)) if problem.status().is_client_error() => return inactive(),
         Err(failed) => return Err(failed.into()),
-    };
-    let credential = &caller.credential;
+    }
+    let credential = &credential;
     let secs = |at: Option<UnixMillis>| at.map(UnixMillis::as_secs);
     let mut body = json!({
         "active": true,
@@ -234,10 +236,14 @@ pub(super) async fn revoke(call: Call, headers: HeaderMap, Content(bytes): Conte
         Some(refresh) => end_session(&call, &client.client_id, &refresh).await?,
         None => end_token(&call, &client.client_id, token).await?,
     };
-    if let Some(ended) = ended {
-        call.publish(ended).await;
-    }
-    Ok(StatusCode::OK.into_response())
+    let published = match ended {
+        Some(ended) => call.publish(ended).await,
+        None => Published::Nothing,
+    };
+    Ok(match published {
+        Published::Later => (StatusCode::ACCEPTED, Json(json!({"pending": true}))).into_response(),
+        Published::At(_) | Published::Nothing => StatusCode::OK.into_response(),
+    })
 }
 
 async fn end_session(
@@ -260,12 +266,8 @@ async fn end_session(
 
 async fn end_token(call: &Call, client: &str, token: &str) -> Result<Option<countersign_store::Appended>, Failed> {
     let policy = &call.policy;
-    let caller = match bearer::judge(&call.issuer, policy, token, None).await {
-        Ok(caller) => caller,
-        Err(Failed::Problem(problem)) if problem.status().is_client_error() => return Ok(None),
-        Err(failed) => return Err(failed),
-    };
-    let credential = &caller.credential;
+    // Whatever it may do and wherever it may come from: what is genuine is ended.
+    let Ok(credential) = &bearer::genuine(&call.issuer, policy, token) else { return Ok(None) };
     let Some(id) = credential.token_id() else { return Ok(None) };
     transact!(call.store(), Failed, |tx| {
         let now = tx.database_now().await?;

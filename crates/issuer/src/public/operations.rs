@@ -162,7 +162,7 @@ pub(super) async fn validate_token(asking: Permitted, Content(bytes): Content) -
 }
 
 async fn token_gate(call: &Call, token: &str) -> Result<Value, Failed> {
-    match bearer::judge(&call.issuer, &call.policy, token, None).await {
+    match bearer::judge(&call.issuer, &call.policy, token, None, &bearer::Around::default()).await {
         Ok(caller) => {
             let credential = &caller.credential;
             Ok(json!({

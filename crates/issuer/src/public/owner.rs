@@ -117,7 +117,7 @@ pub(super) fn username(text: &str) -> Result<Folded, Problem> {
 }
 
 /// A first or last name; none when it is empty.
-pub(super) fn person(member: &str, text: Option<String>) -> Result<Option<String>, Problem> {
+pub(crate) fn person(member: &str, text: Option<String>) -> Result<Option<String>, Problem> {
     let Some(text) = text else { return Ok(None) };
     let name = names::person(&text).map_err(|error| wrong(member, error))?;
     Ok(Some(name.to_owned()).filter(|name| !name.is_empty()))

@@ -31,7 +31,8 @@ pub(crate) async fn may_call(call: &Call, credential: &Authenticated) -> Result<
     let Some(limit) = &login.settings.rate_limits.api.per_subject else { return Ok(()) };
     let key = match (credential.kind(), credential.token_id()) {
         (CredentialKind::ApiKey, Some(id)) => joined_key(&["key", id]),
-        _ => joined_key(&["subject", credential.subject()]),
+        // Two issuers may mean two people by one name.
+        _ => joined_key(&["subject", credential.issuer().unwrap_or_default(), credential.subject()]),
     };
     let window = Window { what: CALLS, key, limit: limit.limit, window_ms: limit.window.as_millis() };
     count(call, [Some(window)]).await.map(|_| ())

@@ -70,7 +70,7 @@ pub enum InvalidRevocation {
     #[error("the reason holds a credential: it is stored and shown, so write it without; nothing was stored")]
     CredentialInReason,
     /// The reason's form.
-    #[error("reason must be at most {MAX_REASON} bytes")]
+    #[error("reason must be at most {MAX_REASON} bytes without control characters")]
     Reason,
     /// A cut-off in the future would end what doesn't exist yet.
     #[error("before is in the future: only what is already issued can be cut off")]
@@ -139,7 +139,7 @@ impl RevocationRequest {
 
     fn to_entry(&self, policy: &IssuerPolicy, source: &str, now: UnixMillis) -> Result<Entry, InvalidRevocation> {
         let reason = self.reason.clone().unwrap_or_default();
-        if reason.len() > MAX_REASON {
+        if reason.len() > MAX_REASON || reason.chars().any(char::is_control) {
             return Err(InvalidRevocation::Reason);
         }
         if reason.split_whitespace().any(|word| credential::is_one(policy, word)) {

@@ -48,6 +48,10 @@ impl Step {
 pub(crate) async fn at_login(tx: &mut Tx, call: &Call, proven: &Proven<'_>, code: Option<&Code>) -> Result<Step, Failed> {
     let user = opening::still(tx, call, proven).await?;
     let now = tx.database_now().await?;
+    // Of many guesses at once none counts beyond the one that locked.
+    if let Some(until) = proven.counter.locked_in(tx, &user.policy, now).await? {
+        return Err(lockout::locked(until, now).into());
+    }
     let enrolled = in_use(call, tx.totp(&user.policy, &user.id).await?)?.is_some();
     match code {
         _ if !enrolled && call.login()?.demands_second_factor(&user.roles) => {
@@ -75,9 +79,6 @@ async fn with_code(
     code: &Code,
     now: UnixMillis,
 ) -> Result<Step, Failed> {
-    if let Some(until) = proven.counter.locked_in(tx, &user.policy, now).await? {
-        return Err(lockout::locked(until, now).into());
-    }
     if let Some(opened) = again(tx, call, proven, user, code, now).await? {
         return Ok(Step::opened(opened));
     }

@@ -218,3 +218,40 @@ async fn the_trails_chain_is_followed_and_a_changed_event_shows() {
 fn hex(bytes: &[u8]) -> String {
     ::hex::encode(bytes)
 }
+
+#[tokio::test]
+async fn a_lock_with_an_end_revives_no_disabled_account() {
+    let rig = Rig::new(QUICK).await;
+    rig.account("alice", PASSWORD, &[]).await;
+    let path = format!("{BASE}/users/alice");
+    rig.patch(&path).json(json!({"status": "disabled"})).over_admin_socket().send().await;
+    let locked = post(&rig, "users/alice/lock", json!({"reason": "x"})).await;
+    assert_eq!(locked.refusal(), (422, "validation_failed"));
+    assert_eq!(get(&rig, "users/alice").await["status"], "disabled");
+}
+
+#[tokio::test]
+async fn the_admin_door_knows_that_an_administrators_session_has_ended() {
+    let rig = Rig::new(&format!("{QUICK}    sessions: {{maxConcurrent: 1}}\n")).await;
+    rig.account("root", PASSWORD, &["admin"]).await;
+    let first = rig.login("root", PASSWORD).await.text("access_token");
+    let ask = async |token: &str| rig.get(&format!("{BASE}/users")).bearer(token).over_admin_tcp().send().await;
+    assert_eq!(ask(&first).await.status, 200);
+    let second = rig.login("root", PASSWORD).await.text("access_token");
+    assert_eq!(ask(&first).await.refusal(), (401, "invalid_token"), "evicted, whatever the feed knows yet");
+    assert_eq!(ask(&second).await.status, 200);
+    rig.account("alice", PASSWORD, &["user"]).await;
+    let other = Rig::new(QUICK).await;
+    other.account("root", PASSWORD, &["admin"]).await;
+    let foreign = other.login("root", PASSWORD).await.text("access_token");
+    assert_eq!(ask(&foreign).await.status, 401, "another issuer's administrator is nobody here");
+}
+
+#[tokio::test]
+async fn texts_that_no_database_keeps_are_a_callers_mistake() {
+    let rig = Rig::new(QUICK).await;
+    let answer = post(&rig, "revocations", json!({"kind": "subject", "id": "x", "reason": "a\u{0}b"})).await;
+    assert_eq!(answer.refusal(), (422, "validation_failed"));
+    let bell = post(&rig, "revocations", json!({"kind": "subject", "id": "x", "reason": "a\u{7}b"})).await;
+    assert_eq!(bell.refusal(), (422, "validation_failed"));
+}

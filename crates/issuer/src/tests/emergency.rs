@@ -83,7 +83,7 @@ async fn a_token_that_goes_beyond_the_policy_s_bounds_is_not_made() {
 }
 
 async fn kind_of(rig: &Rig, token: &str) -> &'static str {
-    let caller = crate::bearer::judge(&rig.issuer, &rig.policy, token, None).await;
+    let caller = crate::bearer::judge(&rig.issuer, &rig.policy, token, None, &crate::bearer::Around::default()).await;
     caller.map_or("none", |caller| caller.credential.kind().word())
 }
 

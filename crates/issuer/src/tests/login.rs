@@ -189,3 +189,42 @@ async fn a_login_is_read_as_json_or_as_a_form_and_json_of_a_form_s_type_as_json(
         assert_eq!(answer.status, 200, "{typ} {body}: {}", answer.body);
     }
 }
+
+#[tokio::test]
+async fn of_many_guesses_at_once_none_counts_beyond_the_one_that_locks() {
+    let rig = Rig::new(QUICK).await;
+    rig.account("alice", PASSWORD, &[]).await;
+    let wrong = futures_util::future::join_all((0..40).map(|_| rig.login("alice", "wrong"))).await;
+    let statuses: Vec<u16> = wrong.iter().map(|answer| answer.status.as_u16()).collect();
+    assert_eq!(statuses.iter().filter(|status| **status == 401).count(), 5, "{statuses:?}");
+    assert!(statuses.iter().all(|status| [401, 423].contains(status)), "{statuses:?}");
+    assert_eq!(rig.login("alice", PASSWORD).await.refusal(), (423, "account_locked"));
+}
+
+#[tokio::test]
+async fn a_login_right_after_everything_was_cut_off_is_good() {
+    let rig = Rig::new(QUICK).await;
+    let alice = rig.account("alice", PASSWORD, &[]).await;
+    for _ in 0..5 {
+        let body = json!({"kind": "subject", "id": alice.id});
+        let cut = rig.post("/admin/v1/policies/shop/shop/revocations").json(body).over_admin_socket().send().await;
+        assert_eq!(cut.status, 200);
+        let login = rig.login("alice", PASSWORD).await;
+        assert_eq!(login.status, 200, "{}", login.body);
+        assert!(rig.is_good(&login.text("access_token")).await);
+        let refresh = rig.post("/auth/refresh").json(json!({"refresh_token": login.text("refresh_token")})).send().await;
+        assert_eq!(refresh.status, 200, "{}", refresh.body);
+    }
+}
+
+#[tokio::test]
+async fn no_policys_name_stands_in_the_way_of_anothers_routes() {
+    let yaml = super::rig::policy_yaml(QUICK).replace("name: shop, namespace: shop", "name: sessions, namespace: auth");
+    let dir = tempfile::tempdir().unwrap();
+    let store = countersign_store::Store::open(&dir.path().join("store.db")).await.unwrap();
+    let rig = Rig::over(store, dir, &yaml).await;
+    rig.account("alice", PASSWORD, &[]).await;
+    let login = rig.login("alice", PASSWORD).await;
+    let path = format!("/auth/sessions/{}", login.text("session_id"));
+    assert_eq!(rig.delete(&path).bearer(&login.text("access_token")).send().await.body["revoked"], 1);
+}

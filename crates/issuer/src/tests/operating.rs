@@ -96,7 +96,9 @@ async fn a_token_that_was_taken_back_leaves_a_few_lines_in_the_trail() {
     rig.account("alice", PASSWORD, &["user"]).await;
     let good = token(&rig, "alice").await;
     let (head, signature) = good.rsplit_once('.').unwrap();
-    let forged = format!("{head}.{}", signature.chars().rev().collect::<String>());
+    // Another signature of the same form: the bits that base64url leaves over at its end stay as they are.
+    let (first, rest) = signature.split_at(1);
+    let forged = format!("{head}.{}{rest}", if first == "A" { "B" } else { "A" });
     for _ in 0..12 {
         assert_eq!(rig.get("/users/me").bearer(&forged).send().await.status, 401);
     }

@@ -144,6 +144,12 @@ impl Asking<'_> {
         self
     }
 
+    /// To the admin API over TCP, where a token lets in.
+    pub(crate) fn over_admin_tcp(mut self) -> Self {
+        self.router = crate::admin::routes(self.rig.issuer.clone(), crate::admin::Door::Bearer);
+        self
+    }
+
     /// From another address.
     pub(crate) fn from(mut self, ip: &str) -> Self {
         self.peer = SocketAddr::new(ip.parse().unwrap(), 50_000);
@@ -317,7 +323,7 @@ impl Rig {
 
     /// What a verifier would say of a token now: whether it is good.
     pub(crate) async fn is_good(&self, token: &str) -> bool {
-        crate::bearer::judge(&self.issuer, &self.policy, token, None).await.is_ok()
+        crate::bearer::judge(&self.issuer, &self.policy, token, None, &crate::bearer::Around::default()).await.is_ok()
     }
 
     /// Waits until this process' follower has caught up with what an answer's position says.

@@ -221,3 +221,46 @@ async fn figures_and_operations_say_what_is_so() {
         assert_eq!(rig.get(&format!("/api/v1/auth/{path}")).send().await.status, 401, "{path}");
     }
 }
+
+#[tokio::test]
+async fn a_policy_that_asks_where_requests_come_from_is_told_so_and_still_lets_log_out() {
+    let yaml =
+        super::rig::policy_yaml(QUICK).replace("  roles:", "  clientAddresses: {allow: ['203.0.113.0/24']}\n  roles:");
+    let dir = tempfile::tempdir().unwrap();
+    let store = countersign_store::Store::open(&dir.path().join("store.db")).await.unwrap();
+    let rig = Rig::over(store, dir, &yaml).await;
+    rig.account("alice", PASSWORD, &["user"]).await;
+    let token = token_of(&rig, "alice").await;
+    assert_eq!(rig.get("/users/me").bearer(&token).send().await.status, 200);
+    assert_eq!(rig.get("/users/me").bearer(&token).from("198.51.100.9").send().await.status, 403);
+    assert_eq!(rig.post("/auth/logout").bearer(&token).send().await.status, 200);
+}
+
+#[tokio::test]
+async fn an_api_key_says_no_more_than_its_owner_may_when_it_is_issued() {
+    let rig = Rig::new(QUICK).await;
+    let alice = rig.account("alice", PASSWORD, &["user"]).await;
+    let call = crate::call::Call {
+        issuer: rig.issuer.clone(),
+        policy: rig.policy.clone(),
+        client: crate::client::Client {
+            ip: [203, 0, 113, 7].into(),
+            user_agent: None,
+            request_id: "r".into(),
+            device: String::new(),
+        },
+    };
+    // As of a request that was let in before, and whose body came after.
+    let login = rig.login("alice", PASSWORD).await;
+    let disabled = rig
+        .patch(&format!("/admin/v1/policies/shop/shop/users/{}", alice.id))
+        .json(json!({"status": "disabled"}))
+        .over_admin_socket()
+        .send()
+        .await;
+    assert_eq!(disabled.status, 200);
+    let session = login.text("session_id");
+    let scopes = vec!["orders:read".to_owned()];
+    let made = crate::public::make_api_key(&call, &alice.id, Some(&session), "ci".into(), scopes, None).await;
+    assert!(made.unwrap_err().is("invalid_token"));
+}

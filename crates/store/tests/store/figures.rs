@@ -20,7 +20,8 @@ async fn figures_count_what_is_there(db: Database) {
         (new.subject, new.device) = (subject.into(), device.map(Into::into));
         new
     };
-    for new in [on("s1", "alice", Some("Firefox on Linux")), on("s2", "alice", Some("Firefox on Linux")), on("s3", "bob", None)]
+    for new in
+        [on("s1", "alice", Some("Firefox on Linux")), on("s2", "alice", Some("Firefox on Linux")), on("s3", "bob", None)]
     {
         open(&store, &new, None).await;
     }
@@ -99,9 +100,8 @@ async fn a_refresh_token_names_its_session(db: Database) {
         created: NOW,
         expires: NOW.plus(MINUTE),
     };
-    let of = async |token: &RefreshToken| {
-        transact!(&store, |tx| { tx.session_of_refresh_token(&shop(), token).await }).unwrap()
-    };
+    let of =
+        async |token: &RefreshToken| transact!(&store, |tx| { tx.session_of_refresh_token(&shop(), token).await }).unwrap();
     transact!(&store, |tx| { tx.insert_family(&family).await }).unwrap();
     assert_eq!((of(&token).await.as_deref(), of(&RefreshToken([4; 32])).await), (Some("s"), None));
 }
