@@ -76,9 +76,8 @@ fn live(target: &Target, number: u32) -> Option<Told> {
     let mut told = Told { name: name.clone(), passwords: vec![first.clone()], ended: Vec::new(), locked: false };
     // From here on whatever isn't answered leaves what was told as it is.
     let _: Option<()> = (|| {
-        let login = |password: &str| {
-            call(target, "POST", "/auth/login", None, &json!({"username": name, "password": password}))
-        };
+        let login =
+            |password: &str| call(target, "POST", "/auth/login", None, &json!({"username": name, "password": password}));
         let tokens = login(&first)?;
         assert_eq!(tokens.status, 200, "{}", tokens.json());
         let (access, refresh) = (text(&tokens.json(), "access_token"), text(&tokens.json(), "refresh_token"));
@@ -145,7 +144,9 @@ fn what_was_answered_holds_though_the_issuer_is_killed_again_and_again() {
             .collect();
         // Some lives have come to their end, others are in the middle of theirs.
         let wanted = before + 3 + 2 * kill as usize;
-        eventually("some accounts have lived", Duration::from_mins(1), || (told.lock().unwrap().len() >= wanted).then_some(()));
+        eventually("some accounts have lived", Duration::from_mins(1), || {
+            (told.lock().unwrap().len() >= wanted).then_some(())
+        });
         dev.kill();
         over.store(true, SeqCst);
         for client in clients {

@@ -47,10 +47,12 @@ impl fmt::Debug for LoginReferences {
 pub fn resolve_login(policy: &EffectivePolicy, references: &dyn References) -> Result<LoginReferences, Vec<Problem>> {
     let Some(login) = &policy.login else { return Ok(LoginReferences::default()) };
     let mut problems = Vec::new();
-    let mut keep = |found: Result<LoginReferences, Problem>| found.unwrap_or_else(|problem| {
-        problems.push(problem);
-        LoginReferences::default()
-    });
+    let mut keep = |found: Result<LoginReferences, Problem>| {
+        found.unwrap_or_else(|problem| {
+            problems.push(problem);
+            LoginReferences::default()
+        })
+    };
     let breached = keep(breached(login, references)).breached;
     let sms_key = keep(sms(login, references)).sms_key;
     let smtp = keep(smtp(login, references)).smtp;
@@ -79,8 +81,7 @@ fn breached(login: &EffectiveLogin, references: &dyn References) -> Result<Login
     let (BreachedPasswordsMode::Custom, Some(reference)) = (list.mode, &list.config_map_key_ref) else {
         return Ok(LoginReferences::default());
     };
-    let problem =
-        |message: String| Problem::new("spec.login.passwords.breachedPasswords.configMapKeyRef", message);
+    let problem = |message: String| Problem::new("spec.login.passwords.breachedPasswords.configMapKeyRef", message);
     let bytes = references
         .value(ReferenceKind::ConfigMap, &reference.name, &reference.key)
         .map_err(|error| problem(error.to_string()))?;

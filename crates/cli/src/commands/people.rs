@@ -83,7 +83,9 @@ async fn list(session: &Session, args: &UsersList) -> Result<Exit, Failure> {
     }
     let mut table = Table::new(&["ID", "USERNAME", "EMAIL", "STATUS", "ROLES", "2FA", "LAST-LOGIN"])
         .wide(&["CREATED", "VERIFIED", "REASON"]);
-    users.iter().for_each(|user| table.row(row(user)));
+    for user in &users {
+        table.row(row(user));
+    }
     let names = users.iter().map(|user| text(user, "id").to_owned()).collect();
     let human = if users.is_empty() { vec![Block::Text("no account".into())] } else { vec![Block::Table(table)] };
     session.printer.report(&Report { document: json!({"users": users}), human, names })?;

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     Session,
-    client::{Answer, Client},
+    client::Client,
     failure::Failure,
     target::{self, Intent, Target},
 };
@@ -47,23 +47,19 @@ impl Asking {
     }
 
     pub(super) async fn get(&self, call: &str, query: &[(&str, Option<String>)]) -> Result<Value, Failure> {
-        self.told(self.client.get(&self.path(call, query)).await?)
+        self.client.get(&self.path(call, query)).await?.success()
     }
 
     pub(super) async fn post(&self, call: &str, body: &Value) -> Result<Value, Failure> {
-        self.told(self.client.post(&self.path(call, &[]), body, Duration::ZERO).await?)
+        self.client.post(&self.path(call, &[]), body, Duration::ZERO).await?.success()
     }
 
     pub(super) async fn patch(&self, call: &str, body: &Value) -> Result<Value, Failure> {
-        self.told(self.client.patch(&self.path(call, &[]), body).await?)
+        self.client.patch(&self.path(call, &[]), body).await?.success()
     }
 
     pub(super) async fn delete(&self, call: &str, query: &[(&str, Option<String>)]) -> Result<Value, Failure> {
-        self.told(self.client.delete(&self.path(call, query)).await?)
-    }
-
-    fn told(&self, answer: Answer) -> Result<Value, Failure> {
-        answer.success()
+        self.client.delete(&self.path(call, query)).await?.success()
     }
 }
 

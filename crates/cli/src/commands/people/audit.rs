@@ -1,6 +1,7 @@
 //! `audit`.
 
 use std::{
+    fmt::Write as _,
     fs::OpenOptions,
     io::{BufWriter, Write as _},
     os::unix::fs::OpenOptionsExt as _,
@@ -107,7 +108,12 @@ async fn list(session: &Session, args: &AuditList) -> Result<Exit, Failure> {
 
 async fn export(session: &Session, args: &AuditList) -> Result<Exit, Failure> {
     let asking = Asking::of(session, Intent::Look).await?;
-    let lines = |events: Vec<Value>| events.iter().map(|event| format!("{event}\n")).collect::<String>();
+    let lines = |events: Vec<Value>| {
+        events.iter().fold(String::new(), |mut lines, event| {
+            let _ = writeln!(lines, "{event}");
+            lines
+        })
+    };
     let at_most = args.limit.unwrap_or(usize::MAX);
     let Some(path) = &args.to else {
         pages(&asking, args, at_most, |events| output::write_out(&lines(events))).await?;

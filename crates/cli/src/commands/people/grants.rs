@@ -31,7 +31,7 @@ fn shown(session: &Session, document: Value, list: &str, id: &str, table: Table,
     Ok(Exit::Done)
 }
 
-fn ended(session: &Session, what: &str, answers: Vec<Value>) -> Result<Exit, Failure> {
+fn ended(session: &Session, what: &str, answers: &[Value]) -> Result<Exit, Failure> {
     let count: u64 = answers.iter().filter_map(|answer| answer["revoked"].as_u64()).sum();
     let pending = answers.iter().any(|answer| answer["pending"] == Value::Bool(true));
     let mut human = vec![Block::Text(format!("{count} {what}"))];
@@ -77,7 +77,7 @@ pub(crate) async fn sessions(session: &Session, command: Sessions) -> Result<Exi
             } else {
                 asking.delete(&format!("sessions/{}", segment(&id)), &[]).await?
             };
-            ended(session, "sessions ended", vec![answer])
+            ended(session, "sessions ended", &[answer])
         }
     }
 }
@@ -133,7 +133,7 @@ pub(crate) async fn api_keys(session: &Session, command: ApiKeys) -> Result<Exit
             for id in &ids {
                 answers.push(asking.delete(&format!("api-keys/{}", segment(id)), &[]).await?);
             }
-            ended(session, "API keys revoked", answers)
+            ended(session, "API keys revoked", &answers)
         }
     }
 }
@@ -177,7 +177,7 @@ pub(crate) async fn blocks(session: &Session, command: Blocks) -> Result<Exit, F
             for network in networks {
                 answers.push(asking.delete("blocks", &[("network", Some(network))]).await?);
             }
-            ended(session, "blocks lifted", answers)
+            ended(session, "blocks lifted", &answers)
         }
     }
 }
