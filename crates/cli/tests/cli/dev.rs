@@ -145,7 +145,7 @@ fn the_demo_shows_every_step_and_ends_well() {
     assert_eq!(said.status, 0, "{said:?}");
     let told = said.json();
     let steps: Vec<&str> = told["steps"].as_array().unwrap().iter().map(|s| s["step"].as_str().unwrap()).collect();
-    assert_eq!(steps, ["start", "mint", "verify", "rotate", "revoke", "restart"]);
+    assert_eq!(steps, ["start", "log in", "mint", "verify", "rotate", "revoke", "lock out", "restart"]);
     let rotate = &told["steps"][3]["figures"];
     assert!(rotate["calls"].as_u64().unwrap() > 100 && rotate["errors"] == 0, "{told}");
 }
