@@ -146,6 +146,6 @@ fn the_demo_shows_every_step_and_ends_well() {
     let told = said.json();
     let steps: Vec<&str> = told["steps"].as_array().unwrap().iter().map(|s| s["step"].as_str().unwrap()).collect();
     assert_eq!(steps, ["start", "log in", "mint", "verify", "rotate", "revoke", "lock out", "restart"]);
-    let rotate = &told["steps"][3]["figures"];
+    let rotate = &told["steps"][4]["figures"];
     assert!(rotate["calls"].as_u64().unwrap() > 100 && rotate["errors"] == 0, "{told}");
 }
