@@ -20,6 +20,8 @@ fn verifiers_answer_and_start_without_the_api_server_and_go_on_when_it_is_back()
     world.verifiers[0].restart();
     world.verifiers[1].process().kill();
     world.verifiers[1].restart();
+    // The feed is there, and each has to reach its tail first.
+    world.eventually(&policy, &token, (200, "valid"));
     for _ in 0..50 {
         assert_eq!(world.verdicts(&policy, &token), [(200, "valid".to_owned())].into());
     }
