@@ -57,12 +57,7 @@ fn a_deleted_policy_is_erased_when_its_time_is_over_and_nobody_takes_its_tokens(
     let api = world.api();
     let mut wanted = policy("erased", "shop");
     wanted["spec"]["retainAfterDelete"] = json!("2s");
-    let path = object_path(&wanted);
-    let signing = || {
-        world.enforced(&wanted);
-        api.wait(&path, "a key signs", LONG, |policy| active_key(policy).is_some())
-    };
-    let first = signing();
+    let first = world.enforced(&wanted);
     let token = world.minter.mint(&first, "ann");
     let bundle = bundle_of(&world, "erased/shop");
     let ring =
@@ -73,7 +68,7 @@ fn a_deleted_policy_is_erased_when_its_time_is_over_and_nobody_takes_its_tokens(
     }
     assert!(world.verdicts(&wanted, &token).iter().all(|(status, _)| *status == 404));
 
-    let second = signing();
+    let second = world.enforced(&wanted);
     assert_ne!(active_key(&first), active_key(&second), "nothing was left to take up");
     eventually("the old keys mean nothing", PATIENCE, || {
         world.verdicts(&wanted, &token).iter().all(|(status, _)| *status == 401).then_some(())

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{
     http::{Answer, Request},
-    rig::{Api, Collector, Installation, Operator, PATIENCE, SYSTEM, Setup, Verifier, eventually, object_path},
+    rig::{Api, Collector, Installation, Operator, PATIENCE, SYSTEM, Setup, Verifier, condition, eventually, object_path},
 };
 
 /// How long a rotation may take, also when a leader was killed and its Lease has to run out first.
@@ -80,12 +80,18 @@ impl World {
         self.installation.api()
     }
 
-    /// Applies a policy and waits until it is enforced; the object then.
+    /// Applies a policy and waits until it is enforced and, if it issues tokens, has keys that sign; the object then.
     pub(super) fn enforced(&self, policy: &Value) -> Value {
         let api = self.api();
         api.namespace(policy["metadata"]["namespace"].as_str().unwrap());
         api.apply(policy);
-        api.wait_condition(&object_path(policy), "Enforced", "True", PATIENCE)
+        let enforced = api.wait_condition(&object_path(policy), "Enforced", "True", PATIENCE);
+        if policy["spec"]["issuer"].is_null() {
+            return enforced;
+        }
+        api.wait(&object_path(policy), "enforced, and keys sign", PATIENCE, |policy| {
+            ["Enforced", "KeysReady"].iter().all(|kind| condition(policy, kind)["status"] == "True")
+        })
     }
 
     /// Which operator leads.
