@@ -19,18 +19,37 @@ pub(crate) fn block_of(ip: IpAddr) -> String {
     IpNet::new(ip, length).map_or_else(|_| ip.to_string(), |network| network.trunc().to_string())
 }
 
-/// The network that a text names, in that spelling: an address' own, or one that is written as such.
-pub(crate) fn network_of(text: &str) -> Option<String> {
-    let text = text.trim();
-    match text.parse::<IpAddr>() {
-        Ok(ip) => Some(IpNet::from(ip.to_canonical()).to_string()),
-        Err(_) => text.parse::<IpNet>().ok().map(|network| network.trunc().to_string()),
+/// The network that a text names: an address' own, or one that is written as such. An IPv4 network that is written as IPv6 is
+/// the IPv4 one: that is what addresses are compared as.
+pub(crate) fn network_of(text: &str) -> Option<IpNet> {
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Some(IpNet::from(ip.to_canonical()));
     }
+    let network = text.parse::<IpNet>().ok()?;
+    let mapped = match network {
+        IpNet::V6(v6) if v6.prefix_len() >= 96 => v6.addr().to_ipv4_mapped().map(|ip| (ip, v6.prefix_len() - 96)),
+        _ => None,
+    };
+    let v4 = mapped.and_then(|(ip, length)| IpNet::new(ip.into(), length).ok());
+    Some(v4.unwrap_or(network).trunc())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_network_is_named_in_one_spelling_however_it_is_written() {
+        for (text, network) in [
+            ("203.0.113.7", Some("203.0.113.7/32")),
+            ("203.0.113.7/24", Some("203.0.113.0/24")),
+            ("::ffff:203.0.113.7", Some("203.0.113.7/32")),
+            ("::ffff:203.0.113.0/120", Some("203.0.113.0/24")),
+            ("nonsense", None),
+        ] {
+            assert_eq!(network_of(text).map(|network| network.to_string()).as_deref(), network, "{text}");
+        }
+    }
 
     #[test]
     fn an_address_lies_in_its_own_network_and_all_around_it() {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{extract::FromRequestParts, http::request::Parts};
 use countersign_core::{revocation::Position, time::UnixMillis};
-use countersign_store::{Appended, Store, StoreError};
+use countersign_store::{Appended, Ended, Store, StoreError, Tx};
 
 use crate::{
     IssuerPolicy,
@@ -59,6 +59,26 @@ impl Call {
     /// An event of this call, to be written in the transaction that does what it tells of.
     pub(crate) fn event(&self, kind: EventKind) -> Event<'_> {
         Event::new(&self.policy.name, kind, Some(&self.client))
+    }
+
+    /// Writes an event for each session of a subject that has ended, with a detail that says why or by whom.
+    pub(crate) async fn tell_ended(
+        &self,
+        tx: &mut Tx,
+        subject: &str,
+        ended: &Ended,
+        detail: Option<(&str, &str)>,
+        now: UnixMillis,
+    ) -> Result<(), StoreError> {
+        for session in &ended.sessions {
+            let event = self.event(EventKind::SessionRevoked).subject(subject).session(session);
+            let event = match detail {
+                Some((name, value)) => event.detail(name, value),
+                None => event,
+            };
+            event.write(tx, now).await?;
+        }
+        Ok(())
     }
 
     /// Publishes what has ended. Absent when nothing has, or the feed is out of reach: see [`Ending`].

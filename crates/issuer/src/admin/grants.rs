@@ -79,10 +79,7 @@ pub(super) async fn end_sessions(asking: Administered, OfQuery(of): OfQuery<OfSu
     let over = transact!(call.store(), |tx| {
         let now = tx.database_now().await?;
         let over = tx.end_sessions(&policy.name, &subject, None, &policy.ending(now, "ended by an administrator")).await?;
-        for id in &over.sessions {
-            let event = call.event(EventKind::SessionRevoked).subject(&subject).session(id);
-            event.detail("by", "administrator").write(tx, now).await?;
-        }
+        call.tell_ended(tx, &subject, &over, Some(("by", "administrator")), now).await?;
         Ok(over)
     })?;
     let count = over.sessions.len();
@@ -98,9 +95,8 @@ pub(super) async fn end_session(asking: Administered, Path(of): Path<OfId>) -> R
             return Err(Problem::not_found("there is no such session").into());
         };
         let over = tx.end_session(&policy.name, &of.id, &policy.ending(now, "ended by an administrator")).await?;
-        if over.is_some() {
-            let event = call.event(EventKind::SessionRevoked).subject(&session.subject).session(&of.id);
-            event.detail("by", "administrator").write(tx, now).await?;
+        if let Some(over) = &over {
+            call.tell_ended(tx, &session.subject, over, Some(("by", "administrator")), now).await?;
         }
         Ok(over)
     })?;

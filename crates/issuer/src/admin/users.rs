@@ -314,5 +314,7 @@ pub(super) async fn delete(asking: Administered, Path(of): Path<OfUser>) -> Resu
 
 /// The network that a text names: an address' own, or one that is written as such.
 pub(super) fn network(text: &str) -> Result<String, Problem> {
-    network_of(text).ok_or_else(|| Problem::validation("an address or a network such as 203.0.113.0/24 is needed"))
+    network_of(text.trim())
+        .map(|network| network.to_string())
+        .ok_or_else(|| Problem::validation("an address or a network such as 203.0.113.0/24 is needed"))
 }

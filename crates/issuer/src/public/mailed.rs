@@ -12,8 +12,8 @@ use super::{
     ended,
     login::account,
     owner::{
-        self, Purpose, address, bad_link, hashed, issuer_of, judge_history, judge_password, mailed_hash, mailed_token,
-        post, told,
+        self, Purpose, address, bad_link, changed_meanwhile, hashed, issuer_of, judge_history, judge_password, mailed_hash,
+        mailed_token, post, told,
     },
 };
 use crate::{
@@ -192,19 +192,10 @@ pub(super) async fn reset(call: Call, Content(bytes): Content) -> Result<Respons
             let event = call.event(EventKind::AccountUnlocked).subject(&user.id);
             event.detail("by", "password reset").write(tx, now).await?;
         }
-        for session in &over.sessions {
-            let event = call.event(EventKind::SessionRevoked).subject(&user.id).session(session);
-            event.detail("reason", "password reset").write(tx, now).await?;
-        }
+        call.tell_ended(tx, &user.id, &over, Some(("reason", "password reset")), now).await?;
         Ok(over)
-    });
-    let over = match over {
-        // Another change came first; the link is still good.
-        Err(Failed::Store(StoreError::Conflict(_))) => {
-            return Err(Problem::unavailable("the password was changed at the same time; try again").into());
-        }
-        over => over?,
-    };
+    })
+    .map_err(changed_meanwhile)?;
     let count = over.sessions.len();
     ended(&call, Some(over.revocations), count).await
 }

@@ -166,6 +166,17 @@ pub(super) async fn hashed(call: &Call, password: &str) -> Result<PasswordHash, 
     }
 }
 
+/// What to say when a password was set on one that had changed by then, or was rehashed: nothing was done, a link is still
+/// good.
+pub(super) fn changed_meanwhile(failed: Failed) -> Failed {
+    match failed {
+        Failed::Store(StoreError::Conflict(_)) => {
+            Problem::unavailable("the password was changed at the same time; try again").into()
+        }
+        failed => failed,
+    }
+}
+
 /// The password that an account's owner has shown, and what its failures are counted on.
 pub(super) struct Shown {
     pub(super) password: Password,

@@ -11,8 +11,8 @@ use super::{
     ended,
     mailed::history,
     owner::{
-        self, Purpose, Shown, address, hashed, issuer_of, judge_history, judge_password, mailed_token, person, post,
-        show_password, told, username,
+        self, Purpose, Shown, address, changed_meanwhile, hashed, issuer_of, judge_history, judge_password, mailed_token,
+        person, post, show_password, told, username,
     },
 };
 use crate::{
@@ -196,19 +196,10 @@ pub(super) async fn change_password(
         let ending = policy.ending(now, "password changed");
         let over = tx.end_sessions(&policy.name, &user.id, Some(&session.id), &ending).await?;
         call.event(EventKind::PasswordChanged).subject(&user.id).session(&session.id).write(tx, now).await?;
-        for ended in &over.sessions {
-            let event = call.event(EventKind::SessionRevoked).subject(&user.id).session(ended);
-            event.detail("reason", "password changed").write(tx, now).await?;
-        }
+        call.tell_ended(tx, &user.id, &over, Some(("reason", "password changed")), now).await?;
         Ok(over)
-    });
-    let over = match over {
-        // A rehash or another change came between.
-        Err(Failed::Store(StoreError::Conflict(_))) => {
-            return Err(Problem::unavailable("the password was changed at the same time; try again").into());
-        }
-        over => over?,
-    };
+    })
+    .map_err(changed_meanwhile)?;
     let count = over.sessions.len();
     ended(&call, Some(over.revocations), count).await
 }

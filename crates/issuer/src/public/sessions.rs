@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 
 use super::ended;
 use crate::{
-    audit::EventKind,
     bearer::Person,
     body::{Content, body_of},
     problem::{Failed, Problem},
@@ -49,8 +48,8 @@ pub(super) async fn end_one(person: Person, Path(id): Path<String>) -> Result<Re
             return Err(Problem::not_found("there is no such session of yours").into());
         }
         let over = tx.end_session(&policy.name, &id, &policy.ending(now, "ended by its owner")).await?;
-        if over.is_some() {
-            call.event(EventKind::SessionRevoked).subject(&user.id).session(&id).write(tx, now).await?;
+        if let Some(over) = &over {
+            call.tell_ended(tx, &user.id, over, None, now).await?;
         }
         Ok(over)
     })?;
@@ -71,9 +70,7 @@ pub(super) async fn end_all(person: Person, Content(bytes): Content) -> Result<R
     let over = transact!(call.store(), |tx| {
         let now = tx.database_now().await?;
         let over = tx.end_sessions(&policy.name, &user.id, except, &policy.ending(now, "ended by its owner")).await?;
-        for id in &over.sessions {
-            call.event(EventKind::SessionRevoked).subject(&user.id).session(id).write(tx, now).await?;
-        }
+        call.tell_ended(tx, &user.id, &over, None, now).await?;
         Ok(over)
     })?;
     let count = over.sessions.len();

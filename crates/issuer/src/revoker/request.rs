@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::credential::{self, of_credential};
-use crate::policies::IssuerPolicy;
+use crate::{addresses::network_of, policies::IssuerPolicy};
 
 /// The longest id, bytes.
 pub(super) const MAX_ID: usize = 1024;
@@ -247,22 +247,8 @@ pub(super) fn knows(policy: &IssuerPolicy, issuer: &str) -> bool {
         || policy.trusted.iter().any(|t| t.issuer.as_deref() == Some(issuer))
 }
 
-/// An IPv4 network that is written as IPv6 is the IPv4 one: that is what addresses are compared as.
-fn canonical(network: IpNet) -> IpNet {
-    let mapped = match network {
-        IpNet::V6(v6) if v6.prefix_len() >= 96 => v6.addr().to_ipv4_mapped().map(|ip| (ip, v6.prefix_len() - 96)),
-        _ => None,
-    };
-    let v4 = mapped.and_then(|(ip, length)| IpNet::new(ip.into(), length).ok());
-    v4.unwrap_or(network)
-}
-
 fn network(text: &str) -> Result<String, InvalidRevocation> {
-    let no_address = || InvalidRevocation::NoAddress(text.to_owned());
-    let network = match text.parse::<std::net::IpAddr>() {
-        Ok(ip) => IpNet::from(ip.to_canonical()),
-        Err(_) => canonical(text.parse::<IpNet>().map_err(|_| no_address())?).trunc(),
-    };
+    let network = network_of(text).ok_or_else(|| InvalidRevocation::NoAddress(text.to_owned()))?;
     // A network that holds one of ours, or lies within one.
     let touches = |own: &IpNet| own.contains(&network) || network.contains(own);
     let own = OWN_NETWORKS.iter().filter_map(|text| text.parse::<IpNet>().ok()).any(|own| touches(&own));
