@@ -1,8 +1,8 @@
 //! Flags and environment, and what they mean: two types, so that nothing raw gets any further.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use countersign_api::cluster;
+use countersign_api::{cluster, values};
 use countersign_feed::{InvalidRedisUrl, RedisUrl};
 use countersign_telemetry::{Endpoint, InvalidEndpoint};
 
@@ -35,6 +35,10 @@ pub struct Flags {
     /// This process's name among operators; default: POD_NAME, else made of host name and process id
     #[arg(long, env = "COUNTERSIGN_IDENTITY")]
     pub identity: Option<String>,
+    /// How long the Lease of the leading operator is good for without renewal: after that another takes over, and its holder
+    /// stops at two thirds of it. At least 3s
+    #[arg(long, value_name = "DURATION", default_value_t = values::Duration::secs(15), env = "COUNTERSIGN_LEASE_DURATION")]
+    pub lease_duration: values::Duration,
     /// Which cluster to work in; default: the one that this pod is in, else KUBECONFIG
     #[arg(long, value_name = "FILE", env = "COUNTERSIGN_KUBECONFIG")]
     pub kubeconfig: Option<PathBuf>,
@@ -78,6 +82,8 @@ pub struct Config {
     pub health_listen: Option<SocketAddr>,
     /// This process's name among operators.
     pub identity: String,
+    /// How long a Lease is good for without renewal.
+    pub lease_duration: Duration,
     /// Which cluster; absent: where this runs, else the environment's.
     pub kubeconfig: Option<PathBuf>,
     /// Trusted issuers' keys may come from anywhere.
@@ -117,6 +123,9 @@ pub struct Environment {
     /// The host's name and the process's id, in one.
     pub process: String,
 }
+
+/// The shortest life of a Lease: one call to the API server may take that long.
+const MIN_LEASE_DURATION: values::Duration = values::Duration::secs(3);
 
 /// What is wrong with the settings.
 #[derive(Debug, thiserror::Error)]
@@ -158,6 +167,9 @@ pub enum ConfigError {
     /// Nothing identifies the process.
     #[error("--identity is empty")]
     NoIdentity,
+    /// A Lease would end between two renewals.
+    #[error("--lease-duration is {0}: it is at least {MIN_LEASE_DURATION}")]
+    LeaseDuration(values::Duration),
 }
 
 impl Config {
@@ -177,6 +189,9 @@ impl Config {
         if identity.is_empty() {
             return Err(ConfigError::NoIdentity);
         }
+        if flags.lease_duration < MIN_LEASE_DURATION {
+            return Err(ConfigError::LeaseDuration(flags.lease_duration));
+        }
         Ok(Self {
             system_namespace: flags.system_namespace.clone(),
             bundles_namespace: flags.bundles_namespace.clone(),
@@ -185,6 +200,7 @@ impl Config {
             listen: address("--listen", &flags.listen)?,
             health_listen: address("--health-listen", &flags.health_listen)?,
             identity,
+            lease_duration: Duration::from_millis(flags.lease_duration.as_millis().unsigned_abs()),
             kubeconfig: flags.kubeconfig.clone(),
             jwks_allow_private: flags.jwks_allow_private,
             jwks_ca_file: flags.jwks_ca_file.clone(),
@@ -229,6 +245,7 @@ mod tests {
             (&["--redis", "nonsense"], "--redis"),
             (&["--redis-ca-file", "/nonexistent"], "/nonexistent"),
             (&["--identity", ""], "--identity"),
+            (&["--lease-duration", "2999ms"], "--lease-duration"),
             (&["--otlp-endpoint", "otel-collector:4318"], "--otlp-endpoint"),
             (&["--bundles-namespace", "countersign-system"], "--bundles-namespace"),
         ] {
@@ -248,6 +265,7 @@ mod tests {
             ("countersign-system", "countersign-bundles")
         );
         assert_eq!(config.identity, "host-1");
+        assert_eq!(config.lease_duration, Duration::from_secs(15));
         assert!(!config.no_issuer);
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! A candidate takes a Lease that nobody holds, or one that hasn't changed for as long as its holder said it would last,
 //! measured by the candidate's own monotonic clock: no two machines' clocks are compared. Every write carries the version
-//! that it was decided on. A holder leads until [`DEADLINE`] after it asked for the last renewal that was granted, by a clock
-//! that goes on while a machine sleeps ([`Leading`]): that is before anyone else may begin. From then on it writes and signs
+//! that it was decided on. A holder leads for two thirds of that time after it asked for the last renewal that was granted, by a
+//! clock that goes on while a machine sleeps ([`Leading`]): that is before anyone else may begin. From then on it writes and signs
 //! nothing, and its process ends. A leader that stopped without knowing is harmless: what it writes next is fenced by the
 //! rings' versions.
 
@@ -27,13 +27,7 @@ use crate::{
     versions::{Versions, version_of},
 };
 
-/// How long a Lease is good for without renewal.
-const DURATION: Duration = Duration::from_secs(15);
-/// How long its holder goes on without having renewed it.
-const DEADLINE: Duration = Duration::from_secs(10);
-/// How often it is renewed, or looked at by those who wait.
-const EVERY: Duration = Duration::from_secs(2);
-/// How long one call may take.
+/// How long one call may take, at most.
 const CALL: Duration = Duration::from_secs(4);
 
 /// Why leading ended.
@@ -99,11 +93,24 @@ fn decide(spec: &LeaseSpec, me: &str, unchanged_for: Duration, restored: bool) -
 }
 
 /// How long things may take.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Timing {
+    /// How long a Lease is good for without renewal.
+    duration: Duration,
+    /// How long its holder goes on without having renewed it.
     deadline: Duration,
+    /// How often it is renewed, or looked at by those who wait.
     every: Duration,
+    /// How long one call may take.
     call: Duration,
+}
+
+impl Timing {
+    /// Of a Lease that is good for `duration`.
+    fn of(duration: Duration) -> Self {
+        let deadline = duration * 2 / 3;
+        Self { duration, deadline, every: duration * 2 / 15, call: CALL.min(deadline * 2 / 5) }
+    }
 }
 
 /// A candidate, and then the leader.
@@ -126,9 +133,16 @@ struct Renewed {
 }
 
 impl Elector {
-    /// A candidate under the name `me` for the Lease `name` of a namespace.
-    pub fn new(client: Client, namespace: &str, name: &'static str, me: String, versions: Arc<Versions>) -> Self {
-        let timing = Timing { deadline: DEADLINE, every: EVERY, call: CALL };
+    /// A candidate under the name `me` for the Lease `name` of a namespace, which is then good for `lasts` without renewal.
+    pub fn new(
+        client: Client,
+        namespace: &str,
+        name: &'static str,
+        me: String,
+        lasts: Duration,
+        versions: Arc<Versions>,
+    ) -> Self {
+        let timing = Timing::of(lasts);
         let leading = Leading::default();
         Self { api: Api::namespaced(client, namespace), name, me, versions, held: None, leading, timing }
     }
@@ -196,7 +210,8 @@ impl Elector {
         let transitions = before.and_then(|spec| spec.lease_transitions).unwrap_or(0);
         LeaseSpec {
             holder_identity: Some(self.me.clone()),
-            lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
+            // In whole seconds, and not fewer than the holder reckons with.
+            lease_duration_seconds: i32::try_from(self.timing.duration.as_millis().div_ceil(1_000)).ok(),
             acquire_time: if mine { before.and_then(|spec| spec.acquire_time.clone()) } else { Some(now.clone()) },
             renew_time: Some(now),
             lease_transitions: Some(if mine || before.is_none() { transitions } else { transitions + 1 }),

@@ -87,8 +87,14 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let health = Health::bind(config.health_listen, config.metrics_policy_label, api_server.writes());
     let health = health.await.map_err(RunError::Health)?;
     let versions = Arc::new(Versions::default());
-    let mut elector =
-        Elector::new(client.clone(), &config.system_namespace, cluster::LEASE, config.identity.clone(), versions.clone());
+    let mut elector = Elector::new(
+        client.clone(),
+        &config.system_namespace,
+        cluster::LEASE,
+        config.identity.clone(),
+        config.lease_duration,
+        versions.clone(),
+    );
     tokio::select! {
         () = stop.cancelled() => return Ok(()),
         () = elector.acquire() => {}

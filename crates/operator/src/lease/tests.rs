@@ -38,8 +38,20 @@ fn a_candidate_doesn_t_take_a_restored_lease_for_its_own() {
     assert_eq!(decide(&held_by("me"), "me", secs(15), true), Move::Take, "nobody leads");
 }
 
+#[test]
+fn a_holder_stops_before_anyone_else_may_begin_however_long_a_lease_lasts() {
+    let (secs, millis) = (Duration::from_secs, Duration::from_millis);
+    for (duration, deadline, every, call) in [
+        (secs(15), secs(10), secs(2), secs(4)),
+        (secs(3), secs(2), millis(400), millis(800)),
+        (secs(120), secs(80), secs(16), secs(4)),
+    ] {
+        assert_eq!(Timing::of(duration), Timing { duration, deadline, every, call });
+    }
+}
+
 fn elector(server: &ApiServer, me: &str) -> Elector {
-    Elector::new(server.client(), "system", "operator", me.to_owned(), Arc::default())
+    Elector::new(server.client(), "system", "operator", me.to_owned(), Duration::from_secs(15), Arc::default())
 }
 
 const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/system/leases/operator";
@@ -78,8 +90,8 @@ async fn a_leader_yields_to_whoever_took_the_lease_after_it() {
 async fn leading_ends_at_its_deadline_though_a_call_is_under_way() {
     let server = ApiServer::default();
     let mut leader = elector(&server, "a");
-    leader.timing =
-        Timing { deadline: Duration::from_millis(400), every: Duration::from_millis(10), call: Duration::from_mins(1) };
+    let (deadline, every) = (Duration::from_millis(400), Duration::from_millis(10));
+    leader.timing = Timing { deadline, every, call: Duration::from_mins(1), ..leader.timing };
     leader.acquire().await;
     let leading = leader.leading();
     assert!(leading.holds());
