@@ -48,6 +48,12 @@ pub enum StoreError {
 /// again.
 const UNDONE: [&str; 2] = ["40001", "40P01"];
 
+/// SQLSTATE classes of a server that can't serve now: connection exceptions, insufficient resources, operator intervention (it
+/// stops, starts or was killed), and 55P03, a lock that was not got in time.
+const AWAY: [&str; 4] = ["08", "53", "57", "55P03"];
+/// The length of an SQLSTATE. SQLite's own codes are shorter.
+const SQLSTATE: usize = 5;
+
 /// SQLSTATE 22021, character_not_in_repertoire.
 const NO_CHARACTER: &str = "22021";
 
@@ -65,6 +71,19 @@ impl StoreError {
     pub(crate) fn is_undone(&self) -> bool {
         let Self::Sql(sqlx::Error::Database(error)) = self else { return false };
         error.code().is_some_and(|code| UNDONE.contains(&code.as_ref()))
+    }
+
+    /// Whether the database is out of reach or too busy, so that the same may go well a little later. What it was asked to write
+    /// is then unknown.
+    pub fn is_away(&self) -> bool {
+        match self {
+            Self::Sql(sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_)) => true,
+            Self::Sql(sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed) => true,
+            Self::Sql(sqlx::Error::Database(error)) => {
+                error.code().is_some_and(|code| code.len() == SQLSTATE && AWAY.iter().any(|class| code.starts_with(class)))
+            }
+            _ => false,
+        }
     }
 
     /// Says `what` of a row that is not unique, and leaves any other failure as it is.

@@ -15,7 +15,7 @@ macro_rules! conformance {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             #[ignore = "needs PostgreSQL's programs; `cargo xtask test` installs them"]
             async fn $case() {
-                super::$case($crate::rig::Database::server().await).await;
+                super::$case($crate::rig::Database::server()).await;
             })+
         }
     };
@@ -27,6 +27,8 @@ mod expiry;
 mod figures;
 mod file;
 mod guards;
+mod imports;
+mod notices;
 mod plans;
 mod proofs;
 mod refresh;

@@ -1,20 +1,15 @@
 //! Databases of a test's own.
 
-use std::{
-    os::unix::{fs::chown, process::CommandExt},
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicU32, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
 };
 
 use countersign_core::{names::PolicyName, time::UnixMillis};
 use countersign_store::{Location, Store};
+use countersign_test_servers::Postgres;
 use sqlx::{AnyPool, Row as _};
 use tempfile::TempDir;
-use tokio::sync::Mutex;
 
 pub(crate) fn shop() -> PolicyName {
     "shop/shop".parse().unwrap()
@@ -25,7 +20,7 @@ pub(crate) const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 /// An empty database.
 pub(crate) enum Database {
     File(TempDir),
-    Server(Arc<Server>, u32),
+    Server(Arc<Postgres>, u32),
 }
 
 impl Database {
@@ -33,11 +28,11 @@ impl Database {
         Self::File(tempfile::tempdir().unwrap())
     }
 
-    pub(crate) async fn server() -> Self {
+    pub(crate) fn server() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let server = Server::shared().await;
+        let server = Postgres::shared().unwrap();
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        server.run("postgres", &format!("CREATE DATABASE test{number}")).await;
+        server.create(&format!("test{number}"), None).unwrap();
         Self::Server(server, number)
     }
 
@@ -62,6 +57,14 @@ impl Database {
         AnyPool::connect(&url).await.unwrap()
     }
 
+    /// The same, of a file that isn't there yet.
+    pub(crate) async fn raw_of_new_file(&self) -> AnyPool {
+        if let Self::File(dir) = self {
+            std::fs::File::create(dir.path().join("store.db")).unwrap();
+        }
+        self.raw().await
+    }
+
     /// How a statement would be run, in the database's words.
     pub(crate) async fn plan(&self, raw: &AnyPool, sql: &str) -> String {
         let (explain, column) = match self {
@@ -71,89 +74,4 @@ impl Database {
         let rows = sqlx::raw_sql(sqlx::AssertSqlSafe(format!("{explain} {sql}"))).fetch_all(raw).await.unwrap();
         rows.iter().map(|row| row.get::<String, _>(column)).collect::<Vec<_>>().join("\n")
     }
-}
-
-/// A PostgreSQL on a socket in a directory of its own, for as long as a test uses it.
-pub(crate) struct Server {
-    dir: TempDir,
-}
-
-impl Server {
-    async fn shared() -> Arc<Self> {
-        static RUNNING: Mutex<Weak<Server>> = Mutex::const_new(Weak::new());
-        let mut running = RUNNING.lock().await;
-        if let Some(server) = running.upgrade() {
-            return server;
-        }
-        let server = Arc::new(Self::start());
-        *running = Arc::downgrade(&server);
-        server
-    }
-
-    fn start() -> Self {
-        let server = Self { dir: tempfile::tempdir().unwrap() };
-        if rustix::process::geteuid().is_root() {
-            chown(server.dir.path(), Some(NOBODY), Some(NOBODY)).unwrap();
-        }
-        let data = server.dir.path().join("data");
-        run(program("initdb")
-            .args(["--username=postgres", "--auth=trust", "--no-sync", "--encoding=UTF8"])
-            .arg("-D")
-            .arg(&data));
-        let settings = format!(
-            "-k {} -c listen_addresses= -c fsync=off -c max_connections=300 -c deadlock_timeout=100ms",
-            server.dir.path().display()
-        );
-        run(server.control("start").arg("-o").arg(settings).arg("-l").arg(server.dir.path().join("log")));
-        server
-    }
-
-    fn control(&self, action: &str) -> Command {
-        let mut command = program("pg_ctl");
-        command.arg(action).args(["-w", "-t", "60", "-D"]).arg(self.dir.path().join("data"));
-        command
-    }
-
-    fn url(&self, database: &str) -> String {
-        format!("postgresql://postgres@localhost/{database}?host={}", self.dir.path().display())
-    }
-
-    async fn run(&self, database: &str, sql: &str) {
-        sqlx::any::install_default_drivers();
-        let pool = AnyPool::connect(&self.url(database)).await.unwrap();
-        sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned())).execute(&pool).await.unwrap();
-        pool.close().await;
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        run(self.control("stop").args(["-m", "immediate"]));
-    }
-}
-
-/// The user of no rights that every system has: PostgreSQL refuses to run as root.
-const NOBODY: u32 = 65_534;
-
-fn program(name: &str) -> Command {
-    let mut command = Command::new(installed(name));
-    if rustix::process::geteuid().is_root() {
-        command.uid(NOBODY).gid(NOBODY);
-    }
-    command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    command
-}
-
-/// Debian keeps servers' programs off the path, by version.
-fn installed(name: &str) -> PathBuf {
-    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let on_path = std::env::var_os("PATH").unwrap();
-    let directories = std::env::split_paths(&on_path).chain(versions.map(|version| version.path().join("bin")));
-    let found = directories.map(|directory| directory.join(name)).find(|path: &PathBuf| Path::is_file(path));
-    found.unwrap_or_else(|| panic!("{name} is not installed; `cargo xtask test` installs it"))
-}
-
-fn run(command: &mut Command) {
-    let status = command.status().unwrap();
-    assert!(status.success(), "{command:?}: {status}");
 }
