@@ -134,13 +134,48 @@ redis://countersign-demo-redis.{{ .Release.Namespace }}:6379
 {{- .Values.networkPolicy.redisPort | default ($port | default 6379) -}}
 {{- end -}}
 
+{{/* Not empty if the issuer is installed. */}}
+{{- define "countersign.hasIssuer" -}}
+{{- if or .Values.issuer.enabled .Values.demo.enabled }}true{{ end -}}
+{{- end -}}
+
+{{- define "countersign.issuerReplicas" -}}
+{{- .Values.issuer.replicas | default (ternary 1 2 .Values.demo.enabled) -}}
+{{- end -}}
+
+{{/* What the issuer takes from Secrets: its database, what it derives keys from, its mail server. */}}
+{{- define "countersign.issuerSecrets" -}}
+{{- $values := .Values.issuer -}}
+{{- if .Values.demo.enabled -}}
+- {name: DATABASE_URL, value: "sqlite:/var/lib/countersign-issuer/store.db"}
+{{- else -}}
+- name: DATABASE_URL
+  valueFrom:
+    secretKeyRef: {name: {{ $values.database.existingSecret }}, key: {{ $values.database.key }}}
+{{- end }}
+{{- $keys := $values.existingSecret | default "countersign-issuer-key" }}
+- name: TOKEN_ENCRYPTION_KEY
+  valueFrom:
+    secretKeyRef: {name: {{ $keys }}, key: TOKEN_ENCRYPTION_KEY}
+- name: TOKEN_ENCRYPTION_KEY_PREVIOUS
+  valueFrom:
+    secretKeyRef: {name: {{ $keys }}, key: TOKEN_ENCRYPTION_KEY_PREVIOUS, optional: true}
+{{- with $values.smtp.existingSecret }}
+{{- range $name := list "SMTP_HOST" "SMTP_PORT" "SMTP_USER" "SMTP_PASSWORD" "SMTP_TLS" "SMTP_FROM_EMAIL" }}
+- name: {{ $name }}
+  valueFrom:
+    secretKeyRef: {name: {{ $.Values.issuer.smtp.existingSecret }}, key: {{ $name }}{{ if ne $name "SMTP_HOST" }}, optional: true{{ end }}}
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{/* A version as one number, so that an admission policy can compare two. */}}
 {{- define "countersign.crdsVersion" -}}
 {{- $version := semver .Chart.AppVersion -}}
 {{- add (mul $version.Major 1000000) (mul $version.Minor 1000) $version.Patch -}}
 {{- end -}}
 
-{{/* What operator and verifier both reach. */}}
+{{/* What every part reaches. */}}
 {{- define "countersign.commonEgress" -}}
 # Names.
 - ports:
