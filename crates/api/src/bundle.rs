@@ -10,6 +10,7 @@ mod envelope;
 mod secrets;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 use countersign_core::{
     jose::{Algorithm, Jwk, JwkSet},
@@ -25,10 +26,11 @@ use serde_json::Value;
 pub use build::{BuildInput, Resolved, build};
 pub use compile::{CompileError, Compiled, FetchedKeys, SkippedKey, compile};
 pub use envelope::{
-    BundleRefusal, MAX_ENVELOPE_BYTES, Trust, claimed_generation, file_name, is_bundle_file, open, seal, secrets_file_name,
+    BundleRefusal, MAX_ENVELOPE_BYTES, claimed_generation, file_name, is_bundle_file, open, seal, secrets_file_name,
     signed_by,
 };
 pub use secrets::{SecretsRefusal, VerifySecrets};
+pub use trust::{Signature, SignatureRefusal, Trust};
 
 /// The newest bundle schema that this code reads, and the one it writes.
 pub const SCHEMA: u32 = 1;

@@ -20,6 +20,8 @@ pub const BUNDLE_LABEL: &str = "countersign.dev/bundle";
 pub const VERIFY_SECRETS_LABEL: &str = "countersign.dev/verify-secrets";
 /// Label of a Secret that holds a policy's key rings; its value is [`FORMAT`].
 pub const KEY_RING_LABEL: &str = "countersign.dev/key-ring";
+/// Label of a Secret that tells issuers of a policy what bundle and rings don't; its value is [`FORMAT`].
+pub const ISSUE_LABEL: &str = "countersign.dev/issue";
 /// Label of a Secret that delivers a declared session's token; its value is [`FORMAT`].
 pub const SESSION_TOKEN_LABEL: &str = "countersign.dev/session-token";
 /// The type of such a Secret. A Secret's type can't be changed, so what somebody else made is never taken for one of these.
@@ -48,6 +50,8 @@ pub const FORMAT: &str = "v1";
 
 /// The key of a bundle's ConfigMap that holds the sealed bundle.
 pub const BUNDLE_KEY: &str = "bundle.json";
+/// The key of the Secret for issuers that holds what they are told, sealed.
+pub const ISSUE_KEY: &str = "issue.json";
 /// The key of a verify-secrets Secret that holds them.
 pub const VERIFY_SECRETS_KEY: &str = "secrets.json";
 
@@ -81,6 +85,8 @@ pub const ISSUER: &str = "issuer";
 pub const OPERATOR: &str = "operator";
 /// The operator's Service in the system namespace.
 pub const OPERATOR_SERVICE: &str = "countersign-operator";
+/// The Service in front of the issuers' APIs.
+pub const ISSUER_SERVICE: &str = "countersign-issuer";
 /// The taint that keeps pods off a node until its verifier is ready (`verifier.startupTaint`).
 pub const STARTUP_TAINT: &str = "countersign.dev/not-ready";
 
@@ -96,6 +102,10 @@ pub mod ports {
     pub const OPERATOR_HEALTH: u16 = 7471;
     /// The issuer's API.
     pub const ISSUER: u16 = 7490;
+    /// The issuer's health and metrics.
+    pub const ISSUER_HEALTH: u16 = 7491;
+    /// The issuer's API for administrators.
+    pub const ISSUER_ADMIN: u16 = 7492;
 }
 
 /// The name of the ConfigMap (and, for verify-secrets, the Secret) of a policy's bundle: `b-` and 32 hex digits of
@@ -108,4 +118,9 @@ pub fn bundle_name(policy: &countersign_core::names::PolicyName) -> String {
 /// The name of the Secret with a policy's key rings: as its bundle's, with `r-`.
 pub fn ring_name(policy: &countersign_core::names::PolicyName) -> String {
     bundle_name(policy).replacen("b-", "r-", 1)
+}
+
+/// The name of the Secret with what issuers are told of a policy beside its bundle and rings: as its bundle's, with `i-`.
+pub fn issue_name(policy: &countersign_core::names::PolicyName) -> String {
+    bundle_name(policy).replacen("b-", "i-", 1)
 }

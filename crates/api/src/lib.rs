@@ -1,7 +1,8 @@
 //! What people declare and what the operator hands on: `AuthPolicy`, `Session`, and the bundle.
 //!
 //! A policy's way: text ([`load`]) to the object as it was written ([`policy`]), to the policy that holds ([`effective`]), with
-//! what it refers to ([`resolve()`]), to the bundle that verifiers enforce ([`bundle`]). This crate reads files that it is told
+//! what it refers to ([`resolve()`]), to the bundle that verifiers enforce ([`bundle`]) and to what issuers are told beside that
+//! ([`key_ring`], [`issue`]). This crate reads files that it is told
 //! to and nothing else; it knows no network and no clock.
 
 pub mod bundle;
@@ -10,6 +11,8 @@ pub mod cluster;
 pub mod crds;
 pub mod dev;
 pub mod effective;
+pub mod issue;
+pub mod key_ring;
 pub mod load;
 pub mod policy;
 pub mod reference;

@@ -14,10 +14,15 @@ pub fn is_lease_name(name: &str) -> bool {
     (1..=MAX_LEASE_NAME).contains(&name.len()) && !name.chars().any(char::is_control)
 }
 
+/// What the name under which an issuer's pod writes its lease begins with; the pod's name follows. No verifier goes by such a name.
+pub const ISSUER_PREFIX: &str = "issuer:";
+
 /// How many refused policies an acknowledgement lists: with names as long as they may be, it stays under [`MAX_ACK_BYTES`].
 pub const MAX_REFUSED: usize = 128;
 
 /// What a verifier has applied *and saved*. Written after the swap; withdrawn first thing at its start.
+///
+/// An issuer says by `history` and `revision` up to which version of the API server its watch of the key rings is applied.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ack {
     /// The run of the verifier that says so.
@@ -68,7 +73,7 @@ pub struct RefusedPolicy {
     pub reason: String,
 }
 
-/// A live reader of the feed.
+/// A live reader of the feed: a verifier, or an issuer ([`Lease::issuer`]).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
     /// Its name: unique in the fleet.
@@ -77,4 +82,11 @@ pub struct Lease {
     pub position: Option<Position>,
     /// What it has applied; absent until it says so.
     pub ack: Option<Ack>,
+}
+
+impl Lease {
+    /// The issuer's pod that it is of; absent: it is a verifier's.
+    pub fn issuer(&self) -> Option<&str> {
+        self.name.strip_prefix(ISSUER_PREFIX)
+    }
 }

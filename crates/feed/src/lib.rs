@@ -22,7 +22,9 @@ mod uses;
 
 pub use clock::Clock;
 pub use follower::{Follower, FollowerConfig, FollowerError};
-pub use lease::{Ack, Lease, MAX_ACK_BYTES, MAX_LEASE_NAME, MAX_REFUSED, RefusedPolicy, UnknownIssuerKey, is_lease_name};
+pub use lease::{
+    Ack, ISSUER_PREFIX, Lease, MAX_ACK_BYTES, MAX_LEASE_NAME, MAX_REFUSED, RefusedPolicy, UnknownIssuerKey, is_lease_name,
+};
 pub use memory::{LiveStore, MemoryFeed};
 pub use outbox::{Mark, Outbox, OutboxError, OutboxRow};
 pub use publisher::{Publication, Publisher, PublisherConfig, PublisherStatus};

@@ -86,9 +86,9 @@ impl Fleet {
 
     /// The verifiers that are alive, by name.
     pub async fn verifiers(&self) -> Result<Vec<Verifier>, FeedError> {
-        let leases = self.server.leases().await?;
+        let leases = self.server.leases().await?.into_iter().filter(|lease| lease.issuer().is_none());
         let mut verifiers: Vec<Verifier> =
-            leases.into_iter().map(|l| Verifier { name: l.name, position: l.position, ack: l.ack }).collect();
+            leases.map(|l| Verifier { name: l.name, position: l.position, ack: l.ack }).collect();
         if let Some((name, state)) = &self.own {
             match verifiers.iter_mut().find(|v| v.name == *name) {
                 Some(own) => own.position = own.position.max(state.position()),
@@ -119,7 +119,35 @@ impl Fleet {
 
 #[cfg(test)]
 mod tests {
+    use countersign_core::revocation::Entry;
+    use countersign_feed::{BoxFuture, ISSUER_PREFIX, LeaseWrite, LiveStore, MemoryFeed, OutboxError};
+
     use super::*;
+
+    /// No entry is alive.
+    #[derive(Debug)]
+    struct Nothing;
+
+    impl LiveStore for Nothing {
+        fn live_after(&self, _: Position, _: usize) -> BoxFuture<'_, Result<Vec<(Position, Entry)>, OutboxError>> {
+            Box::pin(async { Ok(Vec::new()) })
+        }
+
+        fn record<'a>(&'a self, _: u64, _: &'a [(Entry, Position)]) -> BoxFuture<'a, Result<(), OutboxError>> {
+            Box::pin(async { Ok(()) })
+        }
+    }
+
+    #[tokio::test]
+    async fn issuers_that_keep_a_lease_are_no_verifiers() {
+        let server = Arc::new(MemoryFeed::new(Arc::new(Nothing)));
+        for name in ["node-1".to_owned(), format!("{ISSUER_PREFIX}pod-1")] {
+            let lease = LeaseWrite { name, ttl: Duration::from_mins(1), position: None, ack: None };
+            server.write_lease(&lease).await.unwrap();
+        }
+        let verifiers = Fleet::new(server, None).verifiers().await.unwrap();
+        assert_eq!(verifiers.iter().map(|verifier| verifier.name.as_str()).collect::<Vec<_>>(), ["node-1"]);
+    }
 
     #[test]
     fn enforcement_counts_and_names_who_lags() {

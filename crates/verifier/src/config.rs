@@ -9,14 +9,13 @@ use std::{
 use countersign_api::cluster::BUNDLES_NAMESPACE;
 use countersign_core::proxies::InvalidProxy;
 pub use countersign_core::proxies::TrustedProxies;
-use countersign_feed::{InvalidRedisUrl, MAX_LEASE_NAME, RedisUrl, is_lease_name};
+use countersign_feed::{ISSUER_PREFIX, InvalidRedisUrl, MAX_LEASE_NAME, RedisUrl, is_lease_name};
+use countersign_process::{InvalidLogLevel, ServingTls, TlsError, log_filter};
 use countersign_telemetry::{Endpoint, InvalidEndpoint};
 
 pub use crate::source::jwks::FetchRules;
 use crate::{
     emergency::AuditLog,
-    logging::{InvalidLogLevel, log_filter},
-    net::{ServingTls, TlsError},
 };
 
 /// Where the socket is unless told otherwise.
@@ -221,8 +220,10 @@ pub enum ConfigError {
          metadata.name, or give --name"
     )]
     NoName,
-    /// A name that the operator could not read.
-    #[error("--name: a verifier's name has 1 to {MAX_LEASE_NAME} bytes and no control characters")]
+    /// A name that the operator could not read, or would take for an issuer's.
+    #[error(
+        "--name: a verifier's name has 1 to {MAX_LEASE_NAME} bytes, no control characters, and doesn't begin with {ISSUER_PREFIX}"
+    )]
     Name,
     /// Not a namespace.
     #[error("--bundles-namespace: {0:?} is no name of a namespace")]
@@ -352,7 +353,7 @@ impl TryFrom<&Flags> for Config {
         if let Some(files) = &tls {
             ServingTls::load(&files.cert, &files.key)?;
         }
-        if flags.given_name().is_some_and(|name| !is_lease_name(name)) {
+        if flags.given_name().is_some_and(|name| !is_lease_name(name) || name.starts_with(ISSUER_PREFIX)) {
             return Err(ConfigError::Name);
         }
         let socket = Some(&flags.socket).filter(|s| *s != "off").map(PathBuf::from);
@@ -523,6 +524,7 @@ mod tests {
             (vec!["--bundles", "/b", "--kubeconfig", "/k"], "--bundles and --kubeconfig"),
             (vec!["--bundles", "/b", "--bundle-trust", "/t"], "--bundles and --bundle-trust"),
             (with(&["--name", "v\n1"]), "--name"),
+            (with(&["--name", "issuer:v"]), "--name"),
             (with(&["--name", "v", "--bundles-namespace", "A/b"]), "--bundles-namespace"),
         ] {
             let said = source(&arguments).unwrap_err();

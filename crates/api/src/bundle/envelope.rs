@@ -1,35 +1,22 @@
 //! A bundle on its way: signed, or refused for one named reason.
 
 use countersign_core::{
-    jose::{Algorithm, JwkSet, base64url, strict_json},
-    keys::{SigningKey, SigningKeyError, VerifyingKey, load_jwks},
+    jose::strict_json,
+    keys::{SigningKey, SigningKeyError},
     names::PolicyName,
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Bundle, SCHEMA};
+use super::{
+    Bundle, SCHEMA,
+    trust::{Signature, SignatureRefusal, Trust},
+};
 
 /// How large a sealed bundle may be. The content's own bound (900 KiB) leaves room for its quoting.
 pub const MAX_ENVELOPE_BYTES: usize = 2 << 20;
 
 /// How deep a bundle's JSON may nest: claim values in `match` are the only free-form part.
 const MAX_DEPTH: usize = 64;
-
-/// Whose bundles are believed.
-#[derive(Debug)]
-pub enum Trust {
-    /// Whoever can write to the directory. A signature is not asked for.
-    FileSystem,
-    /// Whoever signed with one of these keys, found by their kid.
-    Keys(Vec<VerifyingKey>),
-}
-
-impl Trust {
-    /// Trust in the Ed25519 keys of a JWKS.
-    pub fn from_jwks(set: &JwkSet) -> Self {
-        Self::Keys(load_jwks(set, &[Algorithm::EdDSA]).keys)
-    }
-}
 
 /// Why a bundle is not used. The one before stays.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -81,6 +68,16 @@ impl BundleRefusal {
     }
 }
 
+impl From<SignatureRefusal> for BundleRefusal {
+    fn from(refusal: SignatureRefusal) -> Self {
+        match refusal {
+            SignatureRefusal::Unsigned => Self::Unsigned,
+            SignatureRefusal::UntrustedKey(key) => Self::UntrustedKey(key),
+            SignatureRefusal::BadSignature => Self::BadSignature,
+        }
+    }
+}
+
 /// The outer JSON. The content is text inside it, so that the signed bytes are the read bytes.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -92,15 +89,6 @@ struct Envelope {
     content: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     signature: Option<Signature>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Signature {
-    /// The kid of the key.
-    key: String,
-    /// Ed25519, base64url.
-    value: String,
 }
 
 impl Envelope {
@@ -153,8 +141,7 @@ pub fn seal(bundle: &Bundle, key: &SigningKey) -> Result<String, SigningKeyError
         content: serde_json::to_string(bundle).expect("a bundle always serialises"),
         signature: None,
     };
-    let value = base64url::encode(key.sign(&envelope.signed_bytes())?);
-    envelope.signature = Some(Signature { key: key.kid().to_owned(), value });
+    envelope.signature = Some(Signature::of(&envelope.signed_bytes(), key)?);
     Ok(serde_json::to_string(&envelope).expect("an envelope always serialises"))
 }
 
@@ -180,7 +167,7 @@ pub fn open(bytes: &[u8], trust: &Trust, held: Option<u64>) -> Result<Bundle, Bu
         return Err(BundleRefusal::NewerSchema(u32::try_from(schema).unwrap_or(u32::MAX)));
     }
     let envelope: Envelope = serde_json::from_value(raw).map_err(|e| BundleRefusal::Corrupt(e.to_string()))?;
-    check_signature(&envelope, trust)?;
+    trust.check(&envelope.signed_bytes(), envelope.signature.as_ref())?;
     let content = strict_json::parse(envelope.content.as_bytes(), MAX_DEPTH)
         .map_err(|e| BundleRefusal::Corrupt(format!("content: {e}")))?;
     let bundle: Bundle = serde_json::from_value(content).map_err(|e| BundleRefusal::Corrupt(format!("content: {e}")))?;
@@ -195,15 +182,4 @@ pub fn open(bytes: &[u8], trust: &Trust, held: Option<u64>) -> Result<Bundle, Bu
         Some(held) if bundle.generation < held => Err(BundleRefusal::LowerGeneration { found: bundle.generation, held }),
         _ => Ok(bundle),
     }
-}
-
-fn check_signature(envelope: &Envelope, trust: &Trust) -> Result<(), BundleRefusal> {
-    let Trust::Keys(keys) = trust else { return Ok(()) };
-    let signature = envelope.signature.as_ref().ok_or(BundleRefusal::Unsigned)?;
-    let key = keys
-        .iter()
-        .find(|key| key.kid() == Some(&signature.key))
-        .ok_or_else(|| BundleRefusal::UntrustedKey(signature.key.chars().take(64).collect()))?;
-    let value = base64url::decode(signature.value.as_bytes()).map_err(|_| BundleRefusal::BadSignature)?;
-    if key.verify(Algorithm::EdDSA, &envelope.signed_bytes(), &value) { Ok(()) } else { Err(BundleRefusal::BadSignature) }
 }

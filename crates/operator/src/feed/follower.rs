@@ -10,7 +10,7 @@ use countersign_core::{
     names::PolicyName,
     revocation::{Entry, Kind, Position},
 };
-use countersign_feed::{Clock, EpochRecord, FeedError, FeedServer, ServerState};
+use countersign_feed::{Clock, EpochRecord, FeedError, FeedServer, Lease, ServerState};
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -148,6 +148,8 @@ impl FeedFollower {
         match read {
             Ok((state, boot, leases)) => {
                 let record = state.present();
+                let (issuers, leases): (Vec<Lease>, Vec<Lease>) = leases.into_iter().partition(|l| l.issuer().is_some());
+                let said = |lease: Lease| Some((lease.issuer()?.to_owned(), lease.ack));
                 FeedPresent {
                     fresh: true,
                     server_time: Some((state.now(), boot)),
@@ -155,6 +157,7 @@ impl FeedFollower {
                     seeded: record.is_some_and(|record| record.seeded),
                     tail: record.map(EpochRecord::tail),
                     leases,
+                    issuers: issuers.into_iter().filter_map(said).collect(),
                     caught_up,
                     unreadable,
                     problem,
@@ -165,6 +168,7 @@ impl FeedFollower {
                 FeedPresent {
                     fresh: false,
                     leases: Vec::new(),
+                    issuers: BTreeMap::new(),
                     caught_up,
                     unreadable,
                     problem: Some(error.to_string()),

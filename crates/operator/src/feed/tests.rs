@@ -14,7 +14,7 @@ use countersign_core::{
     time::UnixMillis,
 };
 use countersign_feed::{
-    BoxFuture, Clock, FeedServer, Follower, FollowerConfig, LeaseWrite, LiveStore, MemoryFeed, Outbox as _, OutboxError,
+    Ack, BoxFuture, Clock, FeedServer, Follower, FollowerConfig, LeaseWrite, LiveStore, MemoryFeed, Outbox as _, OutboxError,
     PublishRow,
 };
 use parking_lot::Mutex;
@@ -234,15 +234,19 @@ async fn a_follower_tells_keys_cutoffs_and_who_is_alive() {
     }
     assert_eq!(told, ["early", "late", "svc-a"]);
 
-    let lease = LeaseWrite { name: "node-1".into(), ttl: Duration::from_mins(1), position: None, ack: None };
-    server.write_lease(&lease).await.unwrap();
+    let lease = |name: &str, ack| LeaseWrite { name: name.into(), ttl: Duration::from_mins(1), position: None, ack };
+    server.write_lease(&lease("node-1", None)).await.unwrap();
+    let said = Ack { history: "h".into(), revision: "7".into(), ..Ack::default() };
+    server.write_lease(&lease("issuer:pod-1", Some(said.clone()))).await.unwrap();
     let feed = registry.feed();
-    until("the lease", || feed.borrow().leases.iter().any(|lease| lease.name == "node-1")).await;
+    until("the leases", || feed.borrow().leases.iter().any(|lease| lease.name == "node-1")).await;
+    until("the issuer's", || feed.borrow().issuers == [("pod-1".to_owned(), Some(said.clone()))].into()).await;
+    assert_eq!(feed.borrow().leases.len(), 1, "an issuer is no verifier");
     assert_eq!((feed.borrow().epoch, feed.borrow().seeded), (Some(1), false));
     until("everything was read once", || feed.borrow().caught_up).await;
     server.seal(1).await.unwrap();
     until("seeded", || feed.borrow().seeded).await;
-    assert_eq!(server.leases().await.unwrap().len(), 1, "the operator itself is no reader");
+    assert_eq!(server.leases().await.unwrap().len(), 2, "the operator itself is no reader");
     // Another epoch: read from the start, nothing is missed.
     server.open_epoch(2).await.unwrap();
     let row = PublishRow { entry: entry(Kind::Key, "next", i64::MAX), recorded: None };

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use countersign_api::{
     bundle::{self, BuildInput, Bundle, BundleIssuerKeys, BundleKey, Resolved, RingName, SCHEMA, VerifySecrets},
+    key_ring::{Kept, Record},
     policy::EffectivePolicy,
 };
 use countersign_core::{
@@ -13,10 +14,7 @@ use countersign_core::{
     time::UnixMillis,
 };
 
-use super::{
-    keeping::MAX_SECRET,
-    record::{Kept, Record},
-};
+use super::{keeping::MAX_SECRET, record::Recording as _};
 
 /// The largest content of a bundle: an object of the API server holds no more, once it is quoted and signed.
 const MAX_CONTENT: usize = 900 << 10;

@@ -1,6 +1,9 @@
 //! The ring Secret: what it holds as far as is known, and its one writer.
 
-use countersign_api::cluster::{FIELD_MANAGER, ring_name};
+use countersign_api::{
+    cluster::{FIELD_MANAGER, ring_name},
+    key_ring::{Kept, Untrusted},
+};
 use countersign_core::names::PolicyName;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
@@ -12,7 +15,7 @@ use super::{
     Reconciler,
     memory::{Managed, Stored},
     reconcile::ReconcileError,
-    record::{Kept, RingSecret, Untrusted},
+    record::{RingSecret, Storing as _},
     signing::params,
 };
 use crate::{

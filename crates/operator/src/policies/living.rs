@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use countersign_api::{
     bundle::{Bundle, RingName},
+    key_ring::{Kept, Record},
     policy::EffectivePolicy,
 };
 use countersign_core::{names::PolicyName, revocation::Kind, ring::Action, time::UnixMillis};
@@ -16,7 +17,7 @@ use super::{
     keeping::Found,
     memory::{Managed, Next, Waits},
     reconcile::{AT_MOST, ReconcileError, WHILE_WAITING, next_generation},
-    record::{Kept, MAX_SESSIONS, Record},
+    record::{MAX_SESSIONS, Recording as _},
     references,
     reporting::Standings,
     status::{Acceptance, Remark, Remedy},

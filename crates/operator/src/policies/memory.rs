@@ -5,15 +5,13 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use countersign_api::{
     Problem,
     bundle::{Bundle, Resolved, RingName},
+    key_ring::Kept,
     policy::{AuthPolicyStatus, EffectivePolicy},
 };
 use countersign_core::{keys::SigningKey, revocation::Entry, time::UnixMillis};
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{
-    record::{Kept, RingSecret},
-    status::Acceptance,
-};
+use super::{record::RingSecret, status::Acceptance};
 use crate::fleet::Since;
 
 /// What the ring Secret holds.

@@ -1,13 +1,11 @@
-//! What is kept of a policy: the Secret with its rings, and the record beside them.
-//!
-//! Rings and record lie in one Secret, so that one write, fenced by one version, carries one plan. The Secret is sealed: signed
-//! with the key that signs bundles. A ring that somebody edited by hand is not trusted.
+//! What is kept of a policy, as the operator alone needs it: how a record goes on, and the Secret that holds it.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use countersign_api::{
-    bundle::RingName,
+    bundle::{RingName, Trust},
     cluster::{ADOPT_ANNOTATION, FORMAT, KEY_RING_LABEL, OWNER_UID_LABEL, POLICY_ANNOTATION, ring_name},
+    key_ring::{self, Kept, RECORD_KEY, Record, SEAL_KEY, Untrusted, data_key, sealed_bytes},
     policy::{AuthPolicy, AuthPolicySpec, EffectivePolicy},
 };
 use countersign_core::{
@@ -18,62 +16,40 @@ use countersign_core::{
     time::UnixMillis,
 };
 use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
-use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::signing::{BundleKeys, SigningError};
 use crate::versions::version_of;
 
-const ACCESS_KEY: &str = "access.json";
-const API_KEY_KEY: &str = "api-key.json";
-const RECORD_KEY: &str = "record.json";
 /// How many ended sessions are kept one by one.
 pub(crate) const MAX_SESSIONS: usize = 1_000;
-const SEAL_KEY: &str = "seal.json";
-/// What is sealed, in the order of the seal.
-const SEALED: [&str; 3] = [ACCESS_KEY, API_KEY_KEY, RECORD_KEY];
-
-/// What is remembered of a policy beside its rings.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Record {
-    /// Whose it is.
-    pub(crate) policy: PolicyName,
-    /// The uid of the AuthPolicy.
-    pub(crate) uid: String,
-    /// The uid of its namespace.
-    pub(crate) namespace_uid: String,
-    /// Its `iss`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) issuer: Option<String>,
-    /// The last generation that a bundle may have been written with.
-    pub(crate) generation: u64,
-    /// When the policy was deleted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) withdrawn_time: Option<UnixMillis>,
-    /// How long it is kept after that, milliseconds.
-    pub(crate) retain_ms: i64,
-    /// Up to when tokens may have been issued that go beyond the feed server's clock: no cut-off is earlier.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) issued_until: Option<UnixMillis>,
-    /// From where which fetched keys of trusted issuers came that the bundle has, by entry.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) key_sources: BTreeMap<String, String>,
-    /// Ended declared sessions, until their last token expires. In the order of their keys.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) revoked: Vec<Entry>,
-    /// The last spec that made sense, as JSON: a leader that begins while an edit makes none turns and signs by it, as the one
-    /// before did. Absent when it is longer than [`MAX_SPEC`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) spec: Option<String>,
-}
-
 /// The longest spec that is kept beside the rings, bytes.
 const MAX_SPEC: usize = 32 << 10;
 
-impl Record {
+/// How a record goes on.
+pub(crate) trait Recording {
     /// Adds entries; of two for one thing the join stays.
-    pub(crate) fn revoke(&mut self, entries: impl IntoIterator<Item = Entry>) {
+    fn revoke(&mut self, entries: impl IntoIterator<Item = Entry>);
+
+    /// From here on tokens may be issued up to `until`.
+    fn reserve(&mut self, until: UnixMillis);
+
+    /// Notes a spec that makes sense.
+    fn note_spec(&mut self, spec: &AuthPolicySpec);
+
+    /// What the policy comes to by the last spec of this object that made sense, if that is kept and still does.
+    fn last_effective(&self, declared: &AuthPolicy) -> Option<EffectivePolicy>;
+
+    /// Past [`MAX_SESSIONS`] ended sessions one cut-off of all access tokens takes their place: clients refresh, and sessions
+    /// that are alive get a new token. `at`: when the last token was issued. How many it took the place of.
+    fn merge(&mut self, at: UnixMillis, life_ms: i64) -> usize;
+
+    /// Drops what both clocks say expired a while ago.
+    fn purge(&mut self, now: UnixMillis, server_now: Option<UnixMillis>);
+}
+
+impl Recording for Record {
+    fn revoke(&mut self, entries: impl IntoIterator<Item = Entry>) {
         let mut by_key: BTreeMap<_, Entry> = self.revoked.drain(..).map(|entry| (entry.key(), entry)).collect();
         for entry in entries {
             let key = entry.key();
@@ -86,26 +62,21 @@ impl Record {
         self.revoked = by_key.into_values().collect();
     }
 
-    /// From here on tokens may be issued up to `until`.
-    pub(crate) fn reserve(&mut self, until: UnixMillis) {
+    fn reserve(&mut self, until: UnixMillis) {
         self.issued_until = Some(self.issued_until.map_or(until, |held| held.max(until)));
     }
 
-    /// Notes a spec that makes sense.
-    pub(crate) fn note_spec(&mut self, spec: &AuthPolicySpec) {
+    fn note_spec(&mut self, spec: &AuthPolicySpec) {
         self.spec = serde_json::to_string(spec).ok().filter(|spec| spec.len() <= MAX_SPEC);
     }
 
-    /// What the policy comes to by the last spec of this object that made sense, if that is kept and still does.
-    pub(crate) fn last_effective(&self, declared: &AuthPolicy) -> Option<EffectivePolicy> {
+    fn last_effective(&self, declared: &AuthPolicy) -> Option<EffectivePolicy> {
         let spec = self.spec.as_ref().filter(|_| declared.metadata.uid.as_deref() == Some(&self.uid))?;
         let spec = serde_json::from_str(spec).ok()?;
         EffectivePolicy::try_from(&AuthPolicy { metadata: declared.metadata.clone(), spec, status: None }).ok()
     }
 
-    /// Past [`MAX_SESSIONS`] ended sessions one cut-off of all access tokens takes their place: clients refresh, and sessions
-    /// that are alive get a new token. `at`: when the last token was issued. How many it took the place of.
-    pub(crate) fn merge(&mut self, at: UnixMillis, life_ms: i64) -> usize {
+    fn merge(&mut self, at: UnixMillis, life_ms: i64) -> usize {
         let is_session = |entry: &&Entry| entry.kind == Kind::Session;
         let sessions = self.revoked.iter().filter(is_session).count();
         if sessions <= MAX_SESSIONS {
@@ -127,20 +98,11 @@ impl Record {
         sessions
     }
 
-    /// Drops what both clocks say expired a while ago.
-    pub(crate) fn purge(&mut self, now: UnixMillis, server_now: Option<UnixMillis>) {
+    fn purge(&mut self, now: UnixMillis, server_now: Option<UnixMillis>) {
         let Some(server_now) = server_now else { return };
         let passed = now.min(server_now).minus(countersign_core::revocation::PURGE_AFTER_MS);
         self.revoked.retain(|entry| entry.expires > passed);
     }
-}
-
-/// Record and rings.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Kept {
-    pub(crate) record: Record,
-    /// Empty for a policy that only verifies.
-    pub(crate) rings: BTreeMap<RingName, Ring>,
 }
 
 /// A key ring's Secret as the watch shows it.
@@ -162,44 +124,16 @@ impl PartialEq for RingSecret {
     }
 }
 
-/// Why what is kept isn't used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Untrusted {
-    /// The seal is missing or doesn't hold.
-    #[error("the key ring's Secret was changed by somebody else than the operator: its seal doesn't hold")]
-    Seal,
-    /// It can't be read.
-    #[error("the key ring's Secret can't be read")]
-    Corrupt,
-    /// It says that it is another policy's.
-    #[error("the key ring's Secret is another policy's")]
-    Other,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Seal {
-    key: String,
-    value: String,
-}
-
 /// The kid of the key that a ring's Secret says to be sealed with. Says nothing of whether that seal holds.
 pub(crate) fn sealed_by(secret: &Secret) -> Option<String> {
-    let seal: Seal = serde_json::from_slice(&secret.data.as_ref()?.get(SEAL_KEY)?.0).ok()?;
-    Some(seal.key)
-}
-
-fn data_key(ring: RingName) -> &'static str {
-    match ring {
-        RingName::Access => ACCESS_KEY,
-        RingName::ApiKey => API_KEY_KEY,
-    }
+    let data = secret.data.as_ref()?.iter().map(|(key, value)| (key.clone(), &value.0)).collect();
+    Some(key_ring::seal::<&Vec<u8>>(&data)?.key)
 }
 
 impl RingSecret {
     /// Whether it is sealed with the key that signs now; one that isn't is to be written anew.
     pub(crate) fn is_sealed_by(&self, keys: &BundleKeys) -> bool {
-        let seal = self.data.get(SEAL_KEY).and_then(|seal| serde_json::from_slice::<Seal>(seal).ok());
-        seal.is_some_and(|seal| keys.signs(&seal.key))
+        key_ring::seal(&self.data).is_some_and(|seal| keys.signs(&seal.key))
     }
 
     /// The Secret, whatever it holds.
@@ -241,54 +175,36 @@ impl RingSecret {
     /// What it holds of the policy under whose name it was found, if its seal holds or `unsealed` says that an administrator
     /// vouches for it.
     pub(crate) fn open(&self, policy: &PolicyName, keys: &BundleKeys, unsealed: bool) -> Result<Kept, Untrusted> {
-        if !unsealed {
-            let seal = self.data.get(SEAL_KEY).ok_or(Untrusted::Seal)?;
-            let seal: Seal = serde_json::from_slice(seal).map_err(|_| Untrusted::Seal)?;
-            if !keys.holds(&seal.key, &sealed_bytes(policy, &self.data), &seal.value) {
-                return Err(Untrusted::Seal);
-            }
-        }
-        let record = self.data.get(RECORD_KEY).ok_or(Untrusted::Corrupt)?;
-        let record: Record = serde_json::from_slice(record).map_err(|_| Untrusted::Corrupt)?;
-        if record.policy != *policy {
-            return Err(Untrusted::Other);
-        }
-        let mut rings = BTreeMap::new();
-        for ring in RingName::ALL {
-            if let Some(bytes) = self.data.get(data_key(ring)) {
-                rings.insert(ring, serde_json::from_slice(bytes).map_err(|_| Untrusted::Corrupt)?);
-            }
-        }
-        Ok(Kept { record, rings })
+        Kept::open(policy, &self.data, &if unsealed { Trust::FileSystem } else { keys.trust() })
     }
 }
 
-/// What the seal is over: each part by its hash, so that no two contents read alike.
-fn sealed_bytes(policy: &PolicyName, data: &BTreeMap<String, Zeroizing<Vec<u8>>>) -> Vec<u8> {
-    let part = |key: &str| data.get(key).map_or_else(|| "-".to_owned(), |bytes| hex::encode(sha256(bytes)));
-    let [access, api_key, record] = SEALED.map(part);
-    format!("countersign key ring v1\n{policy}\n{access}\n{api_key}\n{record}").into_bytes()
+/// How record and rings are kept.
+pub(crate) trait Storing: Sized {
+    /// Whether this is an older state than `other`, in anything: each part only ever rises.
+    fn is_older_than(&self, other: &Self) -> bool;
+
+    /// The Secret that holds this, sealed. `version`: the one that it was decided on; `None` for one that isn't there yet.
+    fn to_secret(&self, keys: &BundleKeys, version: Option<u64>) -> Result<Secret, SigningError>;
 }
 
-impl Kept {
-    /// Whether this is an older state than `other`, in anything: each part only ever rises.
-    pub(crate) fn is_older_than(&self, other: &Self) -> bool {
+impl Storing for Kept {
+    fn is_older_than(&self, other: &Self) -> bool {
         let ring = |kept: &Self, name| kept.rings.get(&name).map(|ring: &Ring| ring.version);
         self.record.generation < other.record.generation
             || self.record.issued_until < other.record.issued_until
             || RingName::ALL.into_iter().any(|name| ring(self, name) < ring(other, name))
     }
 
-    /// The Secret that holds this, sealed. `version`: the one that it was decided on; `None` for one that isn't there yet.
-    pub(crate) fn to_secret(&self, keys: &BundleKeys, version: Option<u64>) -> Result<Secret, SigningError> {
+    fn to_secret(&self, keys: &BundleKeys, version: Option<u64>) -> Result<Secret, SigningError> {
         let json = |value: serde_json::Result<Vec<u8>>| value.map(Zeroizing::new).map_err(|_| SigningError::Corrupt);
         let mut data = BTreeMap::from([(RECORD_KEY.to_owned(), json(serde_json::to_vec(&self.record))?)]);
         for (name, ring) in &self.rings {
             data.insert(data_key(*name).to_owned(), json(serde_json::to_vec(ring))?);
         }
         let policy = &self.record.policy;
-        let (key, value) = keys.seal(&sealed_bytes(policy, &data))?;
-        data.insert(SEAL_KEY.to_owned(), json(serde_json::to_vec(&Seal { key, value }))?);
+        let seal = keys.seal(&sealed_bytes(policy, &data))?;
+        data.insert(SEAL_KEY.to_owned(), json(serde_json::to_vec(&seal))?);
         Ok(Secret {
             metadata: ObjectMeta {
                 name: Some(ring_name(policy)),

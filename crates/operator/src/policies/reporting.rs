@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use countersign_api::{
     cluster::FIELD_MANAGER,
+    key_ring::Kept,
     policy::{AuthPolicy, AuthPolicyStatus, EffectivePolicy},
 };
 use countersign_core::{names::PolicyName, ring::Phase};
@@ -21,7 +22,6 @@ use super::{
     living::waits,
     memory::{Managed, Next},
     reconcile::ReconcileError,
-    record::Kept,
     standing::Refused,
     status::{Acceptance, Keys, Remedy, Situation, Turned, status},
 };

@@ -8,11 +8,11 @@ mod rotating;
 use std::{collections::BTreeMap, sync::Arc};
 
 use countersign_api::{
-    bundle::{self, Bundle, Trust},
+    bundle::{self, Bundle, Signature, Trust},
     cluster::{BUNDLE_SIGNING, BUNDLE_TRUST, BUNDLE_TRUST_KEY, FIELD_MANAGER, FORMAT, KEY_RING_LABEL},
 };
 use countersign_core::{
-    jose::{Algorithm, JwkSet, base64url},
+    jose::{Algorithm, JwkSet},
     keys::{SigningKey, SigningKeyError, VerifyingKey},
     ring::PrivateKey,
     time::UnixMillis,
@@ -216,7 +216,7 @@ impl BundleKeys {
 
     /// Whose bundles are believed.
     pub(crate) fn trust(&self) -> Trust {
-        Trust::from_jwks(&self.held().jwks())
+        Trust::Keys(self.held().keys.iter().map(|key| key.verifying.clone()).collect())
     }
 
     /// A sealed bundle.
@@ -224,23 +224,14 @@ impl BundleKeys {
         Ok(bundle::seal(bundle, &self.held().signer.signing)?)
     }
 
-    /// The key and its signature over `bytes`, base64url.
-    pub(crate) fn seal(&self, bytes: &[u8]) -> Result<(String, String), SigningError> {
-        let signer = &self.held().signer.signing;
-        Ok((signer.kid().to_owned(), base64url::encode(signer.sign(bytes)?)))
+    /// Its signature over `bytes`.
+    pub(crate) fn seal(&self, bytes: &[u8]) -> Result<Signature, SigningError> {
+        Ok(Signature::of(bytes, &self.held().signer.signing)?)
     }
 
     /// Whether that is the key that signs now.
     pub(crate) fn signs(&self, kid: &str) -> bool {
         self.held().signer.signing.kid() == kid
-    }
-
-    /// Whether that is a signature of one of these keys.
-    pub(crate) fn holds(&self, kid: &str, bytes: &[u8], signature: &str) -> bool {
-        let Ok(signature) = base64url::decode(signature.as_bytes()) else { return false };
-        let held = self.held();
-        let key = held.keys.iter().find(|key| key.signing.kid() == kid);
-        key.is_some_and(|key| key.verifying.verify(Algorithm::EdDSA, bytes, &signature))
     }
 }
 

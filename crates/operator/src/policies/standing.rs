@@ -1,8 +1,7 @@
 //! What a policy is to the operator: decided from what is declared and what is kept.
 
+use countersign_api::key_ring::{Record, Untrusted};
 use countersign_core::time::UnixMillis;
-
-use super::record::{Record, Untrusted};
 
 /// What is declared, as far as it matters here.
 #[derive(Clone, Copy, Debug)]

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use countersign_api::{
     bundle::RingName,
+    key_ring::Kept,
     policy::{EffectivePolicy, OnUnacknowledged, ROTATE_ANNOTATION, ROTATE_API_KEY_ANNOTATION},
 };
 use countersign_core::{
@@ -14,7 +15,7 @@ use countersign_core::{
     time::UnixMillis,
 };
 
-use super::{Reconciler, caches::Declared, record::Kept};
+use super::{Reconciler, caches::Declared};
 use crate::fleet::{Fleet, Since};
 
 /// What bears on a policy's rings at one moment.

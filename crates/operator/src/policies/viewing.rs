@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use countersign_api::{bundle::RingName, policy::EffectivePolicy};
+use countersign_api::{bundle::RingName, key_ring::Kept, policy::EffectivePolicy};
 use countersign_core::{
     names::PolicyName,
     ring::{Ring, RingStatus},
@@ -10,8 +10,8 @@ use countersign_core::{
 use countersign_feed::Clock;
 
 use super::{
-    Reconciler, caches::Declared, living::Living, memory::Managed, reconcile::ReconcileError, record::Kept,
-    signing::SigningError, standing::Refused, status::Acceptance,
+    Reconciler, caches::Declared, living::Living, memory::Managed, reconcile::ReconcileError, signing::SigningError,
+    standing::Refused, status::Acceptance,
 };
 use crate::{
     fleet::Since,

@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use countersign_api::{bundle::Bundle, policy::EffectivePolicy};
+use countersign_api::{
+    bundle::Bundle,
+    key_ring::{Kept, Record},
+    policy::EffectivePolicy,
+};
 use countersign_core::{names::PolicyName, time::UnixMillis};
 use countersign_feed::Clock;
 
@@ -13,7 +17,7 @@ use super::{
     keeping::Found,
     memory::{Managed, Next},
     reconcile::{AT_MOST, ReconcileError, WHILE_WAITING, next_generation},
-    record::{Kept, Record},
+    record::Recording as _,
     standing::Refused,
     turning,
 };

@@ -1,7 +1,9 @@
 //! How the feed stands.
 
+use std::collections::BTreeMap;
+
 use countersign_core::{revocation::Position, time::UnixMillis};
-use countersign_feed::{Clock, Lease};
+use countersign_feed::{Ack, Clock, Lease};
 
 /// The feed as it was last seen.
 #[derive(Clone, Debug, Default)]
@@ -16,8 +18,10 @@ pub struct FeedPresent {
     pub seeded: bool,
     /// The end of the feed: the latest position given out.
     pub tail: Option<Position>,
-    /// The readers that are alive. Means nothing unless `fresh`.
+    /// The verifiers that are alive. Means nothing unless `fresh`.
     pub leases: Vec<Lease>,
+    /// What the issuers that are alive say, by their pods' names. Means nothing unless `fresh`.
+    pub issuers: BTreeMap<String, Option<Ack>>,
     /// Whether every entry of the present epoch was read from the server once, and is followed since. Whether that is every
     /// live entry, `seeded` says.
     pub caught_up: bool,

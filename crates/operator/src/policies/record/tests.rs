@@ -1,3 +1,5 @@
+use countersign_api::key_ring::ACCESS_KEY;
+
 use super::*;
 
 fn name() -> PolicyName {
