@@ -7,6 +7,7 @@ use countersign_core::{
     keys::{KeyError, VerifyingKey},
     names::PolicyName,
     revocation::{Entry, Kind},
+    ring::{self, RotationSpec},
     roles::{RoleDef, Roles, RolesError},
     rules::{Expression, Vocabulary},
     time::UnixMillis,
@@ -14,7 +15,8 @@ use countersign_core::{
 use serde_json::Value;
 
 use crate::{
-    policy::{AuthPolicy, AuthPolicySpec, EffectiveRevokedKey, EffectiveTrustedIssuer, Switch},
+    bundle::RingName,
+    policy::{AuthPolicy, AuthPolicySpec, EffectiveRevokedKey, EffectiveTrustedIssuer, OnUnacknowledged, Switch},
     schema::{self, Problem},
     session::{EffectiveSession, Session, SessionSpec},
     settings::Resolve as _,
@@ -103,6 +105,30 @@ impl EffectivePolicy {
     pub fn longest_access_life_ms(&self) -> i64 {
         let emergency = self.emergency_tokens_until().map_or(0, |_| self.emergency.max_ttl.as_millis());
         self.tokens.access_ttl.as_millis().max(emergency)
+    }
+
+    /// How a ring of the policy turns. `rotation`: the latest request to rotate it; `revoked`: keys that are revoked for good.
+    pub fn rotation_spec(&self, ring: RingName, rotation: Option<String>, revoked: BTreeSet<String>) -> RotationSpec {
+        let (tokens, keys) = (&self.tokens, &self.keys);
+        let (interval, max_ttl_ms) = match ring {
+            RingName::Access => (keys.rotation.interval, self.longest_access_life_ms()),
+            RingName::ApiKey => (keys.rotation.api_key_interval, tokens.api_key_max_ttl.as_millis()),
+        };
+        RotationSpec {
+            algorithm: tokens.algorithm.into(),
+            interval_ms: interval.as_millis(),
+            prepublish_ms: keys.rotation.prepublish.as_millis(),
+            revision: Some(keys.rotation.revision.clone()),
+            rotation,
+            revoked,
+            on_unacknowledged: match keys.on_unacknowledged {
+                OnUnacknowledged::Wait => ring::OnUnacknowledged::Wait,
+                OnUnacknowledged::Proceed => ring::OnUnacknowledged::Proceed,
+            },
+            ack_timeout_ms: keys.ack_timeout.as_millis(),
+            max_ttl_ms,
+            clock_skew_ms: tokens.clock_skew.as_millis(),
+        }
     }
 
     /// Until when emergency tokens are minted and taken; `None`: not at all.

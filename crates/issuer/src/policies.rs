@@ -1,11 +1,15 @@
 //! Policies as an issuer holds them: who may be minted for, with which key, and how long what it signs lives.
 
+mod lives;
 mod login;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use arc_swap::ArcSwap;
-use countersign_api::policy::{EffectiveTokens, RefreshRotation};
+use countersign_api::{
+    LoginReferences,
+    policy::{EffectivePolicy, EffectiveTokens, RefreshRotation},
+};
 use countersign_core::{
     jose::{Jwk, JwkSet},
     keys::{SigningKey, SigningKeyError},
@@ -16,7 +20,7 @@ use countersign_core::{
 };
 use countersign_store::Ending;
 
-pub use self::login::LoginPolicy;
+pub use self::{lives::OpaqueEnd, login::LoginPolicy};
 
 /// Everything that an issuer needs of a policy. Immutable; replaced as a whole.
 #[derive(Debug)]
@@ -152,7 +156,52 @@ pub struct TrustedIssuerName {
     pub any_issuer: bool,
 }
 
+impl RingView {
+    /// A ring where it stands; `held`: how many verifiers hold each key, by kid.
+    pub fn new(
+        ring: Ring,
+        status: RingStatus,
+        held: BTreeMap<String, crate::Enforcement>,
+    ) -> Result<Self, SigningKeyError> {
+        let signer = Signer::of(&ring)?;
+        Ok(Self { ring, status, signer, held })
+    }
+}
+
 impl IssuerPolicy {
+    /// A policy as it holds, with what its login refers to. `any_issuer`: the trusted issuer, by its entry's name, whose tokens
+    /// may carry any `iss`.
+    pub fn of(
+        name: &PolicyName,
+        effective: &EffectivePolicy,
+        references: LoginReferences,
+        any_issuer: Option<&str>,
+        own: Option<OwnKeys>,
+        lives: Lives,
+        compiled: Arc<Policy>,
+    ) -> Self {
+        let login = effective.login.clone().zip(effective.issuer.as_deref());
+        let trusted = effective.trusted_issuers.iter().map(|trusted| TrustedIssuerName {
+            any_issuer: any_issuer == Some(trusted.name.as_str()),
+            name: trusted.name.clone(),
+            issuer: trusted.issuer.clone(),
+        });
+        Self {
+            name: name.clone(),
+            own,
+            audiences: effective.audiences.clone(),
+            roles: effective.roles.iter().map(|role| role.name.clone()).collect(),
+            clock_skew_ms: effective.tokens.clock_skew.as_millis(),
+            prepublish_ms: effective.keys.rotation.prepublish.as_millis(),
+            max_entries: usize::try_from(effective.revocation.max_entries).unwrap_or(usize::MAX),
+            lives,
+            tokens: TokenSettings::from(&effective.tokens),
+            login: login.map(|(login, issuer)| Arc::new(LoginPolicy::new(login, issuer, references))),
+            trusted: trusted.collect(),
+            compiled,
+        }
+    }
+
     /// How sessions end at `now`.
     pub(crate) fn ending(&self, now: UnixMillis, reason: impl Into<String>) -> Ending {
         Ending {

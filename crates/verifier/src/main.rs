@@ -6,9 +6,8 @@ use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
 use countersign_feed::{Follower, FollowerConfig, RedisFeed, RedisOptions};
 use countersign_telemetry::{Format, Traces, install};
-use countersign_verifier::{
-    Config, Feed, FeedConfig, Flags, Verifier, known_variables, unknown_variables, variable_behind,
-};
+use countersign_process::{known_variables, unknown_variables, variable_behind};
+use countersign_verifier::{Config, Feed, FeedConfig, Flags, Verifier};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 

@@ -6,13 +6,9 @@ mod listener;
 mod meter;
 mod server;
 mod stream;
-mod tls;
 
 pub(crate) use connection::{Answer, Connected, Service};
 pub(crate) use listener::{Bound, Peer};
 pub(crate) use meter::Patience;
 pub(crate) use server::{OpenConnections, Server, ServerLimits, Tls, raise_open_files};
-pub use {
-    listener::BindError,
-    tls::{ServingTls, TlsError},
-};
+pub use listener::BindError;

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use countersign_process::{ServingTls, TlsError};
 use countersign_feed::{FeedState, Follower};
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -19,7 +20,7 @@ use crate::{
     emergency::Uses,
     http::{health::Health, service::Api},
     metrics::Metrics,
-    net::{BindError, Bound, Patience, Server, ServerLimits, ServingTls, Tls, TlsError, raise_open_files},
+    net::{BindError, Bound, Patience, Server, ServerLimits, Tls, raise_open_files},
     slot::RefusedBundle,
     source::{
         keeper::{Keeper, Post, SourceError},

@@ -9,7 +9,7 @@ pub(super) const DEV_EXAMPLES: &str = "Examples:\n  \
     countersign dev --policies ./policies --data-dir /var/lib/countersign\n  \
     countersign dev --redis redis://127.0.0.1:6379      # so that separate verifiers follow\n  \
     countersign dev --verifier-listen 127.0.0.1:0       # a free port; see DATA_DIR/addresses.json\n\n\
-    Environment, beside COUNTERSIGN_* for the flags: REDIS_URL, DATABASE_URL (sqlite:PATH), LOG_LEVEL, PORT (the issuer's), and \
+    Environment, beside COUNTERSIGN_* for the flags: REDIS_URL, DATABASE_URL (sqlite:PATH or postgresql://…), LOG_LEVEL, PORT (the issuer's), and \
     for the default policy JWT_SECRET_KEY with JWT_ALGORITHM and LEGACY_TOKENS_NOT_AFTER (tokens from before), \
     ACCESS_TOKEN_EXPIRE_MINUTES or JWT_ACCESS_TOKEN_EXPIRE_MINUTES or JWT_EXPIRATION_SECONDS, REFRESH_TOKEN_EXPIRE_DAYS or \
     JWT_REFRESH_TOKEN_EXPIRE_DAYS, MAX_CONCURRENT_SESSIONS, SESSION_TIMEOUT_MINUTES, MFA_ISSUER_NAME, MAX_LOGIN_ATTEMPTS, \

@@ -8,7 +8,8 @@ use countersign_api::{
     bundle::{BuildInput, Bundle, BundleKey, Resolved, RingName, VerifySecrets, build},
     policy::EffectivePolicy,
 };
-use countersign_core::{jose::Jwk, names::PolicyName, opaque, revocation::Entry, ring::PublicRingKey, time::UnixMillis};
+use countersign_core::{jose::Jwk, names::PolicyName, revocation::Entry, ring::PublicRingKey, time::UnixMillis};
+use countersign_issuer::OpaqueEnd;
 
 /// A policy that was accepted.
 #[derive(Debug)]
@@ -31,15 +32,6 @@ pub(crate) struct Declared {
     pub(crate) any_issuer: Option<String>,
     /// The fields that the environment filled in.
     pub(crate) environment: Vec<Filled>,
-}
-
-/// When a policy's opaque keys end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum OpaqueEnd {
-    /// At least one has no end.
-    Never,
-    /// All of them, by then; the beginning of time when there are none.
-    At(UnixMillis),
 }
 
 /// Everything that is declared at one moment.
@@ -106,21 +98,5 @@ impl Declared {
             entry.any_issuer = true;
         }
         (bundle, secrets)
-    }
-}
-
-impl OpaqueEnd {
-    /// Of the keys in these files. What doesn't parse was refused before.
-    pub(crate) fn of(resolved: &Resolved) -> Self {
-        let mut end = UnixMillis(0);
-        for file in &resolved.opaque {
-            for key in opaque::parse_keys(file.as_bytes()).unwrap_or_default() {
-                match key.not_after {
-                    None => return Self::Never,
-                    Some(at) => end = end.max(at),
-                }
-            }
-        }
-        Self::At(end)
     }
 }

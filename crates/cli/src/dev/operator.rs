@@ -22,7 +22,7 @@ use countersign_core::{
     time::UnixMillis,
 };
 use countersign_feed::{Clock, FeedState, Publisher};
-use countersign_issuer::{Fleet, IssuerPolicy, Policies, Verifier};
+use countersign_issuer::{Fleet, IssuerPolicy, Lives, Policies, Verifier};
 use countersign_store::{NewRevocation, Store, StoreError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -32,7 +32,6 @@ pub(crate) use self::shared::Shared;
 use super::{
     bundles::{Bundles, BundlesError},
     declared::{Declaration, Declared},
-    lives::lives,
 };
 
 /// How often acknowledgements are looked at while a key waits for them.
@@ -169,7 +168,7 @@ impl Operator {
             Some(before) => (before.since.clone(), before.compiled.clone(), before.view.clone()),
             None => (self.bundles.present(name).map(managed::kids_of).unwrap_or_default(), None, None),
         };
-        let lives = lives(&self.store, name, declared, Clock::wall()).await?;
+        let lives = Lives::kept(&self.store, name, &declared.effective, declared.opaque_end, Clock::wall()).await?;
         self.publish_declared_revocations(name, declared).await?;
         self.shared.heed_annotations(name, declared).await?;
         Ok(Managed { declared: declared.clone(), rings, since, lives, revoked: None, dirty: true, compiled, view })

@@ -35,7 +35,7 @@ use self::{
 use super::{
     builtin,
     bundles::fresh_id,
-    declared::{Declaration, Declared, FileProblem, OpaqueEnd, Withdrawn},
+    declared::{Declaration, Declared, FileProblem, Withdrawn},
     environment::Filled,
     legacy::LegacyEnv,
     settings::Settings,
@@ -332,7 +332,7 @@ impl PolicySource {
             uid,
             rotate_access: annotation(ROTATE_ANNOTATION),
             rotate_api_key: annotation(ROTATE_API_KEY_ANNOTATION),
-            opaque_end: OpaqueEnd::of(&accepted.resolved),
+            opaque_end: OpaqueEnd::of(accepted.resolved.opaque.iter().map(|file| file.as_str())),
             any_issuer: accepted.any_issuer,
             environment: accepted.environment,
             effective: accepted.effective,

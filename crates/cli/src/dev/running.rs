@@ -7,11 +7,12 @@ use countersign_feed::{
     RedisFeed, RedisOptions, collect_waiting_uses,
 };
 use countersign_issuer::{
-    AdminSocket, Delivery, Fleet, Issuer, IssuerConfig, Kept, Listeners, Mailer, Outbox, Policies, Secrets, UseAudit,
+    AdminSocket, Delivery, Fleet, Issuer, IssuerConfig, Kept, Listeners, Mailer, Outbox, Policies, Secrets, SmsSender, UseAudit,
     passwords::Pool,
 };
-use countersign_store::Store;
-use countersign_verifier::{Config, Feed, RunningVerifier, ServingTls, Verifier};
+use countersign_process::ServingTls;
+use countersign_store::{Location, Store};
+use countersign_verifier::{Config, Feed, RunningVerifier, Verifier};
 use serde::Serialize;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -86,8 +87,8 @@ impl Running {
         let data_dir = DataDir::open(&settings.data_dir)?;
         // What an earlier run bound says nothing any more.
         let _ = std::fs::remove_file(data_dir.addresses());
-        let database = settings.database.clone().unwrap_or_else(|| data_dir.database());
-        let store = Arc::new(Store::open(&database).await.map_err(|e| Failure::unable(chain(&e)))?);
+        let database = settings.database.clone().unwrap_or_else(|| Location::File(data_dir.database()));
+        let store = Arc::new(Store::connect(&database).await.map_err(|e| Failure::unable(chain(&e)))?);
         let mut source = PolicySource::open(&settings, store.clone()).await?;
         let declaration = source.first_reading().await?;
         let server = feed_server(&settings, &store).await?;
@@ -139,6 +140,7 @@ impl Running {
             secrets: Arc::new(secrets(&settings, &data_dir)?),
             passwords: Pool::of_this_machine(),
             mailer: Mailer::spawn(delivery(&settings, &data_dir)),
+            sms: SmsSender::try_new(true).map_err(|e| Failure::unable(chain(&e)))?,
             counters: counters(&settings)?,
             trusted_proxies: settings.issuer_proxies.clone(),
             trusted_hosts: settings.trusted_hosts.clone(),

@@ -4,11 +4,9 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use countersign_core::{names::PolicyName, proxies::InvalidProxy, time::UnixMillis};
 use countersign_feed::RedisUrl;
-use countersign_verifier::{
-    ServingTls,
-    config::{TlsFiles, TrustedProxies, uncached_budget},
-    log_filter,
-};
+use countersign_process::{ServingTls, log_filter};
+use countersign_store::Location;
+use countersign_verifier::config::{TlsFiles, TrustedProxies, uncached_budget};
 
 use super::legacy::LegacyEnv;
 use crate::{args::Dev, failure::Failure};
@@ -26,7 +24,7 @@ pub(crate) struct Settings {
     /// The data directory.
     pub(crate) data_dir: PathBuf,
     /// The database, where it isn't the data directory's.
-    pub(crate) database: Option<PathBuf>,
+    pub(crate) database: Option<Location>,
     /// The default policy.
     pub(crate) default_policy: Option<PolicyName>,
     /// The Redis to publish to.
@@ -112,7 +110,7 @@ impl Settings {
         Ok(Self {
             policies: args.policies.clone(),
             data_dir: args.data_dir.clone(),
-            database: database(set("DATABASE_URL"), &mut warnings)?,
+            database: database(set("DATABASE_URL"))?,
             default_policy,
             redis,
             listen: Listen {
@@ -166,29 +164,15 @@ fn issuer_port(port: Option<String>) -> Result<u16, Failure> {
     }
 }
 
-/// `sqlite:PATH`, `sqlite:///PATH`, with a driver part or without.
-fn database(url: Option<String>, warnings: &mut Vec<String>) -> Result<Option<PathBuf>, Failure> {
-    let Some(url) = url else { return Ok(None) };
-    let (scheme, rest) = url.split_once(':').unwrap_or((&url, ""));
-    match scheme.split('+').next().unwrap_or_default() {
-        "sqlite" => {
-            // SQLAlchemy writes three slashes before a relative path and four before an absolute one.
-            let path = rest.strip_prefix("///").unwrap_or(rest);
-            let path = path.split('?').next().unwrap_or_default();
-            if path.is_empty() || path == ":memory:" {
-                Err(Failure::usage("DATABASE_URL: dev keeps its state in a file")
-                    .fix("name one, as sqlite:PATH, or unset DATABASE_URL"))
-            } else {
-                Ok(Some(path.into()))
-            }
-        }
-        "postgres" | "postgresql" => {
-            warnings.push("DATABASE_URL names a PostgreSQL; dev keeps its state on SQLite in the data directory".into());
-            Ok(None)
-        }
-        _ => Err(Failure::usage(format!("DATABASE_URL: {scheme:?} is not a database that dev knows"))
-            .fix("use sqlite:PATH, or unset it for the one in the data directory")),
-    }
+/// `sqlite:PATH` or `postgresql://…`, with a driver part or without.
+fn database(url: Option<String>) -> Result<Option<Location>, Failure> {
+    let read = |url: String| {
+        url.parse().map_err(|e| {
+            Failure::usage(format!("DATABASE_URL: {e}"))
+                .fix("use sqlite:PATH or postgresql://USER:PASSWORD@HOST/NAME, or unset it for the file in the data directory")
+        })
+    };
+    url.map(read).transpose()
 }
 
 fn log_level(level: Option<String>) -> Result<String, Failure> {
@@ -239,9 +223,10 @@ mod tests {
             settings(&[], &[("PORT", "8000"), ("DATABASE_URL", "sqlite+aiosqlite:///./app.db"), ("LOG_LEVEL", "WARNING")]);
         let found = found.unwrap();
         assert_eq!(found.listen.issuer.port(), 8000);
-        assert_eq!(found.database, Some("./app.db".into()));
+        assert_eq!(found.database, Some(Location::File("./app.db".into())));
         assert_eq!(found.log_level, "warn");
         let found = settings(&[], &[("DATABASE_URL", "postgresql+asyncpg://u:p@h/db")]).unwrap();
-        assert_eq!((found.database, found.warnings.len()), (None, 1));
+        assert!(matches!(found.database, Some(Location::Server(_))) && found.warnings.is_empty());
+        assert!(!format!("{found:?}").contains("u:p@"), "no password is shown");
     }
 }

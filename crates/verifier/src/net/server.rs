@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use countersign_process::ServingTls;
 use parking_lot::Mutex;
 use slab::Slab;
 use tokio::{
@@ -23,7 +24,6 @@ use super::{
     connection::{self, Service},
     listener::{Accepted, Bound, Peer},
     meter::{Meter, Patience, TICK, Ticks},
-    tls::ServingTls,
 };
 
 /// How long idle clients may keep a connection once draining began: whoever asks in that time is answered and told to close.

@@ -6,19 +6,14 @@ use std::{
     time::Duration,
 };
 
-use countersign_api::{
-    bundle::{self, Bundle, FetchedKeys, RingName, SCHEMA, VerifySecrets},
-    policy::OnUnacknowledged,
-};
+use countersign_api::bundle::{self, Bundle, FetchedKeys, RingName, SCHEMA, VerifySecrets};
 use countersign_core::{
     names::PolicyName,
     policy::Policy,
     ring::{self, Acks, Ring, RingStatus, RotationSpec, next_change},
     time::UnixMillis,
 };
-use countersign_issuer::{
-    Enforcement, IssuerPolicy, Lives, LoginPolicy, OwnKeys, RingView, Signer, TokenSettings, TrustedIssuerName, Verifier,
-};
+use countersign_issuer::{Enforcement, IssuerPolicy, Lives, OwnKeys, RingView, Verifier};
 use countersign_store::Store;
 
 use super::{IDLE, OperatorError, WHILE_WAITING};
@@ -69,27 +64,7 @@ impl Managed {
 
     /// What the policy says about a ring. `rotation`: the latest request to rotate it.
     pub(super) fn spec(&self, ring: RingName, revoked: &BTreeSet<String>, rotation: Option<String>) -> RotationSpec {
-        let effective = &self.declared.effective;
-        let (tokens, keys) = (&effective.tokens, &effective.keys);
-        let (interval, max_ttl_ms) = match ring {
-            RingName::Access => (keys.rotation.interval, self.declared.effective.longest_access_life_ms()),
-            RingName::ApiKey => (keys.rotation.api_key_interval, tokens.api_key_max_ttl.as_millis()),
-        };
-        RotationSpec {
-            algorithm: tokens.algorithm.into(),
-            interval_ms: interval.as_millis(),
-            prepublish_ms: keys.rotation.prepublish.as_millis(),
-            revision: Some(keys.rotation.revision.clone()),
-            rotation,
-            revoked: revoked.clone(),
-            on_unacknowledged: match keys.on_unacknowledged {
-                OnUnacknowledged::Wait => ring::OnUnacknowledged::Wait,
-                OnUnacknowledged::Proceed => ring::OnUnacknowledged::Proceed,
-            },
-            ack_timeout_ms: keys.ack_timeout.as_millis(),
-            max_ttl_ms,
-            clock_skew_ms: tokens.clock_skew.as_millis(),
-        }
+        self.declared.effective.rotation_spec(ring, rotation, revoked.clone())
     }
 
     /// What the fleet holds of a ring.
@@ -187,31 +162,16 @@ impl Managed {
             }
             _ => None,
         };
-        let trusted = effective.trusted_issuers.iter();
-        Ok(Some(IssuerPolicy {
-            name: name.clone(),
+        let view = IssuerPolicy::of(
+            name,
+            effective,
+            self.declared.login.clone(),
+            self.declared.any_issuer.as_deref(),
             own,
-            audiences: effective.audiences.clone(),
-            roles: effective.roles.iter().map(|r| r.name.clone()).collect(),
-            clock_skew_ms: effective.tokens.clock_skew.as_millis(),
-            prepublish_ms: effective.keys.rotation.prepublish.as_millis(),
-            max_entries: usize::try_from(effective.revocation.max_entries).unwrap_or(usize::MAX),
-            lives: self.lives,
-            tokens: TokenSettings::from(&effective.tokens),
-            login: effective
-                .login
-                .clone()
-                .zip(effective.issuer.as_deref())
-                .map(|(login, issuer)| Arc::new(LoginPolicy::new(login, issuer, self.declared.login.clone()))),
-            trusted: trusted
-                .map(|t| TrustedIssuerName {
-                    any_issuer: self.declared.any_issuer.as_deref() == Some(t.name.as_str()),
-                    name: t.name.clone(),
-                    issuer: t.issuer.clone(),
-                })
-                .collect(),
-            compiled: compiled.clone(),
-        }))
+            self.lives,
+            compiled.clone(),
+        );
+        Ok(Some(view))
     }
 
     /// Reads the rings again: what is in memory may not be what is stored.
@@ -235,8 +195,7 @@ struct Standing {
 
 impl Standing {
     fn view(self) -> Result<RingView, OperatorError> {
-        let signer = Signer::of(&self.ring).map_err(ring::ApplyError::from)?;
-        Ok(RingView { ring: self.ring, status: self.status, signer, held: self.held })
+        Ok(RingView::new(self.ring, self.status, self.held).map_err(ring::ApplyError::from)?)
     }
 }
 

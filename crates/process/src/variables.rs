@@ -73,14 +73,21 @@ fn distance(a: &str, b: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
+    use clap::{Arg, Command};
 
     use super::*;
-    use crate::Flags;
+
+    fn command() -> Command {
+        let flag = |long: &'static str, variable: &'static str| Arg::new(long).long(long).env(variable);
+        Command::new("one")
+            .arg(flag("listen", "COUNTERSIGN_LISTEN"))
+            .arg(flag("redis", "COUNTERSIGN_REDIS"))
+            .subcommand(Command::new("below").arg(flag("log-level", "LOG_LEVEL")))
+    }
 
     #[test]
     fn a_misspelt_name_is_told_and_a_kubelet_s_is_not() {
-        let known = known_variables(&Flags::command());
+        let known = known_variables(&command());
         assert!(known.contains("COUNTERSIGN_LISTEN") && known.contains("LOG_LEVEL"));
         let warned = |name: &str| unknown_variables(&known, [name.to_owned()]);
         for (name, said) in [
@@ -104,7 +111,7 @@ mod tests {
 
     #[test]
     fn a_flag_that_was_given_is_nobody_else_s() {
-        let command = Flags::command();
+        let command = command();
         assert_eq!(variable_of(&command, "listen").as_deref(), Some("COUNTERSIGN_LISTEN"));
         let given = [OsString::from("--listen=x")];
         assert_eq!(variable_behind(&command, "listen", &given), None);

@@ -1,11 +1,36 @@
 //! How long what a policy issues and accepts can live, over all its versions.
 
-use countersign_core::{names::PolicyName, time::UnixMillis};
-use countersign_issuer::Lives;
+use countersign_api::policy::EffectivePolicy;
+use countersign_core::{names::PolicyName, opaque, time::UnixMillis};
 use countersign_store::{Store, StoreError};
 use serde::{Deserialize, Serialize};
 
-use super::declared::{Declared, OpaqueEnd};
+use super::Lives;
+
+/// When a policy's opaque keys end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpaqueEnd {
+    /// At least one has no end.
+    Never,
+    /// All of them, by then; the beginning of time when there are none.
+    At(UnixMillis),
+}
+
+impl OpaqueEnd {
+    /// Of the keys in these files. What doesn't parse was refused before.
+    pub fn of<'a>(files: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut end = UnixMillis(0);
+        for file in files {
+            for key in opaque::parse_keys(file.as_bytes()).unwrap_or_default() {
+                match key.not_after {
+                    None => return Self::Never,
+                    Some(at) => end = end.max(at),
+                }
+            }
+        }
+        Self::At(end)
+    }
+}
 
 /// What is kept of a policy from one version to the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,30 +39,32 @@ struct Kept {
     earlier_until: UnixMillis,
 }
 
-/// The lives of a policy, in view of what earlier versions of it allowed. Stored before they are used.
-pub(super) async fn lives(
-    store: &Store,
-    name: &PolicyName,
-    declared: &Declared,
-    now: UnixMillis,
-) -> Result<Lives, StoreError> {
-    let effective = &declared.effective;
-    let own = effective
-        .issuer
-        .is_some()
-        .then(|| effective.longest_access_life_ms().max(effective.tokens.api_key_max_ttl.as_millis()));
-    let trusted = effective.trusted_issuers.iter().map(|t| t.max_ttl.as_millis());
-    let longest = own.into_iter().chain(trusted).max().unwrap_or(0);
-    let kept = keep(store, format!("lives {name}"), longest, declared.opaque_end, now).await?;
-    let longest_access_ms = if effective.issuer.is_some() { effective.longest_access_life_ms() } else { 0 };
-    let access = keep(store, format!("access-lives {name}"), longest_access_ms, OpaqueEnd::At(UnixMillis(0)), now).await?;
-    Ok(Lives {
-        access_ttl_ms: effective.tokens.access_ttl.as_millis(),
-        longest_access_ms,
-        longest_ms: kept.longest_ms,
-        earlier_until: kept.earlier_until,
-        access_earlier_until: access.earlier_until,
-    })
+impl Lives {
+    /// Of a policy, in view of what earlier versions of it allowed. Stored before they are used.
+    pub async fn kept(
+        store: &Store,
+        name: &PolicyName,
+        effective: &EffectivePolicy,
+        opaque: OpaqueEnd,
+        now: UnixMillis,
+    ) -> Result<Self, StoreError> {
+        let own = effective
+            .issuer
+            .is_some()
+            .then(|| effective.longest_access_life_ms().max(effective.tokens.api_key_max_ttl.as_millis()));
+        let trusted = effective.trusted_issuers.iter().map(|t| t.max_ttl.as_millis());
+        let longest = own.into_iter().chain(trusted).max().unwrap_or(0);
+        let kept = keep(store, format!("lives {name}"), longest, opaque, now).await?;
+        let longest_access_ms = if effective.issuer.is_some() { effective.longest_access_life_ms() } else { 0 };
+        let access = keep(store, format!("access-lives {name}"), longest_access_ms, OpaqueEnd::At(UnixMillis(0)), now).await?;
+        Ok(Self {
+            access_ttl_ms: effective.tokens.access_ttl.as_millis(),
+            longest_access_ms,
+            longest_ms: kept.longest_ms,
+            earlier_until: kept.earlier_until,
+            access_earlier_until: access.earlier_until,
+        })
+    }
 }
 
 /// Stores what is to be kept of a life, in view of what was kept at `place` before.

@@ -1,0 +1,431 @@
+//! Keeps an issuer's policies true: what the watches show goes in, [`Policies`] and an acknowledgement come out.
+//!
+//! One task, one direction. A policy whose parts don't go together yet, or that isn't trusted, stays as it was; only its
+//! tombstone ends it. What a bundle calls revoked is written into the store before the policy is put in force.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use countersign_api::{
+    bundle::SCHEMA,
+    cluster::{HISTORY, HISTORY_KEY},
+    policy::EffectivePolicy,
+};
+use countersign_core::{names::PolicyName, revocation::EntryKey};
+use countersign_feed::{Ack, Clock, Follower, Publisher};
+use countersign_issuer::{Fleet, IssuerPolicy, Lives, Policies, Verifier};
+use countersign_store::{NewRevocation, Store, StoreError};
+use parking_lot::RwLock;
+use serde_json::{Value, json};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    assembling::{self, FleetSeen, Lying, Opened, Refused, Stands},
+    trust::Trusted,
+    watching::{Change, Object, Source, described},
+};
+
+/// How often verifiers are looked at, and what failed is tried again.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How long publishing what a bundle calls revoked may take before the sweep is left to it.
+const PUBLISH_WITHIN: Duration = Duration::from_secs(1);
+/// How many changes are taken in before anything is put together.
+const BATCH: usize = 256;
+
+/// What the task works with.
+pub(crate) struct Holder {
+    pub(crate) store: Arc<Store>,
+    pub(crate) publisher: Arc<Publisher>,
+    pub(crate) follower: Arc<Follower>,
+    pub(crate) fleet: Fleet,
+    pub(crate) policies: Policies,
+    pub(crate) default: Option<PolicyName>,
+    pub(crate) trusted: watch::Receiver<Arc<Trusted>>,
+    pub(crate) start_id: String,
+    pub(crate) told: Arc<Told>,
+}
+
+/// What others may ask of it.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    state: RwLock<State>,
+    settled: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    settled: bool,
+    problems: Vec<String>,
+    broken: BTreeSet<PolicyName>,
+    effective: BTreeMap<PolicyName, Arc<EffectivePolicy>>,
+}
+
+impl Told {
+    /// Returns once everything was read and put together for the first time.
+    pub(crate) async fn settled(&self) {
+        let mut notified = std::pin::pin!(self.settled.notified());
+        notified.as_mut().enable();
+        if !self.state.read().settled {
+            notified.await;
+        }
+    }
+
+    pub(crate) fn status(&self) -> Value {
+        let state = self.state.read();
+        json!({"problems": state.problems, "broken_policies": state.broken})
+    }
+
+    pub(crate) fn effective(&self, policy: &PolicyName) -> Option<Value> {
+        let effective = self.state.read().effective.get(policy).cloned()?;
+        serde_json::to_value(&*effective).ok()
+    }
+}
+
+/// A policy as it is held.
+struct Held {
+    policy: Arc<IssuerPolicy>,
+    generation: u64,
+    lives: Lives,
+    opened: Arc<Opened>,
+    /// From which version on the bundle has held each key.
+    since: BTreeMap<String, u64>,
+}
+
+/// What is known at one moment.
+#[derive(Default)]
+struct World {
+    /// By the hash that their objects' names end with.
+    lying: HashMap<String, Lying>,
+    listed: BTreeSet<Source>,
+    history: String,
+    /// The history under which rings were listed last, and up to which version they are read.
+    rings_under: String,
+    rings_read: u64,
+    history_changed: bool,
+    held: BTreeMap<PolicyName, Held>,
+    /// Whose objects' names end with which hash.
+    names: HashMap<String, PolicyName>,
+    refused: BTreeMap<String, Refused>,
+    dirty: BTreeSet<String>,
+    /// What was written into the store in this life.
+    revoked: BTreeMap<PolicyName, BTreeMap<EntryKey, i64>>,
+    verifiers: Vec<Verifier>,
+}
+
+impl World {
+    fn take(&mut self, change: Change) {
+        match change {
+            Change::Listed { source, objects, history } => {
+                self.listed.insert(source);
+                for (hash, lying) in &mut self.lying {
+                    if slot(lying, source).take().is_some() {
+                        self.dirty.insert(hash.clone());
+                    }
+                }
+                if source == Source::Rings {
+                    self.history_changed = !self.rings_under.is_empty() && self.rings_under != history;
+                    self.rings_under = history;
+                    self.rings_read = 0;
+                }
+                for (name, object) in objects {
+                    self.put(source, &name, Some(object));
+                }
+            }
+            Change::Applied { source, name, object } => self.put(source, &name, Some(object)),
+            Change::Gone { source, name } => self.put(source, &name, None),
+        }
+    }
+
+    fn put(&mut self, source: Source, name: &str, object: Option<Object>) {
+        let version = object.as_ref().map_or(0, |object| object.version);
+        if source == Source::Rings {
+            self.rings_read = self.rings_read.max(version);
+        }
+        if source == Source::Bundles && name == HISTORY {
+            let text = object.and_then(|object| String::from_utf8(object.data.get(HISTORY_KEY)?.to_vec()).ok());
+            self.history = text.unwrap_or_default();
+            return;
+        }
+        let Some(hash) = hash_of(source, name) else { return };
+        let lying = self.lying.entry(hash.to_owned()).or_default();
+        *slot(lying, source) = object;
+        if lying.is_empty() {
+            self.lying.remove(hash);
+        }
+        self.dirty.insert(hash.to_owned());
+    }
+
+    fn is_listed(&self) -> bool {
+        self.listed.len() == Source::ALL.len()
+    }
+
+    fn is_held(&self, hash: &str) -> bool {
+        self.names.get(hash).is_some_and(|name| self.held.contains_key(name))
+    }
+
+    /// What is acknowledged: up to which version key rings are in use. Nothing before everything was read once, nor while they
+    /// were read under another history than the present one. A policy that stays as it was, for whatever reason, may sign by
+    /// the ring before.
+    fn ack(&self, start_id: &str, trusted: &Trusted) -> Option<Ack> {
+        if !self.is_listed() || self.history.is_empty() || self.rings_under != self.history {
+            return None;
+        }
+        let behind = self.refused.keys().chain(&self.dirty).filter(|hash| self.is_held(hash));
+        let unused = behind.filter_map(|hash| Some(self.lying.get(hash)?.ring.as_ref()?.version)).min();
+        let revision = unused.map_or(self.rings_read, |unused| unused.saturating_sub(1).min(self.rings_read));
+        Some(Ack {
+            start_id: start_id.to_owned(),
+            history: self.history.clone(),
+            revision: revision.to_string(),
+            schemas: vec![SCHEMA],
+            trusted_bundle_keys: trusted.kids.clone(),
+            highest_held: self.held.values().map(|held| held.generation).max().unwrap_or(0),
+            ..Ack::default()
+        })
+    }
+}
+
+/// `b-…`, `r-…`, `i-…`: what comes after is the policy's.
+fn hash_of(source: Source, name: &str) -> Option<&str> {
+    name.strip_prefix(match source {
+        Source::Rings => "r-",
+        Source::Sections => "i-",
+        Source::Bundles | Source::VerifySecrets => "b-",
+    })
+}
+
+const fn slot(lying: &mut Lying, source: Source) -> &mut Option<Object> {
+    match source {
+        Source::Rings => &mut lying.ring,
+        Source::Sections => &mut lying.section,
+        Source::Bundles => &mut lying.bundle,
+        Source::VerifySecrets => &mut lying.secrets,
+    }
+}
+
+/// What became of a policy.
+enum Outcome {
+    Held(Box<Held>),
+    Withdrawn(PolicyName),
+}
+
+/// Why it could not be looked at now.
+enum Failed {
+    Refused(Refused),
+    Store(StoreError),
+}
+
+impl From<Refused> for Failed {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+impl From<StoreError> for Failed {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl Holder {
+    /// Works until `stop`.
+    pub(crate) async fn run(mut self, mut changes: mpsc::Receiver<Change>, stop: CancellationToken) {
+        let mut world = World::default();
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                taken = changes.recv_many(&mut batch, BATCH) => {
+                    if taken == 0 { return }
+                    batch.drain(..).for_each(|change| world.take(change));
+                }
+                trust = self.trusted.changed() => {
+                    if trust.is_err() { return }
+                    world.dirty.extend(world.lying.keys().cloned());
+                }
+                _ = look.tick() => self.look_at_verifiers(&mut world).await,
+            }
+            if world.is_listed() {
+                self.bring_forward(&mut world).await;
+            }
+        }
+    }
+
+    /// Those that live, and what each holds. A view that shows it differently is made anew.
+    async fn look_at_verifiers(&self, world: &mut World) {
+        match self.fleet.verifiers().await {
+            Ok(verifiers) => {
+                let names = |verifiers: &[Verifier]| -> Vec<String> { verifiers.iter().map(|v| v.name.clone()).collect() };
+                let others = names(&verifiers) != names(&world.verifiers);
+                world.verifiers = verifiers;
+                // What every one of them holds stays held, as long as they are the same.
+                let waits = |name: &PolicyName| {
+                    world.held.get(name).is_some_and(|held| others || !FleetSeen::is_complete(&held.policy))
+                };
+                let again = world.names.iter().filter(|(_, name)| waits(name)).map(|(hash, _)| hash.clone());
+                world.dirty.extend(again.collect::<Vec<_>>());
+            }
+            Err(error) => tracing::debug!(%error, "no acknowledgements"),
+        }
+    }
+
+    async fn bring_forward(&self, world: &mut World) {
+        let trusted = self.trusted.borrow().clone();
+        let dirty = std::mem::take(&mut world.dirty);
+        let (mut changed, mut unread) = (false, BTreeSet::new());
+        for hash in dirty {
+            tokio::task::yield_now().await;
+            let name = format!("b-{hash}");
+            match self.look(&name, &hash, world, &trusted).await {
+                Ok(Some(Outcome::Held(held))) => {
+                    world.refused.remove(&hash);
+                    world.names.insert(hash, held.policy.name.clone());
+                    world.held.insert(held.policy.name.clone(), *held);
+                    changed = true;
+                }
+                Ok(Some(Outcome::Withdrawn(policy))) => {
+                    world.refused.remove(&hash);
+                    world.names.remove(&hash);
+                    if world.held.remove(&policy).is_some() {
+                        tracing::info!(%policy, "the policy is withdrawn");
+                        changed = true;
+                    }
+                }
+                Ok(None) => drop(world.refused.remove(&hash)),
+                Err(Failed::Refused(why)) => {
+                    if world.refused.get(&hash) != Some(&why) {
+                        tracing::warn!(object = name, %why, "a policy stays as it was");
+                    }
+                    world.refused.insert(hash, why);
+                }
+                Err(Failed::Store(error)) => {
+                    tracing::error!(object = name, %error, "a policy stays as it was until the store can be reached");
+                    unread.insert(hash);
+                }
+            }
+        }
+        world.dirty.extend(unread);
+        world.history_changed = false;
+        if changed {
+            let views = world.held.iter().map(|(name, held)| (name.clone(), held.policy.clone())).collect();
+            let default = self.default.clone().filter(|name| world.held.contains_key(name));
+            self.policies.store(views, default);
+            let effective = world.held.iter().map(|(name, held)| (name.clone(), held.opened.effective.clone()));
+            self.told.state.write().effective = effective.collect();
+        }
+        self.follower.set_ack(world.ack(&self.start_id, &trusted));
+        self.tell(world);
+    }
+
+    /// Looks at what lies under one policy's names. `None`: nothing of an issuer.
+    async fn look(
+        &self,
+        object: &str,
+        hash: &str,
+        world: &mut World,
+        trusted: &Trusted,
+    ) -> Result<Option<Outcome>, Failed> {
+        let Some(lying) = world.lying.get(hash) else { return Ok(None) };
+        if lying.bundle.is_none() || lying.section.is_none() && lying.ring.is_none() {
+            // A policy that only verifies others' tokens has neither rings nor a section.
+            return Ok(None);
+        }
+        let version = lying.bundle.as_ref().map_or(0, |bundle| bundle.version);
+        let bundle = match assembling::stands(object, lying, trusted)? {
+            Stands::Withdrawn(name) => return Ok(Some(Outcome::Withdrawn(name))),
+            Stands::Lives(bundle) => bundle,
+        };
+        if bundle.verify.as_ref().is_some_and(|verify| verify.issuer.is_none()) {
+            return Ok(None);
+        }
+        let before = world.held.get(&bundle.policy);
+        if let Some(before) = before.filter(|before| bundle.generation < before.generation && !world.history_changed) {
+            let why = format!("the bundle has generation {}, older than {}", bundle.generation, before.generation);
+            return Err(Refused::Bundle(why).into());
+        }
+        let opened = Arc::new(assembling::open(bundle, lying, trusted)?);
+        let lives = match before.filter(|before| before.opened.section == opened.section) {
+            Some(before) => before.lives,
+            None => Lives::kept(&self.store, &opened.name, &opened.effective, opened.opaque_end(), Clock::wall()).await?,
+        };
+        let since = since(&opened, before, version);
+        let fleet = FleetSeen {
+            verifiers: &world.verifiers,
+            history: &world.history,
+            since: &since,
+            history_changed: world.history_changed,
+        };
+        let policy = opened.policy(lives, before.map(|before| &*before.policy), &fleet, Clock::wall())?;
+        self.take_over_revocations(&opened, &policy, world).await?;
+        let generation = opened.bundle.generation;
+        Ok(Some(Outcome::Held(Box::new(Held { policy: Arc::new(policy), generation, lives, opened, since }))))
+    }
+
+    /// What the bundle calls revoked becomes rows like any revocation. What isn't in the feed yet when this returns is swept
+    /// there.
+    async fn take_over_revocations(
+        &self,
+        opened: &Opened,
+        policy: &IssuerPolicy,
+        world: &mut World,
+    ) -> Result<(), StoreError> {
+        let known = world.revoked.entry(opened.name.clone()).or_default();
+        let strictness = |entry: &countersign_core::revocation::Entry| entry.cutoff.0.max(entry.expires.0);
+        let news: Vec<_> = opened
+            .revoked()
+            .iter()
+            .filter(|entry| known.get(&entry.key()).is_none_or(|held| *held < strictness(entry)))
+            .cloned()
+            .collect();
+        if news.is_empty() {
+            return Ok(());
+        }
+        let rows: Vec<NewRevocation> =
+            news.iter().map(|entry| NewRevocation { entry: entry.clone(), subject: None, access_only: false }).collect();
+        let appended = self.store.revoke(&rows, Clock::wall(), |_| policy.max_entries).await?;
+        // Pending: the sweep has it.
+        let _ = self.publisher.publish(appended.ids, PUBLISH_WITHIN).await;
+        known.extend(news.iter().map(|entry| (entry.key(), strictness(entry))));
+        // What the bundle names no more has expired.
+        let named: BTreeSet<EntryKey> = opened.revoked().iter().map(countersign_core::revocation::Entry::key).collect();
+        known.retain(|key, _| named.contains(key));
+        Ok(())
+    }
+
+    fn tell(&self, world: &World) {
+        let mut state = self.told.state.write();
+        let listed: Vec<Source> = world.listed.iter().copied().collect();
+        let missing = described(&listed);
+        let mut problems: Vec<String> =
+            missing.as_array().into_iter().flatten().filter_map(|text| text.as_str().map(str::to_owned)).collect();
+        let mut broken = BTreeSet::new();
+        for (hash, why) in &world.refused {
+            let policy = world.names.get(hash).cloned();
+            let what = policy.as_ref().map_or_else(|| format!("b-{hash}"), ToString::to_string);
+            problems.push(format!("{what}: {why}"));
+            broken.extend(policy);
+        }
+        state.problems = problems;
+        state.broken = broken;
+        if !state.settled && world.is_listed() {
+            state.settled = true;
+            self.told.settled.notify_waiters();
+        }
+    }
+}
+
+/// From which version on the bundle has held each key: what was held before stays, what is new counts from this write.
+fn since(opened: &Opened, before: Option<&Held>, version: u64) -> BTreeMap<String, u64> {
+    let keys = opened.bundle.verify.iter().flat_map(|verify| &verify.keys);
+    let kids = keys.filter_map(|key| key.jwk.kid.clone());
+    kids.map(|kid| {
+        let held = before.and_then(|before| before.since.get(&kid).copied());
+        (kid, held.unwrap_or(version))
+    })
+    .collect()
+}

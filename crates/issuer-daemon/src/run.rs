@@ -1,0 +1,259 @@
+//! From settings to the end of the process.
+
+use std::{future::Future, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+
+use aws_lc_rs::rand;
+use countersign_api::bundle::RingName;
+use countersign_core::names::PolicyName;
+use countersign_feed::{
+    FeedServer, Follower, FollowerConfig, FollowerError, ISSUER_PREFIX, Publisher, PublisherConfig, RedisCounters,
+    RedisFeed, RedisOptions,
+};
+use countersign_issuer::{
+    AdminSocket, Delivery, Fleet, Issuer, IssuerConfig, KeyOperator, Listeners, Mailer, Policies, RingChoice, RotateError,
+    Secrets, ServeError, SmsSender, StatusSource, passwords::Pool,
+};
+use countersign_process::{ServingTls, TlsError};
+use countersign_store::{Store, StoreError};
+use kube::{
+    Client,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use serde_json::Value;
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, watch},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Config,
+    holding::{Holder, Told},
+    trust, watching,
+};
+
+/// How often it is tried to reach a database that isn't there yet.
+const DATABASE_AGAIN: Duration = Duration::from_secs(2);
+
+/// Why the process can't go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Nobody is trusted.
+    #[error(transparent)]
+    Trust(Box<dyn std::error::Error + Send + Sync>),
+    /// There is no cluster to work in.
+    #[error("there is no cluster to work in")]
+    Cluster(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The database refuses.
+    #[error("the database")]
+    Store(#[from] StoreError),
+    /// Redis can't be used.
+    #[error("--redis (REDIS_URL)")]
+    Feed(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Following the feed can't begin.
+    #[error(transparent)]
+    Follower(#[from] FollowerError),
+    /// Keys can't be derived.
+    #[error("TOKEN_ENCRYPTION_KEY: {0}")]
+    Secrets(String),
+    /// Nothing can have SMS sent.
+    #[error("SMS webhooks can't be called: {0}")]
+    Sms(String),
+    /// A listener.
+    #[error("{flag} {address}: {source}")]
+    Listen {
+        /// Which.
+        flag: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The certificate can't be used.
+    #[error("--tls-cert, --tls-key: {0}")]
+    Tls(#[from] TlsError),
+    /// The admin socket.
+    #[error("--admin-socket: {0}")]
+    Socket(#[from] ServeError),
+    /// The system gave no randomness.
+    #[error("the system gives no randomness")]
+    NoRandomness,
+}
+
+/// Serves until `stop`.
+pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError> {
+    // One provider of cryptography for the whole process; another part may have been first.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let trusted = trust::read(&config.bundle_trust).map_err(|error| RunError::Trust(error.into()))?;
+    let (tell_trusted, trusted) = watch::channel(Arc::new(trusted));
+    let client = client(&config).await.map_err(RunError::Cluster)?;
+    let tls = config.tls.as_ref().map(|(cert, key)| ServingTls::load(cert, key)).transpose()?;
+    let listeners = bind(&config, tls.as_ref()).await?;
+    let Some(store) = open_store(&config, &stop).await? else { return Ok(()) };
+    let options = RedisOptions { ca_pem: config.redis.ca_pem.clone(), ..RedisOptions::default() };
+    let server = RedisFeed::new(config.redis.url.clone(), options).map_err(|error| RunError::Feed(error.into()))?;
+    let server: Arc<dyn FeedServer> = Arc::new(server);
+    let counters = RedisCounters::new(config.redis.url.clone(), config.redis.ca_pem.as_deref())
+        .map_err(|error| RunError::Feed(error.into()))?;
+
+    let parts_stop = CancellationToken::new();
+    let publisher =
+        Arc::new(Publisher::spawn(server.clone(), store.clone(), PublisherConfig::new(config.identity.clone())));
+    let following = FollowerConfig::new(format!("{ISSUER_PREFIX}{}", config.identity));
+    let follower = Arc::new(Follower::spawn(server.clone(), following)?);
+    let fleet = Fleet::new(server.clone(), None);
+    let policies = Policies::default();
+    let told = Arc::new(Told::default());
+    let watches = watching::begin(&client, &config.system_namespace, &config.bundles_namespace, &parts_stop);
+    let holder = Holder {
+        store: store.clone(),
+        publisher: publisher.clone(),
+        follower: follower.clone(),
+        fleet: fleet.clone(),
+        policies: policies.clone(),
+        default: config.default_policy.clone(),
+        trusted,
+        start_id: fresh_id()?,
+        told: told.clone(),
+    };
+    let holding = tokio::spawn(holder.run(watches.changes, parts_stop.clone()));
+    tokio::spawn(trust::follow(config.bundle_trust.clone(), tell_trusted, parts_stop.clone()));
+    if let Some(tls) = tls {
+        let until = parts_stop.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = until.cancelled() => {}
+                () = tls.follow() => {}
+            }
+        });
+    }
+
+    let derived = Secrets::derive(config.secrets.0.iter().map(|text| text.as_bytes()));
+    let issuer = Issuer::new(IssuerConfig {
+        store: store.clone(),
+        publisher: publisher.clone(),
+        feed: follower.state().clone(),
+        fleet,
+        policies: policies.clone(),
+        keys: Arc::new(Elsewhere { policies, revoked: Arc::default() }),
+        status: Arc::new(InCluster(told.clone())),
+        secrets: Arc::new(derived.map_err(|error| RunError::Secrets(error.to_string()))?),
+        passwords: Pool::of_this_machine(),
+        mailer: Mailer::spawn(config.smtp.clone().map_or(Delivery::Disabled, Delivery::Smtp)),
+        sms: SmsSender::try_new(false).map_err(|error| RunError::Sms(error.to_string()))?,
+        counters: Some(counters),
+        trusted_proxies: config.trusted_proxies.clone(),
+        trusted_hosts: config.trusted_hosts.clone(),
+        environment: config.environment.clone(),
+    });
+    // Until the policies are read nobody could be answered: the Service sends nobody here before that.
+    tokio::select! {
+        () = told.settled() => tracing::info!("the policies are read"),
+        () = stop.cancelled() => {}
+    }
+    if !stop.is_cancelled() {
+        issuer.serve(listeners, stop.clone()).await;
+    }
+    issuer.health().drain();
+    parts_stop.cancel();
+    if let Err(error) = holding.await {
+        tracing::error!(%error, "the part that holds policies failed");
+    }
+    drop(issuer);
+    // What was committed and not published is swept by the other replicas, or at the next start.
+    if let Ok(publisher) = Arc::try_unwrap(publisher) {
+        publisher.shutdown().await;
+    }
+    if let Ok(follower) = Arc::try_unwrap(follower) {
+        follower.shutdown().await;
+    }
+    store.close().await;
+    Ok(())
+}
+
+async fn client(config: &Config) -> Result<Client, Box<dyn std::error::Error + Send + Sync>> {
+    let settings = match &config.kubeconfig {
+        None => kube::Config::infer().await?,
+        Some(path) => {
+            let kubeconfig = Kubeconfig::read_from(path)?;
+            kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?
+        }
+    };
+    Ok(Client::try_from(settings)?)
+}
+
+async fn bind(config: &Config, tls: Option<&ServingTls>) -> Result<Listeners, RunError> {
+    let tcp = async |flag: &'static str, address: SocketAddr| {
+        TcpListener::bind(address).await.map_err(|source| RunError::Listen { flag, address, source })
+    };
+    Ok(Listeners {
+        public: tcp("--listen", config.listen).await?,
+        health: tcp("--health-listen", config.health_listen).await?,
+        admin: tcp("--admin-listen", config.admin_listen).await?,
+        admin_socket: AdminSocket::bind(&config.admin_socket)?,
+        tls: tls.map(|tls| tls.acceptor().clone()),
+    })
+}
+
+/// The database, which may come up later than this process. `None`: it was to end before that.
+async fn open_store(config: &Config, stop: &CancellationToken) -> Result<Option<Arc<Store>>, RunError> {
+    loop {
+        match Store::connect(&config.database).await {
+            Ok(store) => return Ok(Some(Arc::new(store))),
+            Err(error) if error.is_away() => {
+                tracing::warn!(%error, database = %config.database, "the database can't be reached; trying again");
+            }
+            Err(error) => return Err(error.into()),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(None),
+            () = tokio::time::sleep(DATABASE_AGAIN) => {}
+        }
+    }
+}
+
+fn fresh_id() -> Result<String, RunError> {
+    let mut bytes = [0; 16];
+    rand::fill(&mut bytes).map_err(|_| RunError::NoRandomness)?;
+    Ok(hex::encode(bytes))
+}
+
+/// Keys are the operator's business.
+struct Elsewhere {
+    policies: Policies,
+    revoked: Arc<Notify>,
+}
+
+impl KeyOperator for Elsewhere {
+    fn rotate<'a>(
+        &'a self,
+        policy: &'a PolicyName,
+        ring: RingChoice,
+    ) -> Pin<Box<dyn Future<Output = Result<(), RotateError>> + Send + 'a>> {
+        let known = self.policies.one(policy).is_some();
+        let ring = match ring {
+            RingChoice::Access => RingName::Access.word(),
+            RingChoice::ApiKey => "api-key",
+            RingChoice::All => "all",
+        };
+        let command = format!("countersign keys rotate --policy {policy} --ring {ring}");
+        Box::pin(async move { Err(if known { RotateError::Elsewhere { command } } else { RotateError::NoRings }) })
+    }
+
+    fn key_revoked(&self) -> Arc<Notify> {
+        self.revoked.clone()
+    }
+}
+
+/// What only the process as a whole knows.
+struct InCluster(Arc<Told>);
+
+impl StatusSource for InCluster {
+    fn status(&self) -> Value {
+        self.0.status()
+    }
+
+    fn effective(&self, policy: &PolicyName) -> Option<Value> {
+        self.0.effective(policy)
+    }
+}
