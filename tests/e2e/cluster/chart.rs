@@ -2,7 +2,7 @@
 
 use std::{path::Path, process::Command};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::world::policy;
 use crate::rig::{BUNDLES, Cluster, PATIENCE, SYSTEM, binary, eventually};
@@ -207,7 +207,7 @@ fn no_policy_and_no_session_can_be_where_references_would_reach_private_keys() {
         json!({"apiVersion": "countersign.dev/v1alpha1", "kind": "Session", "metadata": {"name": "billing", "namespace": namespace},
             "spec": {"policyRef": {"name": "shop"}, "subject": "svc-billing", "secret": {"name": "billing-token"}}})
     };
-    let create = |object: &serde_json::Value| {
+    let create = |object: &Value| {
         let output = cluster.kubectl_with(&["create", "--dry-run=server", "-f", "-"], &object.to_string());
         if output.status.success() { Ok(()) } else { Err(String::from_utf8(output.stderr).unwrap()) }
     };
@@ -220,4 +220,97 @@ fn no_policy_and_no_session_can_be_where_references_would_reach_private_keys() {
     }
     let elsewhere = cluster.namespace("shop");
     assert_eq!((create(&policy(&elsewhere, "shop")), create(&session(&elsewhere))), (Ok(()), Ok(())));
+}
+
+const ISSUER: &str = "issuer.enabled=true,issuer.database.existingSecret=database";
+
+/// A part's Deployment.
+fn deployment(part: &str) -> String {
+    format!("/apis/apps/v1/namespaces/{SYSTEM}/deployments/countersign-{part}")
+}
+
+/// A field of an object; null when there is no such object.
+fn field(cluster: &Cluster, object: &str, pointer: &str) -> Value {
+    cluster.api().object(object).and_then(|object| object.pointer(pointer).cloned()).unwrap_or_default()
+}
+
+#[test]
+#[ignore = "needs the test cluster: cargo xtask test"]
+fn what_issuers_derive_their_keys_from_is_made_once_and_outlives_upgrades_rollbacks_and_the_release() {
+    let cluster = Cluster::start(1);
+    let release = |action: &[&'static str], values: &[&'static str]| -> Vec<&'static str> {
+        let sets = values.iter().flat_map(|values| ["--set", *values]);
+        action.iter().copied().chain(["countersign", CHART, "-n", SYSTEM, "--set", REDIS]).chain(sets).collect()
+    };
+    let secret = |name: &str| format!("/api/v1/namespaces/{SYSTEM}/secrets/{name}");
+    let key = || field(&cluster, &secret("countersign-issuer-key"), "/data/TOKEN_ENCRYPTION_KEY");
+    let issuers = || field(&cluster, &deployment("issuer"), "/spec/replicas");
+    let operator = || field(&cluster, &deployment("operator"), "/spec/template/spec/containers/0/args").to_string();
+
+    cluster.api().namespace(SYSTEM);
+    for (key, value, words) in [
+        ("uri", "postgresql://db.example/shop", "the Secret database has no key url"),
+        ("url", "sqlite:/store.db", "names an SQLite file, which one replica alone can use"),
+    ] {
+        cluster.api().apply(&json!({"apiVersion": "v1", "kind": "Secret", "stringData": {key: value},
+            "metadata": {"name": "database", "namespace": SYSTEM}}));
+        let said = cluster.helm_refused(&release(&["install"], &[ISSUER]));
+        assert!(said.contains(words), "{said}");
+        cluster.api().delete(&secret("database"));
+    }
+
+    cluster.helm(&release(&["install"], &[ISSUER, "issuer.replicas=3"]));
+    let made = key();
+    assert_eq!((made.as_str().unwrap().len(), issuers()), (64, json!(3)));
+    assert!(!operator().contains("--no-issuer"), "{}", operator());
+    // The autoscaler takes over as many as there are.
+    cluster.helm(&release(&["upgrade"], &[ISSUER, "issuer.autoscaling.enabled=true"]));
+    assert_eq!((key(), issuers()), (made.clone(), json!(3)));
+    cluster.helm(&release(&["upgrade"], &[]));
+    assert_eq!((key(), issuers()), (made.clone(), Value::Null));
+    assert!(operator().contains("--no-issuer"), "{}", operator());
+    // To the revision that made it.
+    cluster.helm(&["rollback", "countersign", "1", "-n", SYSTEM]);
+    assert_eq!((key(), issuers()), (made.clone(), json!(3)));
+    cluster.helm(&["uninstall", "countersign", "-n", SYSTEM, "--no-hooks"]);
+    assert_eq!((key(), issuers()), (made, Value::Null));
+}
+
+#[test]
+#[ignore = "needs the test cluster: cargo xtask test"]
+fn the_demo_s_issuer_reads_rings_and_bundles_asks_who_calls_and_writes_nothing() {
+    const NONE: &[&str] = &[];
+
+    let cluster = Cluster::start(1);
+    cluster.helm(&["install", "countersign", CHART, "-n", SYSTEM, "--create-namespace", "--set", "demo.enabled=true"]);
+    assert_eq!(field(&cluster, &deployment("issuer"), "/spec/replicas"), json!(1));
+
+    let issuer = cluster.api().as_service_account(SYSTEM, "countersign-issuer");
+    let all = ["get", "list", "watch", "create", "update", "patch", "delete"];
+    let reading = ["get", "list", "watch"].as_slice();
+    for (group, resource, namespace, allowed) in [
+        ("", "secrets", SYSTEM, reading),
+        ("", "secrets", BUNDLES, reading),
+        ("", "configmaps", BUNDLES, reading),
+        ("", "configmaps", SYSTEM, NONE),
+        ("", "secrets", "default", NONE),
+        ("", "secrets", "kube-system", NONE),
+        ("", "configmaps", "default", NONE),
+        ("", "pods", SYSTEM, NONE),
+        ("", "pods/exec", SYSTEM, NONE),
+        ("", "serviceaccounts/token", SYSTEM, NONE),
+        ("", "events", SYSTEM, NONE),
+        ("", "nodes", "", NONE),
+        ("coordination.k8s.io", "leases", SYSTEM, NONE),
+        ("countersign.dev", "authpolicies", "default", NONE),
+        ("countersign.dev", "authpolicies/token", "default", NONE),
+        ("countersign.dev", "sessions", "default", NONE),
+        ("authentication.k8s.io", "tokenreviews", "", &["create"]),
+        ("authorization.k8s.io", "subjectaccessreviews", "", &["create"]),
+    ] {
+        for verb in all {
+            let may = issuer.may(verb, group, resource, namespace);
+            assert_eq!(may, allowed.contains(&verb), "{verb} {resource} in {namespace:?}");
+        }
+    }
 }
