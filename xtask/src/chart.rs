@@ -179,6 +179,9 @@ fn agrees_with_the_code(root: &Path, chart: &Path) -> Result<()> {
         }
     }
 
+    each_setting_is_known(root, chart)?;
+    each_program_is_in_the_image(root, &templates)?;
+
     let mut sources = String::new();
     for part in ["verifier", "operator", "issuer"] {
         sources += &text_below(&root.join("crates").join(part).join("src"))?;
@@ -195,6 +198,37 @@ fn agrees_with_the_code(root: &Path, chart: &Path) -> Result<()> {
         }
     }
     each_alert_has_its_runbook(root, chart)
+}
+
+/// Flags that the chart gives, and variables of ours, are the programs' own.
+fn each_setting_is_known(root: &Path, chart: &Path) -> Result<()> {
+    for (part, crate_name) in [("operator", "operator"), ("verifier", "verifier"), ("issuer", "issuer-daemon")] {
+        let template = format!("templates/{part}.yaml");
+        let text = std::fs::read_to_string(chart.join(&template)).with_context(|| template.clone())?;
+        let config = root.join("crates").join(crate_name).join("src/config.rs");
+        let config = std::fs::read_to_string(&config).with_context(|| config.display().to_string())?;
+        let flags = text.split(" --").skip(1).chain(text.split("\"--").skip(1));
+        for flag in flags.filter_map(|rest| rest.split(|c: char| !(c.is_ascii_lowercase() || c == '-')).next()) {
+            let field = format!("pub {}: ", flag.replace('-', "_"));
+            // What follows `kubectl exec … --` in a comment is no flag.
+            if !flag.is_empty() && !config.contains(&field) {
+                bail!("{CHART}/{template}: the {part} has no flag --{flag}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Each program that a pod runs is one that the image is built with.
+fn each_program_is_in_the_image(root: &Path, templates: &str) -> Result<()> {
+    let image = std::fs::read_to_string(root.join("Containerfile")).context("Containerfile")?;
+    for program in templates.split("command: [countersign-").skip(1).filter_map(|rest| rest.split(']').next()) {
+        let mut words = image.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
+        if !words.any(|word| word == format!("countersign-{program}")) {
+            bail!("Containerfile: countersign-{program} should be in the image: the chart runs it");
+        }
+    }
+    Ok(())
 }
 
 const RUNBOOKS: &str = "docs/guides/alerts.md";
