@@ -53,11 +53,12 @@ impl Store {
 }
 
 impl Tx {
-    /// Keeps a one-time token. Earlier ones of that account and purpose stay good: see [`Tx::withdraw_one_time_tokens`].
+    /// Keeps a one-time token. Earlier ones of that account and purpose stay good: see [`Tx::withdraw_one_time_tokens`]. One of
+    /// an account that there isn't is not kept.
     pub async fn insert_one_time_token(&mut self, new: &NewOneTimeToken<'_>) -> Result<(), StoreError> {
         sqlx::query(
             "INSERT INTO one_time_tokens (policy, hash, purpose, user_id, content, created, expires)
-             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+             SELECT policy, $2, $3, id, $5, $6, $7 FROM users WHERE policy = $1 AND id = $4",
         )
         .bind(new.policy.as_str())
         .bind(new.hash.bytes())

@@ -18,6 +18,7 @@ conformance! {
     of_many_uses_of_one_backup_code_one_succeeds,
     a_challenge_takes_so_many_attempts_and_is_completed_once,
     a_login_that_comes_again_with_its_code_gets_its_session_once,
+    open_challenges_are_those_that_a_code_could_complete,
     a_sent_code_works_once_and_only_the_last_one_of_its_channel,
     of_many_uses_of_one_token_one_succeeds,
     an_account_knows_its_last_ten_devices,
@@ -178,6 +179,24 @@ async fn a_login_that_comes_again_with_its_code_gets_its_session_once(db: Databa
     assert_eq!(take(&Retry { code: &code, ..fitting }, NOW).await, None, "the session was used");
 }
 
+async fn open_challenges_are_those_that_a_code_could_complete(db: Database) {
+    let store = with_challenge(&db).await;
+    transact!(&store, |tx| {
+        tx.insert_challenge(&Challenge { id: "later".into(), created: NOW.plus(1), ..challenge("c") }).await?;
+        tx.insert_challenge(&Challenge { id: "over".into(), expires: NOW, ..challenge("c") }).await
+    })
+    .unwrap();
+    let open = async |at_most| {
+        let open = transact!(&store, |tx| { tx.open_challenges(&shop(), "a", at_most, NOW).await }).unwrap();
+        open.into_iter().map(|challenge| challenge.id).collect::<Vec<_>>()
+    };
+    assert_eq!(open(1).await, ["later", "c"]);
+    transact!(&store, |tx| { tx.count_attempt(&shop(), "c", 5, NOW).await }).unwrap();
+    assert_eq!((open(1).await, open(2).await.len()), (vec!["later".to_owned()], 2), "one has had its attempts");
+    transact!(&store, |tx| { tx.complete_challenge(&shop(), "later", "s", &secret(1), NOW).await }).unwrap();
+    assert_eq!(open(5).await, ["c"]);
+}
+
 async fn a_sent_code_works_once_and_only_the_last_one_of_its_channel(db: Database) {
     let store = with_challenge(&db).await;
     for (channel, code) in [("email", 1), ("email", 2), ("sms", 3)] {
@@ -223,6 +242,17 @@ async fn of_many_uses_of_one_token_one_succeeds(db: Database) {
     assert_eq!(won.await, 1);
     assert_eq!(transact!(&store, |tx| { tx.withdraw_one_time_tokens(&shop(), "a", "reset").await }).unwrap(), 1);
     assert_eq!(take("reset", 3, NOW).await, None);
+    let of_nobody = NewOneTimeToken {
+        policy: &policy,
+        hash: secret(4),
+        purpose: "reset",
+        user: "",
+        content: "c",
+        created: NOW,
+        expires,
+    };
+    transact!(&store, |tx| { tx.insert_one_time_token(&of_nobody).await }).unwrap();
+    assert_eq!(take("reset", 4, NOW).await, None, "nobody's is none");
 }
 
 async fn an_account_knows_its_last_ten_devices(db: Database) {
