@@ -17,6 +17,7 @@ pub mod mapping;
 pub mod mint;
 pub mod names;
 pub mod opaque;
+pub mod percent;
 pub mod policy;
 pub mod proxies;
 pub mod ratelimit;

@@ -2,7 +2,59 @@
 
 use std::net::IpAddr;
 
+use countersign_core::{revocation::Kind, time::UnixMillis};
+use countersign_store::{AddressBlock, NewRevocation, StoreError, Tx};
 use ipnet::IpNet;
+
+use crate::{InvalidRevocation, IssuerPolicy, RevocationRequest, audit::EventKind, call::Call};
+
+/// A network that shall be blocked.
+#[derive(Clone, Debug)]
+pub(crate) struct Blocking {
+    pub(crate) network: String,
+    pub(crate) reason: String,
+    /// For so long, seconds.
+    pub(crate) ttl_s: i64,
+    /// Who says so.
+    pub(crate) source: &'static str,
+}
+
+impl Blocking {
+    /// What verifiers would be told of it. Refuses what must never be blocked, such as our own networks.
+    pub(crate) fn revocation(&self, policy: &IssuerPolicy, now: UnixMillis) -> Result<NewRevocation, InvalidRevocation> {
+        let request = RevocationRequest {
+            kind: Some(Kind::Ip),
+            id: Some(self.network.clone()),
+            reason: Some(self.reason.clone()),
+            ttl_s: Some(self.ttl_s),
+            ..RevocationRequest::default()
+        };
+        request.to_revocation(policy, self.source, now)
+    }
+
+    /// Blocks it at issuers, and tells of it.
+    pub(crate) async fn block(
+        &self,
+        tx: &mut Tx,
+        call: &Call,
+        new: &NewRevocation,
+        now: UnixMillis,
+    ) -> Result<AddressBlock, StoreError> {
+        let block = AddressBlock {
+            policy: call.policy.name.clone(),
+            network: new.entry.id.clone(),
+            reason: self.reason.clone(),
+            source: self.source.to_owned(),
+            created: now,
+            expires: new.entry.expires,
+        };
+        tx.block(&block).await?;
+        let event = call.event(EventKind::IpBlocked).detail("network", block.network.as_str());
+        let event = if call.actor.is_some() { event.detail("by", "administrator") } else { event };
+        event.detail("until", block.expires.as_secs()).write(tx, now).await?;
+        Ok(block)
+    }
+}
 
 /// An address' own network and every one around it, in the one spelling in which blocks are kept.
 pub(crate) fn networks_around(ip: IpAddr) -> Vec<String> {

@@ -28,6 +28,7 @@ use countersign_core::names::PolicyName;
 pub(crate) use crate::body::{Content, OfQuery, body_of};
 use crate::{
     Enforcement, IssuerPolicy, Verifier,
+    actor::Actor,
     bearer::{self, Around},
     body::MAX_BODY,
     client::Client,
@@ -118,7 +119,7 @@ async fn judged(State(issuer): State<Issuer>, policy: OfPolicy, request: Request
     };
     let token = token.trim().to_owned();
     // The whole request first: who may is judged when it is done, however long its body took.
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     let content = Content::from_request(Request::from_parts(parts.clone(), body), &issuer).await;
     let Content(bytes) = match content {
         Ok(content) => content,
@@ -130,7 +131,10 @@ async fn judged(State(issuer): State<Issuer>, policy: OfPolicy, request: Request
     };
     let around = Around::of(&parts, &client);
     match bearer::judge(&issuer, &policy.0, &token, Some(ADMIN_PERMISSION), &around).await {
-        Ok(_) => next.run(Request::from_parts(parts, Body::from(bytes))).await,
+        Ok(caller) => {
+            parts.extensions.insert(Actor::of(&caller.credential));
+            next.run(Request::from_parts(parts, Body::from(bytes))).await
+        }
         Err(failed) => failed.into_response(),
     }
 }

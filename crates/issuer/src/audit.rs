@@ -4,7 +4,7 @@ use countersign_core::{names::PolicyName, time::UnixMillis};
 use countersign_store::{AuditEvent, Severity, StoreError, Tx};
 use serde_json::{Map, Value};
 
-use crate::client::Client;
+use crate::{actor::Actor, client::Client};
 
 macro_rules! kinds {
     ($($(#[doc = $doc:literal])* $kind:ident $word:literal $severity:ident,)*) => {
@@ -93,8 +93,12 @@ kinds! {
     UserDeleted "USER_DELETED" Info,
     /// An address was shown to be its owner's.
     EmailVerified "EMAIL_VERIFIED" Info,
-    /// A service got a token.
+    /// A service got a token, or an administrator made one.
     TokenIssued "TOKEN_ISSUED" Info,
+    /// A service's secret was wrong.
+    ClientRejected "CLIENT_REJECTED" Warning,
+    /// A telephone number was shown to be its owner's, or taken away.
+    PhoneChanged "PHONE_CHANGED" Info,
     /// An administrator did something.
     AdminAction "ADMIN_ACTION" Info,
 }
@@ -119,6 +123,14 @@ impl<'a> Event<'a> {
     pub(crate) fn subject(mut self, subject: &str) -> Self {
         self.subject = Some(subject.to_owned());
         self
+    }
+
+    /// Which administrator did it.
+    pub(crate) fn by(self, actor: Option<&Actor>) -> Self {
+        match actor {
+            Some(actor) => self.detail("actor", actor.shown()),
+            None => self,
+        }
     }
 
     /// In which session.

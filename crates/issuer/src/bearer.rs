@@ -170,7 +170,7 @@ pub(crate) async fn judge(
     let credential =
         check::authenticate(&policy.compiled, token, world.now, feed.revocations().hasher()).map_err(refused)?;
     check::judge(&policy.compiled, &credential, &ask, &world).map(|_| ()).map_err(refused)?;
-    if !view.fresh && ended_in_sql(&parts.store, policy, &credential).await? {
+    if !view.fresh && ended_in_sql(&parts.store, policy, &credential, token).await? {
         return Err(Problem::invalid_token("the token was revoked").suspicious().into());
     }
     let session = match (credential.kind(), credential.session_id()) {
@@ -193,10 +193,15 @@ const fn is_suspicious(refusal: &Refusal) -> bool {
 }
 
 /// Whether SQL says that a credential has ended, while the feed may not know.
-async fn ended_in_sql(store: &Store, policy: &IssuerPolicy, credential: &Authenticated) -> Result<bool, StoreError> {
+async fn ended_in_sql(
+    store: &Store,
+    policy: &IssuerPolicy,
+    credential: &Authenticated,
+    token: &str,
+) -> Result<bool, StoreError> {
     let since = credential.claim("iat_ms").and_then(|at| at.as_i64()).unwrap_or(i64::MIN);
     let issuer = credential.issuer().unwrap_or_default();
-    let keys = Scopes { policy: &policy.name, issuer }.of_credential(credential);
+    let keys = Scopes { policy: &policy.name, issuer }.of_token(credential, token);
     let access = credential.kind() != CredentialKind::ApiKey;
     let entries = store.entries(&keys).await?;
     Ok(entries.iter().any(|entry| entry.cutoff.0 >= since && (access || entry.id != Scopes::ACCESS_ONLY)))

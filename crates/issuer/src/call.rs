@@ -8,10 +8,12 @@ use countersign_store::{Appended, Ended, Store, StoreError, Tx};
 
 use crate::{
     IssuerPolicy,
+    actor::Actor,
     audit::{Event, EventKind},
     client::Client,
+    limits::{CountedBy, Standing, Window},
     policies::LoginPolicy,
-    problem::Problem,
+    problem::{Failed, Problem},
     serving::Issuer,
 };
 
@@ -25,6 +27,10 @@ pub(crate) struct Call {
     pub(crate) issuer: Issuer,
     pub(crate) policy: Arc<IssuerPolicy>,
     pub(crate) client: Client,
+    /// The administrator who makes it, where it is an administrator's call.
+    pub(crate) actor: Option<Actor>,
+    /// The limits that it was counted by.
+    pub(crate) counted_by: CountedBy,
 }
 
 impl FromRequestParts<Issuer> for Call {
@@ -36,7 +42,8 @@ impl FromRequestParts<Issuer> for Call {
         let (Some(Routed(policy)), Some(client)) = (routed, client) else {
             return Err(Problem::not_found("no such call"));
         };
-        Ok(Self { issuer: issuer.clone(), policy, client })
+        let counted_by = parts.extensions.get::<CountedBy>().cloned().unwrap_or_default();
+        Ok(Self { issuer: issuer.clone(), policy, client, actor: None, counted_by })
     }
 }
 
@@ -58,7 +65,19 @@ impl Call {
 
     /// An event of this call, to be written in the transaction that does what it tells of.
     pub(crate) fn event(&self, kind: EventKind) -> Event<'_> {
-        Event::new(&self.policy.name, kind, Some(&self.client))
+        Event::new(&self.policy.name, kind, Some(&self.client)).by(self.actor.as_ref())
+    }
+
+    /// Counts a try, or refuses it with 429. The answer tells how the tightest limit stands.
+    pub(crate) async fn count(
+        &self,
+        windows: impl IntoIterator<Item = Option<Window>>,
+    ) -> Result<Option<Standing>, Failed> {
+        let windows: Vec<Window> = windows.into_iter().flatten().collect();
+        let now = self.now().await?;
+        let Some(standing) = self.issuer.parts.limits.hit(&self.policy.name, &windows, now).await? else { return Ok(None) };
+        self.counted_by.note(standing);
+        if standing.allowed { Ok(Some(standing)) } else { Err(Problem::rate_limited(standing).into()) }
     }
 
     /// Writes an event for each session of a subject that has ended, with a detail that says why or by whom.

@@ -1,11 +1,7 @@
 //! What a cookie needs beside it before it may change anything: [`countersign_core::csrf`].
 
 use axum::http::{HeaderMap, StatusCode};
-use countersign_core::{
-    csrf::{self, CsrfTokenSpec, mint_csrf},
-    revocation::{Kind, Revocable},
-    verdict::RevokedBy,
-};
+use countersign_core::csrf::{self, CsrfTokenSpec, mint_csrf};
 use countersign_store::Session;
 
 use crate::{
@@ -28,29 +24,13 @@ pub(crate) fn token(issuer: &Issuer, policy: &IssuerPolicy, session: &Session) -
 pub(crate) fn holds(issuer: &Issuer, policy: &IssuerPolicy, session: &str, headers: &HeaderMap) -> bool {
     let (Some(token), Some(own)) = (cookies::csrf_token(headers), &policy.compiled.own) else { return false };
     let now = issuer.parts.feed.now(policy.clock_skew_ms);
-    csrf::belongs(own, session, token, now, |kid| is_key_revoked(issuer, policy, kid))
+    // The feed may call a key revoked that the ring doesn't know of yet.
+    let revocations = issuer.parts.feed.revocations();
+    csrf::belongs(own, session, token, now, |kid| revocations.is_key_revoked(&policy.name, Some(&own.issuer), kid))
 }
 
 /// 403: nothing was done.
 pub(crate) fn failed() -> Problem {
     let detail = "a cookie changes nothing without the X-CSRF-Token of its session";
     Problem::new(StatusCode::FORBIDDEN, "csrf_failed", detail).fix("GET /auth/csrf gives one")
-}
-
-/// Whether the feed calls a key revoked that the ring may not know of yet.
-fn is_key_revoked(issuer: &Issuer, policy: &IssuerPolicy, kid: &str) -> bool {
-    let revocations = issuer.parts.feed.revocations();
-    let ids = revocations.hasher().ids_of(&Revocable {
-        policy: &policy.name,
-        issuer: policy.own.as_ref().map(|own| own.issuer.as_str()),
-        own: true,
-        access_ring: false,
-        token_kind: Kind::Token,
-        token_id: None,
-        session_id: None,
-        subject: None,
-        kid: Some(kid),
-    });
-    // Keys come before cut-offs of the whole policy, which end tokens and no key.
-    revocations.lookup(&ids, None).is_some_and(|hit| hit.by == RevokedBy::Key)
 }

@@ -32,6 +32,8 @@ families! {
     pub(crate) REFRESH_DURATION = Histogram "auth_token_refresh_duration_seconds" [] "Time to new tokens of a session, refusals included.";
     pub(crate) MAILS = Counter "countersign_mails_total" ["result"]
         "Mails: `sent`; `failed` (given up); `dropped` (the queue was full).";
+    pub(crate) SMS = Counter "countersign_sms_total" ["result"]
+        "Messages by SMS: `sent` (the policy's webhook took them); `failed`; `dropped` (too many were on their way).";
     pub(crate) LIMITS_FALLBACKS = Counter "countersign_rate_limit_fallbacks_total" []
         "Counts of rate limits that were kept in the store because Redis was away.";
     pub(crate) LIMITS_REDIS_AWAY = Gauge "countersign_rate_limit_redis_away" [] "1 while rate limits are counted in the store because Redis is away.";

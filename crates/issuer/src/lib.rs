@@ -4,6 +4,7 @@
 //! admin API and the issuer's own routes put both on HTTP ([`serve`]). The state of keys is decided elsewhere: this crate is
 //! handed rings and never changes one. It must not know of Kubernetes or of files other than its sockets.
 
+mod actor;
 mod addresses;
 mod admin;
 mod audit;
@@ -26,17 +27,18 @@ mod mail;
 mod metrics;
 mod minter;
 pub mod names;
+mod notices;
 mod opening;
 pub mod passwords;
 mod policies;
 mod problem;
 mod public;
+mod recent;
 mod revoker;
 pub mod sealing;
 mod second_factor;
 mod secrets;
 mod serving;
-#[allow(dead_code, unused_imports, reason = "the routes that send codes are being wired")]
 mod sms;
 pub mod totp;
 
@@ -56,3 +58,4 @@ pub use secrets::Secrets;
 pub use serving::{
     AdminSocket, Issuer, IssuerConfig, KeyOperator, Listeners, RingChoice, RotateError, ServeError, StatusSource,
 };
+pub use sms::SmsSender;

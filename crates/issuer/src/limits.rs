@@ -24,7 +24,7 @@ use countersign_store::{Store, StoreError};
 
 pub(crate) use self::{
     attack::{Pressure, halved_under_attack},
-    headers::rate_limit_headers,
+    headers::{CountedBy, rate_limit_headers},
 };
 
 /// Bytes of a hash that are kept: enough that nobody finds two names with one.

@@ -7,7 +7,7 @@ use countersign_api::policy::{EffectiveLockout, Switch};
 use countersign_core::{names::PolicyName, time::UnixMillis};
 use countersign_store::{Counting, Lockout, LockoutKey, SecretHash, Store, StoreError, Tx, User};
 
-use crate::{audit::EventKind, call::Call, problem::Problem};
+use crate::{audit::EventKind, call::Call, notices, problem::Problem};
 
 /// The most counters of unknown names that a policy keeps.
 const MAX_UNKNOWN_NAMES: u32 = 100_000;
@@ -77,16 +77,16 @@ impl Counter {
         Ok(standing.locked_until.filter(|until| *until > now))
     }
 
-    /// Counts a failure; locks when it is one too many, and tells of it. Whether it locked.
+    /// Counts a failure; locks when it is one too many, and tells of it: an account's owner by mail.
     pub(crate) async fn failed(
         &self,
         tx: &mut Tx,
         call: &Call,
         settings: &EffectiveLockout,
         now: UnixMillis,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<(), StoreError> {
         if settings.mode == Switch::Disabled {
-            return Ok(false);
+            return Ok(());
         }
         let policy = &call.policy.name;
         let remembered = settings.window.as_millis().max(settings.max_duration.as_millis()).max(REMEMBERED_MS);
@@ -97,11 +97,10 @@ impl Counter {
         };
         let standing = tx.count_failure(policy, self.key(), counting, now).await?;
         if standing.failures < settings.max_failures {
-            return Ok(false);
+            return Ok(());
         }
         let until = now.plus(lock_ms(settings, &standing));
-        let locked = tx.lock_out(policy, self.key(), until, until.plus(remembered), now).await?;
-        if locked {
+        if tx.lock_out(policy, self.key(), until, until.plus(remembered), now).await? {
             let event = call
                 .event(EventKind::AccountLocked)
                 .detail("until", until.as_secs())
@@ -112,8 +111,14 @@ impl Counter {
                 Self::Device(_) => event.detail("device", true),
             };
             event.write(tx, now).await?;
+            match self {
+                Self::Account(id) => notices::locked(tx, call, Some(id), until, now).await?,
+                Self::Unknown(_) => notices::locked(tx, call, None, until, now).await?,
+                // Its owner has that device in hand, and can log in by others.
+                Self::Device(_) => {}
+            }
         }
-        Ok(locked)
+        Ok(())
     }
 
     /// Forgets its failures: its owner has logged in.

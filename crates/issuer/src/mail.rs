@@ -2,7 +2,8 @@
 //!
 //! A mail is put into a bounded queue and sent from there, so that no answer takes longer because one goes out. What can't be
 //! sent is tried again a few times, then counted and logged by kind alone: a log holds no address, code or link. A mail that
-//! waits is lost with the process; everything that is mailed can be asked for again.
+//! waits is lost with the process; what is mailed so can be asked for again. What can't be is kept in the store until it has
+//! left: see [`crate::notices`].
 
 mod letter;
 mod links;
@@ -99,7 +100,7 @@ pub(crate) enum SendError {
 
 impl SendError {
     /// Whether another try may do better.
-    const fn is_passing(&self) -> bool {
+    pub(crate) const fn is_passing(&self) -> bool {
         matches!(self, Self::Unreachable(_) | Self::Outbox(_))
     }
 }
@@ -122,6 +123,20 @@ struct Counters {
     dropped: AtomicU64,
 }
 
+impl Counters {
+    /// Counts what came of a mail, and logs a failure.
+    fn count(&self, carried: Result<(), SendError>) -> Result<(), SendError> {
+        match &carried {
+            Ok(()) => self.sent.fetch_add(1, Relaxed),
+            Err(error) => {
+                tracing::error!(target: TARGET, %error, "a mail was given up");
+                self.failed.fetch_add(1, Relaxed)
+            }
+        };
+        carried
+    }
+}
+
 struct Job {
     to: String,
     sending: Sending,
@@ -134,6 +149,7 @@ pub struct Mailer {
     queue: mpsc::Sender<Job>,
     counters: Arc<Counters>,
     pending: watch::Sender<usize>,
+    route: Route,
     works: bool,
 }
 
@@ -154,8 +170,9 @@ impl Mailer {
         let (queue, jobs) = mpsc::channel(QUEUE);
         let counters = Arc::new(Counters::default());
         let pending = watch::Sender::new(0);
-        tokio::spawn(work(jobs, Route { post, pauses }, counters.clone(), pending.clone()));
-        Self { queue, counters, pending, works }
+        let route = Route { post, pauses };
+        tokio::spawn(work(jobs, route.clone(), counters.clone(), pending.clone()));
+        Self { queue, counters, pending, route, works }
     }
 
     /// Whether a mail of this policy can get out at all.
@@ -172,6 +189,15 @@ impl Mailer {
             self.counters.dropped.fetch_add(1, Relaxed);
             tracing::warn!(target: TARGET, "a mail was dropped: {QUEUE} are waiting already");
         }
+    }
+
+    /// Sends a mail now, beside the queue: for who keeps it until it has left.
+    pub(crate) async fn deliver(&self, sending: &Sending, to: &str, notice: Notice) -> Result<(), SendError> {
+        if !self.can_send(sending) {
+            return Err(SendError::NotSetUp);
+        }
+        let job = Job { to: to.to_owned(), sending: sending.clone(), notice };
+        self.counters.count(carry(&*self.route.post, self.route.pauses, job).await)
     }
 
     /// What became of mails so far.
@@ -244,13 +270,8 @@ async fn work(mut jobs: mpsc::Receiver<Job>, route: Route, counters: Arc<Counter
         let Ok(place) = places.clone().acquire_owned().await else { return };
         let (route, counters, pending) = (route.clone(), counters.clone(), pending.clone());
         tokio::spawn(async move {
-            match carry(&*route.post, route.pauses, job).await {
-                Ok(()) => counters.sent.fetch_add(1, Relaxed),
-                Err(error) => {
-                    tracing::error!(target: TARGET, %error, "a mail was given up");
-                    counters.failed.fetch_add(1, Relaxed)
-                }
-            };
+            // Counted and logged: there is nobody else to tell.
+            let _ = counters.count(carry(&*route.post, route.pauses, job).await);
             drop(place);
             pending.send_modify(|n| *n -= 1);
         });

@@ -10,7 +10,7 @@ use countersign_telemetry::Exposition;
 use crate::{
     health::{
         ACTIVE_SESSIONS, CHALLENGES, LIMITS_FALLBACKS, LIMITS_REDIS_AWAY, LOGIN_ATTEMPTS, LOGIN_FAILURES, MAILS,
-        REFRESH_DURATION,
+        REFRESH_DURATION, SMS,
     },
     serving::Parts,
 };
@@ -98,6 +98,11 @@ pub(crate) async fn tell(parts: &Parts, text: &mut Exposition) {
     let mails = parts.mailer.counts();
     let mut told = text.family(&MAILS);
     for (result, number) in [("sent", mails.sent), ("failed", mails.failed), ("dropped", mails.dropped)] {
+        told.add(&[("result", result)], number);
+    }
+    let messages = parts.sms.counts();
+    let mut told = text.family(&SMS);
+    for (result, number) in [("sent", messages.sent), ("failed", messages.failed), ("dropped", messages.dropped)] {
         told.add(&[("result", result)], number);
     }
     text.single(&LIMITS_FALLBACKS, parts.limits.fallbacks());

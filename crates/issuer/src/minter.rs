@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use countersign_core::{
     check::{Authenticated, CredentialKind},
+    jose::compact,
     keys::SigningKeyError,
-    mint::{AccessTokenSpec, ApiKeySpec, mint_access, mint_api_key, mint_emergency},
+    mint::{API_KEY_PREFIX, AccessTokenSpec, ApiKeySpec, mint_access, mint_api_key, mint_emergency},
     names::PolicyName,
     policy::EmergencyTokens,
     revocation::{ACCESS_RING_ONLY, Entry, EntryKey, Kind},
@@ -20,7 +21,8 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::{
-    audit::{Event, EventKind},
+    audit::EventKind,
+    call::Call,
     issued::Issued,
     policies::{IssuerPolicy, RingView, Signer},
 };
@@ -177,22 +179,25 @@ impl Minter {
         Self { store, issued }
     }
 
-    /// Makes an access token, or an emergency token, which is audited.
-    pub async fn mint(&self, policy: &IssuerPolicy, request: &MintRequest) -> Result<Minted, MintError> {
+    /// Makes an access token, or an emergency token, for the administrator who calls. The trail tells of it before there is
+    /// any.
+    pub(crate) async fn mint(&self, call: &Call, request: &MintRequest) -> Result<Minted, MintError> {
         let grant = transact!(&*self.store, MintError, |tx| {
-            let grant = self.grant(tx, policy, request, None).await?;
-            if let Some(reason) = &grant.emergency {
-                let spec = &grant.spec;
-                Event::new(&policy.name, EventKind::EmergencyMinted, None)
-                    .subject(&spec.subject)
-                    .session(&grant.session_id)
-                    .detail("token_id", spec.token_id.as_str())
-                    .detail("roles", spec.roles.clone())
-                    .detail("reason", reason.as_str())
-                    .detail("expires_at", spec.expires.as_secs())
-                    .write(tx, spec.issued_at)
-                    .await?;
-            }
+            let grant = self.grant(tx, &call.policy, request, None).await?;
+            let event = match &grant.emergency {
+                Some(reason) => call.event(EventKind::EmergencyMinted).detail("reason", reason.as_str()),
+                None => call.event(EventKind::TokenIssued).detail("by", "administrator"),
+            };
+            let spec = &grant.spec;
+            event
+                .subject(&spec.subject)
+                .session(&grant.session_id)
+                .detail("token_id", spec.token_id.as_str())
+                .detail("roles", spec.roles.clone())
+                .detail("scopes", spec.scopes.clone())
+                .detail("expires_at", spec.expires.as_secs())
+                .write(tx, spec.issued_at)
+                .await?;
             Ok(grant)
         });
         grant?.sign()
@@ -370,6 +375,16 @@ pub(crate) struct Scopes<'a> {
 impl Scopes<'_> {
     /// The id of a policy's cut-off that ends access tokens alone.
     pub(crate) const ACCESS_ONLY: &'static str = ACCESS_RING_ONLY;
+
+    /// The entries by which a credential can have ended, those of its key included: of an authentic token, the key that its
+    /// header names has signed it.
+    pub(crate) fn of_token(&self, credential: &Authenticated, token: &str) -> Vec<EntryKey> {
+        let jws = compact::parse(token.strip_prefix(API_KEY_PREFIX).unwrap_or(token)).ok();
+        let kid = jws.as_ref().and_then(|jws| jws.header.kid.as_deref());
+        let of_key =
+            kid.into_iter().flat_map(|kid| [None, Some(self.issuer)].map(|issuer| self.key(Kind::Key, issuer, kid)));
+        self.of_credential(credential).into_iter().chain(of_key).collect()
+    }
 
     /// The entries by which a credential can have ended, its key's aside.
     pub(crate) fn of_credential(&self, credential: &Authenticated) -> Vec<EntryKey> {

@@ -25,7 +25,7 @@ const MAX_DEVICES: u32 = 10;
 const REFRESH_PREFIX: &str = "csr_";
 
 /// What a login asked for, besides who it is.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Wishes {
     /// The longer pair of times.
     pub(crate) remember_me: bool,

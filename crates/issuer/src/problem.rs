@@ -116,6 +116,11 @@ impl Problem {
         self.status
     }
 
+    /// What it tells beside its code and detail.
+    pub(crate) fn into_members(self) -> Map<String, Value> {
+        self.members
+    }
+
     pub(crate) fn detail(&self) -> &str {
         &self.detail
     }

@@ -44,6 +44,7 @@ use crate::{
     call::{Call, Published, Routed},
     client::{self, Client},
     guard::{self, Keeping},
+    limits::CountedBy,
     mail,
     policies::Held,
     problem::{Failed, Problem},
@@ -78,6 +79,9 @@ fn of_policy(issuer: Issuer) -> Router {
         .route("/auth/2fa/verify/totp", post(second_factor::confirm))
         .route("/auth/2fa/backup-codes", post(second_factor::new_backup_codes))
         .route("/auth/2fa/totp", delete(second_factor::turn_off))
+        .route("/auth/2fa/setup/sms", post(second_factor::set_up_phone))
+        .route("/auth/2fa/verify/sms", post(second_factor::confirm_phone))
+        .route("/auth/2fa/sms", delete(second_factor::remove_phone))
         .route("/auth/csrf", get(browser::csrf))
         .route("/auth/sessions", get(sessions::list).delete(sessions::end_all))
         .route("/auth/sessions/{id}", delete(sessions::end_one))
@@ -122,6 +126,8 @@ fn operations() -> Router<Issuer> {
 }
 
 async fn answer(State(Front { issuer, mut inner }): State<Front>, mut request: Request) -> Response {
+    let counted_by = CountedBy::default();
+    request.extensions_mut().insert(counted_by.clone());
     let (routed, request_id) = find(&issuer, &mut request);
     let policy = routed.as_ref().ok();
     let https = policy.and_then(|policy| policy.own.as_ref()).is_some_and(|own| own.issuer.starts_with("https://"));
@@ -136,6 +142,7 @@ async fn answer(State(Front { issuer, mut inner }): State<Front>, mut request: R
         (Ok(_), None) => inner.call(request).await.unwrap_or_else(|never| match never {}),
     };
     let headers = answer.headers_mut();
+    counted_by.tell(headers);
     if !is_preflight {
         guard::allow_origin(cors.as_ref(), &asked, headers);
     }
@@ -193,21 +200,30 @@ pub(crate) use self::{
 
 /// An answer that tells more than what ended: with the position of that in the feed, and 202 while the feed is out of reach.
 pub(crate) async fn told(call: &Call, status: StatusCode, mut body: serde_json::Value, ended: Appended) -> Response {
-    let status = match call.publish(ended).await {
-        Published::At(position) => {
-            body["position"] = json!(position);
-            status
-        }
-        Published::Nothing => {
-            body["position"] = serde_json::Value::Null;
-            status
-        }
-        Published::Later => {
-            (body["position"], body["pending"]) = (serde_json::Value::Null, json!(true));
-            StatusCode::ACCEPTED
-        }
-    };
+    let status = place(&mut body, call.publish(ended).await, status);
     (status, Json(body)).into_response()
+}
+
+/// Says in an answer where what has ended stands in the feed. Its status: 202 while the feed is out of reach.
+pub(crate) fn place(body: &mut serde_json::Value, published: Published, status: StatusCode) -> StatusCode {
+    body["position"] = match published {
+        Published::At(position) => json!(position),
+        Published::Nothing | Published::Later => serde_json::Value::Null,
+    };
+    if published != Published::Later {
+        return status;
+    }
+    body["pending"] = json!(true);
+    StatusCode::ACCEPTED
+}
+
+/// A refusal that has ended something: with where that stands in the feed.
+pub(crate) fn placed(problem: Problem, published: Published) -> Problem {
+    match published {
+        Published::Nothing => problem,
+        Published::At(position) => problem.with("position", json!(position)),
+        Published::Later => problem.with("position", serde_json::Value::Null).with("pending", true),
+    }
 }
 
 /// What ended, and where that stands in the feed: 202 while the feed is out of reach.
@@ -216,14 +232,9 @@ pub(crate) async fn ended(call: &Call, appended: Option<Appended>, count: usize)
         Some(appended) => call.publish(appended).await,
         None => Published::Nothing,
     };
-    Ok(match published {
-        Published::At(position) => Json(json!({"revoked": count, "position": position})).into_response(),
-        Published::Nothing => Json(json!({"revoked": count, "position": null})).into_response(),
-        Published::Later => {
-            let body = json!({"revoked": count, "position": null, "pending": true});
-            (StatusCode::ACCEPTED, Json(body)).into_response()
-        }
-    })
+    let mut body = json!({"revoked": count});
+    let status = place(&mut body, published, StatusCode::OK);
+    Ok((status, Json(body)).into_response())
 }
 
 /// The policy that a request is for, and the path within it.

@@ -21,7 +21,7 @@ use self::credential::Belongs;
 use crate::{
     Health,
     audit::{Event, EventKind},
-    client::Client,
+    call::Call,
     closing::both,
     fleet::{Enforcement, Fleet},
     issued::Issued,
@@ -91,11 +91,12 @@ impl Revoker {
     /// Ends what `request` names, and writes down that somebody asked for it. Waits up to `wait` for every verifier.
     pub(crate) async fn revoke(
         &self,
-        policy: &IssuerPolicy,
+        call: &Call,
         request: &RevocationRequest,
-        (source, client): (&str, &Client),
+        source: &str,
         wait: Duration,
     ) -> Result<Revoked, RevokeError> {
+        let policy = &*call.policy;
         let (kind, id, appended) = transact!(&*self.store, RevokeError, |tx| {
             // Whom a cut-off concerns gets no token between its time and its row.
             match (request.kind, &request.id) {
@@ -117,7 +118,7 @@ impl Revoker {
             let entry = new.entry.clone();
             let appended = tx.revoke(&[new], now, |_| policy.max_entries).await?;
             let held = end_held(tx, policy, &entry, now).await?;
-            told(policy, &entry, client).write(tx, now).await?;
+            told(call, &entry).write(tx, now).await?;
             Ok((entry.kind, entry.id, both(appended, held)))
         })?;
         let publication = self.published(policy, appended).await;
@@ -177,8 +178,8 @@ impl Revoker {
 }
 
 /// What the audit trail says of it. A key's end is an event of its own, because everything that it signed ends with it.
-fn told<'a>(policy: &'a IssuerPolicy, entry: &Entry, client: &'a Client) -> Event<'a> {
-    let event = |kind| Event::new(&policy.name, kind, Some(client)).detail("reason", entry.reason.as_str());
+fn told<'a>(call: &'a Call, entry: &Entry) -> Event<'a> {
+    let event = |kind| call.event(kind).detail("reason", entry.reason.as_str());
     match entry.kind {
         Kind::Key => event(EventKind::KeyRevoked).detail("kid", entry.id.as_str()),
         kind => {

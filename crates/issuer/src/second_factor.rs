@@ -6,6 +6,7 @@
 mod challenge;
 mod codes;
 mod enrolment;
+pub(crate) mod phone;
 mod proving;
 mod resealing;
 mod sending;
@@ -24,10 +25,15 @@ pub(crate) use self::{
     },
     proving::{Step, at_login, is_again, verify},
     resealing::reseal,
-    sending::send,
+    sending::{Channel, send},
     step_up::ask,
 };
-use crate::{audit::EventKind, call::Call, lockout::Counter, problem::Failed};
+use crate::{
+    audit::EventKind,
+    call::Call,
+    lockout::Counter,
+    problem::{Failed, Problem},
+};
 
 /// How a code came to its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +44,8 @@ pub(crate) enum Method {
     BackupCode,
     /// It was mailed for one challenge.
     Email,
+    /// It was sent by SMS for one challenge.
+    Sms,
 }
 
 impl Method {
@@ -47,6 +55,7 @@ impl Method {
             Self::Totp => "totp",
             Self::BackupCode => "backup_code",
             Self::Email => "email",
+            Self::Sms => "sms",
         }
     }
 
@@ -54,6 +63,7 @@ impl Method {
     const fn amr(self) -> &'static [&'static str] {
         match self {
             Self::Totp | Self::BackupCode | Self::Email => &["pwd", "otp", MFA],
+            Self::Sms => &["pwd", "sms", MFA],
         }
     }
 }
@@ -63,8 +73,13 @@ const MFA: &str = "mfa";
 
 /// A second factor that is in use: its authenticator was confirmed, and the policy has second factors.
 fn in_use(call: &Call, held: Option<Totp>) -> Result<Option<Totp>, Failed> {
-    let on = call.login()?.settings.mfa.mode != MfaMode::Disabled;
+    let on = are_on(call)?;
     Ok(held.filter(|totp| on && totp.confirmed.is_some()))
+}
+
+/// Whether the policy has second factors at all.
+pub(crate) fn are_on(call: &Call) -> Result<bool, Problem> {
+    Ok(call.login()?.settings.mfa.mode != MfaMode::Disabled)
 }
 
 /// Whether an account logs in with a second factor.
@@ -82,7 +97,13 @@ pub(crate) async fn is_on_in(tx: &mut Tx, call: &Call, user: &User) -> Result<bo
 pub(crate) async fn methods(call: &Call, user: &User) -> Result<Vec<&'static str>, Failed> {
     let left = call.store().backup_codes_left(&user.policy, &user.id).await?;
     let mailed = sending::address(call, user)?;
-    let methods = [Some(Method::Totp), (left > 0).then_some(Method::BackupCode), mailed.map(|_| Method::Email)];
+    let texted = phone::number(call, user).await?;
+    let methods = [
+        Some(Method::Totp),
+        (left > 0).then_some(Method::BackupCode),
+        mailed.map(|_| Method::Email),
+        texted.map(|_| Method::Sms),
+    ];
     Ok(methods.into_iter().flatten().map(Method::word).collect())
 }
 

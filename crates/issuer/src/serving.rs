@@ -30,8 +30,16 @@ use self::{
     patience::Patience,
 };
 use crate::{
-    Fleet, Health, Mailer, Minter, Policies, Revoker, UseAudit, admin, health, housekeeping, issued::Issued,
-    limits::Limits, metrics::Metrics, passwords::Pool, public, secrets::Secrets,
+    Fleet, Health, Mailer, Minter, Policies, Revoker, UseAudit, admin, health, housekeeping,
+    issued::Issued,
+    limits::Limits,
+    metrics::Metrics,
+    notices::{self, Bell},
+    passwords::Pool,
+    public,
+    recent::Recent,
+    secrets::Secrets,
+    sms::SmsSender,
 };
 
 /// How long calls under way may take to end after the stop.
@@ -126,6 +134,8 @@ pub struct IssuerConfig {
     pub passwords: Pool,
     /// What sends mails.
     pub mailer: Mailer,
+    /// What has SMS sent.
+    pub sms: SmsSender,
     /// Where limits are counted for all issuers; absent: in the store.
     pub counters: Option<RedisCounters>,
     /// Whose word about a client's address is taken.
@@ -150,6 +160,7 @@ pub(crate) struct Parts {
     pub(crate) secrets: Arc<Secrets>,
     pub(crate) passwords: Pool,
     pub(crate) mailer: Mailer,
+    pub(crate) sms: SmsSender,
     pub(crate) limits: Limits,
     pub(crate) metrics: Metrics,
     pub(crate) trusted_proxies: TrustedProxies,
@@ -162,6 +173,8 @@ pub(crate) struct Parts {
     pub(crate) keys: Arc<dyn KeyOperator>,
     pub(crate) status: Arc<dyn StatusSource>,
     pub(crate) health: Health,
+    pub(crate) notices: Bell,
+    pub(crate) recent: Recent,
 }
 
 /// Why an issuer can't serve.
@@ -200,6 +213,7 @@ impl Issuer {
             secrets: config.secrets,
             passwords: config.passwords,
             mailer: config.mailer,
+            sms: config.sms,
             limits,
             metrics: Metrics::default(),
             trusted_proxies: config.trusted_proxies,
@@ -212,6 +226,8 @@ impl Issuer {
             keys: config.keys,
             status: config.status,
             health,
+            notices: Bell::default(),
+            recent: Recent::default(),
         };
         Self { parts: Arc::new(parts) }
     }
@@ -228,6 +244,7 @@ impl Issuer {
         let over = stop.clone();
         let public = public::routes(self.clone());
         servers.spawn(housekeeping::keep(self.parts.store.clone(), self.parts.secrets.clone(), stop.clone()));
+        servers.spawn(notices::keep(self.clone(), stop.clone()));
         let uses = Arc::new(UseAudit::new(self.parts.store.clone()));
         servers.spawn(collect_uses(self.parts.fleet.server().clone(), uses, stop.clone()));
         let Listeners { public: public_listener, health: health_listener, admin, admin_socket, tls } = listeners;

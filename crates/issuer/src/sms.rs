@@ -5,10 +5,19 @@
 //! refuses old seconds; then nobody else can make it send anything, and nobody can replay a call. The webhook's address obeys
 //! the rules of every address that a policy's author names: https, public, no redirects, five seconds.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use countersign_core::{names::PolicyName, time::UnixMillis};
 use countersign_jwks::{ClientError, FetchRules, Outbound, OutboundError};
 use serde::Serialize;
+use tokio::sync::Semaphore;
+use zeroize::Zeroizing;
+
+use crate::{call::Call, problem::Problem};
 
 /// The header that carries the signature.
 const SIGNATURE: HeaderName = HeaderName::from_static("x-countersign-signature");
@@ -57,14 +66,93 @@ pub(crate) enum SmsError {
     Status(u16),
 }
 
+/// Messages on their way at once. Further ones are dropped and counted.
+const AT_ONCE: usize = 32;
+
+/// What became of messages since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SmsCounts {
+    /// A webhook took them.
+    pub(crate) sent: u64,
+    /// A webhook didn't.
+    pub(crate) failed: u64,
+    /// Too many were on their way.
+    pub(crate) dropped: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    sent: AtomicU64,
+    failed: AtomicU64,
+    dropped: AtomicU64,
+}
+
 /// Calls webhooks.
 #[derive(Clone, Debug)]
-pub(crate) struct SmsSender(Outbound);
+pub struct SmsSender {
+    outbound: Outbound,
+    places: Arc<Semaphore>,
+    counters: Arc<Counters>,
+}
+
+/// A message to an account's owner, by the policy's webhook.
+pub(crate) struct Message<'a> {
+    /// The number.
+    pub(crate) to: &'a str,
+    /// The words.
+    pub(crate) text: String,
+    /// For which challenge, if for one.
+    pub(crate) challenge: Option<&'a str>,
+}
+
+/// Whether the policy has a webhook that can be asked.
+pub(crate) fn works(call: &Call) -> Result<bool, Problem> {
+    let login = call.login()?;
+    Ok(login.settings.sms.is_some() && login.references.sms_key.is_some())
+}
+
+/// Sends a message in the background: no answer waits for a webhook. What fails is logged, and can be asked for again.
+pub(crate) fn send(call: &Call, message: &Message<'_>, now: UnixMillis) -> Result<(), Problem> {
+    let login = call.login()?;
+    let (Some(settings), Some(key)) = (&login.settings.sms, &login.references.sms_key) else {
+        return Err(Problem::validation("this policy sends no SMS (spec.login.sms is absent)"));
+    };
+    let sender = call.issuer.parts.sms.clone();
+    let Ok(place) = sender.places.clone().try_acquire_owned() else {
+        sender.counters.dropped.fetch_add(1, Relaxed);
+        tracing::warn!("a message was dropped: {AT_ONCE} are on their way already");
+        return Ok(());
+    };
+    let (url, signing_key): (String, Zeroizing<Vec<u8>>) = (settings.url.clone(), key.clone());
+    let (to, text) = (message.to.to_owned(), Zeroizing::new(message.text.clone()));
+    let (policy, challenge) = (call.policy.name.clone(), message.challenge.map(str::to_owned));
+    tokio::spawn(async move {
+        let hook = SmsHook { url: &url, signing_key: &signing_key };
+        let sms = Sms { to: &to, text: &text, policy: &policy, challenge_id: challenge.as_deref() };
+        match sender.send(hook, sms, now).await {
+            Ok(()) => drop(sender.counters.sent.fetch_add(1, Relaxed)),
+            Err(error) => {
+                tracing::error!(%policy, %error, "a message was given up");
+                sender.counters.failed.fetch_add(1, Relaxed);
+            }
+        }
+        drop(place);
+    });
+    Ok(())
+}
 
 impl SmsSender {
-    /// A sender under these rules.
-    pub(crate) fn new(rules: &FetchRules) -> Result<Self, ClientError> {
-        Outbound::new(rules).map(Self)
+    /// A sender; with `allow_private` webhooks may be on this machine or in its network, and speak plain http.
+    pub fn try_new(allow_private: bool) -> Result<Self, ClientError> {
+        let outbound = Outbound::new(&FetchRules { allow_private, ca_file: None })?;
+        Ok(Self { outbound, places: Arc::new(Semaphore::new(AT_ONCE)), counters: Arc::default() })
+    }
+
+    /// What became of messages so far.
+    pub(crate) fn counts(&self) -> SmsCounts {
+        let read = |counter: &AtomicU64| counter.load(Relaxed);
+        let Counters { sent, failed, dropped } = &*self.counters;
+        SmsCounts { sent: read(sent), failed: read(failed), dropped: read(dropped) }
     }
 
     /// Asks a policy's webhook to send a message. Tried once: a code that comes late is of no use, and can be asked for again.
@@ -77,7 +165,7 @@ impl SmsSender {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(SIGNATURE, HeaderValue::try_from(signature).map_err(|_| SmsError::Message)?);
-        match self.0.post(hook.url, headers, body).await? {
+        match self.outbound.post(hook.url, headers, body).await? {
             200..300 => Ok(()),
             status => Err(SmsError::Status(status)),
         }
@@ -115,7 +203,7 @@ mod tests {
     const KEY: &[u8] = b"a key of thirty-two bytes or so.";
 
     fn sender(allow_private: bool) -> SmsSender {
-        SmsSender::new(&FetchRules { allow_private, ca_file: None }).unwrap()
+        SmsSender::try_new(allow_private).unwrap()
     }
 
     fn hook(url: &str) -> SmsHook<'_> {

@@ -7,6 +7,7 @@ use countersign_core::{names::PolicyName, time::UnixMillis};
 use sqlx::{AnyExecutor, Row as _, any::AnyRow};
 
 pub use chain::{Break, Chain, Link};
+pub use sealing::Followed;
 
 use crate::{Store, StoreError, Tx, columns};
 

@@ -98,6 +98,23 @@ impl Tx {
         Ok(())
     }
 
+    /// An account's challenges that a code could complete at `now`, `at_most` attempts given: the latest first, as many as one
+    /// page has.
+    pub async fn open_challenges(
+        &mut self,
+        policy: &PolicyName,
+        user: &str,
+        at_most: u32,
+        now: UnixMillis,
+    ) -> Result<Vec<Challenge>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT * FROM challenges WHERE policy = $1 AND user_id = $2 AND completed IS NULL AND expires > $3 AND attempts < $4
+             ORDER BY created DESC, id DESC LIMIT $5",
+        );
+        let rows = rows.bind(policy.as_str()).bind(user).bind(now.0).bind(i64::from(at_most)).bind(columns::page(u32::MAX));
+        rows.fetch_all(self.connection()).await?.iter().map(challenge).collect()
+    }
+
     /// Counts an attempt before its code is looked at. How many there were with this one; absent when the challenge is
     /// unknown, over, completed, or has had `at_most` attempts.
     pub async fn count_attempt(

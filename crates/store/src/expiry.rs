@@ -6,7 +6,7 @@ use crate::{Store, StoreError};
 
 /// What of each table goes, in an order in which nothing refers to what is gone. `$1` is the time before which it had
 /// expired, `$2` how many rows at most.
-pub(crate) const EXPIRED: [&str; 9] = [
+pub(crate) const EXPIRED: [&str; 10] = [
     "DELETE FROM refresh_tokens WHERE (policy, hash) IN
        (SELECT t.policy, t.hash FROM refresh_families f JOIN refresh_tokens t ON t.policy = f.policy AND t.family_id = f.id
         WHERE f.expires < $1 LIMIT $2)",
@@ -23,11 +23,12 @@ pub(crate) const EXPIRED: [&str; 9] = [
     "DELETE FROM rate_buckets WHERE (policy, name) IN (SELECT policy, name FROM rate_buckets WHERE expires < $1 LIMIT $2)",
     "DELETE FROM address_blocks WHERE (policy, network) IN
        (SELECT policy, network FROM address_blocks WHERE expires < $1 LIMIT $2)",
+    "DELETE FROM notices WHERE id IN (SELECT id FROM notices WHERE expires < $1 LIMIT $2)",
 ];
 
 /// What is kept of people under a policy, in an order in which nothing refers to what is gone. `$1` is the policy, `$2` how many
 /// rows at most.
-const OF_POLICY: [&str; 16] = [
+const OF_POLICY: [&str; 18] = [
     "DELETE FROM refresh_tokens WHERE policy = $1 AND hash IN (SELECT hash FROM refresh_tokens WHERE policy = $1 LIMIT $2)",
     "DELETE FROM refresh_families WHERE policy = $1 AND id IN
        (SELECT f.id FROM refresh_families f WHERE f.policy = $1 AND NOT EXISTS
@@ -41,6 +42,8 @@ const OF_POLICY: [&str; 16] = [
     "DELETE FROM known_devices WHERE policy = $1 AND hash IN (SELECT hash FROM known_devices WHERE policy = $1 LIMIT $2)",
     "DELETE FROM backup_codes WHERE policy = $1 AND user_id IN (SELECT user_id FROM backup_codes WHERE policy = $1 LIMIT $2)",
     "DELETE FROM totp WHERE policy = $1 AND user_id IN (SELECT user_id FROM totp WHERE policy = $1 LIMIT $2)",
+    "DELETE FROM phones WHERE policy = $1 AND user_id IN (SELECT user_id FROM phones WHERE policy = $1 LIMIT $2)",
+    "DELETE FROM notices WHERE id IN (SELECT id FROM notices WHERE policy = $1 LIMIT $2)",
     "DELETE FROM old_passwords WHERE id IN (SELECT id FROM old_passwords WHERE policy = $1 LIMIT $2)",
     "DELETE FROM passwords WHERE policy = $1 AND user_id IN (SELECT user_id FROM passwords WHERE policy = $1 LIMIT $2)",
     "DELETE FROM users WHERE policy = $1 AND id IN (SELECT id FROM users WHERE policy = $1 LIMIT $2)",

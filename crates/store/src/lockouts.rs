@@ -200,7 +200,7 @@ async fn by_key<'c>(
     Ok(row.as_ref().map(lockout).transpose()?.unwrap_or_default())
 }
 
-fn lockout(row: &AnyRow) -> Result<Lockout, StoreError> {
+pub(crate) fn lockout(row: &AnyRow) -> Result<Lockout, StoreError> {
     let until: i64 = row.try_get("locked_until")?;
     Ok(Lockout {
         failures: columns::count(row.try_get("failures")?),

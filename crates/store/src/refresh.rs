@@ -10,7 +10,7 @@ use aws_lc_rs::hmac;
 use countersign_core::{names::PolicyName, time::UnixMillis};
 use sqlx::{Row as _, any::AnyRow};
 
-use crate::{Ended, Ending, SecretHash, Session, StoreError, Tx, columns, connection::Dialect, sessions};
+use crate::{Ended, Ending, SecretHash, Session, Store, StoreError, Tx, columns, connection::Dialect, sessions};
 
 /// A refresh token: 256 bits. `Debug` hides it.
 #[derive(Clone, PartialEq, Eq)]
@@ -122,6 +122,18 @@ pub(crate) const BY_HASH: &str =
      JOIN sessions s ON s.policy = f.policy AND s.id = f.session_id
      WHERE t.policy = $1 AND t.hash = $2";
 
+impl Store {
+    /// The session that a refresh token renews, whatever became of both. To be read again under its subject's lock.
+    pub async fn session_of_refresh_token(
+        &self,
+        policy: &PolicyName,
+        token: &RefreshToken,
+    ) -> Result<Option<Session>, StoreError> {
+        let row = sqlx::query(BY_HASH).bind(policy.as_str()).bind(token.hash().bytes().to_vec());
+        row.fetch_optional(&self.readers).await?.as_ref().map(sessions::session).transpose()
+    }
+}
+
 impl Tx {
     /// Begins a family.
     pub async fn insert_family(&mut self, new: &NewFamily<'_>) -> Result<(), StoreError> {
@@ -152,20 +164,6 @@ impl Tx {
         );
         let replaced = replaced.bind(policy.as_str()).bind(session).bind(token.hash().bytes());
         Ok(replaced.execute(self.connection()).await?.rows_affected() == 1)
-    }
-
-    /// The session that a refresh token renews, whatever became of both.
-    pub async fn session_of_refresh_token(
-        &mut self,
-        policy: &PolicyName,
-        token: &RefreshToken,
-    ) -> Result<Option<String>, StoreError> {
-        let session = sqlx::query_scalar(
-            "SELECT f.session_id FROM refresh_tokens t JOIN refresh_families f ON f.policy = t.policy AND f.id = t.family_id
-             WHERE t.policy = $1 AND t.hash = $2",
-        );
-        let session = session.bind(policy.as_str()).bind(token.hash().bytes().to_vec());
-        Ok(session.fetch_optional(self.connection()).await?)
     }
 
     /// Uses a refresh token. Of any number of uses at once one comes first and the others see what it did.

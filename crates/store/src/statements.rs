@@ -22,4 +22,4 @@ pub const AUDIT_OF_CONCERN: &str = audit::OF_CONCERN;
 /// Audit events.
 pub const AUDIT: &str = audit::ALL;
 /// A batch of expired rows of each table. Time, limit.
-pub const EXPIRED: [&str; 9] = expiry::EXPIRED;
+pub const EXPIRED: [&str; 10] = expiry::EXPIRED;

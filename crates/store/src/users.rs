@@ -1,9 +1,11 @@
 //! Accounts.
 
+use std::collections::BTreeMap;
+
 use countersign_core::{names::PolicyName, time::UnixMillis};
 use sqlx::{AnyExecutor, Row as _, any::AnyRow};
 
-use crate::{Store, StoreError, Tx, columns};
+use crate::{Lockout, Store, StoreError, Tx, columns, lockouts};
 
 /// An account.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +81,15 @@ impl UserStatus {
     }
 }
 
+/// What else there is to say of an account where several are shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Whether a second factor was confirmed.
+    pub second_factor: bool,
+    /// How its counter of failures stands.
+    pub lockout: Lockout,
+}
+
 /// Which accounts of a policy are asked for, in the order of their ids: the order in which they were made.
 #[derive(Clone, Debug, Default)]
 pub struct UserFilter {
@@ -106,6 +117,25 @@ impl Store {
     pub async fn user_by_email(&self, policy: &PolicyName, folded: &str) -> Result<Option<User>, StoreError> {
         let row = sqlx::query("SELECT * FROM users WHERE policy = $1 AND email_folded = $2");
         row.bind(policy.as_str()).bind(folded).fetch_optional(&self.readers).await?.as_ref().map(user).transpose()
+    }
+
+    /// How accounts stand, by their ids, in one question for all of them.
+    pub async fn standings(&self, policy: &PolicyName, ids: &[String]) -> Result<BTreeMap<String, Standing>, StoreError> {
+        let rows = sqlx::query(self.dialect.with_elements(
+            "SELECT u.id, t.confirmed, l.failures, l.locks, l.locked_until FROM users u
+             LEFT JOIN totp t ON t.policy = u.policy AND t.user_id = u.id
+             LEFT JOIN lockouts l ON l.policy = u.policy AND l.kind = 'account' AND l.name = u.id
+             WHERE u.policy = $2 AND u.id IN (SELECT value FROM elements($1))",
+        ));
+        let rows = rows.bind(columns::list(ids)?).bind(policy.as_str()).fetch_all(&self.readers).await?;
+        rows.iter()
+            .map(|row| {
+                let counted = row.try_get::<Option<i64>, _>("failures")?.is_some();
+                let lockout = if counted { lockouts::lockout(row)? } else { Lockout::default() };
+                let second_factor = columns::time_if_any(row, "confirmed")?.is_some();
+                Ok((row.try_get("id")?, Standing { second_factor, lockout }))
+            })
+            .collect()
     }
 
     /// Accounts, page by page.

@@ -17,9 +17,9 @@ use countersign_core::{
     names::PolicyName,
     policy::{Policy, RateLimit},
     ratelimit::RateLimiter,
-    revocation::{Kind, Position, Revocable},
+    revocation::Position,
     time::UnixMillis,
-    verdict::{Refusal, RevokedBy},
+    verdict::Refusal,
 };
 use countersign_feed::{Clock, FeedState, FeedView};
 use countersign_telemetry::traces::TARGET;
@@ -253,20 +253,8 @@ impl App {
 
     /// Whether the feed has revoked one of the policy's own keys since its bundle was written.
     pub(crate) fn is_key_revoked(&self, policy: &Policy, kid: &str) -> bool {
-        let revocations = self.feed.revocations();
-        let ids = revocations.hasher().ids_of(&Revocable {
-            policy: &policy.name,
-            issuer: policy.own.as_ref().map(|own| &*own.issuer),
-            own: true,
-            access_ring: false,
-            token_kind: Kind::Token,
-            token_id: None,
-            session_id: None,
-            subject: None,
-            kid: Some(kid),
-        });
-        // Keys come before cut-offs of the whole policy, which end tokens and no key.
-        revocations.lookup(&ids, None).is_some_and(|hit| hit.by == RevokedBy::Key)
+        let issuer = policy.own.as_ref().map(|own| &*own.issuer);
+        self.feed.revocations().is_key_revoked(&policy.name, issuer, kid)
     }
 
     fn time(&self, started: Option<Instant>, hit: bool) {

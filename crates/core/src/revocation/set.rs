@@ -127,6 +127,15 @@ impl RevocationSet {
         })
     }
 
+    /// Whether one of the policy's own keys is revoked, whatever its ring says.
+    pub fn is_key_revoked(&self, policy: &PolicyName, issuer: Option<&str>, kid: &str) -> bool {
+        let is_revoked = |of| {
+            let id = self.hasher.id(policy, Kind::Key, of, kid);
+            self.shard(id).read().find(id).is_some()
+        };
+        is_revoked(None) || issuer.is_some_and(|issuer| is_revoked(Some(issuer)))
+    }
+
     /// The latest finite cut-off among `ids`: a credential minted under them must be issued after it.
     pub fn latest_cutoff(&self, ids: &RevocationIds) -> Option<UnixMillis> {
         ids.iter()

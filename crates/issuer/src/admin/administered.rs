@@ -3,7 +3,14 @@
 use axum::{extract::FromRequestParts, http::request::Parts};
 
 use super::{OfPolicy, client_of};
-use crate::{audit::EventKind, call::Call, problem::Problem, serving::Issuer};
+use crate::{
+    actor::{Actor, PeerUser},
+    audit::EventKind,
+    call::Call,
+    limits::CountedBy,
+    problem::Problem,
+    serving::Issuer,
+};
 
 /// A call about a policy, whether or not it has people. Events of it are an administrator's.
 pub(super) struct Acting(pub(super) Call);
@@ -17,7 +24,11 @@ impl FromRequestParts<Issuer> for Acting {
     async fn from_request_parts(parts: &mut Parts, issuer: &Issuer) -> Result<Self, Problem> {
         let OfPolicy(policy) = OfPolicy::from_request_parts(parts, issuer).await?;
         let client = client_of(parts, issuer)?;
-        Ok(Self(Call { issuer: issuer.clone(), policy, client }))
+        // A token's bearer stands there since the token was judged; else it came over the socket.
+        let uid = parts.extensions.get::<PeerUser>().map(|user| user.0);
+        let actor = parts.extensions.get::<Actor>().cloned().unwrap_or(Actor::Socket { uid });
+        let counted_by = CountedBy::default();
+        Ok(Self(Call { issuer: issuer.clone(), policy, client, actor: Some(actor), counted_by }))
     }
 }
 

@@ -10,7 +10,7 @@ use countersign_core::{
     revocation::{Entry, Kind, LIFTED},
     time::UnixMillis,
 };
-use countersign_store::{AddressBlock, Appended, Link, NewRevocation, StoreError, Tx, transact};
+use countersign_store::{AddressBlock, Appended, Followed, Link, NewRevocation, StoreError, Tx, transact};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -21,6 +21,7 @@ use super::{
     users::{found, network},
 };
 use crate::{
+    addresses::Blocking,
     audit::EventKind,
     call::Call,
     closing,
@@ -30,6 +31,8 @@ use crate::{
 
 /// The most of anything that is listed.
 const MAX_LISTED: u32 = 1000;
+/// Events of the trail that one call follows, at least.
+const EVENTS_OF_PART: u64 = 20_000;
 /// How long a block lasts unless asked otherwise, and at most, seconds.
 const BLOCK_S: i64 = 30 * 86_400;
 const MAX_BLOCK_S: i64 = 31_536_000;
@@ -77,6 +80,7 @@ pub(super) async fn end_sessions(asking: Administered, OfQuery(of): OfQuery<OfSu
     let subject = found(call, of.subject()?).await?.id;
     let policy = &call.policy;
     let over = transact!(call.store(), |tx| {
+        tx.lock_subject(&policy.name, &subject).await?;
         let now = tx.database_now().await?;
         let over = tx.end_sessions(&policy.name, &subject, None, &policy.ending(now, "ended by an administrator")).await?;
         call.tell_ended(tx, &subject, &over, Some(("by", "administrator")), now).await?;
@@ -89,11 +93,11 @@ pub(super) async fn end_sessions(asking: Administered, OfQuery(of): OfQuery<OfSu
 pub(super) async fn end_session(asking: Administered, Path(of): Path<OfId>) -> Result<Response, Failed> {
     let call = &asking.0;
     let policy = &call.policy;
+    let held = call.store().session(&policy.name, &of.id).await?;
+    let session = held.ok_or_else(|| Problem::not_found("there is no such session"))?;
     let over = transact!(call.store(), Failed, |tx| {
+        tx.lock_subject(&policy.name, &session.subject).await?;
         let now = tx.database_now().await?;
-        let Some(session) = tx.session(&policy.name, &of.id).await? else {
-            return Err(Problem::not_found("there is no such session").into());
-        };
         let over = tx.end_session(&policy.name, &of.id, &policy.ending(now, "ended by an administrator")).await?;
         if let Some(over) = &over {
             call.tell_ended(tx, &session.subject, over, Some(("by", "administrator")), now).await?;
@@ -143,10 +147,11 @@ pub(super) async fn create_api_key(asking: Administered, Content(bytes): Content
 pub(super) async fn revoke_api_key(asking: Administered, Path(of): Path<OfId>) -> Result<Response, Failed> {
     let call = &asking.0;
     let appended = transact!(call.store(), Failed, |tx| {
-        let now = tx.database_now().await?;
         let Some(key) = tx.api_key(&call.policy.name, &of.id).await? else {
             return Err(Problem::not_found("there is no such API key").into());
         };
+        tx.lock_subject(&call.policy.name, &key.owner).await?;
+        let now = tx.database_now().await?;
         let appended =
             closing::revoke_api_key(tx, &call.policy, &key.owner, &of.id, now, "revoked by an administrator").await?;
         if appended.is_some() {
@@ -200,29 +205,17 @@ pub(super) async fn block(asking: Administered, Content(bytes): Content) -> Resu
     if !(1..=MAX_BLOCK_S).contains(&ttl_s) {
         return Err(Problem::validation(format!("ttl_s is 1 to {MAX_BLOCK_S}")).into());
     }
-    // What a revocation of an address refuses, such as our own networks, is refused here with the same words.
-    let request = crate::RevocationRequest {
-        kind: Some(Kind::Ip),
-        id: Some(body.network.trim().to_owned()),
-        reason: body.reason.clone(),
-        ttl_s: Some(ttl_s),
-        ..crate::RevocationRequest::default()
+    let asked = Blocking {
+        network: body.network.trim().to_owned(),
+        reason: body.reason.unwrap_or_default(),
+        ttl_s,
+        source: "admin",
     };
     let (block, appended) = transact!(call.store(), Failed, |tx| {
         let now = tx.database_now().await?;
-        let new = request.to_revocation(policy, "admin", now).map_err(|error| Problem::validation(error.to_string()))?;
-        let block = AddressBlock {
-            policy: policy.name.clone(),
-            network: new.entry.id.clone(),
-            reason: new.entry.reason.clone(),
-            source: "admin".to_owned(),
-            created: now,
-            expires: new.entry.expires,
-        };
-        tx.block(&block).await.map_err(full)?;
+        let new = asked.revocation(policy, now).map_err(|error| Problem::validation(error.to_string()))?;
+        let block = asked.block(tx, call, &new, now).await.map_err(full)?;
         let appended = tx.revoke(&[new], now, |_| policy.max_entries).await?;
-        let event = call.event(EventKind::IpBlocked).detail("network", block.network.as_str());
-        event.detail("by", "administrator").detail("until", block.expires.as_secs()).write(tx, now).await?;
         Ok((block, appended))
     })?;
     Ok(public::told(call, StatusCode::CREATED, block_shown(&block), appended).await)
@@ -276,17 +269,24 @@ pub(super) async fn events(asking: Administered, OfQuery(asked): OfQuery<audit::
 #[derive(Deserialize)]
 struct Heads {
     heads: Option<Vec<String>>,
+    /// Where to go on: `next` of the answer before.
+    from: Option<String>,
 }
 
 /// Follows the chain. Ends of it that were logged elsewhere show what was sealed anew.
 pub(super) async fn verify_events(asking: Administered, Content(bytes): Content) -> Result<Json<Value>, Failed> {
     let body: Heads = body_of(&bytes)?;
     let known = body.heads.unwrap_or_default();
-    let known = known.iter().map(|text| link(text)).collect::<Option<Vec<Link>>>();
-    let known = known.ok_or_else(|| Problem::validation("heads are PLACE:HASH, the hash as 64 hexadecimal digits"))?;
+    let form = || Problem::validation("heads and from are PLACE:HASH, the hash as 64 hexadecimal digits");
+    let known = known.iter().map(|text| link(text)).collect::<Option<Vec<Link>>>().ok_or_else(form)?;
+    let from = body.from.as_deref().map(|text| link(text).ok_or_else(form)).transpose()?;
     let call = &asking.0;
-    Ok(Json(match call.store().verify_audit(&call.policy.name, &known).await? {
-        Ok(head) => json!({"intact": true, "place": head.place, "hash": hex::encode(head.hash)}),
+    Ok(Json(match call.store().verify_audit_part(&call.policy.name, &known, from, EVENTS_OF_PART).await? {
+        Ok(Followed { head, whole }) => {
+            let hash = hex::encode(head.hash);
+            let next = (!whole).then(|| format!("{}:{hash}", head.place));
+            json!({"intact": true, "place": head.place, "hash": hash, "next": next})
+        }
         Err(broken) => json!({"intact": false, "detail": broken.to_string()}),
     }))
 }

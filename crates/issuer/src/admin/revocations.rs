@@ -39,7 +39,7 @@ pub(super) async fn revoke(
         return Err(problem(&InvalidRevocation::CredentialAsId.into()));
     }
     let wait = Duration::from_millis(wait.wait_ms.unwrap_or(0)).min(MAX_WAIT);
-    let revoked = parts.revoker.revoke(policy, &request, ("admin", &call.client), wait).await;
+    let revoked = parts.revoker.revoke(&call, &request, "admin", wait).await;
     let revoked = revoked.map_err(|error| problem(&error))?;
     let mut body = json!({
         "policy": policy.name,

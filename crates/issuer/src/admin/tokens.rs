@@ -1,11 +1,11 @@
 //! `POST tokens`.
 
-use axum::{Json, extract::State};
+use axum::Json;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Content, OfPolicy, body_of};
-use crate::{MintRequest, problem::Problem, serving::Issuer};
+use super::{Content, administered::Acting, body_of};
+use crate::{MintRequest, problem::Problem};
 
 #[derive(Deserialize)]
 struct Body {
@@ -19,11 +19,7 @@ struct Body {
     reason: Option<String>,
 }
 
-pub(super) async fn mint(
-    State(issuer): State<Issuer>,
-    policy: OfPolicy,
-    Content(bytes): Content,
-) -> Result<Json<Value>, Problem> {
+pub(super) async fn mint(Acting(call): Acting, Content(bytes): Content) -> Result<Json<Value>, Problem> {
     let body: Body = body_of(&bytes)?;
     let emergency = match (body.emergency, body.reason) {
         (Some(true), Some(reason)) => Some(reason),
@@ -42,7 +38,7 @@ pub(super) async fn mint(
         emergency,
         ..MintRequest::default()
     };
-    let minted = issuer.parts.minter.mint(&policy.0, &request).await.map_err(|error| Problem::from(&error))?;
+    let minted = call.issuer.parts.minter.mint(&call, &request).await.map_err(|error| Problem::from(&error))?;
     Ok(Json(json!({
         "token": minted.token,
         "token_id": minted.token_id,

@@ -2,7 +2,7 @@
 
 use axum::{Json, extract::Path, http::StatusCode, response::Response};
 use countersign_core::time::UnixMillis;
-use countersign_store::{Appended, LockoutKey, Tx, User, UserFilter, UserStatus, transact};
+use countersign_store::{Appended, Standing, Tx, User, UserFilter, UserStatus, transact};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -59,10 +59,13 @@ pub(super) async fn list(asking: Administered, OfQuery(asked): OfQuery<Asked>) -
         let next = users.last().filter(|_| users.len() >= limit as usize).map(|user: &User| user.id.clone());
         (users, next)
     };
-    let mut shown = Vec::new();
-    for user in &users {
-        shown.push(whole(&call, user).await?);
-    }
+    let ids: Vec<String> = users.iter().map(|user| user.id.clone()).collect();
+    let standings = store.standings(policy, &ids).await?;
+    let now = call.now().await?;
+    let shown: Vec<Value> = users
+        .iter()
+        .map(|user| shown_whole(&call, user, &standings.get(&user.id).cloned().unwrap_or_default(), now))
+        .collect::<Result<_, Problem>>()?;
     Ok(Json(json!({"users": shown, "next_cursor": next})))
 }
 
@@ -73,10 +76,14 @@ fn status_of(word: &str) -> Result<UserStatus, Problem> {
 
 /// An account as administrators see it: with what its owner isn't shown.
 async fn whole(call: &Call, user: &User) -> Result<Value, Failed> {
-    let store = call.store();
-    let mut shown = user_json(call, user, second_factor::is_on(call, user).await?);
-    let lockout = store.lockout(&call.policy.name, LockoutKey::Account(&user.id)).await?;
-    let now = call.now().await?;
+    let standings = call.store().standings(&call.policy.name, std::slice::from_ref(&user.id)).await?;
+    let standing = standings.get(&user.id).cloned().unwrap_or_default();
+    Ok(shown_whole(call, user, &standing, call.now().await?)?)
+}
+
+fn shown_whole(call: &Call, user: &User, standing: &Standing, now: UnixMillis) -> Result<Value, Problem> {
+    let lockout = &standing.lockout;
+    let mut shown = user_json(call, user, second_factor::are_on(call)? && standing.second_factor);
     shown["status_reason"] = json!(user.status_reason);
     shown["status_until"] = json!(user.status_until.map(UnixMillis::as_secs));
     shown["locked_until"] = json!(lockout.locked_until.filter(|until| *until > now).map(UnixMillis::as_secs));
@@ -100,7 +107,7 @@ pub(super) async fn get(asking: Administered, Path(of): Path<OfUser>) -> Result<
 }
 
 pub(super) async fn create(asking: Administered, Content(bytes): Content) -> Result<Response, Failed> {
-    public::create_account(asking.0, &bytes, true).await
+    public::create_account(asking.0, &bytes).await
 }
 
 #[derive(Deserialize)]

@@ -1,8 +1,10 @@
 //! What a caller is told of its limit.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::Standing;
+use super::{Standing, tightest};
 
 const LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
@@ -18,6 +20,26 @@ pub(crate) fn rate_limit_headers(headers: &mut HeaderMap, standing: &Standing) {
         headers.insert(header::RETRY_AFTER, seconds.clone());
     }
     headers.insert(RESET, seconds);
+}
+
+/// How the limits stand that a request was counted by, until its answer tells the tightest of them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CountedBy(Arc<Mutex<Option<Standing>>>);
+
+impl CountedBy {
+    /// It was counted by this one.
+    pub(crate) fn note(&self, standing: Standing) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *held = Some(held.map_or(standing, |held| tightest(held, standing)));
+    }
+
+    /// Tells an answer that says nothing of its own.
+    pub(crate) fn tell(&self, headers: &mut HeaderMap) {
+        let held = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(standing) = held.filter(|_| !headers.contains_key(LIMIT)) {
+            rate_limit_headers(headers, &standing);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,7 @@
 //! The links that mails hold. They come from the policy and its issuer, never from a request.
 
-use std::fmt::Write as _;
-
 use countersign_api::policy::EffectiveMail;
+use countersign_core::percent::segment;
 
 /// What stands for the token in a policy's own links.
 const PLACE: &str = "{token}";
@@ -20,23 +19,11 @@ pub(crate) fn reset_link(mail: Option<&EffectiveMail>, issuer: &str, token: &str
 }
 
 fn link(template: Option<&str>, issuer: &str, own: &str, token: &str) -> String {
-    let token = encoded(token);
+    let token = segment(token);
     match template {
         Some(template) => template.replace(PLACE, &token),
         None => format!("{}{}", issuer.trim_end_matches('/'), own.replace(PLACE, &token)),
     }
-}
-
-/// Percent-encoded, but for what never needs it (RFC 3986 section 2.3).
-fn encoded(text: &str) -> String {
-    text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            let _ = write!(out, "%{byte:02X}");
-        }
-        out
-    })
 }
 
 #[cfg(test)]

@@ -162,6 +162,7 @@ pub(super) async fn list(person: Person) -> Result<Json<Value>, Failed> {
 pub(super) async fn revoke(person: Person, Path(id): Path<String>) -> Result<Response, Failed> {
     let Person { call, user, .. } = person;
     let appended = transact!(call.store(), Failed, |tx| {
+        tx.lock_subject(&call.policy.name, &user.id).await?;
         let now = tx.database_now().await?;
         let held = tx.api_key(&call.policy.name, &id).await?.filter(|key| key.owner == user.id);
         if held.is_none() {

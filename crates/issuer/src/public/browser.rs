@@ -6,7 +6,7 @@ use axum::{
     response::Response,
 };
 use countersign_api::policy::{EffectiveCookies, Switch};
-use countersign_store::{Session, transact};
+use countersign_store::Session;
 use serde_json::{Value, json};
 
 use crate::{
@@ -94,17 +94,14 @@ async fn by_access(call: &Call, headers: &HeaderMap) -> Result<Session, Failed> 
     caller.session.ok_or_else(|| Problem::invalid_token("this call needs the token of a login").into())
 }
 
-async fn by_refresh(call: &Call, headers: &HeaderMap) -> Result<Option<Session>, Failed> {
-    if headers.contains_key(header::AUTHORIZATION) {
+/// The live session of a request's refresh cookie, where nothing else authorises it.
+pub(super) async fn by_refresh(call: &Call, headers: &HeaderMap) -> Result<Option<Session>, Failed> {
+    if headers.contains_key(header::AUTHORIZATION) || headers.contains_key("x-api-key") {
         return Ok(None);
     }
     let token = settings(call).and_then(|settings| shown(settings, headers, Cookie::Refresh));
     let Some(token) = token.and_then(opening::refresh_token) else { return Ok(None) };
-    let policy = &call.policy.name;
-    let found = transact!(call.store(), |tx| {
-        let Some(id) = tx.session_of_refresh_token(policy, &token).await? else { return Ok(None) };
-        let now = tx.database_now().await?;
-        Ok(tx.session(policy, &id).await?.filter(|session| session.is_live(now)))
-    })?;
-    Ok(found)
+    let found = call.store().session_of_refresh_token(&call.policy.name, &token).await?;
+    let now = call.now().await?;
+    Ok(found.filter(|session| session.is_live(now)))
 }

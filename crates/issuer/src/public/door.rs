@@ -4,13 +4,12 @@ use std::net::IpAddr;
 
 use axum::http::StatusCode;
 use countersign_api::policy::Switch;
-use countersign_core::{revocation::Kind, time::UnixMillis};
-use countersign_store::{AddressBlock, Appended, StoreError, User, transact};
+use countersign_core::time::UnixMillis;
+use countersign_store::{Appended, StoreError, User, transact};
 
-use super::owner::count;
+use super::owner::{of_account, of_address};
 use crate::{
-    RevocationRequest,
-    addresses::{block_of, networks_around},
+    addresses::{Blocking, block_of, networks_around},
     audit::EventKind,
     call::Call,
     limits::{Standing, Window, address_key, halved_under_attack, joined_key},
@@ -22,6 +21,9 @@ pub(super) const BY_ACCOUNT: &str = "login-account";
 const BY_ADDRESS: &str = "login-address";
 /// What failures of one address are counted under.
 const FAILURES: &str = "login-failures";
+/// What wrong secrets of OAuth clients are counted under: of one client from one address, and from one address.
+const CLIENT_SECRETS: &str = "client-secret";
+const CLIENT_SECRETS_BY_ADDRESS: &str = "client-secret-address";
 /// What tokens that are no good are counted under, and how many of them a minute are written down.
 const BAD_TOKENS: &str = "bad-tokens";
 const BAD_TOKENS_TOLD: u32 = 5;
@@ -39,7 +41,7 @@ pub(super) async fn not_blocked(call: &Call, now: UnixMillis) -> Result<(), Fail
 /// Counts a try, or refuses it with 429. `name` is what was typed, folded: accounts that aren't there count alike.
 pub(super) async fn may_try(call: &Call, name: &str, now: UnixMillis) -> Result<Option<Standing>, Failed> {
     let windows = windows(call, Some(name), call.client.ip, now).await?;
-    count(call, windows.into_iter().map(Some)).await
+    call.count(windows.into_iter().map(Some)).await
 }
 
 /// The limits on a login by a name, or by whoever, from an address.
@@ -89,40 +91,69 @@ async fn block(call: &Call, duration_ms: i64, verifiers: bool) -> Result<Option<
     if call.issuer.parts.trusted_proxies.contains(ip) {
         return Ok(None);
     }
-    let network = block_of(ip);
-    let request = RevocationRequest {
-        kind: Some(Kind::Ip),
-        id: Some(network),
-        reason: Some("too many failed logins".to_owned()),
-        ttl_s: Some((duration_ms / 1000).clamp(1, 31_536_000)),
-        ..RevocationRequest::default()
+    let asked = Blocking {
+        network: block_of(ip),
+        reason: "too many failed logins".to_owned(),
+        ttl_s: (duration_ms / 1000).clamp(1, 31_536_000),
+        source: "issuer",
     };
     transact!(call.store(), Failed, |tx| {
         let now = tx.database_now().await?;
-        let Ok(new) = request.to_revocation(&call.policy, "issuer", now) else { return Ok(None) };
-        let block = AddressBlock {
-            policy: call.policy.name.clone(),
-            network: new.entry.id.clone(),
-            reason: new.entry.reason.clone(),
-            source: "issuer".to_owned(),
-            created: now,
-            expires: new.entry.expires,
-        };
-        match tx.block(&block).await {
-            Ok(()) => {}
+        let Ok(new) = asked.revocation(&call.policy, now) else { return Ok(None) };
+        match asked.block(tx, call, &new, now).await {
+            Ok(_) => {}
             Err(StoreError::Full(_)) => {
                 tracing::warn!(policy = %call.policy.name, "no room for another address block");
                 return Ok(None);
             }
             Err(error) => return Err(error.into()),
         }
-        let event = call.event(EventKind::IpBlocked).detail("network", block.network.as_str());
-        event.detail("until", block.expires.as_secs()).write(tx, now).await?;
         if !verifiers {
             return Ok(None);
         }
         Ok(Some(tx.revoke(&[new], now, |_| call.policy.max_entries).await?))
     })
+}
+
+/// The limits on guessing an OAuth client's secret: those on logins.
+fn client_windows(call: &Call, client: &str) -> Result<Vec<Window>, Failed> {
+    let limits = &call.login()?.settings.rate_limits.login;
+    let key = joined_key(&[client, &address_key(call.client.ip)]);
+    let windows = [
+        of_account(CLIENT_SECRETS, &key, limits.per_account_and_address.as_ref()),
+        of_address(call, CLIENT_SECRETS_BY_ADDRESS, limits.per_address.as_ref()),
+    ];
+    Ok(windows.into_iter().flatten().collect())
+}
+
+/// 429 once too many wrong secrets were shown: then a right one isn't looked at either. Right ones aren't counted: a service
+/// shows its secret as often as it has to.
+pub(super) async fn may_show_client_secret(call: &Call, client: &str) -> Result<(), Failed> {
+    let windows = client_windows(call, client)?;
+    let standing = call.issuer.parts.limits.peek(&call.policy.name, &windows, call.now().await?).await?;
+    match standing.filter(|standing| !standing.allowed) {
+        Some(standing) => {
+            call.counted_by.note(standing);
+            Err(Problem::rate_limited(standing).into())
+        }
+        None => Ok(()),
+    }
+}
+
+/// Counts a wrong secret of a client, writes it down, and blocks the address when it is one too many.
+pub(super) async fn wrong_client_secret(call: &Call, client: &str, known: bool) -> Result<(), Failed> {
+    call.count(client_windows(call, client)?.into_iter().map(Some)).await?;
+    transact!(call.store(), Failed, |tx| {
+        let now = tx.database_now().await?;
+        let event = call.event(EventKind::ClientRejected);
+        // What isn't the name of a client may be somebody's password.
+        let event = match known {
+            true => event.detail("client_id", client),
+            false => event.detail("unknown_client", call.issuer.parts.secrets.short_hash("name", client)),
+        };
+        Ok(event.write(tx, now).await?)
+    })?;
+    failed(call).await
 }
 
 /// Writes down that a token was shown which is no good, and has not merely run out: so many a minute of one address, so that

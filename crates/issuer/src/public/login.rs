@@ -13,11 +13,11 @@ use countersign_store::{Password, StoreError, User, UserStatus, transact};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use super::{browser, door, owner};
+use super::{browser, door, place};
 use crate::{
     audit::EventKind,
     body::{Content, body_of},
-    call::Call,
+    call::{Call, Published},
     cookies::Cookie,
     limits::rate_limit_headers,
     lockout::{self, Counter},
@@ -200,7 +200,10 @@ async fn failed(
     settings: &countersign_api::policy::EffectiveLockout,
 ) -> Result<Response, Failed> {
     let subject = if let Counter::Account(id) = counter { Some(id.as_str()) } else { None };
-    let locked = transact!(call.store(), Failed, |tx| {
+    transact!(call.store(), Failed, |tx| {
+        if let Some(id) = subject {
+            tx.lock_subject(&call.policy.name, id).await?;
+        }
         let now = tx.database_now().await?;
         // Whoever guessed right at the same moment is told the same.
         if let Some(until) = counter.locked_in(tx, &call.policy.name, now).await? {
@@ -214,9 +217,6 @@ async fn failed(
         event.write(tx, now).await?;
         Ok(counter.failed(tx, call, settings, now).await?)
     })?;
-    if locked {
-        owner::tell_locked(call, counter).await?;
-    }
     door::failed(call).await?;
     Err(Problem::invalid_credentials().into())
 }
@@ -268,7 +268,7 @@ async fn limit_refused(call: &Call, user: &User) -> Result<(), StoreError> {
 /// The tokens of a login.
 pub(super) async fn answer(call: &Call, opened: Opened, mfa_enabled: bool) -> Result<Response, Failed> {
     let Opened { session, user, grant, refresh, device, cookies, ended } = opened;
-    call.publish(ended).await;
+    let published = call.publish(ended).await;
     let issued_at = grant.issued_at();
     let minted = grant.sign()?;
     let mut body = json!({
@@ -280,12 +280,17 @@ pub(super) async fn answer(call: &Call, opened: Opened, mfa_enabled: bool) -> Re
         "device_token": device,
         "user": opening::user_json(call, &user, mfa_enabled),
     });
+    // Sessions that ended for this one: the answer says whether verifiers have heard of it.
+    let status = match published {
+        Published::Nothing => StatusCode::OK,
+        published => place(&mut body, published, StatusCode::OK),
+    };
     // A policy that has no cookies any more, since the login began, answers as to everybody else.
     let cookies = match browser::settings(call).filter(|_| cookies) {
         Some(settings) => browser::hide(call, settings, &mut body)?,
         None => Vec::new(),
     };
-    let mut answer = (StatusCode::OK, [(header::CACHE_CONTROL, "no-store")], Json(body)).into_response();
+    let mut answer = (status, [(header::CACHE_CONTROL, "no-store")], Json(body)).into_response();
     browser::put(&mut answer, cookies);
     Ok(answer)
 }

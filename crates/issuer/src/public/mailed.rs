@@ -47,9 +47,10 @@ pub(super) async fn verify(call: Call, Content(bytes): Content) -> Result<Respon
     let hash = mailed_hash(&body.token)?;
     let policy = &call.policy.name;
     let before = transact!(call.store(), Failed, |tx| {
-        let now = tx.database_now().await?;
-        let taken = tx.take_one_time_token(policy, Purpose::Verify.word(), &hash, now).await?.ok_or_else(bad_link)?;
+        let taken_at = tx.database_now().await?;
+        let taken = tx.take_one_time_token(policy, Purpose::Verify.word(), &hash, taken_at).await?.ok_or_else(bad_link)?;
         tx.lock_subject(policy, &taken.user).await?;
+        let now = tx.database_now().await?;
         let mut user = tx.user(policy, &taken.user).await?.ok_or_else(bad_link)?;
         let is = |held: &Option<Folded>| held.as_ref().is_some_and(|held| held.folded == taken.content);
         let before = if is(&user.pending_email) {
@@ -120,7 +121,7 @@ async fn asked(call: &Call, bytes: &axum::body::Bytes, asked: Asked) -> Result<R
         owner::of_account(what, &typed.folded, limits.per_account.as_ref()),
         owner::of_address(call, what, limits.per_address.as_ref()),
     ];
-    let standing = owner::count(call, windows).await?;
+    let standing = call.count(windows).await?;
     let found = account(call, &typed.folded).await?.filter(|user| match asked {
         Asked::Verification => !user.email_verified && user.status != UserStatus::Disabled,
         Asked::Reset => user.status != UserStatus::Disabled,
@@ -156,7 +157,7 @@ pub(super) async fn reset(call: Call, Content(bytes): Content) -> Result<Respons
     let body: Reset = body_of(&bytes)?;
     judge_password(&call, &body.new_password)?;
     let per_address = login.settings.rate_limits.password_reset.per_address.as_ref();
-    owner::count(&call, [owner::of_address(&call, "password-reset", per_address)]).await?;
+    call.count([owner::of_address(&call, "password-reset", per_address)]).await?;
     let (policy, store) = (&call.policy.name, call.store());
     let hash = mailed_hash(&body.token)?;
     let word = Purpose::Reset.word();

@@ -16,9 +16,12 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use countersign_api::policy::EffectiveOauthClient;
 use countersign_core::{check::CredentialKind, revocation::Kind, time::UnixMillis};
 use countersign_store::{NewRevocation, transact};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::refresh::{By, Renewed, renew};
+use super::{
+    door, place,
+    refresh::{By, Renewed, renew},
+};
 use crate::{
     audit::EventKind,
     bearer::{self, Permitted},
@@ -38,16 +41,18 @@ pub(super) struct OauthError {
     description: String,
     /// Whether the client tried to authenticate by `Authorization`.
     basic: bool,
+    /// What else is to be told, as the position of what has ended.
+    members: Map<String, Value>,
 }
 
 impl OauthError {
     fn new(error: &'static str, description: impl Into<String>) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, error, description: description.into(), basic: false }
+        Self { status: StatusCode::BAD_REQUEST, error, description: description.into(), basic: false, members: Map::new() }
     }
 
     fn invalid_client(basic: bool) -> Self {
         let description = "the client is unknown, or its secret is wrong".to_owned();
-        Self { status: StatusCode::UNAUTHORIZED, error: "invalid_client", description, basic }
+        Self { status: StatusCode::UNAUTHORIZED, basic, ..Self::new("invalid_client", description) }
     }
 }
 
@@ -55,19 +60,22 @@ impl From<Failed> for OauthError {
     fn from(failed: Failed) -> Self {
         let problem = Problem::from(failed);
         let (status, description) = (problem.status(), problem.detail().to_owned());
-        let error = match status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Self::new("invalid_grant", description),
-            StatusCode::SERVICE_UNAVAILABLE => "temporarily_unavailable",
-            status if status.is_server_error() => "server_error",
-            _ => "invalid_request",
+        let (status, error) = match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => (StatusCode::BAD_REQUEST, "invalid_grant"),
+            // RFC 6749 has no word for a limit; what its client should do is the same.
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => (status, "temporarily_unavailable"),
+            status if status.is_server_error() => (status, "server_error"),
+            status => (status, "invalid_request"),
         };
-        Self { status, error, description, basic: false }
+        Self { status, members: problem.into_members(), ..Self::new(error, description) }
     }
 }
 
 impl IntoResponse for OauthError {
     fn into_response(self) -> Response {
-        let body = json!({"error": self.error, "error_description": self.description});
+        let mut body = self.members;
+        body.insert("error".to_owned(), json!(self.error));
+        body.insert("error_description".to_owned(), json!(self.description));
         let mut response = (self.status, [(header::CACHE_CONTROL, "no-store")], Json(body)).into_response();
         if self.status == StatusCode::UNAUTHORIZED && self.basic {
             let challenge = HeaderValue::from_static("Basic realm=\"oauth\"");
@@ -95,8 +103,9 @@ fn form(headers: &HeaderMap, bytes: &Bytes) -> Result<Form, OauthError> {
     Ok(form)
 }
 
-/// The client, by `Authorization: Basic` or by parameters, never both (RFC 6749 section 2.3.1).
-fn client<'c>(call: &'c Call, headers: &HeaderMap, form: &Form) -> Result<&'c EffectiveOauthClient, OauthError> {
+/// The client, by `Authorization: Basic` or by parameters, never both (RFC 6749 section 2.3.1). Whoever guesses secrets is
+/// limited like one who guesses passwords, and blocked in the end.
+async fn client<'c>(call: &'c Call, headers: &HeaderMap, form: &Form) -> Result<&'c EffectiveOauthClient, OauthError> {
     let basic = headers.contains_key(header::AUTHORIZATION);
     let (id, secret) = match (basic, form.get("client_id"), form.get("client_secret")) {
         (true, _, None) => by_basic(headers).ok_or_else(|| OauthError::invalid_client(true))?,
@@ -109,12 +118,23 @@ fn client<'c>(call: &'c Call, headers: &HeaderMap, form: &Form) -> Result<&'c Ef
         }
         (false, ..) => return Err(OauthError::invalid_client(false)),
     };
-    let login = call.login().map_err(|problem| OauthError::from(Failed::from(problem)))?;
+    let login = call.login().map_err(Failed::from)?;
+    match door::not_blocked(call, call.now().await.map_err(Failed::from)?).await {
+        Err(Failed::Problem(problem)) if problem.status() == StatusCode::FORBIDDEN => {
+            let refusal = OauthError::new("access_denied", problem.detail());
+            return Err(OauthError { status: StatusCode::FORBIDDEN, ..refusal });
+        }
+        may => may?,
+    }
+    door::may_show_client_secret(call, &id).await?;
     let known = login.settings.clients.iter().find(|known| known.client_id == id);
     let held = known.and_then(|known| login.references.clients.get(&known.client_id));
     match (known, held) {
         (Some(known), Some(held)) if verify_slices_are_equal(held, secret.as_bytes()).is_ok() => Ok(known),
-        _ => Err(OauthError::invalid_client(basic)),
+        _ => {
+            door::wrong_client_secret(call, &id, known.is_some()).await?;
+            Err(OauthError::invalid_client(basic))
+        }
     }
 }
 
@@ -134,7 +154,7 @@ fn by_basic(headers: &HeaderMap) -> Option<(String, String)> {
 pub(super) async fn token(call: Call, headers: HeaderMap, Content(bytes): Content) -> Result<Response, OauthError> {
     let form = form(&headers, &bytes)?;
     match form.get("grant_type").map(String::as_str) {
-        Some("client_credentials") => client_credentials(&call, client(&call, &headers, &form)?, &form).await,
+        Some("client_credentials") => client_credentials(&call, client(&call, &headers, &form).await?, &form).await,
         Some("refresh_token") => refresh(&call, &form).await,
         Some(_) => Err(OauthError::new("unsupported_grant_type", "grant_type is client_credentials or refresh_token")),
         None => Err(OauthError::new("invalid_request", "grant_type is missing")),
@@ -194,7 +214,7 @@ fn tokens(body: &Value) -> Response {
 /// RFC 7662.
 pub(super) async fn introspect(call: Call, headers: HeaderMap, Content(bytes): Content) -> Result<Response, OauthError> {
     let form = form(&headers, &bytes)?;
-    client(&call, &headers, &form)?;
+    client(&call, &headers, &form).await?;
     let token = form.get("token").ok_or_else(|| OauthError::new("invalid_request", "token is missing"))?;
     let inactive = || Ok(tokens(&json!({"active": false})));
     let Ok(credential) = bearer::genuine(&call.issuer, &call.policy, token.trim()) else { return inactive() };
@@ -230,7 +250,7 @@ pub(super) async fn introspect(call: Call, headers: HeaderMap, Content(bytes): C
 /// RFC 7009: 200 whether or not there was anything to revoke.
 pub(super) async fn revoke(call: Call, headers: HeaderMap, Content(bytes): Content) -> Result<Response, OauthError> {
     let form = form(&headers, &bytes)?;
-    let client = client(&call, &headers, &form)?;
+    let client = client(&call, &headers, &form).await?;
     let token = form.get("token").ok_or_else(|| OauthError::new("invalid_request", "token is missing"))?.trim();
     let ended = match opening::refresh_token(token) {
         Some(refresh) => end_session(&call, &client.client_id, &refresh).await?,
@@ -240,10 +260,10 @@ pub(super) async fn revoke(call: Call, headers: HeaderMap, Content(bytes): Conte
         Some(ended) => call.publish(ended).await,
         None => Published::Nothing,
     };
-    Ok(match published {
-        Published::Later => (StatusCode::ACCEPTED, Json(json!({"pending": true}))).into_response(),
-        Published::At(_) | Published::Nothing => StatusCode::OK.into_response(),
-    })
+    // RFC 7009 section 2.2: clients need not look at the body.
+    let mut body = json!({});
+    let status = place(&mut body, published, StatusCode::OK);
+    Ok((status, Json(body)).into_response())
 }
 
 async fn end_session(
@@ -252,13 +272,14 @@ async fn end_session(
     token: &countersign_store::RefreshToken,
 ) -> Result<Option<countersign_store::Appended>, Failed> {
     let policy = &call.policy;
+    let Some(session) = call.store().session_of_refresh_token(&policy.name, token).await? else { return Ok(None) };
     transact!(call.store(), Failed, |tx| {
-        let Some(session) = tx.session_of_refresh_token(&policy.name, token).await? else { return Ok(None) };
+        tx.lock_subject(&policy.name, &session.subject).await?;
         let now = tx.database_now().await?;
-        let ended = tx.end_session(&policy.name, &session, &policy.ending(now, "revoked by a client")).await?;
+        let ended = tx.end_session(&policy.name, &session.id, &policy.ending(now, "revoked by a client")).await?;
         if ended.is_some() {
-            let event = call.event(EventKind::SessionRevoked).session(&session).detail("client_id", client);
-            event.write(tx, now).await?;
+            let event = call.event(EventKind::SessionRevoked).subject(&session.subject).session(&session.id);
+            event.detail("client_id", client).write(tx, now).await?;
         }
         Ok(ended.map(|ended| ended.revocations))
     })
@@ -270,6 +291,7 @@ async fn end_token(call: &Call, client: &str, token: &str) -> Result<Option<coun
     let Ok(credential) = &bearer::genuine(&call.issuer, policy, token) else { return Ok(None) };
     let Some(id) = credential.token_id() else { return Ok(None) };
     transact!(call.store(), Failed, |tx| {
+        tx.lock_subject(&policy.name, credential.subject()).await?;
         let now = tx.database_now().await?;
         if credential.kind() == CredentialKind::ApiKey {
             let held = tx.api_key(&policy.name, id).await?;

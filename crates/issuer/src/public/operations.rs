@@ -37,7 +37,10 @@ pub(super) async fn health(call: Call) -> Json<Value> {
     let publisher = call.issuer.parts.publisher.status();
     let signs = call.policy.own.as_ref().is_some_and(|own| own.access.signer.is_some());
     let figures = match &database {
-        Ok(now) => figures(&call, *now).await.unwrap_or_default(),
+        Ok(now) => {
+            let counted = figures(&call, *now);
+            call.issuer.parts.recent.figures(&call.policy.name, *now, counted).await.unwrap_or_default()
+        }
         Err(_) => Map::new(),
     };
     let word = |good: bool| if good { "healthy" } else { "unhealthy" };

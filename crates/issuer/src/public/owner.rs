@@ -183,19 +183,6 @@ pub(super) struct Shown {
     pub(super) counter: Counter,
 }
 
-/// Tells an account's owner by mail that failures have locked it, once what locked it is committed.
-pub(super) async fn tell_locked(call: &Call, counter: &Counter) -> Result<(), Failed> {
-    let Counter::Account(id) = counter else { return Ok(()) };
-    let (policy, store) = (&call.policy.name, call.store());
-    let now = call.now().await?;
-    let (user, until) = (store.user(policy, id).await?, counter.locked(store, policy, now).await?);
-    let address = user.filter(|user| user.email_verified).and_then(|user| user.email);
-    if let (Some(to), Some(until)) = (address, until) {
-        post(call, &to, Notice::AccountLocked { for_ms: until.since(now) })?;
-    }
-    Ok(())
-}
-
 /// Lets an account's owner show the password again. A wrong one counts as at a login: whoever holds a token must not find
 /// the password by trying.
 pub(super) async fn show_password(
@@ -207,7 +194,7 @@ pub(super) async fn show_password(
 ) -> Result<Shown, Failed> {
     // Each try costs hashing, a right one that is then refused for its history even more.
     let per_subject = call.login()?.settings.rate_limits.api.per_subject.as_ref();
-    count(call, [of_account("password-tries", &user.id, per_subject)]).await?;
+    call.count([of_account("password-tries", &user.id, per_subject)]).await?;
     let (policy, store) = (&call.policy.name, call.store());
     let device = device_token.and_then(device_hash);
     let counter = Counter::of_login(call, Some(user), "", device.as_ref()).await?;
@@ -221,15 +208,13 @@ pub(super) async fn show_password(
         return Ok(Shown { password, counter });
     }
     let settings = &call.login()?.settings.lockout;
-    let locked = transact!(store, |tx| {
+    transact!(store, |tx| {
+        tx.lock_subject(policy, &user.id).await?;
         let now = tx.database_now().await?;
         let event = call.event(EventKind::LoginFailed).subject(&user.id).session(&session.id);
         event.detail("reason", "current_password").write(tx, now).await?;
         counter.failed(tx, call, settings, now).await
     })?;
-    if locked {
-        tell_locked(call, &counter).await?;
-    }
     Err(Problem::new(StatusCode::UNAUTHORIZED, "invalid_credentials", "the current password is wrong").into())
 }
 
@@ -264,18 +249,7 @@ fn window(what: &'static str, key: String, limit: &EffectiveRateLimit) -> Window
     Window { what, key, limit: limit.limit, window_ms: limit.window.as_millis() }
 }
 
-/// Counts a try, or refuses it with 429.
-pub(super) async fn count(
-    call: &Call,
-    windows: impl IntoIterator<Item = Option<Window>>,
-) -> Result<Option<Standing>, Failed> {
-    match counted(call, windows).await? {
-        Some(standing) if !standing.allowed => Err(Problem::rate_limited(standing).into()),
-        standing => Ok(standing),
-    }
-}
-
-/// Counts a try; how the limits stand with it.
+/// Counts a try in silence; how the limits stand with it.
 pub(super) async fn counted(
     call: &Call,
     windows: impl IntoIterator<Item = Option<Window>>,

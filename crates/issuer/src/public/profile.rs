@@ -67,7 +67,7 @@ pub(super) async fn change(Person { call, user, .. }: Person, Content(bytes): Co
     let mut owner_of_new = None;
     if let (Some(new), true) = (&email, elsewhere) {
         let limits = &call.login()?.settings.rate_limits.password_reset;
-        owner::count(&call, [owner::of_account("address-change", &user.id, limits.per_account.as_ref())]).await?;
+        call.count([owner::of_account("address-change", &user.id, limits.per_account.as_ref())]).await?;
         owner_of_new = call.store().user_by_email(policy, &new.folded).await?.filter(|owner| owner.id != user.id);
     }
     let changed = transact!(call.store(), Failed, |tx| {

@@ -11,31 +11,46 @@ use countersign_core::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{door, login, operations, owner::count};
+use super::{door, login, operations, owner};
 use crate::{
     bearer::Permitted,
     body::OfQuery,
     call::Call,
-    limits::{Standing, Window, joined_key},
+    limits::{Standing, joined_key},
     names,
     problem::{Failed, Problem},
 };
 
 /// What a subject's calls are counted under.
 const CALLS: &str = "api-subject";
+/// What refreshes are counted under: of a subject, and of tokens that are none, by address.
+const REFRESHES: &str = "refresh-subject";
+const UNKNOWN_REFRESHES: &str = "refresh-unknown";
 
 /// Counts a call, or refuses it with 429. An API key is counted by itself: a busy service of somebody's leaves their browser
 /// its calls.
 pub(crate) async fn may_call(call: &Call, credential: &Authenticated) -> Result<(), Failed> {
     let Some(login) = &call.policy.login else { return Ok(()) };
-    let Some(limit) = &login.settings.rate_limits.api.per_subject else { return Ok(()) };
     let key = match (credential.kind(), credential.token_id()) {
         (CredentialKind::ApiKey, Some(id)) => joined_key(&["key", id]),
         // Two issuers may mean two people by one name.
         _ => joined_key(&["subject", credential.issuer().unwrap_or_default(), credential.subject()]),
     };
-    let window = Window { what: CALLS, key, limit: limit.limit, window_ms: limit.window.as_millis() };
-    count(call, [Some(window)]).await.map(|_| ())
+    let limit = login.settings.rate_limits.api.per_subject.as_ref();
+    call.count([owner::of_account(CALLS, &key, limit)]).await.map(|_| ())
+}
+
+/// Counts a refresh of a subject's sessions, beside its other calls: a page that makes too many of those stays logged in.
+pub(super) async fn may_refresh(call: &Call, subject: &str) -> Result<(), Failed> {
+    let limit = call.login()?.settings.rate_limits.api.per_subject.as_ref();
+    call.count([owner::of_account(REFRESHES, subject, limit)]).await.map(|_| ())
+}
+
+/// Counts, by address, refresh tokens that nobody was given, and writes the first of them down.
+pub(super) async fn unknown_refresh_token(call: &Call) -> Result<(), Failed> {
+    let limit = call.login()?.settings.rate_limits.login.per_address.as_ref();
+    call.count([owner::of_address(call, UNKNOWN_REFRESHES, limit)]).await?;
+    door::bad_token(call, "a refresh token that nobody was given").await
 }
 
 #[derive(Deserialize)]

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use axum::{
     Json,
+    extract::{FromRequestParts as _, Request, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -15,7 +16,7 @@ use countersign_store::{
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{browser, ended};
+use super::{browser, door, ended, placed, rate_limits};
 use crate::{
     audit::EventKind,
     bearer::Person,
@@ -27,6 +28,7 @@ use crate::{
     opening::{self, random, token_of},
     problem::{Failed, Problem},
     second_factor,
+    serving::Issuer,
 };
 
 #[derive(Default, Deserialize)]
@@ -52,6 +54,7 @@ pub(crate) struct Renewed {
 /// What came of a refresh token, all of which is committed.
 enum Outcome {
     Renewed(Box<Renewed>),
+    /// Its session was over, or is now: what has ended, if anything.
     Refused(Option<Appended>),
 }
 
@@ -63,7 +66,7 @@ pub(super) async fn refresh(call: Call, headers: HeaderMap, Content(bytes): Cont
     let (text, cookies) = match (&body.refresh_token, of_cookie) {
         (Some(text), _) => (text.as_str(), None),
         (None, Some(text)) => (text, settings),
-        (None, None) if bytes.is_empty() => return Err(invalid()),
+        (None, None) if bytes.is_empty() => return Err(invalid().into()),
         (None, None) => return Err(Problem::validation("refresh_token is missing").into()),
     };
     let by = if cookies.is_some() { By::Cookie(&headers) } else { By::Body };
@@ -87,13 +90,9 @@ pub(super) async fn refresh(call: Call, headers: HeaderMap, Content(bytes): Cont
 }
 
 /// 401: not to be tried again.
-fn invalid() -> Failed {
-    Problem::new(
-        StatusCode::UNAUTHORIZED,
-        "invalid_refresh_token",
-        "the refresh token is not good, or its session has ended",
-    )
-    .into()
+fn invalid() -> Problem {
+    let detail = "the refresh token is not good, or its session has ended";
+    Problem::new(StatusCode::UNAUTHORIZED, "invalid_refresh_token", detail)
 }
 
 /// Why a use of a refresh token is undone: the token is as good as before.
@@ -124,16 +123,31 @@ pub(crate) async fn renew(call: &Call, text: &str, by: By<'_>) -> Result<Renewed
 }
 
 async fn try_renew(call: &Call, text: &str, by: By<'_>) -> Result<Renewed, Failed> {
-    let token = opening::refresh_token(text.trim()).ok_or_else(invalid)?;
+    let token = opening::refresh_token(text.trim());
+    let held = match &token {
+        Some(token) => call.store().session_of_refresh_token(&call.policy.name, token).await?,
+        None => None,
+    };
+    let (Some(token), Some(held)) = (token, held) else {
+        rate_limits::unknown_refresh_token(call).await?;
+        return Err(invalid().into());
+    };
+    rate_limits::may_refresh(call, &held.subject).await?;
     let bits = random()?;
-    let outcome = transact!(call.store(), Undone, |tx| { used(tx, call, (&token, by), &bits).await });
+    let outcome = transact!(call.store(), Undone, |tx| {
+        // Before the clock is read: what was committed while this waited is in the past.
+        tx.lock_subject(&call.policy.name, &held.subject).await?;
+        used(tx, call, (&token, by), &bits).await
+    });
     match outcome {
         Ok(Outcome::Renewed(renewed)) => Ok(*renewed),
-        Ok(Outcome::Refused(ended)) => {
-            if let Some(ended) = ended {
-                call.publish(ended).await;
+        Ok(Outcome::Refused(Some(ended))) => Err(placed(invalid(), call.publish(ended).await).into()),
+        Ok(Outcome::Refused(None)) => {
+            // Not of one that has merely run out.
+            if held.ended.is_some() {
+                door::bad_token(call, "a refresh token of a session that was ended").await?;
             }
-            Err(invalid())
+            Err(invalid().into())
         }
         Err(Undone::StepUp(session)) => Err(step_up(call, &session, matches!(by, By::Cookie(_))).await?),
         Err(Undone::Failed(failed)) => Err(failed),
@@ -148,11 +162,14 @@ async fn step_up(call: &Call, session: &Session, cookies: bool) -> Result<Failed
         let now = tx.database_now().await?;
         let user = tx.user(policy, &session.subject).await?;
         let held = tx.session(policy, &session.id).await?.filter(|held| held.is_live(now));
-        let (Some(user), Some(held)) = (user, held) else { return Err(invalid()) };
-        for change in changes(call, &held)? {
-            change.tell(tx, call, &held, now).await?;
+        let (Some(user), Some(held)) = (user, held) else { return Err(invalid().into()) };
+        let asked = second_factor::ask(tx, call, &held, cookies, now).await?;
+        if asked.new {
+            for change in changes(call, &held)? {
+                change.tell(tx, call, &held, now).await?;
+            }
         }
-        Ok((second_factor::ask(tx, call, &held, cookies, now).await?, user))
+        Ok((asked.challenge, user))
     })?;
     let (challenge, user) = asked;
     let methods = second_factor::methods(call, &user).await?;
@@ -262,13 +279,27 @@ impl Change {
     }
 }
 
-pub(super) async fn logout(person: Person) -> Result<Response, Failed> {
-    let Person { call, user, session } = person;
+pub(super) async fn logout(State(issuer): State<Issuer>, request: Request) -> Result<Response, Failed> {
+    let (mut parts, _) = request.into_parts();
+    let (call, session) = match Person::from_request_parts(&mut parts, &issuer).await {
+        Ok(Person { call, session, .. }) => (call, session),
+        Err(Failed::Problem(problem)) if problem.status() == StatusCode::UNAUTHORIZED => {
+            // A page whose access cookie has run out logs out by its refresh cookie.
+            let call = Call::from_request_parts(&mut parts, &issuer).await?;
+            let session = browser::by_refresh(&call, &parts.headers).await?.ok_or(Failed::Problem(problem))?;
+            if !csrf::holds(&issuer, &call.policy, &session.id, &parts.headers) {
+                return Err(csrf::failed().into());
+            }
+            (call, session)
+        }
+        Err(failed) => return Err(failed),
+    };
     let appended = transact!(call.store(), |tx| {
+        tx.lock_subject(&call.policy.name, &session.subject).await?;
         let now = tx.database_now().await?;
         let over = tx.end_session(&call.policy.name, &session.id, &call.policy.ending(now, "logout")).await?;
         if over.is_some() {
-            let event = call.event(EventKind::SessionRevoked).subject(&user.id).session(&session.id);
+            let event = call.event(EventKind::SessionRevoked).subject(&session.subject).session(&session.id);
             event.detail("reason", "logout").write(tx, now).await?;
         }
         Ok(over.map(|over| over.revocations))

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::owner::{self, Purpose, address, hashed, issuer_of, judge_password, mailed_token, person, post, told, username};
 use crate::{
+    actor::Actor,
     audit::EventKind,
     bearer::Permitted,
     body::{Content, body_of},
@@ -52,13 +53,14 @@ pub(super) async fn register(
     Content(bytes): Content,
 ) -> Result<Response, Failed> {
     // Who shows no token, or a stale one, registers as anybody does.
-    let admin = caller.is_ok_and(|permitted| permitted.caller.require(ADMIN).is_ok());
-    create(call, &bytes, admin).await
+    let admin = caller.ok().filter(|permitted| permitted.caller.require(ADMIN).is_ok());
+    let actor = admin.map(|permitted| Actor::of(&permitted.caller.credential));
+    create(Call { actor, ..call }, &bytes).await
 }
 
 /// Makes an account: an administrator's word goes beyond what anybody may ask for.
-pub(crate) async fn create(call: Call, bytes: &axum::body::Bytes, admin: bool) -> Result<Response, Failed> {
-    let login = call.login()?;
+pub(crate) async fn create(call: Call, bytes: &axum::body::Bytes) -> Result<Response, Failed> {
+    let (login, admin) = (call.login()?, call.actor.is_some());
     let registration = &login.settings.registration;
     match registration.mode {
         RegistrationMode::Open => {}
@@ -69,7 +71,7 @@ pub(crate) async fn create(call: Call, bytes: &axum::body::Bytes, admin: bool) -
     let body: Body = body_of(bytes)?;
     let (user, password) = asked(&call, body, admin, call.now().await?)?;
     let per_address = login.settings.rate_limits.register.per_address.as_ref().filter(|_| !admin);
-    let standing = owner::count(&call, [owner::of_address(&call, "register", per_address)]).await?;
+    let standing = call.count([owner::of_address(&call, "register", per_address)]).await?;
     // Before anything is looked up, and whatever comes of it: the work is the same.
     let hash = match &password {
         Some(password) => Some(hashed(&call, password).await?),

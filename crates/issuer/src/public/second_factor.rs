@@ -6,7 +6,7 @@ use axum::{
     http::{StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
-use countersign_store::{User, transact};
+use countersign_store::{Session, User, transact};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -17,7 +17,7 @@ use crate::{
     call::Call,
     metrics::Login,
     problem::{Failed, Problem},
-    second_factor::{self, By, Code, FRESH_MS, Shown, Step},
+    second_factor::{self, By, Channel, Code, FRESH_MS, Shown, Step, phone},
     serving::Issuer,
 };
 
@@ -94,12 +94,10 @@ struct Asked {
 pub(super) async fn send(call: Call, Content(bytes): Content) -> Result<Response, Failed> {
     call.login()?;
     let body: Asked = body_of(&bytes)?;
-    if body.channel != "email" {
-        return Err(Problem::validation("channel must be email").into());
-    }
+    let channel = Channel::of(&body.channel).ok_or_else(|| Problem::validation("channel is email or sms"))?;
     door::not_blocked(&call, call.now().await?).await?;
-    second_factor::send(&call, &body.challenge_id).await?;
-    Ok((StatusCode::ACCEPTED, NO_STORE, Json(json!({"channel": "email"}))).into_response())
+    second_factor::send(&call, &body.challenge_id, channel).await?;
+    Ok((StatusCode::ACCEPTED, NO_STORE, Json(json!({"channel": channel.word()}))).into_response())
 }
 
 /// Whoever may set up a second factor: a person, or the bearer of a set-up token.
@@ -130,11 +128,8 @@ impl FromRequestParts<Issuer> for Enrolling {
 
 pub(super) async fn set_up(enrolling: Enrolling) -> Result<Response, Failed> {
     let Enrolling { call, user, by } = enrolling;
-    if let By::Session(session) = &by
-        && session.auth_time.plus(FRESH_MS) <= call.now().await?
-    {
-        let problem = Problem::forbidden("a second factor is set up within ten minutes of a login");
-        return Err(problem.fix("log in again, by POST /auth/login, and set it up then").into());
+    if let By::Session(session) = &by {
+        is_fresh(&call, session).await?;
     }
     let shown = second_factor::begin_setup(&call, &user, &by).await?;
     Ok(answer(json!({
@@ -142,6 +137,62 @@ pub(super) async fn set_up(enrolling: Enrolling) -> Result<Response, Failed> {
         "otpauth_url": *shown.otpauth_url,
         "qr_code": *shown.qr_code,
     })))
+}
+
+/// 403 in a session whose login is too long ago to change what protects the account.
+async fn is_fresh(call: &Call, session: &Session) -> Result<(), Failed> {
+    if session.auth_time.plus(FRESH_MS) > call.now().await? {
+        return Ok(());
+    }
+    let problem = Problem::forbidden("a second factor is set up within ten minutes of a login");
+    Err(problem.fix("log in again, by POST /auth/login, and set it up then").into())
+}
+
+#[derive(Deserialize)]
+struct Number {
+    /// As E.164 has it.
+    phone: String,
+}
+
+pub(super) async fn set_up_phone(person: Person, Content(bytes): Content) -> Result<Response, Failed> {
+    let Person { call, user, session } = person;
+    let body: Number = body_of(&bytes)?;
+    is_fresh(&call, &session).await?;
+    let number = body.phone.trim();
+    phone::begin(&call, &user, &session, number).await?;
+    let begun = json!({"phone": phone::masked(number), "expires_in": phone::LIFE_MS / 1000});
+    Ok((StatusCode::ACCEPTED, NO_STORE, Json(begun)).into_response())
+}
+
+pub(super) async fn confirm_phone(person: Person, Content(bytes): Content) -> Result<Response, Failed> {
+    let Person { call, user, session } = person;
+    let code = Code::parse(&body_of::<WithCode>(&bytes)?.code)?;
+    match phone::confirm(&call, &user, &session, &code).await? {
+        phone::Proof::Confirmed(number) => Ok(answer(json!({"phone": phone::masked(&number)}))),
+        phone::Proof::Wrong(left) => Err(invalid_code().with("attempts_left", left).into()),
+    }
+}
+
+#[derive(Deserialize)]
+struct WithPasswordAtLeast {
+    password: String,
+    /// Of the second factor, where one is on.
+    code: Option<String>,
+    device_token: Option<String>,
+}
+
+pub(super) async fn remove_phone(person: Person, Content(bytes): Content) -> Result<Response, Failed> {
+    let Person { call, user, session } = person;
+    let body: WithPasswordAtLeast = body_of(&bytes)?;
+    let code = body.code.as_deref().map(Code::parse).transpose()?;
+    let shown = show_password(&call, &user, &session, &body.password, body.device_token.as_deref()).await?;
+    let removed = transact!(call.store(), Failed, |tx| {
+        tx.lock_subject(&user.policy, &user.id).await?;
+        let now = tx.database_now().await?;
+        let user = shown.still(tx, &call, &user, now).await?;
+        phone::remove(tx, &call, &user, &shown.counter, code.as_ref(), now).await
+    })?;
+    if removed { Ok(answer(json!({"phone": null}))) } else { Err(invalid_code().into()) }
 }
 
 #[derive(Deserialize)]
@@ -169,7 +220,8 @@ pub(super) async fn state(person: Person) -> Result<Response, Failed> {
     } else {
         (Vec::new(), 0)
     };
-    Ok(answer(json!({"enabled": enabled, "methods": methods, "backup_codes_left": left})))
+    let phone = call.store().phone(&user.policy, &user.id).await?.map(|number| phone::masked(&number));
+    Ok(answer(json!({"enabled": enabled, "methods": methods, "backup_codes_left": left, "phone": phone})))
 }
 
 pub(super) async fn new_backup_codes(person: Person, Content(bytes): Content) -> Result<Response, Failed> {

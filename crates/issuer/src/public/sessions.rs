@@ -41,8 +41,8 @@ pub(super) async fn end_one(person: Person, Path(id): Path<String>) -> Result<Re
     let Person { call, user, .. } = person;
     let policy = &call.policy;
     let appended = transact!(call.store(), Failed, |tx| {
-        let now = tx.database_now().await?;
         tx.lock_subject(&policy.name, &user.id).await?;
+        let now = tx.database_now().await?;
         let held = tx.session(&policy.name, &id).await?;
         if held.is_none_or(|held| held.subject != user.id) {
             return Err(Problem::not_found("there is no such session of yours").into());
@@ -68,6 +68,7 @@ pub(super) async fn end_all(person: Person, Content(bytes): Content) -> Result<R
     let policy = &call.policy;
     let except = body.keep_current.unwrap_or(false).then_some(session.id.as_str());
     let over = transact!(call.store(), |tx| {
+        tx.lock_subject(&policy.name, &user.id).await?;
         let now = tx.database_now().await?;
         let over = tx.end_sessions(&policy.name, &user.id, except, &policy.ending(now, "ended by its owner")).await?;
         call.tell_ended(tx, &user.id, &over, None, now).await?;

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// What a challenge was made for, as it is kept with it.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) struct Pending {
     /// What the login asked for.
     pub(crate) wishes: Wishes,

@@ -4,7 +4,7 @@ use countersign_core::time::UnixMillis;
 use countersign_store::{SecretHash, Tx};
 use zeroize::Zeroizing;
 
-use super::{Method, in_use, resealing::opened};
+use super::{Channel, Method, in_use, resealing::opened};
 use crate::{
     call::Call,
     opening::random,
@@ -82,8 +82,8 @@ pub(super) async fn take(
     }
     if let Some(challenge) = challenge {
         for hash in hashes(call, SENT, challenge, &code.0) {
-            if tx.take_sent_code(policy, challenge, &hash, now).await?.is_some() {
-                return Ok(Some(Method::Email));
+            if let Some(channel) = tx.take_sent_code(policy, challenge, &hash, now).await? {
+                return Ok(Some(if channel == Channel::Sms.word() { Method::Sms } else { Method::Email }));
             }
         }
     }
@@ -101,11 +101,30 @@ pub(super) async fn take(
 
 const BACKUP: &str = "backup code";
 const SENT: &str = "sent code";
+const NUMBER: &str = "code for a number";
 /// A code that is sent has six digits.
 const SENT_CODES: u32 = 1_000_000;
 
 /// A new code to be sent for a challenge, with what is kept of it.
 pub(super) fn code_to_send(call: &Call, challenge: &str) -> Result<(String, SecretHash), Problem> {
+    let text = digits()?;
+    let kept = hash(call, SENT, challenge, &text);
+    Ok((text, kept))
+}
+
+/// A new code to be sent to a number that an account shall have, with what is kept of it.
+pub(super) fn code_for_number(call: &Call, user: &str) -> Result<(String, SecretHash), Problem> {
+    let text = digits()?;
+    let kept = hash(call, NUMBER, user, &text);
+    Ok((text, kept))
+}
+
+/// What would be kept of a code for an account's number, under every key.
+pub(super) fn number_hashes(call: &Call, user: &str, code: &Code) -> Vec<SecretHash> {
+    hashes(call, NUMBER, user, &code.0).collect()
+}
+
+fn digits() -> Result<String, Problem> {
     let bound = u32::MAX - u32::MAX % SENT_CODES;
     // Until one is under the bound, so that no code is likelier than another; nearly always the first is.
     let number = loop {
@@ -114,9 +133,7 @@ pub(super) fn code_to_send(call: &Call, challenge: &str) -> Result<(String, Secr
             break number % SENT_CODES;
         }
     };
-    let text = format!("{number:06}");
-    let kept = hash(call, SENT, challenge, &text);
-    Ok((text, kept))
+    Ok(format!("{number:06}"))
 }
 
 /// So many new backup codes, as they are shown, each with what is kept of it.

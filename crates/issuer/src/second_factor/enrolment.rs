@@ -194,7 +194,7 @@ fn none() -> Failed {
 
 /// Takes a code of a person who is logged in, who may be anyone with their token: counted, and not while that locks. Whether
 /// it was right.
-async fn shown(
+pub(super) async fn shown(
     tx: &mut Tx,
     call: &Call,
     (user, counter): (&str, &Counter),
@@ -269,6 +269,8 @@ pub(crate) async fn remove(
     let removed = tx.totp(policy, user).await?.is_some_and(|held| held.confirmed.is_some());
     tx.withdraw_one_time_tokens(policy, user, SETUP).await?;
     tx.remove_factors(policy, user).await?;
+    // Whoever has lost a telephone has lost what it receives.
+    tx.remove_phone(policy, user).await?;
     if removed {
         call.event(EventKind::MfaDisabled).subject(user).detail("reason", reason).write(tx, now).await?;
     }

@@ -1,23 +1,52 @@
 //! Codes that are sent.
 
+use countersign_core::time::UnixMillis;
 use countersign_store::{Folded, User, transact};
 
-use super::{codes, in_use, proving::invalid_challenge};
+use super::{codes, in_use, phone, proving::invalid_challenge};
 use crate::{
     audit::EventKind,
     call::Call,
-    limits::Window,
+    limits::{Window, address_key},
     lockout::{self, Counter},
     mail::Notice,
     opening::admitted,
     problem::{Failed, Problem},
     second_factor::Pending,
+    sms,
 };
 
-/// So many codes are sent for one account ...
+/// So many codes are sent for one account, or to one number ...
 const MAX_SENT: u32 = 5;
 /// ... within so long a time, milliseconds: whoever knows a password can't flood its owner's mailbox.
 const SENT_WINDOW_MS: i64 = 15 * 60_000;
+/// So many messages by SMS are caused from one address, whatever the accounts, in so long a time: each costs money.
+const MAX_SMS_BY_ADDRESS: u32 = 20;
+const SMS_ADDRESS_WINDOW_MS: i64 = 3_600_000;
+
+/// By what a code is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Channel {
+    /// By mail, to the account's verified address.
+    Email,
+    /// By SMS, to the account's confirmed number.
+    Sms,
+}
+
+impl Channel {
+    /// The contract's word.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Email => "email",
+            Self::Sms => "sms",
+        }
+    }
+
+    /// The channel of a word.
+    pub(crate) fn of(word: &str) -> Option<Self> {
+        [Self::Email, Self::Sms].into_iter().find(|channel| channel.word() == word)
+    }
+}
 
 /// Where an account's codes are mailed; absent when its address isn't verified, or no mail gets out.
 pub(super) fn address<'u>(call: &Call, user: &'u User) -> Result<Option<&'u Folded>, Problem> {
@@ -25,23 +54,40 @@ pub(super) fn address<'u>(call: &Call, user: &'u User) -> Result<Option<&'u Fold
     Ok(user.email.as_ref().filter(|_| works && user.email_verified))
 }
 
-/// Mails a code for a challenge, in the place of an earlier one. It shares the challenge's life and attempts.
-pub(crate) async fn send(call: &Call, id: &str) -> Result<(), Failed> {
+/// Where a code goes.
+enum Goal {
+    Email(String),
+    Sms(String),
+}
+
+async fn goal(call: &Call, user: &User, channel: Channel) -> Result<Goal, Failed> {
+    let found = match channel {
+        Channel::Email => address(call, user)?.map(|to| Goal::Email(to.written.clone())),
+        Channel::Sms => phone::number(call, user).await?.map(Goal::Sms),
+    };
+    let none = || Problem::validation(format!("codes of this account can't be sent by {}", channel.word()));
+    Ok(found.ok_or_else(none)?)
+}
+
+/// Sends a code for a challenge, in the place of an earlier one by that channel. It shares the challenge's life and attempts.
+pub(crate) async fn send(call: &Call, id: &str, channel: Channel) -> Result<(), Failed> {
     let (policy, store) = (&call.policy.name, call.store());
     let challenge = store.challenge(policy, id).await?.ok_or_else(invalid_challenge)?;
     let pending = Pending::of(&challenge)?;
     let user = store.user(policy, &challenge.user).await?.ok_or_else(invalid_challenge)?;
-    let to = address(call, &user)?.ok_or_else(|| Problem::validation("codes of this account can't be sent by e-mail"))?;
+    let goal = goal(call, &user, channel).await?;
     let counter = Counter::of_login(call, Some(&user), "", pending.wishes.device_hash().as_ref()).await?;
     let now = call.now().await?;
     if challenge.expires <= now || challenge.completed.is_some() {
         return Err(invalid_challenge().into());
     }
-    let window = Window { what: "second-factor-mail", key: user.id.clone(), limit: MAX_SENT, window_ms: SENT_WINDOW_MS };
-    if let Some(standing) = call.issuer.parts.limits.hit(policy, &[window], now).await?
-        && !standing.allowed
-    {
-        return Err(Problem::rate_limited(standing).into());
+    match &goal {
+        Goal::Email(_) => {
+            let key = user.id.clone();
+            let window = Window { what: "second-factor-mail", key, limit: MAX_SENT, window_ms: SENT_WINDOW_MS };
+            call.count([Some(window)]).await?;
+        }
+        Goal::Sms(number) => may_text(call, number).await?,
     }
     let (code, kept) = codes::code_to_send(call, id)?;
     let left_ms = transact!(store, Failed, |tx| {
@@ -50,17 +96,52 @@ pub(crate) async fn send(call: &Call, id: &str) -> Result<(), Failed> {
         if let Some(until) = counter.locked_in(tx, policy, now).await? {
             return Err(lockout::locked(until, now).into());
         }
-        let held = tx.user(policy, &user.id).await?;
-        // The address is the one that a code is mailed to, still.
-        let same = held.and_then(|held| admitted(held, now)).is_some_and(|held| held.email == user.email);
+        let held = tx.user(policy, &user.id).await?.and_then(|held| admitted(held, now));
+        // The address, or the number, is the one that a code goes to, still.
+        let same = match (&goal, held) {
+            (_, None) => false,
+            (Goal::Email(_), Some(held)) => held.email == user.email,
+            (Goal::Sms(number), Some(_)) => tx.phone(policy, &user.id).await?.as_ref() == Some(number),
+        };
         if !same || in_use(call, tx.totp(policy, &user.id).await?)?.is_none() || challenge.expires <= now {
             return Err(invalid_challenge().into());
         }
-        tx.put_sent_code(policy, id, "email", &kept, challenge.expires).await?;
-        call.event(EventKind::MfaChallenged).subject(&user.id).detail("channel", "email").write(tx, now).await?;
+        tx.put_sent_code(policy, id, channel.word(), &kept, challenge.expires).await?;
+        call.event(EventKind::MfaChallenged).subject(&user.id).detail("channel", channel.word()).write(tx, now).await?;
         Ok(challenge.expires.since(now))
     })?;
-    let notice = Notice::SecondFactorCode { code, valid_for_ms: left_ms };
-    call.issuer.parts.mailer.send(&call.login()?.sending, &to.written, notice);
+    match goal {
+        Goal::Email(to) => {
+            let notice = Notice::SecondFactorCode { code, valid_for_ms: left_ms };
+            call.issuer.parts.mailer.send(&call.login()?.sending, &to, notice);
+        }
+        Goal::Sms(number) => text(call, &number, Some(id), (&code, left_ms), now)?,
+    }
     Ok(())
+}
+
+/// Counts a message to a number, or refuses it with 429.
+pub(super) async fn may_text(call: &Call, number: &str) -> Result<(), Failed> {
+    let by_number = Window { what: "sms-number", key: number.to_owned(), limit: MAX_SENT, window_ms: SENT_WINDOW_MS };
+    let by_address = Window {
+        what: "sms-address",
+        key: address_key(call.client.ip),
+        limit: MAX_SMS_BY_ADDRESS,
+        window_ms: SMS_ADDRESS_WINDOW_MS,
+    };
+    call.count([Some(by_number), Some(by_address)]).await.map(|_| ())
+}
+
+/// Has a code sent to a number. Nothing in it was typed by whoever asked for it.
+pub(super) fn text(
+    call: &Call,
+    number: &str,
+    challenge: Option<&str>,
+    (code, life_ms): (&str, i64),
+    now: UnixMillis,
+) -> Result<(), Problem> {
+    let minutes = (life_ms / 60_000).max(1);
+    let name = &call.login()?.totp.issuer_name;
+    let text = format!("{code} is your code for {name}. It works for {minutes} min. Tell it to nobody.");
+    sms::send(call, &sms::Message { to: number, text, challenge }, now)
 }

@@ -12,21 +12,39 @@ use crate::{
     problem::Failed,
 };
 
-/// Asks for a code in a session, whose tokens are in cookies or not. The challenge's id.
+/// Where a session waits for a code.
+pub(crate) struct Asked {
+    /// The challenge's id.
+    pub(crate) challenge: String,
+    /// Whether it was made just now.
+    pub(crate) new: bool,
+}
+
+/// Asks for a code in a session, whose tokens are in cookies or not: once for one client, however often that tries meanwhile.
 pub(crate) async fn ask(
     tx: &mut Tx,
     call: &Call,
     session: &Session,
     cookies: bool,
     now: UnixMillis,
-) -> Result<String, Failed> {
+) -> Result<Asked, Failed> {
     let password = tx.password(&session.policy, &session.subject).await?;
     let pending = Pending {
         wishes: Wishes { remember_me: session.remember_me, cookies, ..Wishes::default() },
         password_changed: password.map(|password| password.changed.0),
         step_up: Some(session.id.clone()),
     };
-    challenge::begin(tx, call, &session.subject, &pending, now).await
+    let at_most = call.login()?.settings.mfa.max_attempts;
+    let ip = call.client.ip.to_string();
+    for open in tx.open_challenges(&session.policy, &session.subject, at_most, now).await? {
+        // Of another client it is another's: nobody uses up the attempts of the session's owner.
+        let same_client = open.ip.as_deref() == Some(&ip) && open.user_agent == call.client.user_agent;
+        if same_client && Pending::of(&open).is_ok_and(|open| open == pending) {
+            return Ok(Asked { challenge: open.id, new: false });
+        }
+    }
+    let challenge = challenge::begin(tx, call, &session.subject, &pending, now).await?;
+    Ok(Asked { challenge, new: true })
 }
 
 /// The session goes on, from the client that showed the code, with a new refresh token in the place of the old ones. The login

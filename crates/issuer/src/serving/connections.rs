@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tower_service::Service as _;
 
 use super::patience::{Patience, Timely, Wait, Watched};
+use crate::actor::PeerUser;
 
 /// A request's whole head, bytes.
 const MAX_HEAD: usize = 24 << 10;
@@ -41,6 +42,14 @@ pub(super) enum Door {
 enum Accepted {
     Tcp(TcpStream, SocketAddr),
     Unix(UnixStream),
+}
+
+/// Who is at the other end.
+#[derive(Clone, Copy)]
+enum Peer {
+    Address(SocketAddr),
+    User(PeerUser),
+    Unknown,
 }
 
 impl Door {
@@ -96,11 +105,14 @@ struct Shared {
 impl Shared {
     async fn run(self: Arc<Self>, accepted: Accepted, tls: Option<TlsAcceptor>, _place: OwnedSemaphorePermit) {
         match (accepted, tls) {
-            (Accepted::Unix(stream), _) => self.talk(stream, None).await,
-            (Accepted::Tcp(stream, peer), None) => self.talk(stream, Some(peer)).await,
+            (Accepted::Unix(stream), _) => {
+                let peer = stream.peer_cred().map_or(Peer::Unknown, |peer| Peer::User(PeerUser(peer.uid())));
+                self.talk(stream, peer).await;
+            }
+            (Accepted::Tcp(stream, peer), None) => self.talk(stream, Peer::Address(peer)).await,
             (Accepted::Tcp(stream, peer), Some(tls)) => {
                 match tokio::time::timeout(self.patience.handshake, tls.accept(stream)).await {
-                    Ok(Ok(stream)) => self.talk(stream, Some(peer)).await,
+                    Ok(Ok(stream)) => self.talk(stream, Peer::Address(peer)).await,
                     Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
                     Err(_) => tracing::debug!(%peer, "TLS handshake timed out"),
                 }
@@ -108,7 +120,7 @@ impl Shared {
         }
     }
 
-    async fn talk(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: Option<SocketAddr>) {
+    async fn talk(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: Peer) {
         let wait = Arc::new(Wait::new());
         let stream = TokioIo::new(Watched::new(stream, wait.clone()));
         let service = service_fn(|request: Request<Incoming>| {
@@ -146,12 +158,14 @@ impl Shared {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>, peer: Option<SocketAddr>) -> Response {
+    async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Response {
         let within = self.patience.body;
         let awaits_continue = request.headers().contains_key(header::EXPECT);
         let mut request = request.map(|body| Body::new(Timely::new(body, within, awaits_continue)));
-        if let Some(peer) = peer {
-            request.extensions_mut().insert(ConnectInfo(peer));
+        match peer {
+            Peer::Address(peer) => drop(request.extensions_mut().insert(ConnectInfo(peer))),
+            Peer::User(user) => drop(request.extensions_mut().insert(user)),
+            Peer::Unknown => {}
         }
         let mut routes = self.routes.clone();
         // A router is always ready, and never fails.

@@ -15,10 +15,25 @@ struct Kept {
     from: Link,
 }
 
+/// How far a chain was followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Followed {
+    /// Up to here all is as it was sealed.
+    pub head: Link,
+    /// Whether that is the chain's end.
+    pub whole: bool,
+}
+
 impl Store {
     /// The policies with events that are not sealed yet.
     pub async fn unsealed_policies(&self) -> Result<Vec<PolicyName>, StoreError> {
         let rows = sqlx::query("SELECT DISTINCT policy FROM audit_events WHERE place IS NULL ORDER BY policy");
+        rows.fetch_all(&self.readers).await?.iter().map(columns::policy).collect()
+    }
+
+    /// The policies that ever had an event sealed.
+    pub async fn audited_policies(&self) -> Result<Vec<PolicyName>, StoreError> {
+        let rows = sqlx::query("SELECT policy FROM audit_chains ORDER BY policy");
         rows.fetch_all(&self.readers).await?.iter().map(columns::policy).collect()
     }
 
@@ -56,16 +71,34 @@ impl Store {
     /// broken. `known` are ends of the chain as they were logged elsewhere: whoever changed events and sealed all anew can't have
     /// changed those. Events not sealed yet are no part of it.
     pub async fn verify_audit(&self, policy: &PolicyName, known: &[Link]) -> Result<Result<Link, Break>, StoreError> {
+        Ok(self.verify_audit_part(policy, known, None, u64::MAX).await?.map(|followed| followed.head))
+    }
+
+    /// As [`Self::verify_audit`], a part at a time: from `from`, where an earlier part ended, for at least `at_least` events
+    /// and at most a page more. Whoever removes the chain's beginning meanwhile makes it go on from there.
+    pub async fn verify_audit_part(
+        &self,
+        policy: &PolicyName,
+        known: &[Link],
+        from: Option<Link>,
+        at_least: u64,
+    ) -> Result<Result<Followed, Break>, StoreError> {
         // What is sealed or removed meanwhile is no break: the end is read first, the beginning with the first page.
         let end = transact!(self, |tx| { tx.chain(policy).await })?.head;
         let (from, first) = transact!(self, |tx| {
             tx.lock_row("audit_chains", policy, "").await?;
-            let from = tx.chain(policy).await?.from;
+            let begins = tx.chain(policy).await?.from;
+            let from = from.filter(|from| from.place > begins.place).unwrap_or(begins);
             Ok((from, tx.sealed_after(policy, from.place).await?))
         })?;
         let mut chain = Chain::from(from);
         let mut page = first;
+        let mut followed: u64 = 0;
         while !page.is_empty() {
+            if followed >= at_least {
+                return Ok(Ok(Followed { head: chain.head(), whole: false }));
+            }
+            followed = followed.saturating_add(page.len() as u64);
             for event in &page {
                 if let Err(broken) = chain.follow(event) {
                     return Ok(Err(broken));
@@ -83,7 +116,7 @@ impl Store {
         if head.place < end {
             return Ok(Err(Break::End { expected: end, found: head.place }));
         }
-        Ok(Ok(head))
+        Ok(Ok(Followed { head, whole: true }))
     }
 
     /// Removes a policy's sealed events from before `before`, oldest first, at most so many; what is left can still be

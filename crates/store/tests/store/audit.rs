@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use countersign_store::{AuditCursor, AuditEvent, AuditFilter, Break, Chain, Severity, Store, StoreError, transact};
+use countersign_store::{AuditCursor, AuditEvent, AuditFilter, Break, Chain, Link, Severity, Store, StoreError, transact};
 
 use crate::{
     accounts::user,
@@ -14,6 +14,7 @@ conformance! {
     events_are_asked_by_subject_kind_severity_and_time_page_by_page,
     sealers_at_once_make_one_chain,
     a_changed_removed_or_added_event_shows,
+    a_long_chain_is_followed_a_part_at_a_time,
     what_is_left_after_retention_can_be_verified,
     a_chain_that_was_made_anew_does_not_fit_what_was_logged,
 }
@@ -125,6 +126,26 @@ async fn sealers_at_once_make_one_chain(db: Database) {
     assert_eq!(store.unsealed_policies().await.unwrap(), [shop()]);
 }
 
+async fn a_long_chain_is_followed_a_part_at_a_time(db: Database) {
+    let store = db.open().await;
+    transact!(&store, |tx| {
+        for n in 0..1500 {
+            tx.append_audit(&event("LOGIN_SUCCEEDED", Severity::Info, Some("a"), n)).await?;
+        }
+        Ok(())
+    })
+    .unwrap();
+    while store.seal_audit(&shop(), 1000).await.unwrap().is_some() {}
+    let part = async |from| store.verify_audit_part(&shop(), &[], from, 1).await.unwrap();
+    let first = part(None).await.unwrap();
+    assert_eq!((first.head.place, first.whole), (1000, false));
+    let second = part(Some(first.head)).await.unwrap();
+    assert_eq!((second.head.place, second.whole), (1500, true));
+    assert_eq!(store.verify_audit(&shop(), &[]).await.unwrap(), Ok(second.head));
+    let forged = Link { hash: [0; 32], ..first.head };
+    assert_eq!(part(Some(forged)).await, Err(Break::Hash { place: 1001 }));
+}
+
 async fn a_changed_removed_or_added_event_shows(db: Database) {
     let store = with_chain(&db, 9).await;
     assert_eq!(store.verify_audit(&shop(), &[]).await.unwrap().unwrap().place, 9);
@@ -166,6 +187,7 @@ async fn a_changed_removed_or_added_event_shows(db: Database) {
 
 async fn what_is_left_after_retention_can_be_verified(db: Database) {
     let store = with_chain(&db, 9).await;
+    assert_eq!(store.audited_policies().await.unwrap(), [shop()]);
     assert_eq!(store.forget_audit(&shop(), NOW, 100).await.unwrap(), 0);
     assert_eq!(store.forget_audit(&shop(), NOW.plus(5), 3).await.unwrap(), 3, "in batches");
     assert_eq!(store.forget_audit(&shop(), NOW.plus(5), 100).await.unwrap(), 2);

@@ -13,6 +13,7 @@ use crate::{
 };
 
 conformance! {
+    accounts_standings_are_told_together,
     of_many_failures_at_once_each_is_counted_and_one_locks,
     failures_outside_the_window_are_forgotten,
     a_counter_saturates_and_never_wraps,
@@ -55,6 +56,29 @@ async fn of_many_failures_at_once_each_is_counted_and_one_locks(db: Database) {
     assert_eq!(store.lockout(&shop(), ALICE).await.unwrap(), held, "a restart forgets nothing");
     assert_eq!(store.locked_accounts(&shop(), "", 10, NOW).await.unwrap(), ["a"]);
     assert_eq!(store.locked_accounts(&shop(), "", 10, NOW.plus(1_800_000)).await.unwrap(), Vec::<String>::new());
+}
+
+async fn accounts_standings_are_told_together(db: Database) {
+    let store = db.open().await;
+    let ids: Vec<String> = ["a", "b", "c"].map(str::to_owned).into();
+    for id in &ids {
+        insert(&store, &user(id)).await.unwrap();
+    }
+    let until = NOW.plus(1_800_000);
+    transact!(&store, |tx| {
+        tx.begin_totp(&shop(), "a", b"sealed", "k1", NOW).await?;
+        tx.begin_totp(&shop(), "b", b"sealed", "k1", NOW).await?;
+        tx.confirm_totp(&shop(), "b", b"sealed", 10, NOW).await?;
+        tx.count_failure(&shop(), LockoutKey::Account("a"), COUNTING, NOW).await?;
+        tx.count_failure(&shop(), LockoutKey::Account("c"), COUNTING, NOW).await?;
+        tx.lock_out(&shop(), LockoutKey::Account("c"), until, COUNTING.expires, NOW).await
+    })
+    .unwrap();
+    let held = store.standings(&shop(), &ids).await.unwrap();
+    let told: Vec<_> =
+        held.values().map(|one| (one.second_factor, one.lockout.failures, one.lockout.locked_until)).collect();
+    assert_eq!(told, [(false, 1, None), (true, 0, None), (false, 0, Some(until))]);
+    assert_eq!(store.standings(&shop(), &["b".to_owned(), "nobody".to_owned()]).await.unwrap().len(), 1);
 }
 
 async fn failures_outside_the_window_are_forgotten(db: Database) {

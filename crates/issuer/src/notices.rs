@@ -1,0 +1,114 @@
+//! Notices that must reach people whatever becomes of the process: written in the transaction that does what they tell of, sent
+//! afterwards, and let go of once they are with a mail server.
+//!
+//! The answer that causes one waits for none. A process that is killed leaves it to the next one, or to another replica, so one
+//! may be sent twice and none is lost. What a policy has no mail for is let go of.
+
+use std::{sync::Arc, time::Duration};
+
+use countersign_core::time::UnixMillis;
+use countersign_store::{NewNotice, Notice as Kept, StoreError, Tx, User};
+use tokio::{
+    sync::Notify,
+    task::JoinSet,
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{call::Call, mail::Notice, serving::Issuer};
+
+/// How often is looked for notices that somebody else left.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How long sending one may take before another sender takes it up, milliseconds: longer than a mail is tried for.
+const LEASE_MS: i64 = 5 * 60_000;
+/// Notices that are on their way at once.
+const AT_ONCE: u32 = 8;
+/// How long a notice is worth sending, milliseconds.
+const WORTH_MS: i64 = 24 * 3_600_000;
+/// That failures have locked an account; its content is until when, milliseconds.
+const LOCKED: &str = "account-locked";
+
+/// Rung when a notice was written: it is sent at once.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Bell(Arc<Notify>);
+
+/// Writes that failures have locked an account until then. For a name that no account has the same is written for nobody, so
+/// that the two take the same time.
+pub(crate) async fn locked(
+    tx: &mut Tx,
+    call: &Call,
+    user: Option<&str>,
+    until: UnixMillis,
+    now: UnixMillis,
+) -> Result<(), StoreError> {
+    let (policy, content) = (&call.policy.name, until.0.to_string());
+    tx.put_notice(&NewNotice { policy, user, kind: LOCKED, content: &content, expires: now.plus(WORTH_MS) }).await?;
+    // Whoever looks before this is committed looks again soon.
+    call.issuer.parts.notices.0.notify_one();
+    Ok(())
+}
+
+/// Sends notices until `stop`. Any number of issuers may do so on one database.
+pub(crate) async fn keep(issuer: Issuer, stop: CancellationToken) {
+    let mut look = interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = issuer.parts.notices.0.notified() => {}
+            _ = look.tick() => {}
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            sent = send_all(&issuer) => {
+                if let Err(error) = sent {
+                    tracing::warn!(%error, "notices can't be sent; they are tried again");
+                }
+            }
+        }
+    }
+}
+
+/// Sends what waits now.
+pub(crate) async fn send_all(issuer: &Issuer) -> Result<(), StoreError> {
+    loop {
+        let now = issuer.parts.store.database_now().await?;
+        let taken = issuer.parts.store.take_notices(now, LEASE_MS, AT_ONCE).await?;
+        if taken.is_empty() {
+            return Ok(());
+        }
+        let mut sending = JoinSet::new();
+        for notice in taken {
+            sending.spawn(send(issuer.clone(), notice, now));
+        }
+        while let Some(sent) = sending.join_next().await {
+            // One that panicked is given to another sender when its time is over.
+            if let Ok(sent) = sent {
+                sent?;
+            }
+        }
+    }
+}
+
+/// Sends one, unless there is nobody to tell. One that failed in passing waits until its time is over.
+async fn send(issuer: Issuer, kept: Kept, now: UnixMillis) -> Result<(), StoreError> {
+    if let Some((user, notice)) = told(&issuer, &kept, now).await?
+        && let (Some(policy), Some(to)) = (issuer.parts.policies.one(&kept.policy), &user.email)
+        && let Some(login) = &policy.login
+        && issuer.parts.mailer.deliver(&login.sending, &to.written, notice).await.is_err_and(|error| error.is_passing())
+    {
+        return Ok(());
+    }
+    issuer.parts.store.drop_notice(kept.id).await
+}
+
+/// Whom a notice tells, and what: somebody who has shown to receive mail, of what still holds.
+async fn told(issuer: &Issuer, kept: &Kept, now: UnixMillis) -> Result<Option<(User, Notice)>, StoreError> {
+    let Some(user) = &kept.user else { return Ok(None) };
+    let user = issuer.parts.store.user(&kept.policy, user).await?.filter(|user| user.email_verified);
+    let notice = match (kept.kind.as_str(), kept.content.parse().map(UnixMillis)) {
+        (LOCKED, Ok(until)) if until > now => Some(Notice::AccountLocked { for_ms: until.since(now) }),
+        _ => None,
+    };
+    Ok(user.zip(notice))
+}

@@ -1,0 +1,65 @@
+//! Figures that anybody may ask for: counted once in a while, however often that is.
+
+use std::collections::HashMap;
+
+use countersign_core::{names::PolicyName, time::UnixMillis};
+use serde_json::{Map, Value};
+use tokio::sync::Mutex;
+
+/// How old they may be, milliseconds.
+const AGE_MS: i64 = 5000;
+
+/// Each policy's figures, with when they were counted.
+#[derive(Debug, Default)]
+pub(crate) struct Recent(Mutex<HashMap<PolicyName, (UnixMillis, Map<String, Value>)>>);
+
+impl Recent {
+    /// A policy's figures as of a few seconds ago at most. Of several who find them too old one counts and the others wait.
+    pub(crate) async fn figures<E>(
+        &self,
+        policy: &PolicyName,
+        now: UnixMillis,
+        count: impl Future<Output = Result<Map<String, Value>, E>>,
+    ) -> Result<Map<String, Value>, E> {
+        let mut held = self.0.lock().await;
+        if let Some((at, figures)) = held.get(policy)
+            && (0..AGE_MS).contains(&now.since(*at))
+        {
+            return Ok(figures.clone());
+        }
+        let figures = count.await?;
+        held.insert(policy.clone(), (now, figures.clone()));
+        Ok(figures)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn figures_are_counted_once_in_a_few_seconds_for_each_policy() {
+        let recent = Recent::default();
+        let counted = AtomicU32::new(0);
+        let ask = async |policy: &str, at: i64| {
+            let count = async { Ok::<_, ()>(Map::from_iter([("n".to_owned(), json!(counted.fetch_add(1, Relaxed)))])) };
+            recent.figures(&policy.parse().unwrap(), UnixMillis(at), count).await.unwrap()["n"].as_u64().unwrap()
+        };
+        for (policy, at, expected) in [
+            ("shop/shop", 10_000, 0),
+            ("shop/shop", 14_999, 0),
+            ("shop/other", 14_999, 1),
+            ("shop/shop", 15_000, 2),
+            // The clock went back.
+            ("shop/shop", 9_000, 3),
+        ] {
+            assert_eq!(ask(policy, at).await, expected, "{policy} {at}");
+        }
+        let failing = async { Err::<Map<String, Value>, _>("away") };
+        assert_eq!(recent.figures(&"shop/new".parse().unwrap(), UnixMillis(0), failing).await, Err("away"));
+    }
+}

@@ -1,0 +1,130 @@
+//! An account's telephone number: set up by its owner soon after a login, and good for codes once one was shown that went to
+//! it. It is one more way to show a second factor for accounts that have an authenticator, and none by itself.
+
+use countersign_store::{NumberProof, Session, User, transact};
+
+use super::{Code, are_on, codes, enrolment::shown, failed, is_on_in, sending};
+use crate::{
+    audit::EventKind,
+    call::Call,
+    lockout::{self, Counter},
+    problem::{Failed, Problem},
+    sms,
+};
+
+/// How long a code for a number is good, milliseconds.
+pub(crate) const LIFE_MS: i64 = 10 * 60_000;
+/// How many codes are tried for one that was sent.
+const MAX_ATTEMPTS: u32 = 5;
+
+/// The number that an account's codes go to; absent where none was confirmed, or the policy sends none.
+pub(crate) async fn number(call: &Call, user: &User) -> Result<Option<String>, Failed> {
+    if !sms::works(call)? {
+        return Ok(None);
+    }
+    Ok(call.store().phone(&user.policy, &user.id).await?)
+}
+
+/// A number as it is shown: its last two digits.
+pub(crate) fn masked(number: &str) -> String {
+    format!("\u{2026}{}", &number[number.len().saturating_sub(2)..])
+}
+
+/// Sends a code to a number that the account shall have.
+pub(crate) async fn begin(call: &Call, user: &User, session: &Session, number: &str) -> Result<(), Failed> {
+    if !are_on(call)? || !sms::works(call)? {
+        return Err(Problem::forbidden("this policy sends no codes by SMS").into());
+    }
+    if !sms::is_number(number) {
+        return Err(Problem::validation("phone is a telephone number in the form +4915112345678").into());
+    }
+    sending::may_text(call, number).await?;
+    let (code, kept) = codes::code_for_number(call, &user.id)?;
+    let now = transact!(call.store(), Failed, |tx| {
+        tx.lock_subject(&user.policy, &user.id).await?;
+        let now = tx.database_now().await?;
+        // A changed password ends it, for instance.
+        let held = tx.session(&user.policy, &session.id).await?;
+        if !held.is_some_and(|held| held.is_live(now)) {
+            return Err(Problem::invalid_token("the session has ended").into());
+        }
+        tx.begin_phone(&user.policy, &user.id, number, &kept, now.plus(LIFE_MS)).await?;
+        call.event(EventKind::MfaChallenged).subject(&user.id).detail("channel", "sms").write(tx, now).await?;
+        Ok(now)
+    })?;
+    Ok(sending::text(call, number, None, (&code, LIFE_MS), now)?)
+}
+
+/// What came of a code for a number.
+pub(crate) enum Proof {
+    /// The number is the account's.
+    Confirmed(String),
+    /// It was wrong; so many more are taken.
+    Wrong(u32),
+}
+
+/// Holds a code against the one that was sent. A wrong one is counted like a wrong password.
+pub(crate) async fn confirm(call: &Call, user: &User, session: &Session, code: &Code) -> Result<Proof, Failed> {
+    let (policy, counter) = (&user.policy, Counter::Account(user.id.clone()));
+    let hashes = codes::number_hashes(call, &user.id, code);
+    transact!(call.store(), Failed, |tx| {
+        tx.lock_subject(policy, &user.id).await?;
+        let now = tx.database_now().await?;
+        if let Some(until) = counter.locked_in(tx, policy, now).await? {
+            return Err(lockout::locked(until, now).into());
+        }
+        let held = tx.session(policy, &session.id).await?;
+        if !held.is_some_and(|held| held.is_live(now)) {
+            return Err(Problem::invalid_token("the session has ended").into());
+        }
+        match tx.prove_phone(policy, &user.id, &hashes, MAX_ATTEMPTS, now).await? {
+            NumberProof::Confirmed(number) => {
+                let event = call.event(EventKind::PhoneChanged).subject(&user.id).session(&session.id);
+                event.detail("phone", masked(&number)).write(tx, now).await?;
+                Ok(Proof::Confirmed(number))
+            }
+            NumberProof::Wrong(left) => {
+                failed(tx, call, &user.id, &counter, "phone", now).await?;
+                Ok(Proof::Wrong(left))
+            }
+            NumberProof::Nothing => {
+                let problem = Problem::forbidden("no number waits for a code, or not any more");
+                Err(problem.fix("POST /auth/2fa/setup/sms").into())
+            }
+        }
+    })
+}
+
+/// Takes an account's number away in a transaction that holds its owner, who has shown the password; with a code where a
+/// second factor is on. Whether that was right.
+pub(crate) async fn remove(
+    tx: &mut countersign_store::Tx,
+    call: &Call,
+    user: &User,
+    counter: &Counter,
+    code: Option<&Code>,
+    now: countersign_core::time::UnixMillis,
+) -> Result<bool, Failed> {
+    if is_on_in(tx, call, user).await? {
+        let code = code.ok_or_else(|| Problem::validation("code is missing"))?;
+        if !shown(tx, call, (&user.id, counter), code, "removal of a number", now).await? {
+            return Ok(false);
+        }
+    }
+    if tx.remove_phone(&user.policy, &user.id).await? {
+        call.event(EventKind::PhoneChanged).subject(&user.id).detail("removed", true).write(tx, now).await?;
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_number_two_digits_are_shown() {
+        for (number, expected) in [("+4915112345678", "\u{2026}78"), ("+1", "\u{2026}+1"), ("", "\u{2026}")] {
+            assert_eq!(masked(number), expected);
+        }
+    }
+}
