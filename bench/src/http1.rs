@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 /// Where a server listens: `unix:PATH` or `ADDR:PORT`.
 #[derive(Clone, Debug)]
@@ -85,6 +86,26 @@ pub(crate) fn request(method: &str, path: &str, headers: &[(&str, &str)], json: 
     let mut request = request.into_bytes();
     request.extend_from_slice(json.unwrap_or_default());
     request
+}
+
+/// Sends a request and reads the whole answer into the buffer.
+pub(crate) async fn exchange(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    request: &[u8],
+    buffer: &mut Vec<u8>,
+) -> Result<Head> {
+    stream.write_all(request).await?;
+    buffer.clear();
+    loop {
+        if stream.read_buf(buffer).await? == 0 {
+            bail!("the server closed the connection");
+        }
+        if let Some(head) = head(buffer)?
+            && buffer.len() >= head.length + head.body
+        {
+            return Ok(head);
+        }
+    }
 }
 
 /// A blocking connection, for everything that isn't measured.

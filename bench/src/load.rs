@@ -13,14 +13,15 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
 };
 
 use crate::{
     affinity,
-    http1::{self, Target},
+    http1::{self, Head, Target},
     server,
 };
 
@@ -35,9 +36,15 @@ pub(crate) struct Options {
     /// The process whose CPU time is counted.
     #[arg(long)]
     server_pid: u32,
+    /// Processes whose CPU time is counted apart: those of its database.
+    #[arg(long, value_delimiter = ',')]
+    beside: Vec<u32>,
     /// The file of requests, as [`write_requests`] wrote it.
     #[arg(long)]
     requests: PathBuf,
+    /// Each item of the file is a refresh token instead, which a connection of its own renews at this path again and again.
+    #[arg(long)]
+    refresh_at: Option<String>,
     /// The status that every answer must have.
     #[arg(long, default_value_t = 200)]
     status: u16,
@@ -53,6 +60,8 @@ pub(crate) struct Measured {
     pub(crate) answers: u64,
     /// The server's CPU time in it, nanoseconds.
     pub(crate) server_cpu_ns: u64,
+    /// The CPU time of the processes beside it.
+    pub(crate) beside_cpu_ns: u64,
     /// How long it was.
     pub(crate) wall_ns: u64,
 }
@@ -62,6 +71,18 @@ impl Measured {
     #[expect(clippy::cast_precision_loss, reason = "counts and nanoseconds of a run fit a double's 53 bits")]
     pub(crate) fn per_cpu_second(&self) -> f64 {
         self.answers as f64 * 1e9 / self.server_cpu_ns.max(1) as f64
+    }
+
+    /// Answers for each second of CPU time of the server and of what is beside it.
+    #[expect(clippy::cast_precision_loss, reason = "counts and nanoseconds of a run fit a double's 53 bits")]
+    pub(crate) fn per_cpu_second_of_all(&self) -> f64 {
+        self.answers as f64 * 1e9 / (self.server_cpu_ns + self.beside_cpu_ns).max(1) as f64
+    }
+
+    /// Answers for each second of the clock.
+    #[expect(clippy::cast_precision_loss, reason = "counts and nanoseconds of a run fit a double's 53 bits")]
+    pub(crate) fn per_second(&self) -> f64 {
+        self.answers as f64 * 1e9 / self.wall_ns.max(1) as f64
     }
 }
 
@@ -75,7 +96,7 @@ pub(crate) fn write_requests(path: &Path, requests: &[Vec<u8>]) -> Result<()> {
     fs::write(path, bytes).context("could not write the requests")
 }
 
-fn read_requests(path: &Path) -> Result<Vec<Vec<u8>>> {
+pub(crate) fn read_requests(path: &Path) -> Result<Vec<Vec<u8>>> {
     let bytes = fs::read(path).context("could not read the requests")?;
     let mut rest = bytes.as_slice();
     let mut requests = Vec::new();
@@ -136,17 +157,17 @@ async fn measure(options: &Options) -> Result<Measured> {
         stop: AtomicBool::new(false),
     });
     let mut connections = tokio::task::JoinSet::new();
-    for _ in 0..options.connections {
-        let shared = Arc::clone(&shared);
+    for number in 0..options.connections {
+        let (shared, refresh_at) = (Arc::clone(&shared), options.refresh_at.clone());
         match &options.target {
             Target::Unix(path) => {
                 let stream = UnixStream::connect(path).await?;
-                connections.spawn(async move { connection(stream, &shared).await });
+                connections.spawn(async move { connection(stream, &shared, number, refresh_at).await });
             }
             Target::Tcp(address) => {
                 let stream = TcpStream::connect(address).await?;
                 stream.set_nodelay(true)?;
-                connections.spawn(async move { connection(stream, &shared).await });
+                connections.spawn(async move { connection(stream, &shared, number, refresh_at).await });
             }
         }
     }
@@ -154,16 +175,16 @@ async fn measure(options: &Options) -> Result<Measured> {
     let mut ended = None;
     if let Some(millis) = options.millis {
         tokio::time::sleep(Duration::from_millis(millis / 4)).await;
-        let start = Sample::take(&shared, options.server_pid)?;
+        let start = Sample::take(&shared, options)?;
         tokio::time::sleep(Duration::from_millis(millis)).await;
-        ended = Some(Sample::take(&shared, options.server_pid)?.since(&start));
+        ended = Some(Sample::take(&shared, options)?.since(&start));
         shared.stop.store(true, Ordering::Relaxed);
     }
     let start = if once {
         while shared.answers.load(Ordering::Relaxed) < warm_up && !connections.is_empty() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        Some(Sample::take(&shared, options.server_pid)?)
+        Some(Sample::take(&shared, options)?)
     } else {
         None
     };
@@ -172,7 +193,7 @@ async fn measure(options: &Options) -> Result<Measured> {
     }
     match (ended, start) {
         (Some(measured), _) => Ok(measured),
-        (None, Some(start)) => Ok(Sample::take(&shared, options.server_pid)?.since(&start)),
+        (None, Some(start)) => Ok(Sample::take(&shared, options)?.since(&start)),
         (None, None) => bail!("nothing was measured"),
     }
 }
@@ -181,12 +202,19 @@ async fn measure(options: &Options) -> Result<Measured> {
 struct Sample {
     answers: u64,
     cpu: Duration,
+    beside: Duration,
     at: Instant,
 }
 
 impl Sample {
-    fn take(shared: &Shared, pid: u32) -> Result<Self> {
-        Ok(Self { answers: shared.answers.load(Ordering::Relaxed), cpu: server::cpu_time(pid)?, at: Instant::now() })
+    fn take(shared: &Shared, options: &Options) -> Result<Self> {
+        let beside = options.beside.iter().map(|pid| server::cpu_time(*pid)).sum::<Result<Duration>>()?;
+        Ok(Self {
+            answers: shared.answers.load(Ordering::Relaxed),
+            cpu: server::cpu_time(options.server_pid)?,
+            beside,
+            at: Instant::now(),
+        })
     }
 
     fn since(&self, start: &Self) -> Measured {
@@ -194,29 +222,49 @@ impl Sample {
         Measured {
             answers: self.answers - start.answers,
             server_cpu_ns: nanos(self.cpu.saturating_sub(start.cpu)),
+            beside_cpu_ns: nanos(self.beside.saturating_sub(start.beside)),
             wall_ns: nanos(self.at - start.at),
         }
     }
 }
 
-async fn connection(mut stream: impl AsyncRead + AsyncWrite + Unpin, shared: &Shared) -> Result<()> {
+async fn connection(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    shared: &Shared,
+    number: usize,
+    refresh_at: Option<String>,
+) -> Result<()> {
     let mut buffer = Vec::with_capacity(64 * 1024);
-    while let Some(request) = shared.take() {
-        stream.write_all(request).await?;
-        buffer.clear();
-        loop {
-            if stream.read_buf(&mut buffer).await? == 0 {
-                bail!("the server closed the connection");
-            }
-            let Some(head) = http1::head(&buffer)? else { continue };
-            if head.status != shared.status {
-                bail!("status {}: {}", head.status, String::from_utf8_lossy(&buffer[head.length..]));
-            }
-            if buffer.len() >= head.length + head.body {
-                break;
-            }
+    if let Some(path) = refresh_at {
+        let mut token = String::from_utf8(shared.requests.get(number).context("more connections than tokens")?.clone())?;
+        while !shared.stop.load(Ordering::Relaxed) {
+            let body = json!({"refresh_token": token}).to_string();
+            let head =
+                exchange(&mut stream, &http1::request("POST", &path, &[], Some(body.as_bytes())), shared, &mut buffer)
+                    .await?;
+            let answer: Value = serde_json::from_slice(&buffer[head.length..])?;
+            let next = answer["refresh_token"].as_str().context("an answer without a refresh token")?;
+            next.clone_into(&mut token);
         }
-        shared.answers.fetch_add(1, Ordering::Relaxed);
+        return Ok(());
+    }
+    while let Some(request) = shared.take() {
+        exchange(&mut stream, request, shared, &mut buffer).await?;
     }
     Ok(())
+}
+
+/// Sends a request and takes its answer, which counts when it is as it must be.
+async fn exchange(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    request: &[u8],
+    shared: &Shared,
+    buffer: &mut Vec<u8>,
+) -> Result<Head> {
+    let head = http1::exchange(stream, request, buffer).await?;
+    if head.status != shared.status {
+        bail!("status {}: {}", head.status, String::from_utf8_lossy(&buffer[head.length..]));
+    }
+    shared.answers.fetch_add(1, Ordering::Relaxed);
+    Ok(head)
 }

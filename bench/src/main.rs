@@ -12,6 +12,7 @@ mod http1;
 mod instructions;
 mod load;
 mod memory;
+mod people;
 mod plan;
 mod report;
 mod rig;
@@ -37,6 +38,10 @@ enum Command {
     Echo(echo::Options),
     /// The load generator.
     Load(load::Options),
+    /// Bare Argon2id.
+    Hash(people::HashOptions),
+    /// More logins than can be served.
+    Overload(people::OverloadOptions),
 }
 
 fn main() -> Result<()> {
@@ -44,5 +49,7 @@ fn main() -> Result<()> {
         Command::Run(options) => plan::run(&options),
         Command::Echo(options) => echo::run(&options),
         Command::Load(options) => load::run(&options),
+        Command::Hash(options) => people::hash(&options),
+        Command::Overload(options) => people::overload(&options),
     }
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use crate::{
-    freshness, instructions, memory,
+    freshness, instructions, memory, people,
     report::{Machine, Report},
     speed,
 };
@@ -28,6 +28,7 @@ enum Part {
     Instructions,
     Memory,
     Freshness,
+    People,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -54,6 +55,8 @@ pub(crate) struct Effort {
     /// Revocations one after another, and in a burst.
     pub(crate) singles: usize,
     pub(crate) burst: usize,
+    /// Sessions that are stored, beside those that are alive.
+    pub(crate) sessions: usize,
 }
 
 impl Effort {
@@ -66,6 +69,7 @@ impl Effort {
         readers: 200,
         singles: 1_000,
         burst: 10_000,
+        sessions: 1_000_000,
     };
     const QUICK: Self = Self {
         millis: 300,
@@ -76,6 +80,7 @@ impl Effort {
         readers: 20,
         singles: 50,
         burst: 200,
+        sessions: 20_000,
     };
 }
 
@@ -94,6 +99,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     if wanted(Part::Freshness) {
         freshness::measure(&effort, &mut report.figures)?;
+    }
+    if wanted(Part::People) {
+        people::measure(&effort, &mut report.figures)?;
     }
     match options.output {
         Output::Table => println!("{}", report.table()),

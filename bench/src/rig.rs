@@ -70,28 +70,57 @@ fn free_port() -> Result<u16> {
 
 /// `countersign dev` on a directory of policies.
 pub(crate) struct Dev {
-    _server: Server,
+    server: Server,
     directory: TempDir,
+}
+
+/// How a `dev` is started.
+pub(crate) struct DevStart<'a> {
+    pub(crate) redis: Option<&'a Redis>,
+    /// Names in the namespace `bench`, and what is under `spec`.
+    pub(crate) policies: Vec<(String, Value)>,
+    /// The database instead of the file in its directory.
+    pub(crate) database: Option<&'a str>,
+    /// On the server's core alone.
+    pub(crate) pinned: bool,
 }
 
 impl Dev {
     /// Starts one with [`POLICY`], which trusts the bench's issuer, and `more` policies like it.
     pub(crate) fn start(redis: &Redis, keys: &Keys, more: usize) -> Result<Self> {
+        let names = std::iter::once("main".to_owned()).chain((0..more).map(|number| format!("more-{number:04}")));
+        let policies = names.map(|name| {
+            let spec = trusting_the_bench(&name, keys);
+            (name, spec)
+        });
+        Self::start_with(&DevStart { redis: Some(redis), policies: policies.collect(), database: None, pinned: false })
+    }
+
+    pub(crate) fn start_with(start: &DevStart<'_>) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let policies = directory.path().join("policies");
         fs::create_dir(&policies)?;
-        write_policy(&policies, "main", keys)?;
-        for number in 0..more {
-            write_policy(&policies, &format!("more-{number:04}"), keys)?;
+        for (name, spec) in &start.policies {
+            let policy = json!({
+                "apiVersion": "countersign.dev/v1alpha1", "kind": "AuthPolicy",
+                "metadata": {"name": name, "namespace": "bench"}, "spec": spec,
+            });
+            fs::write(policies.join(format!("{name}.yaml")), policy.to_string()).context("could not write a policy")?;
         }
         let mut command = Command::new(binary("countersign")?);
         command.arg("dev").arg("--policies").arg(&policies).arg("--data-dir").arg(directory.path().join("data"));
         for listener in ["verifier", "verifier-health", "issuer", "issuer-health", "admin"] {
             command.arg(format!("--{listener}-listen")).arg("127.0.0.1:0");
         }
-        command.arg("--redis").arg(&redis.url).env("NO_COLOR", "1");
+        if let Some(redis) = start.redis {
+            command.arg("--redis").arg(&redis.url);
+        }
+        if let Some(database) = start.database {
+            command.env("DATABASE_URL", database);
+        }
         let log = fs::File::create(directory.path().join("log"))?;
-        let mut server = Server::start(command.stderr(Stdio::from(log)))?;
+        command.stderr(Stdio::from(log)).env("NO_COLOR", "1");
+        let mut server = if start.pinned { Server::start_pinned(&mut command)? } else { Server::start(&mut command)? };
         let dev_log = directory.path().join("log");
         let data = directory.path().join("data");
         wait("dev is ready", Duration::from_mins(3), || {
@@ -101,12 +130,16 @@ impl Dev {
             let Some(health) = address(&data, "verifier_health") else { return Ok(None) };
             Ok(ready(&Target::Tcp(health)).then_some(()))
         })?;
-        let dev = Self { _server: server, directory };
+        let dev = Self { server, directory };
         wait("every bundle is written", Duration::from_mins(1), || {
             let bundles = fs::read_dir(dev.bundles()).map(Iterator::count).unwrap_or_default();
-            Ok((bundles > more).then_some(()))
+            Ok((bundles >= start.policies.len()).then_some(()))
         })?;
         Ok(dev)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.server.pid()
     }
 
     fn data(&self) -> PathBuf {
@@ -117,24 +150,28 @@ impl Dev {
         address(&self.data(), "admin_socket").map(|path| Target::Unix(path.into())).context("dev tells no admin socket")
     }
 
+    pub(crate) fn issuer(&self) -> Result<Target> {
+        address(&self.data(), "issuer").map(Target::Tcp).context("dev tells no address of its issuer")
+    }
+
+    /// Its database, where that is a file.
+    pub(crate) fn database(&self) -> PathBuf {
+        self.data().join("countersign.db")
+    }
+
     pub(crate) fn bundles(&self) -> PathBuf {
         self.data().join("bundles")
     }
 }
 
-fn write_policy(directory: &Path, name: &str, keys: &Keys) -> Result<()> {
-    let policy = json!({
-        "apiVersion": "countersign.dev/v1alpha1", "kind": "AuthPolicy",
-        "metadata": {"name": name, "namespace": "bench"},
-        "spec": {
-            "audiences": ["bench"], "issuer": format!("https://{name}.example"),
-            "roles": [{"name": "user", "permissions": ["orders:read", "orders:write"]}],
-            "trustedIssuers": [{
-                "name": "bench", "issuer": ISSUER, "algorithms": ["EdDSA", "ES256", "RS256"], "jwks": {"inline": keys.jwks()},
-            }],
-        },
-    });
-    fs::write(directory.join(format!("{name}.yaml")), policy.to_string()).context("could not write a policy")
+fn trusting_the_bench(name: &str, keys: &Keys) -> Value {
+    json!({
+        "audiences": ["bench"], "issuer": format!("https://{name}.example"),
+        "roles": [{"name": "user", "permissions": ["orders:read", "orders:write"]}],
+        "trustedIssuers": [{
+            "name": "bench", "issuer": ISSUER, "algorithms": ["EdDSA", "ES256", "RS256"], "jwks": {"inline": keys.jwks()},
+        }],
+    })
 }
 
 fn address(data: &Path, name: &str) -> Option<String> {

@@ -207,7 +207,7 @@ pub(crate) fn load(
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -1,11 +1,13 @@
 //! PostgreSQL.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     os::unix::{fs::chown, process::CommandExt},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
@@ -17,6 +19,8 @@ use crate::processes;
 pub struct Postgres {
     home: Home,
     settings: Vec<String>,
+    /// Absent while it is killed, and where another process has started it.
+    running: Mutex<Option<Child>>,
 }
 
 #[derive(Debug)]
@@ -47,7 +51,7 @@ impl Postgres {
             chown(dir.path(), Some(NOBODY), Some(NOBODY))?;
         }
         let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
-        let server = Self { home: Home::Own(dir), settings };
+        let server = Self { home: Home::Own(dir), settings, running: Mutex::default() };
         let mut initdb = program("initdb")?;
         initdb.args(["--username=postgres", "--auth=trust", "--no-sync", "--encoding=UTF8", "-D"]).arg(server.data());
         run(&mut initdb)?;
@@ -57,7 +61,7 @@ impl Postgres {
 
     /// One that another process started, by its [directory](Self::directory).
     pub fn of_another(directory: PathBuf) -> Self {
-        Self { home: Home::Another(directory), settings: Vec::new() }
+        Self { home: Home::Another(directory), settings: Vec::new(), running: Mutex::default() }
     }
 
     /// Where it is.
@@ -88,72 +92,85 @@ impl Postgres {
 
     /// `kill -9` for all of its processes; they are gone when this returns.
     pub fn kill(&self) -> io::Result<()> {
-        let pid = self.pid()?;
+        let mut running = self.running();
+        let Some(server) = running.as_mut() else { return Ok(()) };
         // Stopped, it starts no more processes while they are counted.
-        processes::stop(pid)?;
-        let all: Vec<u32> = processes::children(pid)?.into_iter().chain([pid]).collect();
-        for pid in &all {
+        processes::stop(server.id())?;
+        let children = processes::children(server.id())?;
+        server.kill()?;
+        server.wait()?;
+        *running = None;
+        for pid in &children {
             processes::kill(*pid)?;
         }
-        processes::wait_until_gone(&all)
+        processes::wait_until_gone(&children)
     }
 
     /// Starts it again on what is on disk, and waits until it answers.
     pub fn restart(&self) -> io::Result<()> {
+        self.kill()?;
         self.launch()
     }
 
     /// Its processes now: the one that was started, and all that it has started.
     pub fn processes(&self) -> io::Result<Vec<u32>> {
-        let pid = self.pid()?;
-        Ok(processes::children(pid)?.into_iter().chain([pid]).collect())
+        match self.running().as_ref() {
+            Some(server) => Ok(processes::children(server.id())?.into_iter().chain([server.id()]).collect()),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn running(&self) -> MutexGuard<'_, Option<Child>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn data(&self) -> PathBuf {
         self.directory().join("data")
     }
 
-    /// The first line of the file by which PostgreSQL itself knows.
-    fn pid(&self) -> io::Result<u32> {
-        let held = fs::read_to_string(self.data().join("postmaster.pid"))?;
-        let pid = held.lines().next().and_then(|line| line.trim().parse().ok());
-        pid.ok_or_else(|| io::Error::other("PostgreSQL's process id is unknown"))
-    }
-
     fn launch(&self) -> io::Result<()> {
-        let mut settings = format!(
-            "-k {} -c listen_addresses= -c max_connections=300 -c deadlock_timeout=100ms",
-            self.directory().display()
-        );
-        for setting in &self.settings {
-            settings.push_str(" -c ");
-            settings.push_str(setting);
-        }
         let log = self.directory().join("log");
-        let started = run(self.control("start")?.arg("-o").arg(settings).arg("-l").arg(&log));
-        started.map_err(|error| {
-            let log = fs::read_to_string(&log).unwrap_or_default();
-            let last: Vec<&str> = log.lines().rev().take(10).collect();
-            io::Error::other(format!("{error}: {}", last.into_iter().rev().collect::<Vec<_>>().join("\n")))
-        })
-    }
-
-    fn control(&self, action: &str) -> io::Result<Command> {
-        let mut command = program("pg_ctl")?;
-        command.arg(action).args(["-w", "-t", "60", "-D"]).arg(self.data());
-        Ok(command)
+        let mut postgres = program("postgres")?;
+        postgres.arg("-D").arg(self.data()).arg("-k").arg(self.directory());
+        for setting in ["listen_addresses=", "max_connections=300", "deadlock_timeout=100ms"] {
+            postgres.args(["-c", setting]);
+        }
+        for setting in &self.settings {
+            postgres.args(["-c", setting]);
+        }
+        let mut server = postgres.stderr(File::options().create(true).append(true).open(&log)?).spawn()?;
+        let deadline = Instant::now() + PATIENCE;
+        let up = loop {
+            if program("pg_isready")?.arg("-h").arg(self.directory()).status()?.success() {
+                break true;
+            }
+            if server.try_wait()?.is_some() || Instant::now() > deadline {
+                break false;
+            }
+            std::thread::park_timeout(Duration::from_millis(10));
+        };
+        *self.running() = Some(server);
+        if up {
+            return Ok(());
+        }
+        let log = fs::read_to_string(&log).unwrap_or_default();
+        let last: Vec<&str> = log.lines().rev().take(10).collect();
+        Err(io::Error::other(format!(
+            "PostgreSQL does not start: {}",
+            last.into_iter().rev().collect::<Vec<_>>().join("\n")
+        )))
     }
 }
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        if matches!(self.home, Home::Another(_)) {
-            return;
-        }
-        // It may have been killed: then there is nothing left to end.
-        let _ = self.control("stop").and_then(|mut stop| run(stop.args(["-m", "immediate"])));
+        // Nothing is left to tell of a failure: whoever measured or tested with it is done.
+        let _ = self.kill();
     }
 }
+
+/// How long a server may take to start on a busy machine.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The user of no rights that every system has: PostgreSQL refuses to run as root.
 const NOBODY: u32 = 65_534;
