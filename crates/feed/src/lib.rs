@@ -4,11 +4,14 @@
 //! [`MemoryFeed`] within one; both pass one conformance suite. Every verifier runs one [`Follower`], which keeps a
 //! [`FeedState`] true: the revocations themselves, up to which [`Position`](countersign_core::revocation::Position) they are
 //! held, and how long ago that was last known to be everything. Verdicts read the state alone; nothing on their path waits
-//! for a server. The other way go uses of emergency tokens ([`ReportedUse`]).
+//! for a server. The other way go uses of emergency tokens ([`ReportedUse`]) and when
+//! sessions were seen ([`SeenSession`]).
 //!
 //! This crate must not know of policies' contents, HTTP or SQL.
 
+mod activity;
 mod clock;
+mod collecting;
 mod follower;
 mod lease;
 mod memory;
@@ -20,7 +23,11 @@ mod server;
 mod state;
 mod uses;
 
+pub use activity::{
+    ActivityKeeper, MAX_SESSION_ID, MAX_WAITING_SESSIONS, SeenSession, collect_activity, collect_waiting_activity,
+};
 pub use clock::Clock;
+pub use collecting::CollectError;
 pub use follower::{Follower, FollowerConfig, FollowerError};
 pub use lease::{
     Ack, ISSUER_PREFIX, Lease, MAX_ACK_BYTES, MAX_LEASE_NAME, MAX_REFUSED, RefusedPolicy, UnknownIssuerKey, is_lease_name,
@@ -34,6 +41,4 @@ pub use server::{
     TailItem,
 };
 pub use state::{FeedState, FeedStats, FeedView, MAX_WAITERS};
-pub use uses::{
-    CollectError, EMERGENCY_USED, MAX_WAITING_USES, ReportedUse, UseKeeper, WaitingUse, collect_uses, collect_waiting_uses,
-};
+pub use uses::{EMERGENCY_USED, MAX_WAITING_USES, ReportedUse, UseKeeper, WaitingUse, collect_uses, collect_waiting_uses};

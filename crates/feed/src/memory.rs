@@ -1,12 +1,13 @@
 //! The feed within one process, by the same rules: its start is the run, the writer's store is its live set.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, VecDeque, hash_map},
     sync::Arc,
     time::Duration,
 };
 
 use countersign_core::{
+    names::PolicyName,
     revocation::{Entry, Position},
     time::UnixMillis,
 };
@@ -14,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
+    activity::{MAX_WAITING_SESSIONS, SeenSession},
     clock::{Clock, SteadyClock},
     lease::Lease,
     outbox::OutboxError,
@@ -60,6 +62,8 @@ struct Inner {
     uses: VecDeque<WaitingUse>,
     /// Uses taken so far: their places.
     uses_taken: u64,
+    /// When sessions were seen.
+    seen: HashMap<(PolicyName, String), UnixMillis>,
 }
 
 impl MemoryFeed {
@@ -284,6 +288,31 @@ impl FeedServer for MemoryFeed {
     fn take_out_uses<'a>(&'a self, places: &'a [String]) -> BoxFuture<'a, Result<(), FeedError>> {
         self.inner.lock().uses.retain(|waiting| !places.contains(&waiting.place));
         Box::pin(async { Ok(()) })
+    }
+
+    fn report_activity<'a>(&'a self, seen: &'a [SeenSession]) -> BoxFuture<'a, Result<u64, FeedError>> {
+        let held = &mut self.inner.lock().seen;
+        let mut dropped = 0;
+        for SeenSession { policy, session, at } in seen {
+            let has_room = held.len() < MAX_WAITING_SESSIONS;
+            match held.entry((policy.clone(), session.clone())) {
+                hash_map::Entry::Occupied(mut known) => {
+                    let latest = (*known.get()).max(*at);
+                    known.insert(latest);
+                }
+                hash_map::Entry::Vacant(new) if has_room => {
+                    new.insert(*at);
+                }
+                hash_map::Entry::Vacant(_) => dropped += 1,
+            }
+        }
+        Box::pin(async move { Ok(dropped) })
+    }
+
+    fn take_activity(&self, limit: usize) -> BoxFuture<'_, Result<Vec<SeenSession>, FeedError>> {
+        let taken = |((policy, session), at)| SeenSession { policy, session, at };
+        let seen = self.inner.lock().seen.extract_if(|_, _| true).take(limit).map(taken).collect();
+        Box::pin(async { Ok(seen) })
     }
 
     fn purge(&self, epoch: u64, _own_now: UnixMillis) -> BoxFuture<'_, Result<u64, FeedError>> {

@@ -29,6 +29,7 @@ pub use self::{
     url::{InvalidRedisUrl, RedisUrl},
 };
 use crate::{
+    activity::{KEPT_FOR, MAX_WAITING_SESSIONS, SeenSession},
     lease::Lease,
     server::{
         BoxFuture, FeedError, FeedServer, HeldBack, LeaseWrite, Page, PublishRow, Published, Removal, ServerState, TailItem,
@@ -40,6 +41,7 @@ const KEYS: [&str; 8] =
     ["{cs}:epoch", "{cs}:live", "{cs}:entries", "{cs}:expiry", "{cs}:tail", "{cs}:leases", "{cs}:writers", "{cs}:ahead"];
 const LEASE: &str = "{cs}:lease:";
 const USES: &str = "{cs}:uses";
+const SEEN: &str = "{cs}:seen";
 const TAIL_PAGE: usize = 1000;
 const PURGE_PAGE: usize = 1000;
 /// How often a server in use is asked for its eviction policy again.
@@ -65,6 +67,8 @@ static REMOVE: LazyLock<Script> = script!("remove.lua");
 static PURGE: LazyLock<Script> = script!("purge.lua");
 /// Needs no epoch: what it leaves says nothing about revocations.
 static REPORT_USES: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("redis/uses.lua")));
+static REPORT_SEEN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("redis/seen.lua")));
+static TAKE_SEEN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("redis/take_seen.lua")));
 
 /// How a Redis is spoken to.
 #[derive(Clone, Debug)]
@@ -382,6 +386,33 @@ impl FeedServer for RedisFeed {
             let mut connection = self.connection(&self.commands).await?;
             let gone = redis::cmd("XDEL").arg(USES).arg(places).query_async::<Value>(&mut connection).await;
             self.after(&self.commands, gone).await.map(|_| ())
+        })
+    }
+
+    fn report_activity<'a>(&'a self, seen: &'a [SeenSession]) -> BoxFuture<'a, Result<u64, FeedError>> {
+        Box::pin(async move {
+            if seen.is_empty() {
+                return Ok(0);
+            }
+            let mut connection = self.connection(&self.commands).await?;
+            let mut call = REPORT_SEEN.prepare_invoke();
+            call.key(SEEN).arg(MAX_WAITING_SESSIONS).arg(bytes(KEPT_FOR.as_millis()));
+            for seen in seen {
+                call.arg(seen.at.0).arg(wire::seen_member(seen));
+            }
+            let dropped = call.invoke_async::<u64>(&mut connection).await;
+            self.after(&self.commands, dropped).await
+        })
+    }
+
+    fn take_activity(&self, limit: usize) -> BoxFuture<'_, Result<Vec<SeenSession>, FeedError>> {
+        Box::pin(async move {
+            let mut connection = self.connection(&self.commands).await?;
+            let mut call = TAKE_SEEN.prepare_invoke();
+            let taken = call.key(SEEN).arg(limit).invoke_async::<Vec<(Vec<u8>, String)>>(&mut connection).await;
+            let taken = self.after(&self.commands, taken).await?;
+            // Whoever may report may write anything: what names no session is nobody's.
+            Ok(taken.iter().filter_map(|(member, at)| wire::seen(member, at)).collect())
         })
     }
 

@@ -8,6 +8,7 @@ use countersign_core::{
 };
 
 use crate::{
+    activity::SeenSession,
     lease::{Ack, Lease},
     uses::{ReportedUse, WaitingUse},
 };
@@ -78,6 +79,15 @@ pub trait FeedServer: Send + Sync + fmt::Debug {
 
     /// Takes out uses that were written down, by their places.
     fn take_out_uses<'a>(&'a self, places: &'a [String]) -> BoxFuture<'a, Result<(), FeedError>>;
+
+    /// Leaves when sessions were seen for whoever keeps sessions; of several moments of a session the latest stays. How many
+    /// found no room, with [`MAX_WAITING_SESSIONS`] others waiting.
+    ///
+    /// [`MAX_WAITING_SESSIONS`]: crate::MAX_WAITING_SESSIONS
+    fn report_activity<'a>(&'a self, seen: &'a [SeenSession]) -> BoxFuture<'a, Result<u64, FeedError>>;
+
+    /// Takes out when sessions were seen, at most `limit` of them: nobody else is given these.
+    fn take_activity(&self, limit: usize) -> BoxFuture<'_, Result<Vec<SeenSession>, FeedError>>;
 
     /// Takes out what both clocks call expired for over an hour; a bounded number at a time. Returns how many.
     fn purge(&self, epoch: u64, own_now: UnixMillis) -> BoxFuture<'_, Result<u64, FeedError>>;

@@ -3,22 +3,20 @@
 //! They go the other way than revocations and through the same server. A use is told at least once: whoever takes uses out
 //! has written them down first, and may find one again.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use countersign_core::{check::EmergencyUse, names::PolicyName, time::UnixMillis};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    collecting::{CollectError, every_second},
     outbox::OutboxError,
-    server::{BoxFuture, FeedError, FeedServer},
+    server::{BoxFuture, FeedServer},
 };
 
 /// How many uses wait on a server at most. Beyond that it takes no more, and in the end no emergency token is accepted.
 pub const MAX_WAITING_USES: usize = 10_000;
-
-/// How often it is looked whether uses wait.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How many are written down at a time.
 const PAGE: usize = 500;
@@ -103,38 +101,14 @@ pub trait UseKeeper: Send + Sync {
     fn keep<'a>(&'a self, uses: &'a [ReportedUse]) -> BoxFuture<'a, Result<(), OutboxError>>;
 }
 
-/// Why uses wait on.
-#[derive(Debug, thiserror::Error)]
-pub enum CollectError {
-    /// They can't be taken from the server.
-    #[error(transparent)]
-    Feed(#[from] FeedError),
-    /// They can't be written down.
-    #[error("they can't be written down: {0}")]
-    Keeper(OutboxError),
-}
-
 /// Brings uses from `server` to `keeper`, until `stop`.
 pub async fn collect_uses(server: Arc<dyn FeedServer>, keeper: Arc<dyn UseKeeper>, stop: CancellationToken) {
-    let mut tick = tokio::time::interval(LOOK_EVERY);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut is_failing = false;
-    loop {
-        let collected = async {
-            tick.tick().await;
-            collect_waiting_uses(&*server, &*keeper).await
-        };
-        let collected = tokio::select! {
-            collected = collected => collected,
-            () = stop.cancelled() => return,
-        };
-        if let Err(error) = &collected
-            && !is_failing
-        {
-            tracing::warn!(%error, "uses of emergency tokens wait for the audit; with too many no such token is accepted");
-        }
-        is_failing = collected.is_err();
-    }
+    let warning = "uses of emergency tokens wait for the audit; with too many no such token is accepted";
+    let step = || {
+        let (server, keeper) = (server.clone(), keeper.clone());
+        async move { collect_waiting_uses(&*server, &*keeper).await }
+    };
+    every_second(warning, stop, step).await;
 }
 
 /// Brings all uses that wait on `server` to `keeper`. A use is taken out only when it is written down.

@@ -10,6 +10,7 @@ use redis::{FromRedisValue, Value, from_redis_value_ref, streams::StreamId};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    activity::SeenSession,
     lease::{Ack, MAX_ACK_BYTES, is_lease_name},
     server::{EpochRecord, FeedError, LeaseWrite, ServerState, TailItem},
 };
@@ -171,6 +172,20 @@ pub(super) fn position(text: &str) -> Result<Position, FeedError> {
 
 pub(super) fn typed<T: FromRedisValue>(value: &Value) -> Result<T, FeedError> {
     from_redis_value_ref(value).map_err(|error| FeedError::Protocol(error.to_string()))
+}
+
+/// A session, as it stands in the set of those that were seen. No policy's name holds a space.
+pub(super) fn seen_member(seen: &SeenSession) -> String {
+    format!("{} {}", seen.policy, seen.session)
+}
+
+/// A session and when it was seen; none when the two name neither.
+pub(super) fn seen(member: &[u8], at: &str) -> Option<SeenSession> {
+    let (policy, session) = std::str::from_utf8(member).ok()?.split_once(' ')?;
+    // Scores are doubles, which hold milliseconds exactly for longer than there will be any.
+    #[expect(clippy::cast_possible_truncation, reason = "a moment beyond every calendar saturates")]
+    let at = UnixMillis(at.parse::<f64>().ok()? as i64);
+    Some(SeenSession { policy: policy.parse().ok()?, session: session.to_owned(), at })
 }
 
 #[cfg(test)]

@@ -7,8 +7,9 @@ use countersign_core::{
     time::UnixMillis,
 };
 use countersign_feed::{
-    Ack, Clock, FeedError, Follower, FollowerConfig, Lease, LeaseWrite, MAX_WAITING_USES, Publication, PublishRow,
-    ReportedUse, WaitingUse,
+    Ack, ActivityKeeper, BoxFuture, Clock, CollectError, FeedError, Follower, FollowerConfig, Lease, LeaseWrite,
+    MAX_WAITING_SESSIONS, MAX_WAITING_USES, OutboxError, Publication, PublishRow, ReportedUse, SeenSession, WaitingUse,
+    collect_waiting_activity,
 };
 
 use crate::{
@@ -46,6 +47,8 @@ on_both_servers!(
     only_what_both_clocks_call_long_expired_is_purged,
     no_call_that_asked_for_a_position_misses_what_it_names,
     uses_of_emergency_tokens_wait_in_order_until_they_are_taken_out,
+    the_latest_moment_of_each_session_waits_until_it_is_taken_once,
+    what_a_keeper_can_t_write_down_waits_on,
 );
 
 async fn a_reader_is_never_fresh_before_a_writer_opened_the_server(scene: Scene) {
@@ -383,4 +386,66 @@ async fn uses_of_emergency_tokens_wait_in_order_until_they_are_taken_out(scene: 
     server.report_uses(&[used(5)]).await.unwrap();
     let last = server.waiting_uses(usize::MAX >> 1).await.unwrap();
     assert_eq!((last.len(), last.last().unwrap().used.as_ref()), (MAX_WAITING_USES, Some(&used(5))));
+}
+
+fn seen(session: &str, at: i64) -> SeenSession {
+    SeenSession { policy: "shop/shop".parse().unwrap(), session: session.into(), at: UnixMillis(at) }
+}
+
+/// In the order of their names.
+fn by_name(mut seen: Vec<SeenSession>) -> Vec<SeenSession> {
+    seen.sort_by(|a, b| (a.policy.as_str(), &a.session).cmp(&(b.policy.as_str(), &b.session)));
+    seen
+}
+
+async fn the_latest_moment_of_each_session_waits_until_it_is_taken_once(scene: Scene) {
+    let server = &scene.server;
+    const AT: i64 = 1_800_000_000_123;
+    // Neither an epoch nor a writer is needed.
+    assert_eq!(server.take_activity(10).await, Ok(vec![]));
+    assert_eq!(server.report_activity(&[]).await, Ok(0));
+    server.report_activity(&[seen("s1", AT), seen("s 2", AT + 1)]).await.unwrap();
+    let elsewhere = SeenSession { policy: "shop/other".parse().unwrap(), ..seen("s1", AT + 2) };
+    server.report_activity(&[seen("s1", AT + 5), seen("s 2", AT), elsewhere.clone()]).await.unwrap();
+    let taken = by_name(server.take_activity(10).await.unwrap());
+    assert_eq!(taken, [elsewhere, seen("s 2", AT + 1), seen("s1", AT + 5)]);
+    assert_eq!(server.take_activity(10).await, Ok(vec![]), "nobody is given it twice");
+
+    let many: Vec<SeenSession> = (0..MAX_WAITING_SESSIONS as i64).map(|n| seen(&format!("s{n}"), AT + n)).collect();
+    for some in many.chunks(5000) {
+        assert_eq!(server.report_activity(some).await, Ok(0));
+    }
+    assert_eq!(server.report_activity(&[seen("late", AT), seen("s0", AT + 9), seen("later", AT)]).await, Ok(2), "no room");
+    assert_eq!(server.take_activity(3).await.unwrap().len(), 3);
+    assert_eq!(server.report_activity(&[seen("late", AT)]).await, Ok(0), "three were taken");
+}
+
+/// One that writes down when it can.
+#[derive(Default)]
+struct Keeper {
+    kept: std::sync::Mutex<Vec<SeenSession>>,
+    works: std::sync::atomic::AtomicBool,
+}
+
+impl ActivityKeeper for Keeper {
+    fn keep<'a>(&'a self, seen: &'a [SeenSession]) -> BoxFuture<'a, Result<(), OutboxError>> {
+        Box::pin(async move {
+            if !self.works.load(std::sync::atomic::Ordering::SeqCst) {
+                return Err(OutboxError("the database is away".into()));
+            }
+            self.kept.lock().unwrap().extend_from_slice(seen);
+            Ok(())
+        })
+    }
+}
+
+async fn what_a_keeper_can_t_write_down_waits_on(scene: Scene) {
+    let (server, keeper) = (&*scene.server, Keeper::default());
+    let many: Vec<SeenSession> = (0..1200).map(|n| seen(&format!("s{n}"), 1_800_000_000_000 + n)).collect();
+    server.report_activity(&many).await.unwrap();
+    let refused = collect_waiting_activity(server, &keeper).await;
+    assert!(matches!(refused, Err(CollectError::Keeper(_))), "{refused:?}");
+    keeper.works.store(true, std::sync::atomic::Ordering::SeqCst);
+    collect_waiting_activity(server, &keeper).await.unwrap();
+    assert_eq!(by_name(keeper.kept.lock().unwrap().clone()), by_name(many));
 }

@@ -3,7 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use countersign_core::{revocation::Position, time::UnixMillis};
-use countersign_feed::{CounterWindow, FeedError, FeedServer as _, Follower, LeaseWrite, RedisCounters, RedisFeed};
+use countersign_feed::{
+    CounterWindow, FeedError, FeedServer as _, Follower, LeaseWrite, RedisCounters, RedisFeed, SeenSession,
+};
 
 use crate::{
     redis_server::{RedisServer, feed_at},
@@ -35,6 +37,10 @@ fn lease(name: &str, position: Option<Position>) -> LeaseWrite {
     LeaseWrite { name: name.into(), ttl: Duration::from_secs(5), position, ack: None }
 }
 
+fn saw(session: &str) -> SeenSession {
+    SeenSession { policy: "shop/shop".parse().unwrap(), session: session.into(), at: UnixMillis(1_800_000_000_000) }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_verifier_and_an_operator_work_as_the_users_that_the_chart_ships() {
     let redis = with_users();
@@ -57,6 +63,7 @@ async fn a_verifier_and_an_operator_work_as_the_users_that_the_chart_ships() {
     let verifier = feed(&redis, VERIFIER);
     verifier.release_lease(&lease("gone", None)).await.unwrap();
     verifier.report_uses(&[]).await.unwrap();
+    verifier.report_activity(&[saw("s")]).await.unwrap();
     assert_eq!(scene.server.waiting_uses(10).await.unwrap(), []);
     scene.server.take_out_uses(&["1-1".to_owned()]).await.unwrap();
     let beyond = Position::new(epoch, position.place() + 100);
@@ -77,6 +84,10 @@ async fn an_issuer_publishes_and_counts_as_the_user_that_the_chart_ships() {
     let issuers = counters(ISSUER);
     until("the issuer counts", || async { issuers.hit(&[window]).await.is_ok() }).await;
     assert!(issuers.clear("a").await.unwrap());
+    feed(&redis, VERIFIER).report_activity(&[saw("s")]).await.unwrap();
+    assert_eq!(scene.server.take_activity(10).await, Ok(vec![saw("s")]));
+    // What it can't write down it puts back.
+    assert_eq!(scene.server.report_activity(&[saw("s")]).await, Ok(0));
 
     let verifiers = counters(VERIFIER);
     until("the verifier is refused", || async { matches!(verifiers.hit(&[window]).await, Err(FeedError::Protocol(_))) })
@@ -101,6 +112,7 @@ async fn a_verifier_can_revoke_nothing_and_hide_nothing() {
         ("remove", verifier.remove(epoch, &[(session("s").key(), position)]).await.unwrap_err()),
         ("writer", verifier.write_writer_lease("me").await.map(|_| ()).unwrap_err()),
         ("read uses", verifier.waiting_uses(1).await.map(|_| ()).unwrap_err()),
+        ("take activity", verifier.take_activity(1).await.map(|_| ()).unwrap_err()),
         ("hide uses", verifier.take_out_uses(&["1-1".to_owned()]).await.unwrap_err()),
         ("leases", verifier.leases().await.map(|_| ()).unwrap_err()),
     ];

@@ -10,8 +10,8 @@ use std::{
 
 use countersign_core::{revocation::Position, time::UnixMillis};
 use countersign_feed::{
-    BoxFuture, FeedError, FeedServer, Lease, LeaseWrite, Page, PublishRow, Published, Removal, ReportedUse, ServerState,
-    TailItem, WaitingUse,
+    BoxFuture, FeedError, FeedServer, Lease, LeaseWrite, Page, PublishRow, Published, Removal, ReportedUse, SeenSession,
+    ServerState, TailItem, WaitingUse,
 };
 
 /// Another server, spoiled.
@@ -104,6 +104,14 @@ impl FeedServer for Spoiled {
 
     fn take_out_uses<'a>(&'a self, places: &'a [String]) -> BoxFuture<'a, Result<(), FeedError>> {
         self.server.take_out_uses(places)
+    }
+
+    fn report_activity<'a>(&'a self, seen: &'a [SeenSession]) -> BoxFuture<'a, Result<u64, FeedError>> {
+        self.server.report_activity(seen)
+    }
+
+    fn take_activity(&self, limit: usize) -> BoxFuture<'_, Result<Vec<SeenSession>, FeedError>> {
+        self.server.take_activity(limit)
     }
 
     fn purge(&self, epoch: u64, own_now: UnixMillis) -> BoxFuture<'_, Result<u64, FeedError>> {
