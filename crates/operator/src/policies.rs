@@ -1,8 +1,8 @@
 //! The policies' reconciler.
 //!
 //! [`dispatching`] says which policy is looked at when; [`reconcile`] is one look: [`standing`] decides what the policy is, then
-//! [`living`] or [`withdrawing`] plans, stores the plan ([`keeping`]) and writes the bundle ([`drafting`], [`bundles`]), and what
-//! came of it is told ([`viewing`], [`telling`], [`reporting`]). A new leader listens first ([`hearing`]).
+//! [`living`] or [`withdrawing`] plans, stores the plan ([`keeping`]), writes the bundle ([`drafting`], [`bundles`]) and tells
+//! issuers the rest ([`informing`]), and what came of it is told ([`viewing`], [`telling`], [`reporting`]). A new leader listens first ([`hearing`]).
 
 mod accepting;
 mod bundles;
@@ -12,6 +12,7 @@ mod dispatching;
 mod drafting;
 mod finalizing;
 mod hearing;
+mod informing;
 mod keeping;
 mod living;
 mod memory;
@@ -32,7 +33,7 @@ use std::{
     sync::Arc,
 };
 
-use countersign_api::cluster::bundle_name;
+use countersign_api::cluster::{bundle_name, issue_name};
 use countersign_core::names::PolicyName;
 use countersign_feed::Clock;
 use parking_lot::Mutex;
@@ -43,7 +44,7 @@ use tokio::{
 
 pub(crate) use self::reconcile::ERRORS;
 use self::{
-    caches::{BundleSeen, Caches, Changed},
+    caches::{BundleSeen, Caches, Changed, IssueSeen},
     claims::Claims,
     dispatching::Dispatcher,
     hearing::Hearing,
@@ -142,6 +143,12 @@ fn note(reconciler: &Reconciler, objects: &Objects, change: &Changed) {
                 reconciler.dirty.add(name);
             }
         }
+        Changed::Issue(object) => {
+            let known = objects.lock().get(&object.replacen("i-", "b-", 1)).cloned();
+            if let Some(name) = known.or_else(|| told(object, &reconciler.caches.issues.one(object)?)) {
+                reconciler.dirty.add(name);
+            }
+        }
         Changed::Namespace(namespace) => {
             let names: Vec<PolicyName> =
                 objects.lock().values().filter(|name| name.namespace() == namespace).cloned().collect();
@@ -156,6 +163,12 @@ fn note(reconciler: &Reconciler, objects: &Objects, change: &Changed) {
 fn claimed(object: &str, bundle: &BundleSeen) -> Option<PolicyName> {
     let name: PolicyName = bundle.policy.as_deref()?.parse().ok()?;
     (bundle_name(&name) == object).then_some(name)
+}
+
+/// The policy that a Secret for issuers says it is of, if that goes with its name.
+fn told(object: &str, seen: &IssueSeen) -> Option<PolicyName> {
+    let name: PolicyName = seen.policy.as_deref()?.parse().ok()?;
+    (issue_name(&name) == object).then_some(name)
 }
 
 #[cfg(test)]

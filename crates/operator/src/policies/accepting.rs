@@ -12,7 +12,7 @@ use super::{
     drafting::{Base, foreign_keys},
     memory::{Managed, Understood},
     reconcile::ReconcileError,
-    references,
+    references::{self, Audience, Resolution},
     status::{Acceptance, Remark, Remedy},
 };
 
@@ -63,14 +63,15 @@ impl Reconciler {
             managed.resolved = None;
         }
         if managed.resolved.is_none() {
-            let wanted = references::wanted(effective);
+            let audience = self.audience();
+            let wanted = references::wanted(effective, audience);
             let fetched =
                 references::fetch(&self.context.client, name.namespace(), wanted).await.map_err(ReconcileError::Kube)?;
             self.in_use.set(name, &fetched);
-            managed.resolved = Some(references::resolution(effective, &fetched));
+            managed.resolved = Some(references::resolution(effective, &fetched, audience));
         }
-        let (mut resolved, warnings) = match &managed.resolved {
-            Some(Ok((resolved, warnings))) => (resolved.clone(), warnings.clone()),
+        let Resolution { mut resolved, login, warnings } = match &managed.resolved {
+            Some(Ok(resolution)) => resolution.clone(),
             Some(Err(refused)) => return Ok((refused.clone(), None)),
             None => return Err(ReconcileError::Conflict),
         };
@@ -87,7 +88,12 @@ impl Reconciler {
             Some((remark, remedy)) => Acceptance::Refused { remark, remedy },
             None => Acceptance::Accepted(self.warnings(name, effective, &warnings)),
         };
-        Ok((acceptance, Some(Base::Declared(effective.clone(), resolved))))
+        Ok((acceptance, Some(Base::Declared(effective.clone(), resolved, login))))
+    }
+
+    /// For whom references are looked at.
+    fn audience(&self) -> Audience {
+        if self.context.config.no_issuer { Audience::Verifiers } else { Audience::Everyone }
     }
 
     fn warnings(&self, name: &PolicyName, effective: &EffectivePolicy, found: &[countersign_api::Problem]) -> Vec<Remark> {

@@ -293,7 +293,7 @@ impl Reconciler {
 }
 
 /// Creates an object, or applies it if it still is at the version that this was decided on.
-async fn put<K>(api: &Api<K>, name: &str, mut object: K, decided_on: Option<u64>) -> Result<K, kube::Error>
+pub(super) async fn put<K>(api: &Api<K>, name: &str, mut object: K, decided_on: Option<u64>) -> Result<K, kube::Error>
 where
     K: Resource + Serialize + DeserializeOwned + Clone + Debug,
 {
@@ -303,7 +303,7 @@ where
 }
 
 /// Only this very object, as it was seen.
-fn only(version: u64, uid: Option<String>) -> DeleteParams {
+pub(super) fn only(version: u64, uid: Option<String>) -> DeleteParams {
     let only_this = Preconditions { resource_version: Some(version.to_string()), uid };
     DeleteParams { preconditions: Some(only_this), ..DeleteParams::default() }
 }
@@ -319,7 +319,7 @@ fn note_keys(managed: &mut Managed, bundle: &Bundle, since: Since) {
 }
 
 /// A deletion that found nothing did what it should.
-fn gone<T>(deleted: Result<T, kube::Error>) -> Result<(), ReconcileError> {
+pub(super) fn gone<T>(deleted: Result<T, kube::Error>) -> Result<(), ReconcileError> {
     match deleted {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),

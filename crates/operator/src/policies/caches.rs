@@ -4,12 +4,17 @@ use std::sync::Arc;
 
 use countersign_api::{
     bundle,
-    cluster::{BUNDLE_KEY, BUNDLE_LABEL, FORMAT, KEY_RING_LABEL, OWNER_UID_LABEL, POLICY_ANNOTATION, VERIFY_SECRETS_LABEL},
+    cluster::{
+        BUNDLE_KEY, BUNDLE_LABEL, FORMAT, ISSUE_KEY, ISSUE_LABEL, KEY_RING_LABEL, OWNER_UID_LABEL, POLICY_ANNOTATION,
+        VERIFY_SECRETS_LABEL,
+    },
+    issue::signed_by,
     policy::{AuthPolicy, policy_name},
 };
 use countersign_core::{digest::sha256, names::PolicyName};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
 use kube::{Api, core::PartialObjectMeta, runtime::watcher};
+use zeroize::Zeroizing;
 
 use super::record::RingSecret;
 use crate::{
@@ -65,6 +70,18 @@ pub(crate) struct MetaSeen {
     pub(crate) policy: Option<String>,
 }
 
+/// What issuers are told of a policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct IssueSeen {
+    pub(crate) version: u64,
+    pub(crate) uid: Option<String>,
+    pub(crate) sha256: [u8; 32],
+    /// The kid of the key that it says to be signed with.
+    pub(crate) key: Option<String>,
+    pub(crate) owner: Option<String>,
+    pub(crate) policy: Option<String>,
+}
+
 /// A declared policy at one version; two at the same version are the same.
 #[derive(Clone, Debug)]
 pub(crate) struct AtVersion(pub(crate) Arc<Declared>);
@@ -86,6 +103,8 @@ pub(crate) struct Caches {
     pub(crate) bundles: Mirror<BundleSeen>,
     /// Verify-secrets, by the Secret's name. Their content stays where it is.
     pub(crate) verify_secrets: Mirror<MetaSeen>,
+    /// What issuers are told, by the Secret's name. Its content stays where it is.
+    pub(crate) issues: Mirror<IssueSeen>,
     /// Namespaces' uids.
     pub(crate) namespaces: Mirror<String>,
 }
@@ -96,6 +115,7 @@ pub(crate) enum Changed {
     Policy(String),
     Ring(String),
     Bundle(String),
+    Issue(String),
     Namespace(String),
 }
 
@@ -108,6 +128,7 @@ impl Caches {
         let rings: Api<Secret> = Api::namespaced(client(), system);
         let maps: Api<ConfigMap> = Api::namespaced(client(), bundles);
         let secrets: Api<PartialObjectMeta<Secret>> = Api::namespaced(client(), bundles);
+        let issues: Api<Secret> = Api::namespaced(client(), system);
         let namespaces: Api<PartialObjectMeta<Namespace>> = Api::all(client());
         let labelled = |label: &str| watcher::Config::default().labels(&format!("{label}={FORMAT}"));
         let versions = &context.versions;
@@ -123,6 +144,7 @@ impl Caches {
             lost = self.verify_secrets.run("verify-secrets", watcher(secrets, labelled(VERIFY_SECRETS_LABEL)), |secret| {
                 Some((secret.metadata.name.clone()?, meta(&secret.metadata)))
             }, |key| changed(Changed::Bundle(key))) => lost,
+            lost = self.issues.run("what issuers are told", watcher(issues, labelled(ISSUE_LABEL)), issue_seen, |key| changed(Changed::Issue(key))) => lost,
             lost = self.namespaces.run("namespaces", watcher(namespaces, watcher::Config::default()), |namespace| {
                 Some((namespace.metadata.name?, namespace.metadata.uid?))
             }, |key| changed(Changed::Namespace(key))) => lost,
@@ -136,6 +158,7 @@ impl Caches {
             self.rings.synced(),
             self.bundles.synced(),
             self.verify_secrets.synced(),
+            self.issues.synced(),
             self.namespaces.synced()
         );
     }
@@ -164,6 +187,13 @@ pub(super) fn bundle_seen(map: ConfigMap) -> Option<(String, BundleSeen)> {
     let generation = bundle::claimed_generation(text.as_bytes());
     let seen = BundleSeen { version, uid, sha256: sha256(text.as_bytes()), generation, owner, policy };
     Some((map.metadata.name?, seen))
+}
+
+pub(super) fn issue_seen(secret: Secret) -> Option<(String, IssueSeen)> {
+    let MetaSeen { version, uid, owner, policy } = meta(&secret.metadata);
+    let text = Zeroizing::new(secret.data.and_then(|mut data| data.remove(ISSUE_KEY)).map_or(Vec::new(), |bytes| bytes.0));
+    let seen = IssueSeen { version, uid, sha256: sha256(&text), key: signed_by(&text), owner, policy };
+    Some((secret.metadata.name?, seen))
 }
 
 fn meta(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> MetaSeen {

@@ -22,6 +22,7 @@ use super::{
     Objects, Reconciler, claimed,
     memory::{End, Managed, Next, Reserve, Waits},
     reconcile::ReconcileError,
+    told,
 };
 use crate::{history::History, jitter::jittered, registry::Request, run::PartError};
 
@@ -156,7 +157,8 @@ impl Dispatcher {
         let kept = caches.rings.all().into_iter().filter_map(|ring| ring.policy);
         let published =
             caches.bundles.keys().into_iter().filter_map(|object| claimed(&object, &caches.bundles.one(&object)?));
-        declared.chain(kept).chain(published).collect()
+        let told = caches.issues.keys().into_iter().filter_map(|object| told(&object, &caches.issues.one(&object)?));
+        declared.chain(kept).chain(published).chain(told).collect()
     }
 
     /// Hears what verifiers and the feed remember; once that is all, everything is looked at.

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use countersign_api::{
+    LoginReferences,
     bundle::{self, BuildInput, Bundle, BundleIssuerKeys, BundleKey, Resolved, RingName, SCHEMA, VerifySecrets},
     key_ring::{Kept, Record},
     policy::EffectivePolicy,
@@ -24,8 +25,8 @@ const MAX_REVOKED_KEYS: usize = 200;
 /// What a bundle's `verify` section is made of.
 #[derive(Debug)]
 pub(super) enum Base {
-    /// The policy as it is declared now.
-    Declared(Arc<EffectivePolicy>, Resolved),
+    /// The policy as it is declared now, and what it refers to: for verifiers, and for issuers.
+    Declared(Arc<EffectivePolicy>, Resolved, LoginReferences),
     /// The last good one, because what is declared now isn't accepted.
     Present(Arc<Bundle>),
     /// None: verifiers answer 404.
@@ -44,7 +45,7 @@ pub(super) struct Draft {
 pub(super) fn draft(base: &Base, kept: &Kept) -> Option<Draft> {
     let Record { policy, uid, generation, revoked, .. } = &kept.record;
     match base {
-        Base::Declared(effective, resolved) => {
+        Base::Declared(effective, resolved, _) => {
             let input = BuildInput {
                 name: policy,
                 uid,
@@ -116,6 +117,17 @@ pub(super) enum TooLarge {
     /// What is beside it for verifiers' eyes only.
     #[error("its symmetric and opaque keys have {} KiB together, more than a Secret holds: remove opaque keys", .0 >> 10)]
     Secrets(usize),
+    /// What issuers are told.
+    #[error(
+        "what issuers are told of it has {} KiB, more than a Secret holds: {}", .length >> 10,
+        if *.lists { "shorten the list of spec.login.passwords.breachedPasswords.configMapKeyRef" } else { "remove roles or rules" }
+    )]
+    Issuers {
+        /// Bytes.
+        length: usize,
+        /// A list of passwords is part of it.
+        lists: bool,
+    },
 }
 
 impl Draft {

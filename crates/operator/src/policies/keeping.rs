@@ -37,7 +37,7 @@ pub(super) enum Found {
 }
 
 impl Reconciler {
-    fn ring_secrets(&self) -> Api<Secret> {
+    pub(super) fn system_secrets(&self) -> Api<Secret> {
         Api::namespaced(self.context.client.clone(), &self.context.config.system_namespace)
     }
 
@@ -121,13 +121,13 @@ impl Reconciler {
     }
 
     async fn read_ring(&self, object: &str) -> Result<Option<RingSecret>, ReconcileError> {
-        Ok(self.ring_secrets().get_opt(object).await?.map(RingSecret::of))
+        Ok(self.system_secrets().get_opt(object).await?.map(RingSecret::of))
     }
 
     /// Whether the Secret still is as it was when it was last read or written: nobody else leads who has decided on it.
     pub(super) async fn is_still_stored(&self, managed: &Managed) -> Result<bool, ReconcileError> {
         let Some(Stored { version: Some(version), kept, .. }) = &managed.stored else { return Ok(false) };
-        let found = self.ring_secrets().get_metadata_opt(&ring_name(&kept.record.policy)).await?;
+        let found = self.system_secrets().get_metadata_opt(&ring_name(&kept.record.policy)).await?;
         Ok(found.is_some_and(|found| version_of(&found.metadata) == *version))
     }
 
@@ -145,11 +145,13 @@ impl Reconciler {
         }
         let object = ring_name(&kept.record.policy);
         let written = match version {
-            None => self.ring_secrets().create(&params(), &secret).await,
+            None => self.system_secrets().create(&params(), &secret).await,
             // Applying would leave an administrator's word where it is.
-            Some(_) if managed.vouched => self.ring_secrets().replace(&object, &params(), &secret).await,
+            Some(_) if managed.vouched => self.system_secrets().replace(&object, &params(), &secret).await,
             Some(_) => {
-                self.ring_secrets().patch(&object, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&secret)).await
+                self.system_secrets()
+                    .patch(&object, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&secret))
+                    .await
             }
         };
         match written {
@@ -173,7 +175,7 @@ impl Reconciler {
         let Some(Stored { version: Some(version), .. }) = &managed.stored else { return Ok(()) };
         let only_this = Preconditions { resource_version: Some(version.to_string()), uid: None };
         let params = DeleteParams { preconditions: Some(only_this), ..DeleteParams::default() };
-        match self.ring_secrets().delete(&ring_name(name), &params).await {
+        match self.system_secrets().delete(&ring_name(name), &params).await {
             Ok(_) => {}
             Err(kube::Error::Api(status)) if status.code == 404 => {}
             Err(error) => {

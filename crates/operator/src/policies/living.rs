@@ -14,6 +14,7 @@ use super::{
     Reconciler,
     caches::Declared,
     drafting::{Base, Draft, draft, take_over},
+    informing::Telling,
     keeping::Found,
     memory::{Managed, Next, Waits},
     reconcile::{AT_MOST, ReconcileError, WHILE_WAITING, next_generation},
@@ -60,6 +61,8 @@ struct Planned {
     draft: Option<Draft>,
     /// The bundle has to be written, under a new generation or the one that is reserved.
     stale: bool,
+    /// What issuers are to be told beside.
+    telling: Telling,
     /// Ended sessions that one cut-off takes the place of; the turn is held until that is known here.
     merged: Option<(usize, Cutting)>,
 }
@@ -96,6 +99,9 @@ impl Reconciler {
                 }
                 self.publish(&observed.shown(), &kept, Voice::Signs, managed)?;
                 managed.tell_reserved();
+                if !self.has_issuer(&kept.record) {
+                    self.erase_told(name, managed).await?;
+                }
                 self.report_live(&observed, Some(&kept), managed).await
             }
             Ok(None) => self.report_live(&observed, None, managed).await,
@@ -174,7 +180,7 @@ impl Reconciler {
         for _ in 0..MAX_PLANS {
             let Some(mut planned) = self.plan(observed, &kept, managed).await? else { return Ok(None) };
             let changed = planned.kept != kept || managed.rewrite || observed.fresh && managed.stored.is_none();
-            if !changed && !planned.stale {
+            if !changed && !planned.stale && !planned.telling.is_stale() {
                 if observed.is_too_large(&planned) {
                     return Ok(Some(kept));
                 }
@@ -186,6 +192,7 @@ impl Reconciler {
                 return Err(ReconcileError::Conflict);
             }
             let decided_on = self.decided_on(name, managed).await?;
+            let told_on = self.told_decided_on(name, managed).await?;
             let digest = planned.draft.as_ref().map(Draft::digest);
             let reserved = managed.reserved.is_some() && managed.reserved == digest.map(|d| (kept.record.generation, d));
             let goes_on = !changed && reserved && self.is_still_stored(managed).await?;
@@ -213,6 +220,7 @@ impl Reconciler {
             {
                 self.write(draft, decided_on, managed).await?;
             }
+            self.tell_issuers(planned.telling, told_on, managed).await?;
             kept = planned.kept;
         }
         managed.tell_ended();
@@ -254,7 +262,7 @@ impl Reconciler {
         }
         next.record.revoke(managed.ends.iter().flat_map(|end| end.entries.iter().cloned()));
         next.record.purge(now, self.server_now());
-        if let Some(Base::Declared(effective, resolved)) = &observed.base {
+        if let Some(Base::Declared(effective, resolved, _)) = &observed.base {
             next.record.key_sources = references::sources(effective, resolved);
         }
         managed.reserves.iter().for_each(|reserve| next.record.reserve(reserve.until));
@@ -283,7 +291,7 @@ impl Reconciler {
                 next.rings = tokio::task::spawn_blocking(move || turning::apply(&rings, &planned, now)).await??;
             }
         }
-        let Some(draft) = self.fitting(observed, &next, managed).await? else { return Ok(None) };
+        let Some((draft, telling)) = self.fitting(observed, &next, managed).await? else { return Ok(None) };
         let stale = match &draft {
             None => false,
             Some(draft) => {
@@ -292,33 +300,36 @@ impl Reconciler {
                 ahead || !self.is_written(draft, managed)?
             }
         };
-        Ok(Some(Planned { kept: next, actions, draft, stale, merged }))
+        Ok(Some(Planned { kept: next, actions, draft, stale, telling, merged }))
     }
 
-    /// The bundle, if it isn't too large; else the last good one with the present keys and revocations. Outer `None`: there is
-    /// none, and nothing is kept. Inner `None`: there is none that fits.
+    /// The bundle and what issuers are told, if neither is too large; else the last good ones, with the present keys and
+    /// revocations. Outer `None`: there is none, and nothing is kept. Inner `None`: there is none that fits.
     async fn fitting(
         &self,
         observed: &mut Observed<'_>,
         next: &Kept,
         managed: &mut Managed,
-    ) -> Result<Option<Option<Draft>>, ReconcileError> {
+    ) -> Result<Option<(Option<Draft>, Telling)>, ReconcileError> {
+        let nothing = Ok(Some((None, Telling::Stays)));
         for _ in 0..2 {
-            let Some(draft) = observed.base.as_ref().and_then(|base| draft(base, next)) else { return Ok(Some(None)) };
-            let Some(why) = draft.too_large(&self.keys.seal_bundle(&draft.bundle)?) else { return Ok(Some(Some(draft))) };
+            let Some(draft) = observed.base.as_ref().and_then(|base| draft(base, next)) else { return nothing };
+            let telling = self.telling(observed.declared, observed.base.as_ref(), &next.record, managed).await?;
+            let why = draft.too_large(&self.keys.seal_bundle(&draft.bundle)?).or_else(|| telling.too_large());
+            let Some(why) = why else { return Ok(Some((Some(draft), telling))) };
             let was_last_good = matches!(observed.base, Some(Base::Present(_)));
             let remark = Remark::new("TooLarge", why.to_string());
             observed.acceptance = Acceptance::Refused { remark, remedy: Remedy::Person };
             if was_last_good {
                 managed.unwritten = Some(why.to_string());
-                return Ok(Some(None));
+                return nothing;
             }
             observed.base = self.last_good(observed.name, managed).await?;
             if observed.base.is_none() && observed.fresh {
                 return Ok(None);
             }
         }
-        Ok(Some(None))
+        nothing
     }
 
     /// Past a thousand ended sessions one cut-off takes their place, at the time when the last token was issued.

@@ -3,15 +3,15 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use countersign_api::{
-    Problem,
-    bundle::{Bundle, Resolved, RingName},
+    bundle::{Bundle, RingName},
+    issue::IssueSection,
     key_ring::Kept,
     policy::{AuthPolicyStatus, EffectivePolicy},
 };
 use countersign_core::{keys::SigningKey, revocation::Entry, time::UnixMillis};
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{record::RingSecret, status::Acceptance};
+use super::{informing::Told, record::RingSecret, references::Resolution, status::Acceptance};
 use crate::fleet::Since;
 
 /// What the ring Secret holds.
@@ -71,7 +71,7 @@ pub(crate) struct Managed {
     pub(crate) rewrite_bundle: bool,
     pub(crate) understood: Option<Understood>,
     /// What the references of the understood spec gave.
-    pub(crate) resolved: Option<Result<(Resolved, Vec<Problem>), Acceptance>>,
+    pub(crate) resolved: Option<Result<Resolution, Acceptance>>,
     /// The content of the present bundle, where it is needed.
     pub(crate) present: Option<Arc<Bundle>>,
     pub(crate) written: Option<Written>,
@@ -91,6 +91,12 @@ pub(crate) struct Managed {
     pub(crate) last_effective: Option<(String, Arc<EffectivePolicy>)>,
     /// The version of the verify-secrets that are known to be as they ought to, and whether the watch has shown it.
     pub(crate) secrets: Option<(u64, bool)>,
+    /// What issuers are told beside, as it was last written or found.
+    pub(crate) told: Option<Told>,
+    /// The last attempt to write that isn't known to have succeeded.
+    pub(crate) told_unsure: bool,
+    /// What they were told last, whatever became of it since.
+    pub(crate) section: Option<Arc<IssueSection>>,
     /// From which write on the bundle holds each key.
     pub(crate) since: BTreeMap<String, Since>,
     /// Keys that sign, by the version of their ring.
@@ -146,6 +152,8 @@ impl Managed {
         self.reserved = None;
         self.present = None;
         self.secrets = None;
+        self.told = None;
+        self.told_unsure = true;
         self.status = None;
     }
 }

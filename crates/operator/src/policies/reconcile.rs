@@ -105,6 +105,7 @@ impl Reconciler {
         let declared = self.caches.policy(name);
         let found = self.find(name, managed).await?;
         self.look_at_bundle(name, managed).await?;
+        self.look_at_told(name, managed).await?;
         let namespace_uid = self.caches.namespaces.one(name.namespace());
         let lives = declared.as_ref().is_some_and(|declared| !declared.deleting());
         if lives && namespace_uid.is_none() {
@@ -139,6 +140,7 @@ impl Reconciler {
             (Standing::Withdrawn { .. }, declared) => self.stay_withdrawn(name, declared.as_deref(), managed).await,
             (Standing::Erase, _) => {
                 self.erase_bundle(name, managed).await?;
+                self.erase_told(name, managed).await?;
                 self.erase_ring(name, managed).await?;
                 tracing::info!(policy = %name, "the withdrawn policy's keys are erased");
                 Ok(self.forget(name, managed))
@@ -148,6 +150,7 @@ impl Reconciler {
                 if self.caches.bundles.one(&countersign_api::cluster::bundle_name(name)).is_some() {
                     return self.withdraw(name, declared.as_deref(), &namespace_uid, found, managed).await;
                 }
+                self.erase_told(name, managed).await?;
                 Ok(self.forget(name, managed))
             }
         }

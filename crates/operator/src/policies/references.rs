@@ -11,11 +11,11 @@ use std::{
 };
 
 use countersign_api::{
-    Problem,
+    LoginReferences, Problem,
     bundle::Resolved,
-    policy::{EffectivePolicy, EffectiveTrustedIssuer},
+    policy::{BreachedPasswordsMode, EffectivePolicy, EffectiveTrustedIssuer},
     references::{MAX_VALUE_BYTES, ReferenceError, ReferenceKind, References},
-    resolve,
+    resolve, resolve_login,
 };
 use countersign_core::{digest::sha256, jose::JwkSet, names::PolicyName};
 use countersign_jwks::Target;
@@ -39,14 +39,40 @@ pub(crate) struct Reference {
     pub(crate) name: String,
 }
 
-/// What a policy refers to for the sake of verifiers.
-pub(crate) fn wanted(policy: &EffectivePolicy) -> BTreeSet<Reference> {
-    let secret = |name: &String| Reference { secret: true, name: name.clone() };
-    let symmetric = policy.trusted_issuers.iter().filter_map(|t| t.secret_key_ref.as_ref()).map(|r| secret(&r.name));
-    let opaque = policy.opaque_keys.secret_key_refs.iter().map(|r| secret(&r.name));
+/// For whose sake a policy's references are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Audience {
+    /// For verifiers' alone: no issuer is installed.
+    Verifiers,
+    /// For issuers' too.
+    Everyone,
+}
+
+/// What a policy refers to.
+pub(crate) fn wanted(policy: &EffectivePolicy, audience: Audience) -> BTreeSet<Reference> {
+    let secrets = secrets(policy, audience).map(|(name, _)| Reference { secret: true, name: name.to_owned() });
+    secrets.chain(maps(policy, audience).map(|(name, _)| Reference { secret: false, name: name.to_owned() })).collect()
+}
+
+/// Secrets and keys that have to be there.
+fn secrets(policy: &EffectivePolicy, audience: Audience) -> impl Iterator<Item = (&str, &str)> {
+    let login = policy.login.iter().filter(move |_| audience == Audience::Everyone);
+    let clients = login.clone().flat_map(|login| login.clients.iter().map(|client| &client.secret_key_ref));
+    let sms = login.clone().filter_map(|login| Some(&login.sms.as_ref()?.signing_secret_key_ref));
+    let mail = login.filter_map(|login| Some((login.mail.as_ref()?.smtp_secret_ref.as_ref()?.name.as_str(), "host")));
+    let symmetric = policy.trusted_issuers.iter().filter_map(|t| t.secret_key_ref.as_ref());
+    let keyed = symmetric.chain(&policy.opaque_keys.secret_key_refs).chain(clients).chain(sms);
+    keyed.map(|r| (r.name.as_str(), r.key.as_str())).chain(mail)
+}
+
+/// ConfigMaps and keys that have to be there.
+fn maps(policy: &EffectivePolicy, audience: Audience) -> impl Iterator<Item = (&str, &str)> {
     let sets = policy.trusted_issuers.iter().filter_map(|t| t.jwks.as_ref()?.config_map_key_ref.as_ref());
-    let sets = sets.map(|r| Reference { secret: false, name: r.name.clone() });
-    symmetric.chain(opaque).chain(sets).collect()
+    let login = policy.login.iter().filter(move |_| audience == Audience::Everyone);
+    let lists = login.map(|login| &login.passwords.breached_passwords);
+    let lists = lists.filter(|list| list.mode == BreachedPasswordsMode::Custom);
+    let lists = lists.filter_map(|list| list.config_map_key_ref.as_ref());
+    sets.chain(lists).map(|r| (r.name.as_str(), r.key.as_str()))
 }
 
 /// Objects as they were read; absent ones as `None`.
@@ -121,27 +147,45 @@ impl Fetched {
     }
 }
 
-/// What a policy's references gave, and what there is to say of them.
-pub(crate) fn resolution(policy: &EffectivePolicy, fetched: &Fetched) -> Result<(Resolved, Vec<Problem>), Acceptance> {
-    resolve(policy, fetched).map_err(|problems| {
-        let message: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        let remark = Remark::new(reason(policy, fetched, &problems), message.join("; "));
-        Acceptance::Refused { remark, remedy: Remedy::Person }
-    })
+/// What a policy's references gave.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Resolution {
+    /// For verifiers.
+    pub(crate) resolved: Resolved,
+    /// For issuers.
+    pub(crate) login: LoginReferences,
+    /// What there is to say of them.
+    pub(crate) warnings: Vec<Problem>,
+}
+
+/// What a policy's references gave, or all that is wrong with them.
+pub(crate) fn resolution(
+    policy: &EffectivePolicy,
+    fetched: &Fetched,
+    audience: Audience,
+) -> Result<Resolution, Acceptance> {
+    let login = match audience {
+        Audience::Verifiers => Ok(LoginReferences::default()),
+        Audience::Everyone => resolve_login(policy, fetched),
+    };
+    let problems = match (resolve(policy, fetched), login) {
+        (Ok((resolved, warnings)), Ok(login)) => return Ok(Resolution { resolved, login, warnings }),
+        (verifiers, issuers) => verifiers.err().into_iter().chain(issuers.err()).flatten().collect::<Vec<Problem>>(),
+    };
+    let message: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    let remark = Remark::new(reason(policy, fetched, audience, &problems), message.join("; "));
+    Err(Acceptance::Refused { remark, remedy: Remedy::Person })
 }
 
 /// The word for what is wrong: what is missing comes before what is no good.
-fn reason(policy: &EffectivePolicy, fetched: &Fetched, problems: &[Problem]) -> &'static str {
-    let symmetric = policy.trusted_issuers.iter().filter_map(|t| t.secret_key_ref.as_ref());
-    let mut secrets = symmetric.chain(&policy.opaque_keys.secret_key_refs);
-    if secrets.any(|r| !fetched.has(true, &r.name, &r.key)) {
+fn reason(policy: &EffectivePolicy, fetched: &Fetched, audience: Audience, problems: &[Problem]) -> &'static str {
+    if secrets(policy, audience).any(|(name, key)| !fetched.has(true, name, key)) {
         return "SecretNotFound";
     }
-    let mut sets = policy.trusted_issuers.iter().filter_map(|t| t.jwks.as_ref()?.config_map_key_ref.as_ref());
-    if sets.any(|r| !fetched.has(false, &r.name, &r.key)) {
+    if maps(policy, audience).any(|(name, key)| !fetched.has(false, name, key)) {
         return "ConfigMapNotFound";
     }
-    let of_a_map = |problem: &Problem| problem.field.contains(".jwks.");
+    let of_a_map = |problem: &Problem| [".jwks.", ".breachedPasswords."].iter().any(|part| problem.field.contains(part));
     if problems.iter().any(|problem| problem.weak_key) {
         "WeakKey"
     } else if problems.iter().any(of_a_map) {
@@ -359,6 +403,27 @@ mod tests {
             let new_keys = keys();
             assert_eq!(added(&new, &fetched(&new, Some(&new_keys), None), &held(&new)), (new_keys, None), "{why}");
         }
+    }
+
+    #[test]
+    fn what_a_login_refers_to_is_looked_at_where_issuers_are_and_nowhere_else() {
+        let secret = |key: &str| json!({"name": format!("the-{key}"), "key": key});
+        let spec = json!({
+            "audiences": ["a"], "issuer": "https://own.example",
+            "opaqueKeys": {"secretKeyRefs": [secret("opaque")]},
+            "login": {
+                "mail": {"smtpSecretRef": {"name": "smtp"}},
+                "sms": {"url": "https://sms.example", "signingSecretKeyRef": secret("sms")},
+                "clients": [{"clientID": "web", "secretKeyRef": secret("web")}],
+                "passwords": {"breachedPasswords": {"mode": "Custom", "configMapKeyRef": {"name": "list", "key": "list"}}},
+            },
+        });
+        let spec: countersign_api::policy::AuthPolicySpec = serde_json::from_value(spec).unwrap();
+        let policy = EffectivePolicy::try_from(&spec).unwrap();
+        let names = |audience| wanted(&policy, audience).into_iter().map(|r| (r.secret, r.name)).collect::<Vec<_>>();
+        assert_eq!(names(Audience::Verifiers), [(true, "the-opaque".to_owned())]);
+        let all = [(false, "list"), (true, "smtp"), (true, "the-opaque"), (true, "the-sms"), (true, "the-web")];
+        assert_eq!(names(Audience::Everyone), all.map(|(secret, name)| (secret, name.to_owned())));
     }
 
     #[test]

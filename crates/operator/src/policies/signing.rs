@@ -10,6 +10,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use countersign_api::{
     bundle::{self, Bundle, Signature, Trust},
     cluster::{BUNDLE_SIGNING, BUNDLE_TRUST, BUNDLE_TRUST_KEY, FIELD_MANAGER, FORMAT, KEY_RING_LABEL},
+    issue::IssueSection,
 };
 use countersign_core::{
     jose::{Algorithm, JwkSet},
@@ -222,6 +223,12 @@ impl BundleKeys {
     /// A sealed bundle.
     pub(crate) fn seal_bundle(&self, bundle: &Bundle) -> Result<String, SigningError> {
         Ok(bundle::seal(bundle, &self.held().signer.signing)?)
+    }
+
+    /// What issuers are told, sealed, and the kid of the key that signed it.
+    pub(crate) fn seal_issue(&self, section: &IssueSection) -> Result<(String, Zeroizing<String>), SigningError> {
+        let signer = self.held().signer.clone();
+        Ok((signer.signing.kid().to_owned(), section.seal(&signer.signing)?))
     }
 
     /// Its signature over `bytes`.

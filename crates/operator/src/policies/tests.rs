@@ -1,10 +1,14 @@
 //! Whole looks at a policy, against an API server in memory.
 
+mod informing;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use countersign_api::{
     bundle::{self, Bundle, RingName},
-    cluster::{BUNDLE_KEY, BUNDLE_LABEL, KEY_RING_LABEL, POLICY_ANNOTATION, bundle_name, ring_name},
+    cluster::{
+        BUNDLE_KEY, BUNDLE_LABEL, ISSUE_LABEL, KEY_RING_LABEL, POLICY_ANNOTATION, bundle_name, issue_name, ring_name,
+    },
     policy::AuthPolicy,
 };
 use countersign_core::{
@@ -20,7 +24,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     Dirty, Reconciler,
-    caches::{Caches, bundle_seen, declared},
+    caches::{Caches, bundle_seen, declared, issue_seen},
     claims::Claims,
     hearing::Hearing,
     keeping::Found,
@@ -48,6 +52,10 @@ fn ring_path() -> String {
 
 fn bundle_path() -> String {
     format!("/api/v1/namespaces/countersign-bundles/configmaps/{}", bundle_name(&name()))
+}
+
+fn issue_path() -> String {
+    format!("/api/v1/namespaces/countersign-system/secrets/{}", issue_name(&name()))
 }
 
 /// What a verifier says that has come to whatever is written.
@@ -120,6 +128,9 @@ impl Leader {
         let map = self.server.object(&bundle_path()).filter(|map| labelled(map, BUNDLE_LABEL));
         let map = map.and_then(|map| bundle_seen(serde_json::from_value::<ConfigMap>(map).unwrap()));
         caches.bundles.set(&bundle_name(&name()), map.map(|(_, seen)| seen));
+        let issue = self.server.object(&issue_path()).filter(|secret| labelled(secret, ISSUE_LABEL));
+        let issue = issue.and_then(|secret| issue_seen(serde_json::from_value::<Secret>(secret).unwrap()));
+        caches.issues.set(&issue_name(&name()), issue.map(|(_, seen)| seen));
     }
 
     async fn look(&mut self) -> Result<Next, ReconcileError> {

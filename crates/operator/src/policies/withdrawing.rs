@@ -184,7 +184,10 @@ impl Reconciler {
             }
         }
         managed.tell_ended();
-        Ok(())
+        match managed.stored.as_ref().map(|stored| stored.kept.record.clone()) {
+            Some(record) => self.keep_told(&record, managed).await,
+            None => Ok(()),
+        }
     }
 
     /// Keeps a withdrawn policy for its time.

@@ -9,8 +9,10 @@ use std::{sync::Arc, time::Duration};
 use countersign_api::{
     bundle,
     cluster::{
-        BUNDLE_KEY, BUNDLE_LABEL, BUNDLE_SIGNING, BUNDLE_TRUST, BUNDLE_TRUST_KEY, FIELD_MANAGER, FORMAT, KEY_RING_LABEL,
+        BUNDLE_KEY, BUNDLE_LABEL, BUNDLE_SIGNING, BUNDLE_TRUST, BUNDLE_TRUST_KEY, FIELD_MANAGER, FORMAT, ISSUE_KEY,
+        ISSUE_LABEL, KEY_RING_LABEL,
     },
+    issue,
     policy::ROTATE_ANNOTATION,
 };
 use countersign_core::{jose::Algorithm, keys::SigningKey, time::UnixMillis};
@@ -264,18 +266,27 @@ impl<'a> Keeper<'a> {
                 None => break,
             }
         }
-        let mut page = ListParams::default().labels(&format!("{KEY_RING_LABEL}={FORMAT}")).limit(PAGE);
-        loop {
-            let list = self.secrets.list(&page).await?;
-            for secret in &list.items {
-                left.note(&secret.metadata, sealed_by(secret).as_deref(), old);
-            }
-            match list.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => page = page.continue_token(&token),
-                None => return Ok(left),
+        for label in [KEY_RING_LABEL, ISSUE_LABEL] {
+            let mut page = ListParams::default().labels(&format!("{label}={FORMAT}")).limit(PAGE);
+            loop {
+                let list = self.secrets.list(&page).await?;
+                for secret in &list.items {
+                    left.note(&secret.metadata, signed_by(secret).as_deref(), old);
+                }
+                match list.metadata.continue_.filter(|token| !token.is_empty()) {
+                    Some(token) => page = page.continue_token(&token),
+                    None => break,
+                }
             }
         }
+        Ok(left)
     }
+}
+
+/// The kid of the key that a Secret of ours says to be signed with, be it a ring's or one for issuers.
+fn signed_by(secret: &Secret) -> Option<String> {
+    let told = || issue::signed_by(&secret.data.as_ref()?.get(ISSUE_KEY)?.0);
+    sealed_by(secret).or_else(told)
 }
 
 /// What keeps an old key from going.
@@ -302,6 +313,15 @@ impl Left {
         if !self.names.contains(&name) {
             self.names.push(name);
         }
+    }
+}
+
+#[cfg(test)]
+impl BundleKeys {
+    /// As after a rotation that still has to remove the old key.
+    pub(crate) fn sign_with_a_new_one(&self) {
+        let next = self.held().with_new_key("test".into(), UnixMillis(2)).map(|held| held.signed_by_newest());
+        *self.0.write() = Arc::new(next.expect("a key can be made"));
     }
 }
 
@@ -403,6 +423,28 @@ mod tests {
         keeper.maps.delete(BUNDLE_TRUST, &kube::api::DeleteParams::default()).await.unwrap();
         keeper.look(&|| {}).await.unwrap();
         assert_eq!(stands(), wanted);
+    }
+
+    #[tokio::test]
+    async fn an_old_key_stays_while_anything_is_signed_with_it() {
+        let server = ApiServer::default();
+        let (context, _inbox) = server.context();
+        let keys = BundleKeys::load(&context, UnixMillis(1)).await.unwrap();
+        let told = format!(
+            r#"{{"schema":1,"policy":"shop/shop","content":"","signature":{{"key":{:?},"value":""}}}}"#,
+            kid(&keys.held())
+        );
+        let ring = format!(r#"{{"key":{:?},"value":""}}"#, kid(&keys.held()));
+        keys.sign_with_a_new_one();
+        let keeper = Keeper::new(&context, &keys);
+        for (object, key, value) in [("r-1", "seal.json", ring), ("i-1", ISSUE_KEY, told)] {
+            let data = serde_json::json!({ key: k8s_openapi::ByteString(value.into_bytes()) });
+            server.edit(&at("secrets", object), |secret| (*secret)["data"] = data);
+            server.edit(&at("secrets", object), |secret| secret["metadata"]["name"] = object.into());
+            assert_eq!(keeper.left(&keys.held()).await.unwrap().names, [object]);
+            server.delete(&at("secrets", object));
+        }
+        assert!(keeper.left(&keys.held()).await.unwrap().names.is_empty());
     }
 
     #[tokio::test]
