@@ -20,6 +20,9 @@ fn main() -> ExitCode {
     }
 }
 
+/// Variables by which the command line in the same container finds this process.
+const COMMAND_LINE_S: [&str; 2] = ["COUNTERSIGN_SERVER", "COUNTERSIGN_POLICY"];
+
 /// What ended the process before its time.
 enum Failure {
     /// Flags or environment are wrong.
@@ -55,7 +58,9 @@ fn start(flags: &Flags) -> Result<(), Failure> {
         tracing::warn!("{warning}");
     }
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    for warning in unknown_variables(&known_variables(&Flags::command()), names) {
+    let mut known = known_variables(&Flags::command());
+    known.extend(COMMAND_LINE_S.map(str::to_owned));
+    for warning in unknown_variables(&known, names) {
         tracing::warn!("{warning}");
     }
     runtime
