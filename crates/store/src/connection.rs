@@ -149,13 +149,13 @@ impl Tx {
 const SERVER_SETTINGS: &str = "SET lock_timeout = '10s'; SET statement_timeout = '30s';
     SET idle_in_transaction_session_timeout = '30s'; SET synchronous_commit = on;";
 
-fn pool(settings: &'static str, connections: u32) -> AnyPoolOptions {
+pub(crate) fn pool(settings: &'static str, connections: u32) -> AnyPoolOptions {
     AnyPoolOptions::new().max_connections(connections).acquire_timeout(Duration::from_secs(30)).after_connect(
         move |connection, _| Box::pin(async move { connection.execute(sqlx::raw_sql(settings)).await.map(|_| ()) }),
     )
 }
 
-fn file_options(path: &Path, read_only: bool) -> io::Result<AnyConnectOptions> {
+pub(crate) fn file_options(path: &Path, read_only: bool) -> io::Result<AnyConnectOptions> {
     use sqlx::ConnectOptions as _;
     sqlx::any::install_default_drivers();
     // The options become a URL and back, in which only a whole path is unambiguous and a percent sign begins an escape.

@@ -28,7 +28,7 @@ pub(crate) const EXPIRED: [&str; 10] = [
 
 /// What is kept of people under a policy, in an order in which nothing refers to what is gone. `$1` is the policy, `$2` how many
 /// rows at most.
-const OF_POLICY: [&str; 18] = [
+const OF_POLICY: [&str; 20] = [
     "DELETE FROM refresh_tokens WHERE policy = $1 AND hash IN (SELECT hash FROM refresh_tokens WHERE policy = $1 LIMIT $2)",
     "DELETE FROM refresh_families WHERE policy = $1 AND id IN
        (SELECT f.id FROM refresh_families f WHERE f.policy = $1 AND NOT EXISTS
@@ -47,6 +47,9 @@ const OF_POLICY: [&str; 18] = [
     "DELETE FROM old_passwords WHERE id IN (SELECT id FROM old_passwords WHERE policy = $1 LIMIT $2)",
     "DELETE FROM passwords WHERE policy = $1 AND user_id IN (SELECT user_id FROM passwords WHERE policy = $1 LIMIT $2)",
     "DELETE FROM users WHERE policy = $1 AND id IN (SELECT id FROM users WHERE policy = $1 LIMIT $2)",
+    "DELETE FROM imported_users WHERE policy = $1 AND (import, row_key) IN
+       (SELECT import, row_key FROM imported_users WHERE policy = $1 LIMIT $2)",
+    "DELETE FROM imports WHERE policy = $1 AND name IN (SELECT name FROM imports WHERE policy = $1 LIMIT $2)",
     "DELETE FROM lockouts WHERE policy = $1 AND (kind, name) IN
        (SELECT kind, name FROM lockouts WHERE policy = $1 LIMIT $2)",
     "DELETE FROM rate_buckets WHERE policy = $1 AND name IN (SELECT name FROM rate_buckets WHERE policy = $1 LIMIT $2)",

@@ -182,7 +182,7 @@ async fn revoke(
     Ok(Appended { ids: ids.into_iter().collect(), merged })
 }
 
-fn recorded(row: &AnyRow) -> Result<Recorded, StoreError> {
+pub(crate) fn recorded(row: &AnyRow) -> Result<Recorded, StoreError> {
     Ok(Recorded {
         id: row.try_get("id")?,
         entry: row::entry(row)?,
