@@ -21,13 +21,12 @@ pub(crate) async fn close(
     tx.lock_subject(&policy.name, subject).await?;
     let now = issued.cut(tx, &policy.name).await?;
     let sessions = tx.end_sessions(&policy.name, subject, None, &policy.ending(now, reason)).await?;
+    let imported = tx.imported_api_keys(&policy.name, subject).await?;
     tx.mark_api_keys_of_revoked(&policy.name, subject, now).await?;
-    let cut = NewRevocation {
-        entry: entry(policy, Kind::Subject, subject, now, now, reason),
-        subject: Some(subject.to_owned()),
-        access_only: false,
-    };
-    let all = tx.revoke(&[cut], now, |_| policy.max_entries).await?;
+    let ended = |entry| NewRevocation { entry, subject: Some(subject.to_owned()), access_only: false };
+    let mut ends = vec![ended(entry(policy, Kind::Subject, subject, now, now, reason))];
+    ends.extend(imported.iter().map(|id| ended(opaque_key(policy, id, now, reason))));
+    let all = tx.revoke(&ends, now, |_| policy.max_entries).await?;
     Ok(both(sessions.revocations, all))
 }
 
@@ -43,9 +42,20 @@ pub(crate) async fn revoke_api_key(
     if !tx.mark_api_key_revoked(&policy.name, id, now).await? {
         return Ok(None);
     }
-    let entry = entry(policy, Kind::ApiKey, id, UnixMillis::FOREVER, now, reason);
+    let is_opaque = tx.api_key(&policy.name, id).await?.is_some_and(|key| key.hash.is_some());
+    let entry = if is_opaque {
+        opaque_key(policy, id, now, reason)
+    } else {
+        entry(policy, Kind::ApiKey, id, UnixMillis::FOREVER, now, reason)
+    };
     let new = NewRevocation { entry, subject: Some(owner.to_owned()), access_only: false };
     tx.revoke(&[new], now, |_| policy.max_entries).await.map(Some)
+}
+
+/// The end of an imported API key: nobody issued it, so no cut-off of what was issued ends it, and it may live for ever.
+fn opaque_key(policy: &IssuerPolicy, id: &str, now: UnixMillis, reason: &str) -> Entry {
+    let entry = entry(policy, Kind::ApiKey, id, UnixMillis::FOREVER, now, reason);
+    Entry { issuer: None, expires: UnixMillis::FOREVER, ..entry }
 }
 
 /// A revocation in the name of the policy's own issuer, kept as long as anything that it can match lives.

@@ -3,6 +3,7 @@
 //! All is decided in one transaction that holds the account: whether a code is asked for, whether it is right, that it is used
 //! up, and the session that it leads to. A wrong code is a failed attempt like a wrong password, on the same counter.
 
+mod bringing;
 mod challenge;
 mod codes;
 mod enrolment;
@@ -17,6 +18,7 @@ use countersign_core::{names::PolicyName, time::UnixMillis};
 use countersign_store::{Session, Store, StoreError, Totp, Tx, User, transact};
 
 pub(crate) use self::{
+    bringing::{bring, is_of},
     challenge::Pending,
     codes::Code,
     enrolment::{
