@@ -102,6 +102,8 @@ pub mod ports {
     pub const OPERATOR_HEALTH: u16 = 7471;
     /// The issuer's API.
     pub const ISSUER: u16 = 7490;
+    /// The issuer's admin API for users of the cluster (TLS).
+    pub const ISSUER_CLUSTER_ADMIN: u16 = 7493;
     /// The issuer's health and metrics.
     pub const ISSUER_HEALTH: u16 = 7491;
     /// The issuer's API for administrators.

@@ -3,12 +3,16 @@
 use std::{
     path::{Path, PathBuf},
     str::FromStr,
+    sync::Arc,
     time::Duration,
 };
 
 use serde_json::Value;
 
-use crate::failure::{Failure, chain};
+use crate::{
+    cluster::Cluster,
+    failure::{Failure, chain},
+};
 
 /// Where a server is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +21,8 @@ pub(crate) enum Address {
     Socket(PathBuf),
     /// `http://` or `https://`, without a trailing slash.
     Url(String),
+    /// The issuer of a cluster, through the API server; the cluster in words.
+    Cluster(String),
 }
 
 /// Why a text names no server.
@@ -48,6 +54,7 @@ impl std::fmt::Display for Address {
         match self {
             Self::Socket(path) => write!(f, "unix:{}", path.display()),
             Self::Url(url) => f.write_str(url),
+            Self::Cluster(cluster) => f.write_str(cluster),
         }
     }
 }
@@ -60,6 +67,8 @@ pub(crate) struct Client {
     http: reqwest::Client,
     bearer: Option<String>,
     timeout: Duration,
+    /// Through whose API server calls go, where they do.
+    cluster: Option<Arc<Cluster>>,
 }
 
 /// What a server answered.
@@ -78,9 +87,16 @@ impl Client {
         let (builder, base) = match &address {
             Address::Socket(path) => (builder.unix_socket(path.as_path()), "http://localhost".to_owned()),
             Address::Url(url) => (builder, url.clone()),
+            Address::Cluster(_) => (builder, String::new()),
         };
         let http = builder.build().map_err(|e| Failure::unable(format!("can't set up HTTP: {}", chain(&e))))?;
-        Ok(Self { address, base, http, bearer, timeout })
+        Ok(Self { address, base, http, bearer, timeout, cluster: None })
+    }
+
+    /// A client of the issuer of a cluster, asked in the caller's name.
+    pub(crate) fn of_issuer(cluster: &Arc<Cluster>, timeout: Duration) -> Result<Self, Failure> {
+        let client = Self::new(Address::Cluster(cluster.to_string()), None, timeout)?;
+        Ok(Self { cluster: Some(cluster.clone()), ..client })
     }
 
     /// Where it is.
@@ -88,9 +104,21 @@ impl Client {
         &self.address
     }
 
+    /// The same server, called with another Bearer token.
+    pub(crate) fn bearing(&self, token: &str) -> Self {
+        Self { bearer: Some(token.to_owned()), ..self.clone() }
+    }
+
     /// `GET path`.
     pub(crate) async fn get(&self, path: &str) -> Result<Answer, Failure> {
         self.call(reqwest::Method::GET, path, None, Duration::ZERO).await
+    }
+
+    /// `GET path`, of what isn't JSON.
+    pub(crate) async fn text(&self, path: &str) -> Result<String, Failure> {
+        let asked = self.http.get(format!("{}{path}", self.base)).timeout(self.timeout).send().await;
+        let answer = asked.and_then(reqwest::Response::error_for_status).map_err(|e| self.unreachable(&e))?;
+        answer.text().await.map_err(|e| self.unreachable(&e))
     }
 
     /// `GET path`, where the server was asked to wait that much longer.
@@ -113,6 +141,11 @@ impl Client {
         self.call(reqwest::Method::DELETE, path, None, Duration::ZERO).await
     }
 
+    /// `DELETE path` with a JSON body.
+    pub(crate) async fn delete_saying(&self, path: &str, body: &Value) -> Result<Answer, Failure> {
+        self.call(reqwest::Method::DELETE, path, Some(body), Duration::ZERO).await
+    }
+
     async fn call(
         &self,
         method: reqwest::Method,
@@ -120,6 +153,9 @@ impl Client {
         body: Option<&Value>,
         longer: Duration,
     ) -> Result<Answer, Failure> {
+        if let Some(cluster) = &self.cluster {
+            return cluster.issuer(method, path, body, self.timeout + longer).await;
+        }
         let mut request = self.http.request(method, format!("{}{path}", self.base)).timeout(self.timeout + longer);
         if let Some(bearer) = &self.bearer {
             request = request.bearer_auth(bearer);

@@ -53,6 +53,12 @@ pub(crate) struct Cluster {
     account: Option<AccountName>,
 }
 
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 impl fmt::Display for Cluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cluster {}", self.name)
@@ -72,7 +78,17 @@ impl Cluster {
 
     /// One call to the API server, within the time that calls are given.
     async fn call<T>(&self, need: Need<'_>, call: impl Future<Output = kube::Result<T>>) -> Result<T, Failure> {
-        match tokio::time::timeout(self.timeout, call).await {
+        self.call_within(self.timeout, need, call).await
+    }
+
+    /// The same, within another time.
+    async fn call_within<T>(
+        &self,
+        within: Duration,
+        need: Need<'_>,
+        call: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, Failure> {
+        match tokio::time::timeout(within, call).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(refusal::failure(self, need, error)),
             Err(_) => Err(refusal::too_slow(self)),

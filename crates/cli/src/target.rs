@@ -1,6 +1,9 @@
 //! Whom a command speaks to, and of which policy.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use countersign_core::names::PolicyName;
 use serde_json::Value;
@@ -27,7 +30,7 @@ pub(crate) enum Target {
     /// An admin API: `dev`'s, or an issuer's.
     Server(Client),
     /// A cluster's API server, and the operator behind it.
-    Cluster(Box<Cluster>),
+    Cluster(Arc<Cluster>),
 }
 
 /// What a command is about to do.
@@ -50,7 +53,7 @@ pub(crate) async fn find(session: &Session, intent: Intent) -> Result<Target, Fa
         None if unnamed_context_is_meant(session, intent)? => Source::Kubeconfig,
         None => return admin(session).map(Target::Server),
     };
-    Ok(Target::Cluster(Box::new(cluster::connect::connect(&session.common, source).await?)))
+    Ok(Target::Cluster(Arc::new(cluster::connect::connect(&session.common, source).await?)))
 }
 
 /// Whether, of nothing that was named, the kubeconfig's current context is meant.

@@ -8,7 +8,7 @@ use countersign_core::{
     proxies::{InvalidProxy, TrustedProxies},
 };
 use countersign_feed::{InvalidRedisUrl, RedisUrl};
-use countersign_issuer::{InvalidSmtp, SmtpSettings};
+use countersign_issuer::{AuditRetention, InvalidSmtp, SmtpSettings};
 use countersign_store::{InvalidLocation, Location};
 use countersign_telemetry::{Endpoint, InvalidEndpoint};
 use zeroize::Zeroizing;
@@ -76,6 +76,9 @@ pub struct Flags {
     /// Address of the admin API; without TLS on loopback only
     #[arg(long, value_name = "ADDR:PORT", default_value_t = format!("127.0.0.1:{}", ports::ISSUER_ADMIN), env = "COUNTERSIGN_ADMIN_LISTEN")]
     pub admin_listen: String,
+    /// Address of the admin API for users of the cluster, through the API server's service proxy (TLS), or `off`
+    #[arg(long, value_name = "ADDR:PORT", default_value_t = format!("0.0.0.0:{}", ports::ISSUER_CLUSTER_ADMIN), env = "COUNTERSIGN_CLUSTER_ADMIN_LISTEN")]
+    pub cluster_admin_listen: String,
     /// Unix socket of the admin API; whoever can open it is an administrator
     #[arg(
         long,
@@ -96,6 +99,9 @@ pub struct Flags {
     /// Names by which the issuer answers, each with a port or without; `*.shop.example` for all below one. None: any
     #[arg(long, value_name = "HOST", value_delimiter = ',', env = "COUNTERSIGN_TRUSTED_HOSTS")]
     pub trusted_hosts: Vec<String>,
+    /// How long events of the audit trail are kept, at least 24h, or `off` for ever
+    #[arg(long, value_name = "DURATION", default_value = AuditRetention::DEFAULT, env = "COUNTERSIGN_AUDIT_RETENTION")]
+    pub audit_retention: AuditRetention,
     /// What kind of installation this is, as health shows it
     #[arg(long, value_name = "NAME", default_value = "production", env = "COUNTERSIGN_ENVIRONMENT")]
     pub environment: String,
@@ -136,6 +142,8 @@ pub struct Config {
     pub health_listen: SocketAddr,
     /// The admin API.
     pub admin_listen: SocketAddr,
+    /// The admin API for users of the cluster.
+    pub cluster_admin_listen: Option<SocketAddr>,
     /// The admin API's socket.
     pub admin_socket: PathBuf,
     /// Certificate and key of the first and the third.
@@ -146,6 +154,8 @@ pub struct Config {
     pub trusted_hosts: Vec<String>,
     /// What kind of installation this is.
     pub environment: String,
+    /// How long events of the audit trail are kept.
+    pub audit_retention: AuditRetention,
     /// This process's name among issuers.
     pub identity: String,
     /// What is derived from: the present text, then the one before it.
@@ -278,6 +288,10 @@ impl Config {
             listen,
             health_listen: address("--health-listen", &flags.health_listen)?,
             admin_listen,
+            cluster_admin_listen: match flags.cluster_admin_listen.as_str() {
+                "off" => None,
+                given => Some(address("--cluster-admin-listen", given)?),
+            },
             admin_socket: flags.admin_socket.clone(),
             tls,
             trusted_proxies: match flags.trusted_proxies.as_deref().filter(|list| !list.is_empty()) {
@@ -286,6 +300,7 @@ impl Config {
             },
             trusted_hosts: flags.trusted_hosts.iter().map(|h| h.trim().to_owned()).filter(|h| !h.is_empty()).collect(),
             environment: flags.environment.clone(),
+            audit_retention: flags.audit_retention,
             identity: identity.ok_or(ConfigError::NoIdentity)?,
             secrets: secrets(&set)?,
             smtp: SmtpSettings::from_variables(set)?.map(Arc::new),
@@ -349,6 +364,7 @@ mod tests {
             (&["--listen", "nonsense"][..], &[][..], "--listen"),
             (&["--health-listen", "off"], &[], "--health-listen"),
             (&["--admin-listen", "0.0.0.0:7492"], &[], "--admin-listen"),
+            (&["--cluster-admin-listen", "on"], &[], "--cluster-admin-listen"),
             (&["--default-policy", "shop"], &[], "--default-policy"),
             (&["--redis-ca-file", "/nonexistent"], &[], "/nonexistent"),
             (&["--trusted-proxies", "10.0.0.0/99"], &[], "--trusted-proxies"),

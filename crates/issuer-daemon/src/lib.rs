@@ -9,6 +9,7 @@ mod config;
 mod holding;
 mod run;
 mod trust;
+mod users;
 mod watching;
 
 pub use config::{Config, ConfigError, Flags, Keys, Redis};

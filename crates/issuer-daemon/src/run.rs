@@ -3,7 +3,7 @@
 use std::{future::Future, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use aws_lc_rs::rand;
-use countersign_api::bundle::RingName;
+use countersign_api::{bundle::RingName, cluster::ISSUER_SERVICE};
 use countersign_core::names::PolicyName;
 use countersign_feed::{
     FeedServer, Follower, FollowerConfig, FollowerError, ISSUER_PREFIX, Publisher, PublisherConfig, RedisCounters,
@@ -11,9 +11,10 @@ use countersign_feed::{
 };
 use countersign_issuer::{
     AdminSocket, Delivery, Fleet, Issuer, IssuerConfig, KeyOperator, Listeners, Mailer, Policies, RingChoice, RotateError,
-    Secrets, ServeError, SmsSender, StatusSource, passwords::Pool,
+    Secrets, ServeError, SmsSender, StatusSource, Vouched, passwords::Pool,
 };
 use countersign_process::{ServingTls, TlsError};
+use countersign_reviews::{CertificateError, Reviewer, self_signed};
 use countersign_store::{Store, StoreError};
 use kube::{
     Client,
@@ -29,7 +30,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Config,
     holding::{Holder, Told},
-    trust, watching,
+    trust,
+    users::Users,
+    watching,
 };
 
 /// How often it is tried to reach a database that isn't there yet.
@@ -72,6 +75,9 @@ pub enum RunError {
     /// The certificate can't be used.
     #[error("--tls-cert, --tls-key: {0}")]
     Tls(#[from] TlsError),
+    /// A certificate of one's own can't be made.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
     /// The admin socket.
     #[error("--admin-socket: {0}")]
     Socket(#[from] ServeError),
@@ -88,7 +94,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let (tell_trusted, trusted) = watch::channel(Arc::new(trusted));
     let client = client(&config).await.map_err(RunError::Cluster)?;
     let tls = config.tls.as_ref().map(|(cert, key)| ServingTls::load(cert, key)).transpose()?;
-    let listeners = bind(&config, tls.as_ref()).await?;
+    let listeners = bind(&config, &client, tls.as_ref()).await?;
     let Some(store) = open_store(&config, &stop).await? else { return Ok(()) };
     let options = RedisOptions { ca_pem: config.redis.ca_pem.clone(), ..RedisOptions::default() };
     let server = RedisFeed::new(config.redis.url.clone(), options).map_err(|error| RunError::Feed(error.into()))?;
@@ -145,6 +151,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
         trusted_proxies: config.trusted_proxies.clone(),
         trusted_hosts: config.trusted_hosts.clone(),
         environment: config.environment.clone(),
+        audit_retention: config.audit_retention,
     });
     // Until the policies are read nobody could be answered: the Service sends nobody here before that.
     tokio::select! {
@@ -182,15 +189,24 @@ async fn client(config: &Config) -> Result<Client, Box<dyn std::error::Error + S
     Ok(Client::try_from(settings)?)
 }
 
-async fn bind(config: &Config, tls: Option<&ServingTls>) -> Result<Listeners, RunError> {
+async fn bind(config: &Config, client: &Client, tls: Option<&ServingTls>) -> Result<Listeners, RunError> {
     let tcp = async |flag: &'static str, address: SocketAddr| {
         TcpListener::bind(address).await.map_err(|source| RunError::Listen { flag, address, source })
+    };
+    let vouched = match config.cluster_admin_listen {
+        None => None,
+        Some(address) => Some(Vouched {
+            listener: tcp("--cluster-admin-listen", address).await?,
+            tls: self_signed(ISSUER_SERVICE, &config.system_namespace)?,
+            authority: Arc::new(Users(Reviewer::new(client.clone()))),
+        }),
     };
     Ok(Listeners {
         public: tcp("--listen", config.listen).await?,
         health: tcp("--health-listen", config.health_listen).await?,
         admin: tcp("--admin-listen", config.admin_listen).await?,
         admin_socket: AdminSocket::bind(&config.admin_socket)?,
+        vouched,
         tls: tls.map(|tls| tls.acceptor().clone()),
     })
 }

@@ -20,6 +20,11 @@ pub(crate) enum Actor {
         /// Its `jti`.
         token_id: Option<String>,
     },
+    /// Somebody whom another vouches for: a user of the cluster.
+    Vouched {
+        /// The name, as the cluster has it.
+        name: String,
+    },
 }
 
 /// The user at the other end of a socket.
@@ -40,6 +45,7 @@ impl Actor {
     pub(crate) fn shown(&self) -> Value {
         match self {
             Self::Socket { uid } => json!({"socket": true, "uid": uid}),
+            Self::Vouched { name } => json!({"cluster_user": name}),
             Self::Token { issuer, subject, token_id } => {
                 json!({"issuer": issuer, "subject": subject, "token_id": token_id})
             }

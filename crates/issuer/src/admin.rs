@@ -2,10 +2,14 @@
 //! policy that carries the permission `countersign:admin`.
 
 mod administered;
+mod authority;
 mod grants;
+mod imports;
 mod keys;
+mod reference;
 mod revocations;
 mod status;
+mod support;
 mod tokens;
 mod users;
 
@@ -21,10 +25,11 @@ use axum::{
     http::{header, request::Parts as RequestParts},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{delete, get, post},
 };
 use countersign_core::names::PolicyName;
+use utoipa_axum::routes;
 
+pub use self::authority::{Authority, NotAdmitted, Right};
 pub(crate) use crate::body::{Content, OfQuery, body_of};
 use crate::{
     Enforcement, IssuerPolicy, Verifier,
@@ -32,6 +37,7 @@ use crate::{
     bearer::{self, Around},
     body::MAX_BODY,
     client::Client,
+    openapi::Described,
     problem::Problem,
     serving::Issuer,
 };
@@ -46,58 +52,90 @@ const STATUS: &str = "/admin/v1/status";
 const FLEET: &str = "/admin/v1/fleet";
 
 /// What lets callers in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub(crate) enum Door {
     /// Whoever could open the socket.
     FileMode,
     /// A Bearer token of the policy.
     Bearer,
+    /// Somebody's word for who asks and what they may.
+    Authority(Arc<dyn Authority>),
 }
 
 pub(crate) fn routes(issuer: Issuer, door: Door) -> Router {
-    let of_policy = Router::new()
-        .route("/tokens", post(tokens::mint))
-        .route("/revocations", post(revocations::revoke).get(revocations::history))
-        .route("/verifiers", get(status::verifiers))
-        .route("/keys", get(keys::list))
-        .route("/keys/rotate", post(keys::rotate))
-        .route("/effective", get(status::effective))
-        .merge(people());
-    let of_policies = Router::new().nest("/admin/v1/policies/{namespace}/{name}", of_policy);
     let routes = match door {
-        Door::FileMode => of_policies
-            .route(POLICIES, get(status::policies))
-            .route(POLICY_OF, post(revocations::policy_of))
-            .route(STATUS, get(status::status))
-            .route(FLEET, get(status::fleet)),
-        Door::Bearer => [POLICIES, POLICY_OF, STATUS, FLEET]
-            .into_iter()
-            .fold(of_policies.route_layer(middleware::from_fn_with_state(issuer.clone(), judged)), |routes, call| {
-                routes.route(call, axum::routing::any(socket_only))
-            }),
+        Door::FileMode => of_policies().merge(of_process()).into_router(),
+        Door::Authority(authority) => {
+            let state = (issuer.clone(), authority.clone());
+            let policies =
+                of_policies().into_router().route_layer(middleware::from_fn_with_state(state, authority::of_policy));
+            let process = of_process().into_router();
+            policies.merge(process.route_layer(middleware::from_fn_with_state(authority, authority::of_process)))
+        }
+        Door::Bearer => {
+            let judged = of_policies().into_router().route_layer(middleware::from_fn_with_state(issuer.clone(), judged));
+            [POLICIES, POLICY_OF, STATUS, FLEET]
+                .into_iter()
+                .fold(judged, |routes, call| routes.route(call, axum::routing::any(socket_only)))
+        }
     };
     routes
+        .merge(reference().into_router())
         .fallback(async || Problem::not_found("no such call"))
         .method_not_allowed_fallback(async || Problem::method_not_allowed("no such method on this call"))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(issuer)
 }
 
+/// All routes, with what there is to say of each.
+pub(crate) fn described() -> Described {
+    of_policies().merge(of_process()).merge(reference())
+}
+
+fn of_policies() -> Described {
+    let of_policy = Described::new()
+        .routes(routes!(tokens::mint))
+        .routes(routes!(revocations::revoke, revocations::history))
+        .routes(routes!(status::verifiers))
+        .routes(routes!(keys::list))
+        .routes(routes!(keys::rotate))
+        .routes(routes!(status::effective))
+        .routes(routes!(support::diagnose))
+        .routes(routes!(support::debug_report))
+        .merge(people());
+    Described::new().nest("/admin/v1/policies/{namespace}/{name}", of_policy)
+}
+
+fn of_process() -> Described {
+    Described::new()
+        .routes(routes!(status::policies))
+        .routes(routes!(revocations::policy_of))
+        .routes(routes!(status::status))
+        .routes(routes!(status::fleet))
+}
+
+fn reference() -> Described {
+    Described::new().routes(routes!(reference::document)).routes(routes!(reference::page))
+}
+
 /// Accounts and what they hold; a policy without a login has none of these.
-fn people() -> Router<Issuer> {
-    Router::new()
-        .route("/users", get(users::list).post(users::create))
-        .route("/users/{id}", get(users::get).patch(users::change).delete(users::delete))
-        .route("/users/{id}/lock", post(users::lock))
-        .route("/users/{id}/unlock", post(users::unlock))
-        .route("/users/{id}/reset-mfa", post(users::reset_mfa))
-        .route("/sessions", get(grants::sessions).delete(grants::end_sessions))
-        .route("/sessions/{id}", delete(grants::end_session))
-        .route("/api-keys", get(grants::api_keys).post(grants::create_api_key))
-        .route("/api-keys/{id}", delete(grants::revoke_api_key))
-        .route("/blocks", get(grants::blocks).post(grants::block).delete(grants::unblock))
-        .route("/audit", get(grants::events))
-        .route("/audit/verify", post(grants::verify_events))
+fn people() -> Described {
+    Described::new()
+        .routes(routes!(users::list, users::create))
+        .routes(routes!(users::get, users::change, users::delete))
+        .routes(routes!(users::lock))
+        .routes(routes!(users::unlock))
+        .routes(routes!(users::reset_mfa))
+        .routes(routes!(grants::sessions, grants::end_sessions))
+        .routes(routes!(grants::end_session))
+        .routes(routes!(grants::api_keys, grants::create_api_key))
+        .routes(routes!(grants::revoke_api_key))
+        .routes(routes!(imports::show))
+        .routes(routes!(imports::rows))
+        .routes(routes!(imports::undoing::undo))
+        .routes(routes!(grants::blocks, grants::block, grants::unblock))
+        .routes(routes!(grants::events))
+        .routes(routes!(grants::verify_events))
 }
 
 /// What concerns the whole process is no policy's administrator's business.

@@ -4,6 +4,7 @@
 //! admin API and the issuer's own routes put both on HTTP ([`serve`]). The state of keys is decided elsewhere: this crate is
 //! handed rings and never changes one. It must not know of Kubernetes or of files other than its sockets.
 
+mod activity;
 mod actor;
 mod addresses;
 mod admin;
@@ -28,6 +29,7 @@ mod metrics;
 mod minter;
 pub mod names;
 mod notices;
+mod openapi;
 mod opening;
 pub mod passwords;
 mod policies;
@@ -45,17 +47,20 @@ pub mod totp;
 #[cfg(test)]
 mod tests;
 
+pub use activity::SessionActivity;
 pub use emergency::UseAudit;
 pub use fleet::{Enforcement, Fleet, Verifier};
 pub use health::{Health, METRICS};
+pub use housekeeping::{AuditRetention, InvalidRetention};
 pub use mail::{Delivery, InvalidSmtp, Kept, MailCounts, Mailer, Outbox, SmtpSettings, SmtpTls};
 pub use minter::{MintError, MintRequest, Minted, Minter};
 pub use policies::{
-    IssuerPolicy, Lives, LoginPolicy, OwnKeys, Policies, RingView, Signer, TokenSettings, TrustedIssuerName,
+    IssuerPolicy, Lives, LoginPolicy, OpaqueEnd, OwnKeys, Policies, RingView, Signer, TokenSettings, TrustedIssuerName,
 };
 pub use revoker::{InvalidRevocation, RevocationRequest, RevokeError, Revoked, Revoker};
 pub use secrets::Secrets;
+pub use admin::{Authority, NotAdmitted, Right};
 pub use serving::{
-    AdminSocket, Issuer, IssuerConfig, KeyOperator, Listeners, RingChoice, RotateError, ServeError, StatusSource,
+    AdminSocket, Issuer, IssuerConfig, KeyOperator, Listeners, RingChoice, RotateError, ServeError, StatusSource, Vouched,
 };
 pub use sms::SmsSender;

@@ -14,7 +14,7 @@ use std::{
 };
 
 use countersign_core::{names::PolicyName, proxies::TrustedProxies};
-use countersign_feed::{FeedState, Publisher, RedisCounters, collect_uses};
+use countersign_feed::{FeedState, Publisher, RedisCounters, collect_activity, collect_uses};
 use countersign_store::Store;
 use tokio::{
     net::{TcpListener, UnixListener},
@@ -30,16 +30,9 @@ use self::{
     patience::Patience,
 };
 use crate::{
-    Fleet, Health, Mailer, Minter, Policies, Revoker, UseAudit, admin, health, housekeeping,
-    issued::Issued,
-    limits::Limits,
-    metrics::Metrics,
-    notices::{self, Bell},
-    passwords::Pool,
-    public,
-    recent::Recent,
-    secrets::Secrets,
-    sms::SmsSender,
+    AuditRetention,
+    Authority, Fleet, Health, Mailer, Minter, Policies, Revoker, SessionActivity, UseAudit, admin, health, housekeeping, issued::Issued,
+    limits::Limits, metrics::Metrics, notices::{self, Bell}, passwords::Pool, public, recent::Recent, secrets::Secrets, sms::SmsSender,
 };
 
 /// How long calls under way may take to end after the stop.
@@ -144,6 +137,8 @@ pub struct IssuerConfig {
     pub trusted_hosts: Vec<String>,
     /// What kind of installation this is, as `development`: shown by health.
     pub environment: String,
+    /// How long events of the audit trail are kept.
+    pub audit_retention: AuditRetention,
 }
 
 /// An issuer: its parts, and routes over them.
@@ -166,6 +161,7 @@ pub(crate) struct Parts {
     pub(crate) trusted_proxies: TrustedProxies,
     pub(crate) trusted_hosts: Vec<String>,
     pub(crate) environment: String,
+    audit_retention: AuditRetention,
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) feed: Arc<FeedState>,
     pub(crate) fleet: Fleet,
@@ -219,6 +215,7 @@ impl Issuer {
             trusted_proxies: config.trusted_proxies,
             trusted_hosts: config.trusted_hosts,
             environment: config.environment,
+            audit_retention: config.audit_retention,
             publisher: config.publisher,
             feed: config.feed,
             fleet: config.fleet,
@@ -243,11 +240,15 @@ impl Issuer {
         let mut servers = JoinSet::new();
         let over = stop.clone();
         let public = public::routes(self.clone());
-        servers.spawn(housekeeping::keep(self.parts.store.clone(), self.parts.secrets.clone(), stop.clone()));
+        let parts = &self.parts;
+        let (store, secrets) = (parts.store.clone(), parts.secrets.clone());
+        servers.spawn(housekeeping::keep(store, secrets, parts.audit_retention, stop.clone()));
         servers.spawn(notices::keep(self.clone(), stop.clone()));
         let uses = Arc::new(UseAudit::new(self.parts.store.clone()));
         servers.spawn(collect_uses(self.parts.fleet.server().clone(), uses, stop.clone()));
-        let Listeners { public: public_listener, health: health_listener, admin, admin_socket, tls } = listeners;
+        let sessions = Arc::new(SessionActivity::new(self.parts.store.clone()));
+        servers.spawn(collect_activity(self.parts.fleet.server().clone(), sessions, stop.clone()));
+        let Listeners { public: public_listener, health: health_listener, admin, admin_socket, vouched, tls } = listeners;
         let people = Bounds { connections: MAX_CONNECTIONS, patience: Patience::default() };
         let few = Bounds { connections: MAX_OTHER_CONNECTIONS, ..people };
         servers.spawn(connections::serve(Door::Tcp(public_listener, tls.clone()), public, people, stop.clone()));
@@ -255,6 +256,10 @@ impl Issuer {
         servers.spawn(connections::serve(Door::Tcp(health_listener, None), health_routes, few, stop.clone()));
         let admin_routes = admin::routes(self.clone(), admin::Door::Bearer);
         servers.spawn(connections::serve(Door::Tcp(admin, tls), admin_routes, few, stop.clone()));
+        if let Some(Vouched { listener, tls, authority }) = vouched {
+            let routes = admin::routes(self.clone(), admin::Door::Authority(authority));
+            servers.spawn(connections::serve(Door::Tcp(listener, Some(tls)), routes, few, stop.clone()));
+        }
         let socket_routes = admin::routes(self.clone(), admin::Door::FileMode);
         let AdminSocket { listener, path } = admin_socket;
         servers.spawn(connections::serve(Door::Unix(listener), socket_routes, few, stop));
@@ -285,6 +290,18 @@ pub struct Listeners {
     pub tls: Option<TlsAcceptor>,
     /// The admin API over a socket.
     pub admin_socket: AdminSocket,
+    /// The admin API for those whom somebody else vouches for.
+    pub vouched: Option<Vouched>,
+}
+
+/// Where those are served whom an authority vouches for.
+pub struct Vouched {
+    /// Where they come in.
+    pub listener: TcpListener,
+    /// Always encrypted: they show credentials that are good elsewhere, too.
+    pub tls: TlsAcceptor,
+    /// Who vouches.
+    pub authority: Arc<dyn Authority>,
 }
 
 /// The admin socket, which only its owner can open.

@@ -4,13 +4,11 @@
 //! moment, and only while this process leads.
 
 mod api;
-mod identity;
 mod keys;
 mod problem;
 mod request;
 mod server;
 mod sign;
-mod strangers;
 #[cfg(test)]
 mod tests;
 

@@ -16,6 +16,7 @@ mod enforcement;
 mod figures;
 mod fleets;
 mod foreign;
+mod issuers;
 mod keeping;
 mod outages;
 mod rights;

@@ -2,7 +2,13 @@
 
 use std::{path::PathBuf, process::Command, sync::OnceLock};
 
-const PACKAGES: &[&str] = &["countersign", "countersign-operator", "countersign-simulated-fleet", "countersign-verifier"];
+const PACKAGES: &[&str] = &[
+    "countersign",
+    "countersign-issuer-daemon",
+    "countersign-operator",
+    "countersign-simulated-fleet",
+    "countersign-verifier",
+];
 
 /// The path of a workspace binary, built if need be (once a run).
 pub(crate) fn path(name: &str) -> PathBuf {

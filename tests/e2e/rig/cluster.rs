@@ -4,6 +4,7 @@ mod api;
 mod cable;
 mod fleet;
 mod installation;
+mod issuer;
 mod operator;
 mod writes;
 
@@ -23,6 +24,7 @@ pub(crate) use api::{Api, condition, path};
 pub(crate) use cable::Cable;
 pub(crate) use fleet::SimulatedFleet;
 pub(crate) use installation::{BUNDLES, Installation, SYSTEM, Setup};
+pub(crate) use issuer::Issuer;
 pub(crate) use operator::Operator;
 pub(crate) use writes::{Counts, Write, Writes};
 

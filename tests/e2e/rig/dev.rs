@@ -20,6 +20,7 @@ pub(crate) struct Dev {
     logs: TempDir,
     policies: PathBuf,
     redis: Option<String>,
+    environment: Vec<(String, String)>,
 }
 
 impl Dev {
@@ -27,20 +28,35 @@ impl Dev {
     pub(crate) fn start(policies: &Policies, redis: Option<&Redis>) -> Self {
         let temporary = tempfile::tempdir().unwrap();
         let data = temporary.path().to_owned();
-        Self::launch(policies, redis, data, Some(temporary))
+        Self::launch(policies.directory(), redis, data, Some(temporary), &[])
+    }
+
+    /// On the policies of a directory, with these variables in its environment.
+    pub(crate) fn start_on(policies: &Path, environment: &[(&str, &str)]) -> Self {
+        let temporary = tempfile::tempdir().unwrap();
+        let data = temporary.path().to_owned();
+        Self::launch(policies, None, data, Some(temporary), environment)
     }
 
     /// The same, with its data in a given directory.
     pub(crate) fn start_in(policies: &Policies, redis: Option<&Redis>, data: PathBuf) -> Self {
-        Self::launch(policies, redis, data, None)
+        Self::launch(policies.directory(), redis, data, None, &[])
     }
 
-    fn launch(policies: &Policies, redis: Option<&Redis>, data: PathBuf, temporary: Option<TempDir>) -> Self {
+    fn launch(
+        policies: &Path,
+        redis: Option<&Redis>,
+        data: PathBuf,
+        temporary: Option<TempDir>,
+        environment: &[(&str, &str)],
+    ) -> Self {
         let redis = redis.map(Redis::url);
-        let policies = policies.directory().to_owned();
+        let policies = policies.to_owned();
+        let environment: Vec<_> =
+            environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let logs = tempfile::tempdir().unwrap();
-        let process = launch(&data, &policies, redis.as_deref(), &logs);
-        let mut dev = Self { process, data, _temporary: temporary, logs, policies, redis };
+        let process = launch(&data, &policies, redis.as_deref(), &environment, &logs);
+        let mut dev = Self { process, data, _temporary: temporary, logs, policies, redis, environment };
         dev.wait_until_ready();
         dev
     }
@@ -54,7 +70,7 @@ impl Dev {
     pub(crate) fn restart(&mut self) {
         self.process.kill();
         let _ = std::fs::remove_file(self.data().join("addresses.json"));
-        self.process = launch(&self.data, &self.policies, self.redis.as_deref(), &self.logs);
+        self.process = launch(&self.data, &self.policies, self.redis.as_deref(), &self.environment, &self.logs);
         self.wait_until_ready();
     }
 
@@ -77,7 +93,8 @@ impl Dev {
         self.data.clone()
     }
 
-    fn address(&self, name: &str) -> String {
+    /// An address that it bound, by its name in `addresses.json`.
+    pub(crate) fn address(&self, name: &str) -> String {
         let addresses: Value = serde_json::from_slice(&std::fs::read(self.data().join("addresses.json")).unwrap()).unwrap();
         addresses[name].as_str().unwrap_or_else(|| panic!("no address {name} in {addresses}")).to_owned()
     }
@@ -139,13 +156,14 @@ impl Dev {
     }
 }
 
-fn launch(data: &Path, policies: &Path, redis: Option<&str>, logs: &TempDir) -> Process {
+fn launch(data: &Path, policies: &Path, redis: Option<&str>, environment: &[(String, String)], logs: &TempDir) -> Process {
     let mut command = Command::new(binaries::path("countersign"));
     command.arg("dev").arg("--policies").arg(policies).arg("--data-dir").arg(data);
     for listener in ["verifier", "verifier-health", "issuer", "issuer-health", "admin"] {
         command.arg(format!("--{listener}-listen")).arg("127.0.0.1:0");
     }
     command.env_remove("REDIS_URL").env_remove("DATABASE_URL").env("NO_COLOR", "1");
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
     if let Some(url) = redis {
         command.arg("--redis").arg(url);
     }

@@ -16,7 +16,7 @@ use std::{
 
 pub(crate) use binaries::path as binary;
 pub(crate) use cluster::{
-    Api, BUNDLES, Cable, Cluster, Counts, Installation, Operator, SYSTEM, Setup, SimulatedFleet, Write, Writes, condition,
+    Api, BUNDLES, Cable, Cluster, Counts, Installation, Issuer, Operator, SYSTEM, Setup, SimulatedFleet, Write, Writes, condition,
     path as object_path,
 };
 pub(crate) use collector::Collector;

@@ -77,12 +77,14 @@ impl Cluster {
         };
         let cannot = |error: &dyn std::fmt::Display| Failure::unable(format!("can't log in to {self}: {error}"));
         let layer = self.config.auth_layer().map_err(|e| cannot(&e))?.ok_or_else(no_token)?;
-        let echo = service_fn(|request: Request<Body>| async move {
-            Ok::<_, BoxError>(Response::new(request.headers().get(AUTHORIZATION).cloned()))
-        });
-        let answer = layer.layer(echo).oneshot(Request::new(Body::empty())).await.map_err(|e| cannot(&e))?;
+        let answer = layer.layer(service_fn(echo)).oneshot(Request::new(Body::empty())).await.map_err(|e| cannot(&e))?;
         let header = answer.into_body();
         let token = header.as_ref().and_then(|value| value.to_str().ok()).and_then(|value| value.strip_prefix("Bearer "));
         token.map(str::to_owned).ok_or_else(no_token)
     }
+}
+
+/// Answers with the credential that the request came to have.
+async fn echo(request: Request<Body>) -> Result<Response<Option<HeaderValue>>, BoxError> {
+    Ok(Response::new(request.headers().get(AUTHORIZATION).cloned()))
 }

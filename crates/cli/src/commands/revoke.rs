@@ -79,7 +79,13 @@ async fn carry_out(session: &Session, order: &Order, ids: &[String]) -> Result<E
     let target = target::find(session, Intent::Change).await?;
     match &target {
         Target::Server(client) => on_server(session, &target, client, order, ids).await,
-        Target::Cluster(cluster) => keys::on_cluster(session, &target, cluster, order, ids).await,
+        Target::Cluster(cluster) if order.kind == RevokeKind::Key => {
+            keys::on_cluster(session, &target, cluster, order, ids).await
+        }
+        Target::Cluster(cluster) => {
+            let issuer = Client::of_issuer(cluster, session.common.timeout.0)?;
+            on_server(session, &target, &issuer, order, ids).await
+        }
     }
 }
 

@@ -20,17 +20,15 @@ use countersign_core::{
     time::UnixMillis,
 };
 use countersign_feed::Clock;
+use countersign_reviews::{Person, Reviewer, Right};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
-    Mint, Minted, TokenOrder,
-    identity::{Person, Right},
-    keys,
+    Mint, Minted, TokenOrder, keys,
     problem::Problem,
     request::{Asked, Kind, Wanted},
-    strangers::Strangers,
 };
 use crate::{feed::Cutoffs, fleet, jwks::reference, registry::PolicyView, run::Context};
 
@@ -43,7 +41,7 @@ const MAX_DEPTH: usize = 16;
 pub(super) struct Api {
     pub(super) context: Context,
     pub(super) cutoffs: Arc<Cutoffs>,
-    pub(super) strangers: Arc<Strangers>,
+    pub(super) reviewer: Reviewer,
 }
 
 pub(super) fn routes(api: Api) -> Router {
@@ -68,12 +66,12 @@ async fn mint(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Value>, Problem> {
     let policy = policy_name(&namespace, &name)?;
-    let person = Person::of(&api, &headers).await?;
+    let person = api.reviewer.person(&headers).await?;
     let asked = received(body).and_then(|body| read::<Asked>(&body));
     // Breaking the glass is a right of its own: neither holds the other.
     let subresource = if asked.as_ref().is_ok_and(Asked::is_emergency) { "emergency" } else { "token" };
     let right = Right { verb: "create", subresource, namespace: Some(&namespace), name: Some(&name) };
-    person.may(&api.context.client, right).await?;
+    api.reviewer.may(&person, right).await?;
     let asked = asked?;
     // Whether there is such a policy.
     api.view(&policy).await?;
@@ -175,9 +173,9 @@ async fn list_keys(
     headers: HeaderMap,
 ) -> Result<Json<Value>, Problem> {
     let policy = policy_name(&namespace, &name)?;
-    let person = Person::of(&api, &headers).await?;
+    let person = api.reviewer.person(&headers).await?;
     let right = Right { verb: "get", subresource: "", namespace: Some(&namespace), name: Some(&name) };
-    person.may(&api.context.client, right).await?;
+    api.reviewer.may(&person, right).await?;
     Ok(Json(keys::shown(&*api.view(&policy).await?)))
 }
 
@@ -185,7 +183,8 @@ async fn list_keys(
 const EVERYTHING: Right<'static> = Right { verb: "list", subresource: "", namespace: None, name: None };
 
 async fn list_fleet(State(api): State<Api>, headers: HeaderMap) -> Result<Json<Value>, Problem> {
-    Person::of(&api, &headers).await?.may(&api.context.client, EVERYTHING).await?;
+    let person = api.reviewer.person(&headers).await?;
+    api.reviewer.may(&person, EVERYTHING).await?;
     let registry = &api.context.registry;
     let (fleet, feed) = (registry.fleet(), registry.feed().borrow().clone());
     let mut written: Vec<u64> = registry.policies().iter().map(|view| view.bundle_version).collect();
@@ -242,9 +241,9 @@ async fn forget(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Value>, Problem> {
-    let person = Person::of(&api, &headers).await?;
+    let person = api.reviewer.person(&headers).await?;
     let right = Right { verb: "update", subresource: "keys", namespace: None, name: None };
-    person.may(&api.context.client, right).await?;
+    api.reviewer.may(&person, right).await?;
     let Forget { name } = read(&received(body)?)?;
     let forgotten = fleet::watching::forget(&api.context, &name).await.map_err(|error| Problem::internal(&error))?;
     if !forgotten {
@@ -255,7 +254,8 @@ async fn forget(
 }
 
 async fn status(State(api): State<Api>, headers: HeaderMap) -> Result<Json<Value>, Problem> {
-    Person::of(&api, &headers).await?.may(&api.context.client, EVERYTHING).await?;
+    let person = api.reviewer.person(&headers).await?;
+    api.reviewer.may(&person, EVERYTHING).await?;
     let registry = &api.context.registry;
     let feed = registry.feed().borrow().clone();
     let fleet = registry.fleet();

@@ -5,6 +5,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use countersign_reviews::Refusal;
 use serde_json::json;
 
 use super::MintError;
@@ -15,6 +16,17 @@ pub(super) struct Problem {
     pub(super) status: StatusCode,
     error: &'static str,
     detail: String,
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Unauthenticated(detail) => Self::unauthenticated(detail),
+            Refusal::Forbidden(detail) => Self::forbidden(detail),
+            Refusal::Overloaded => Self::overloaded(),
+            Refusal::Unavailable => Self::unavailable(refusal.to_string()),
+        }
+    }
 }
 
 impl Problem {

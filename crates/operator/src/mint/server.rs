@@ -6,23 +6,18 @@
 use std::{io, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body, response::IntoResponse as _};
+use countersign_api::cluster::OPERATOR_SERVICE;
+use countersign_reviews::{CertificateError, Reviewer, self_signed};
 use http::Request;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::{body::Incoming, service::Service as _};
 use hyper_util::service::TowerToHyperService;
-use rcgen::{CertificateParams, KeyPair};
-use rustls::{
-    ServerConfig,
-    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
-};
 use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
 use super::{
     api::{self, Api, MAX_BODY},
     problem::Problem,
-    strangers::Strangers,
 };
 use crate::{
     feed::Cutoffs,
@@ -49,12 +44,9 @@ pub enum ApiError {
     /// The address is taken, or isn't ours.
     #[error("--listen: {0}")]
     Bind(#[source] io::Error),
-    /// No certificate could be made.
-    #[error("no certificate could be made: {0}")]
-    Certificate(#[from] rcgen::Error),
-    /// TLS won't have it.
-    #[error("TLS: {0}")]
-    Tls(#[from] rustls::Error),
+    /// There is no certificate.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
 }
 
 /// Serves the command line's API until `context.stop`.
@@ -67,9 +59,9 @@ pub async fn run(context: Context, cutoffs: Arc<Cutoffs>) -> Result<(), ApiError
     let door = door(&context.config.system_namespace)?;
     let listener = TcpListener::bind(address).await.map_err(ApiError::Bind)?;
     tracing::info!(address = %listener.local_addr().map_err(ApiError::Bind)?, "the command line's API");
-    let strangers = Arc::new(Strangers::new(std::time::Instant::now()));
+    let reviewer = Reviewer::new(context.client.clone());
     let server = Server {
-        routes: TowerToHyperService::new(api::routes(Api { context, cutoffs, strangers })),
+        routes: TowerToHyperService::new(api::routes(Api { context, cutoffs, reviewer })),
         requests: Arc::new(Semaphore::new(REQUESTS)),
     };
     let tracker = TaskTracker::new();
@@ -94,26 +86,8 @@ pub(super) struct Server {
 
 /// What connections are held to.
 pub(super) fn door(system_namespace: &str) -> Result<Door, ApiError> {
-    let tls = Some(acceptor(system_namespace)?);
+    let tls = Some(self_signed(OPERATOR_SERVICE, system_namespace)?);
     Ok(Door { connections: CONNECTIONS, within: CONNECTION_WITHIN, tls })
-}
-
-/// TLS under a certificate that lives as long as the process.
-fn acceptor(system_namespace: &str) -> Result<TlsAcceptor, ApiError> {
-    let service = countersign_api::cluster::OPERATOR_SERVICE;
-    let names =
-        [format!("{service}.{system_namespace}.svc"), format!("{service}.{system_namespace}"), "localhost".to_owned()];
-    let key = KeyPair::generate()?;
-    let certificate = CertificateParams::new(names)?.self_signed(&key)?;
-    let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone()];
-    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 impl Server {

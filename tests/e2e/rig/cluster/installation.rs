@@ -16,13 +16,20 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Api, Cable, Cluster, Operator, SimulatedFleet, Writes};
+use super::{
+    Api, Cable, Cluster, Operator, SimulatedFleet, Writes,
+    issuer::{Given, Issuer},
+};
+use countersign_test_servers::Postgres;
 use crate::rig::{PATIENCE, Redis, Verifier, VerifierOptions, eventually, eventually_every};
 
 /// The namespace of the operator and of key rings.
 pub(crate) const SYSTEM: &str = "countersign-system";
 /// The namespace of bundles.
 pub(crate) const BUNDLES: &str = "countersign-bundles";
+
+/// The database of the issuers.
+const DATABASE: &str = "issuers";
 
 /// How long a large fleet's pods take to become Ready.
 const ALL_PODS: Duration = Duration::from_mins(10);
@@ -32,6 +39,8 @@ const ALL_PODS: Duration = Duration::from_mins(10);
 pub(crate) struct Setup {
     pub(crate) nodes: usize,
     pub(crate) operators: usize,
+    /// Issuers, on one PostgreSQL.
+    pub(crate) issuers: usize,
     /// Nodes have no verifier pods.
     pub(crate) without_verifiers: bool,
     /// Further arguments of operators.
@@ -45,6 +54,7 @@ pub(crate) struct Installation {
     pub(crate) redis: Redis,
     directory: TempDir,
     operator_arguments: Vec<String>,
+    database: Option<Postgres>,
 }
 
 impl Installation {
@@ -60,15 +70,30 @@ impl Installation {
         let directory = tempfile::tempdir().unwrap();
         let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../../charts/countersign");
         let nowhere = if setup.without_verifiers { ",verifier.nodeSelector.nowhere=here" } else { "" };
-        let values = format!("redis.url={},operator.replicas={}{nowhere}", redis.url(), setup.operators);
+        let people = match setup.issuers {
+            0 => String::new(),
+            issuers => format!(",issuer.enabled=true,issuer.replicas={issuers},issuer.database.existingSecret=database"),
+        };
+        let values = format!("redis.url={},operator.replicas={}{nowhere}{people}", redis.url(), setup.operators);
         let install = ["install", "countersign", chart, "--namespace", SYSTEM, "--create-namespace", "--set", &values];
         cluster.helm(&install);
-        for (account, file) in [("countersign-operator", "operator"), ("countersign-verifier", "verifier")] {
+        let parts: &[&str] = if setup.issuers == 0 { &["operator", "verifier"] } else { &["operator", "verifier", "issuer"] };
+        for file in parts {
+            let account = &format!("countersign-{file}");
             cluster.kubeconfig_of(SYSTEM, account, cluster.server(), &directory.path().join(file));
         }
+        let mut operator_arguments = setup.operator_arguments;
+        if setup.issuers == 0 {
+            operator_arguments.push("--no-issuer".to_owned());
+        }
+        let database = (setup.issuers > 0).then(|| Postgres::start(&["fsync=off"]).unwrap());
+        if let Some(database) = &database {
+            database.create(DATABASE, None).unwrap();
+        }
         let mount = Mount::start(cluster.api(), directory.path().join("bundle-trust"));
-        let installation = Self { mount, cluster, redis, directory, operator_arguments: setup.operator_arguments };
+        let installation = Self { mount, cluster, redis, directory, operator_arguments, database };
         installation.pods("operator", setup.operators);
+        installation.pods("issuer", setup.issuers);
         if !setup.without_verifiers {
             installation.pods("verifier", setup.nodes);
         }
@@ -109,6 +134,19 @@ impl Installation {
         let pod_address = format!("{}:7470", pod["status"]["podIP"].as_str().unwrap());
         self.cluster.route(&pod_address, &operator.address());
         operator
+    }
+
+    /// Runs the issuer as its pod of that number, once the operator has said whom to trust.
+    pub(crate) fn issuer(&self, number: usize) -> Issuer {
+        let pod = &self.pods("issuer", number + 1)[number];
+        let database = self.database.as_ref().expect("issuers were set up");
+        Issuer::launch(&Given {
+            pod,
+            kubeconfig: &self.directory.path().join("issuer"),
+            trust: self.mount.wait(),
+            redis: &self.redis.url(),
+            database: &database.url(DATABASE),
+        })
     }
 
     /// Runs the verifier of a node, ready or not, as soon as the operator has said whom to trust.

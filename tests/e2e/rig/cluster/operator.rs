@@ -29,7 +29,7 @@ impl Operator {
             let [api, health] = free_addresses();
             let mut command = Command::new(binary("countersign-operator"));
             command
-                .args(["--no-issuer", "--redis", redis, "--listen", &api, "--health-listen", &health, "--kubeconfig"])
+                .args(["--redis", redis, "--listen", &api, "--health-listen", &health, "--kubeconfig"])
                 .arg(kubeconfig)
                 .args(arguments)
                 .env("POD_NAME", &identity)

@@ -3,37 +3,45 @@
 use std::{fmt::Write as _, time::Duration};
 
 use countersign_core::names::PolicyName;
+pub(in crate::commands) use countersign_core::percent::segment;
 use serde_json::Value;
 
 use crate::{
     Session,
-    client::Client,
+    client::{Address, Answer, Client},
     failure::Failure,
     target::{self, Intent, Target},
 };
 
 /// An issuer, and the policy that is meant.
-pub(super) struct Asking {
+pub(in crate::commands) struct Asking {
     client: Client,
     policy: PolicyName,
 }
 
 impl Asking {
     /// Whom the flags name. What is about to change something says where first.
-    pub(super) async fn of(session: &Session, intent: Intent) -> Result<Self, Failure> {
+    pub(in crate::commands) async fn of(session: &Session, intent: Intent) -> Result<Self, Failure> {
         let target = target::find(session, intent).await?;
         let policy = target.policy(session).await?;
         let client = match target {
             Target::Server(client) => client,
-            Target::Cluster(cluster) => {
-                return Err(Failure::usage(format!("{cluster}: accounts are an issuer's, not the operator's"))
-                    .fix("name the issuer's admin API with --server URL, with --bearer-token-file"));
-            }
+            Target::Cluster(cluster) => Client::of_issuer(&cluster, session.common.timeout.0)?,
         };
         if intent == Intent::Change {
             session.printer.remark(&format!("{}, policy {policy}", client.address()));
         }
         Ok(Self { client, policy })
+    }
+
+    /// The policy.
+    pub(in crate::commands) fn policy(&self) -> &PolicyName {
+        &self.policy
+    }
+
+    /// Whether the issuer is asked over its socket, which lies on this machine.
+    pub(super) fn is_on_a_socket(&self) -> bool {
+        matches!(self.client.address(), Address::Socket(_))
     }
 
     fn path(&self, call: &str, query: &[(&str, Option<String>)]) -> String {
@@ -46,42 +54,24 @@ impl Asking {
         path
     }
 
-    pub(super) async fn get(&self, call: &str, query: &[(&str, Option<String>)]) -> Result<Value, Failure> {
+    pub(in crate::commands) async fn get(&self, call: &str, query: &[(&str, Option<String>)]) -> Result<Value, Failure> {
         self.client.get(&self.path(call, query)).await?.success()
     }
 
-    pub(super) async fn post(&self, call: &str, body: &Value) -> Result<Value, Failure> {
+    pub(in crate::commands) async fn post(&self, call: &str, body: &Value) -> Result<Value, Failure> {
         self.client.post(&self.path(call, &[]), body, Duration::ZERO).await?.success()
     }
 
-    pub(super) async fn patch(&self, call: &str, body: &Value) -> Result<Value, Failure> {
+    /// As [`Asking::post`], for who looks at the status.
+    pub(in crate::commands) async fn post_for_answer(&self, call: &str, body: &Value) -> Result<Answer, Failure> {
+        self.client.post(&self.path(call, &[]), body, Duration::ZERO).await
+    }
+
+    pub(in crate::commands) async fn patch(&self, call: &str, body: &Value) -> Result<Value, Failure> {
         self.client.patch(&self.path(call, &[]), body).await?.success()
     }
 
-    pub(super) async fn delete(&self, call: &str, query: &[(&str, Option<String>)]) -> Result<Value, Failure> {
+    pub(in crate::commands) async fn delete(&self, call: &str, query: &[(&str, Option<String>)]) -> Result<Value, Failure> {
         self.client.delete(&self.path(call, query)).await?.success()
-    }
-}
-
-/// A text as a part of a path or query (RFC 3986 section 2.3: what is unreserved stands for itself).
-pub(super) fn segment(text: &str) -> String {
-    let mut out = String::new();
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            let _ = write!(out, "%{byte:02X}");
-        }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_segment_holds_no_delimiter() {
-        assert_eq!(segment("alice@shop.example/../x?é"), "alice%40shop.example%2F..%2Fx%3F%C3%A9");
     }
 }

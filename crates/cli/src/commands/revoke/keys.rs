@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 use super::{Order, known_or_meant, what};
 use crate::{
     Session,
-    args::RevokeKind,
     cluster::{
         Cluster,
         following::Followed,
@@ -18,7 +17,7 @@ use crate::{
     target::Target,
 };
 
-/// Ends these keys. Everything else ends where it was issued, and no issuer is behind a cluster's API server.
+/// Ends these keys: they are the operator's. Everything else ends where it was issued.
 pub(super) async fn on_cluster(
     session: &Session,
     target: &Target,
@@ -26,9 +25,6 @@ pub(super) async fn on_cluster(
     order: &Order,
     kids: &[String],
 ) -> Result<Exit, Failure> {
-    if order.kind != RevokeKind::Key {
-        return Err(no_issuer(cluster, order.kind));
-    }
     if order.issuer.is_some() {
         return Err(Failure::usage("--issuer: a cluster revokes the policy's own keys")
             .fix("another issuer's key goes from its JWKS, or with its entry in spec.trustedIssuers"));
@@ -59,17 +55,6 @@ pub(super) async fn on_cluster(
         }
     };
     report(session, order, kids, &policy, generation, &followed)
-}
-
-fn no_issuer(cluster: &Cluster, kind: RevokeKind) -> Failure {
-    let instead = match kind {
-        RevokeKind::Session => {
-            "a declared session ends by `kubectl patch session NAME --type merge -p '{\"spec\":{\"suspend\":true}}'`"
-        }
-        _ => "`revoke key` ends all that a key signed; a declared session ends by its spec.suspend",
-    };
-    Failure::usage(format!("{cluster}: only keys can be revoked through a cluster; the rest is ended by an issuer"))
-        .fix(format!("name the issuer's admin API with --server; without one: {instead}"))
 }
 
 fn report(

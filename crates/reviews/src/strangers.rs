@@ -1,4 +1,4 @@
-//! Whose tokens the API server is asked about: it is asked in the operator's own name, and a stranger can make up tokens
+//! Whose tokens the API server is asked about: it is asked in this process' own name, and a stranger can make up tokens
 //! faster than it answers.
 
 use std::{

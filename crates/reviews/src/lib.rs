@@ -1,9 +1,15 @@
 //! Who asks, and whether they may: Kubernetes says both.
+//!
+//! Callers prove who they are with a Kubernetes token of theirs, never by the connection: it comes through the API server's
+//! service proxy, which doesn't verify a backend's certificate ([`self_signed`]).
 
-use std::{collections::BTreeMap, time::Instant};
+mod strangers;
+mod tls;
 
-use axum::http::HeaderMap;
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
+
 use countersign_core::jose::compact;
+use http::HeaderMap;
 use k8s_openapi::api::{
     authentication::v1::{TokenReview, TokenReviewSpec, UserInfo},
     authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec},
@@ -12,73 +18,107 @@ use kube::{Api, Client, api::PostParams};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::{api::Api as Operator, problem::Problem, strangers::Admission};
+use self::strangers::{Admission, Strangers};
+pub use self::tls::{CertificateError, self_signed};
 
 /// The header with a Kubernetes bearer token: the API server's service proxy takes `Authorization` for itself.
-pub(super) const TOKEN_HEADER: &str = "x-countersign-token";
+pub const TOKEN_HEADER: &str = "x-countersign-token";
 /// The audience of tokens that are good here and nowhere else.
-pub(super) const AUDIENCE: &str = "countersign";
+pub const AUDIENCE: &str = "countersign";
 /// The longest token that is looked at.
 const MAX_TOKEN: usize = 16 * 1024;
 const GROUP: &str = "countersign.dev";
 
+/// Why somebody is not let in.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Nobody knows who it is.
+    #[error("{0}")]
+    Unauthenticated(&'static str),
+    /// They may not.
+    #[error("{0}")]
+    Forbidden(String),
+    /// The API server is asked about too many strangers.
+    #[error("the API server is asked about too many unknown tokens; try again")]
+    Overloaded,
+    /// The API server can't say.
+    #[error("the API server can't be asked who you are now; try again")]
+    Unavailable,
+}
+
+/// Asks the API server.
+#[derive(Clone)]
+pub struct Reviewer {
+    client: Client,
+    strangers: Arc<Strangers>,
+}
+
+impl std::fmt::Debug for Reviewer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reviewer").finish_non_exhaustive()
+    }
+}
+
 /// Somebody whom the API server knows.
 #[derive(Clone, Debug)]
-pub(super) struct Person(UserInfo);
+pub struct Person(UserInfo);
 
 /// What somebody wants to do.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Right<'a> {
-    pub(super) verb: &'a str,
+pub struct Right<'a> {
+    /// `get`, `create` and so on.
+    pub verb: &'a str,
     /// Of `authpolicies`; empty: the policy itself.
-    pub(super) subresource: &'a str,
+    pub subresource: &'a str,
     /// `None`: in every namespace.
-    pub(super) namespace: Option<&'a str>,
-    pub(super) name: Option<&'a str>,
+    pub namespace: Option<&'a str>,
+    /// Of which policy; `None`: of any.
+    pub name: Option<&'a str>,
 }
 
-impl Person {
+impl Reviewer {
+    /// One that asks in this process' own name.
+    pub fn new(client: Client) -> Self {
+        Self { client, strangers: Arc::new(Strangers::new(Instant::now())) }
+    }
+
     /// Whoever the token in the header belongs to.
-    pub(super) async fn of(api: &Operator, headers: &HeaderMap) -> Result<Self, Problem> {
+    pub async fn person(&self, headers: &HeaderMap) -> Result<Person, Refusal> {
         let mut tokens = headers.get_all(TOKEN_HEADER).iter();
         let (token, another) = (tokens.next(), tokens.next());
         let token = token.and_then(|value| value.to_str().ok()).filter(|token| !token.is_empty());
         let (Some(token), None) = (token, another) else {
             let detail = "one X-Countersign-Token header with a Kubernetes bearer token says who asks";
-            return Err(Problem::unauthenticated(detail));
+            return Err(Refusal::Unauthenticated(detail));
         };
         if token.len() > MAX_TOKEN {
-            return Err(Problem::unauthenticated("the token is over 16 KiB"));
+            return Err(Refusal::Unauthenticated("the token is over 16 KiB"));
         }
         let token = Zeroizing::new(token.to_owned());
-        match api.strangers.admit(&token, Instant::now()) {
+        match self.strangers.admit(&token, Instant::now()) {
             Admission::Ask => {}
-            Admission::Refused => return Err(unknown()),
-            Admission::TooMany => return Err(Problem::overloaded()),
+            Admission::Refused => return Err(UNKNOWN),
+            Admission::TooMany => return Err(Refusal::Overloaded),
         }
         for audiences in asked_for(&token) {
-            if let Some(user) = review(&api.context.client, &token, audiences).await? {
-                api.strangers.note(&token, true, Instant::now());
-                return Ok(Self(user));
+            if let Some(user) = review(&self.client, &token, audiences).await? {
+                self.strangers.note(&token, true, Instant::now());
+                return Ok(Person(user));
             }
         }
-        api.strangers.note(&token, false, Instant::now());
-        Err(unknown())
-    }
-
-    /// Their name, for the log.
-    pub(super) fn name(&self) -> &str {
-        self.0.username.as_deref().unwrap_or("unknown")
+        self.strangers.note(&token, false, Instant::now());
+        Err(UNKNOWN)
     }
 
     /// Whether RBAC (or whoever authorises in this cluster) lets them.
-    pub(super) async fn may(&self, client: &Client, right: Right<'_>) -> Result<(), Problem> {
+    pub async fn may(&self, person: &Person, right: Right<'_>) -> Result<(), Refusal> {
+        let user = &person.0;
         let review = SubjectAccessReview {
             spec: SubjectAccessReviewSpec {
-                user: self.0.username.clone(),
-                groups: self.0.groups.clone(),
-                uid: self.0.uid.clone(),
-                extra: self.0.extra.clone().map(BTreeMap::from_iter),
+                user: user.username.clone(),
+                groups: user.groups.clone(),
+                uid: user.uid.clone(),
+                extra: user.extra.clone().map(BTreeMap::from_iter),
                 resource_attributes: Some(ResourceAttributes {
                     group: Some(GROUP.to_owned()),
                     resource: Some("authpolicies".to_owned()),
@@ -92,14 +132,21 @@ impl Person {
             },
             ..SubjectAccessReview::default()
         };
-        let api: Api<SubjectAccessReview> = Api::all(client.clone());
+        let api: Api<SubjectAccessReview> = Api::all(self.client.clone());
         let answer = api.create(&PostParams::default(), &review).await.map_err(|error| unanswered(&error))?;
         let status = answer.status.unwrap_or_default();
         if status.allowed && status.denied != Some(true) {
             Ok(())
         } else {
-            Err(Problem::forbidden(right.refusal(self.name())))
+            Err(Refusal::Forbidden(right.refusal(person.name())))
         }
+    }
+}
+
+impl Person {
+    /// Their name, for the log and the audit.
+    pub fn name(&self) -> &str {
+        self.0.username.as_deref().unwrap_or("unknown")
     }
 }
 
@@ -114,9 +161,7 @@ impl Right<'_> {
     }
 }
 
-fn unknown() -> Problem {
-    Problem::unauthenticated("the API server doesn't know this token")
-}
+const UNKNOWN: Refusal = Refusal::Unauthenticated("the API server doesn't know this token");
 
 /// For whom the API server is asked about a token: for us, or (`None`) for itself. A JWT says for whom it is, and then one
 /// question is enough; what it says is believed no further than that.
@@ -131,7 +176,7 @@ fn asked_for(token: &str) -> Vec<Option<Vec<String>>> {
     vec![if is_ours { ours() } else { None }]
 }
 
-async fn review(client: &Client, token: &str, audiences: Option<Vec<String>>) -> Result<Option<UserInfo>, Problem> {
+async fn review(client: &Client, token: &str, audiences: Option<Vec<String>>) -> Result<Option<UserInfo>, Refusal> {
     let asked = audiences.clone();
     let review =
         TokenReview { spec: TokenReviewSpec { token: Some(token.to_owned()), audiences }, ..TokenReview::default() };
@@ -143,9 +188,9 @@ async fn review(client: &Client, token: &str, audiences: Option<Vec<String>>) ->
     Ok(status.user.filter(|_| status.authenticated == Some(true) && is_for_us))
 }
 
-fn unanswered(error: &kube::Error) -> Problem {
+fn unanswered(error: &kube::Error) -> Refusal {
     tracing::warn!(%error, "the API server can't say who asks, or whether they may");
-    Problem::unavailable("the API server can't be asked who you are now; try again")
+    Refusal::Unavailable
 }
 
 #[cfg(test)]

@@ -1,0 +1,190 @@
+//! People, at issuers that share a PostgreSQL: whichever is asked, each result is one.
+
+use std::sync::{
+    Arc, Mutex, PoisonError, Weak,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use serde_json::{Value, json};
+
+use super::world::{LONG, World, active_key, policy};
+use crate::{
+    http::{Answer, Request},
+    rig::{Issuer, PATIENCE, Setup, Verifier, condition, eventually, object_path},
+};
+
+/// A cluster with issuers that run.
+struct Served {
+    issuers: Vec<Issuer>,
+    world: World,
+    asked: AtomicUsize,
+}
+
+impl Served {
+    fn start(issuers: usize) -> Self {
+        let world = World::with(Setup { nodes: 2, operators: 1, issuers, ..Setup::default() });
+        let issuers = (0..issuers).map(|number| world.installation.issuer(number)).collect();
+        Self { issuers, world, asked: AtomicUsize::new(0) }
+    }
+
+    /// Two issuers that tests share which take nothing away. They end with the last of them.
+    fn shared() -> Arc<Self> {
+        static SHARED: Mutex<Weak<Served>> = Mutex::new(Weak::new());
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.upgrade().unwrap_or_else(|| {
+            let served = Arc::new(Self::start(2));
+            *shared = Arc::downgrade(&served);
+            served
+        })
+    }
+
+    /// A policy with a login, once every issuer serves it.
+    fn with_login(&self, name: &str) -> Value {
+        let mut policy = policy(name, "shop");
+        policy["spec"]["login"] = json!({"registration": {"emailVerification": "Disabled", "defaultRoles": ["user"]}});
+        let policy = self.world.enforced(&policy);
+        for issuer in &self.issuers {
+            eventually("the issuer serves the policy", PATIENCE, || {
+                let path = format!("/{name}/shop/.well-known/jwks.json");
+                let answer = issuer.send(&Request::get(&path))?;
+                (answer.status == 200).then_some(())
+            });
+        }
+        policy
+    }
+
+    /// Asks one issuer after the other, as a Service in front of them does.
+    fn ask(&self, request: &Request) -> Answer {
+        let issuer = (self.asked.fetch_add(1, Ordering::Relaxed) + 1) % self.issuers.len();
+        self.issuers[issuer].send(request).expect("the issuer answers")
+    }
+
+    fn post(&self, path: &str, token: Option<&str>, body: &Value) -> Answer {
+        let mut request = Request::post(path, body);
+        if let Some(token) = token {
+            request = request.header("authorization", &format!("Bearer {token}"));
+        }
+        self.ask(&request)
+    }
+}
+
+fn text(answer: &Answer, member: &str) -> String {
+    let json = answer.json();
+    json[member].as_str().unwrap_or_else(|| panic!("no {member} in {} {json}", answer.status)).to_owned()
+}
+
+#[test]
+#[ignore = "needs the test cluster: cargo xtask test"]
+fn people_log_in_at_one_issuer_refresh_at_another_and_a_logout_is_refused_on_every_node() {
+    let served = Served::shared();
+    let policy = served.with_login("people");
+    let path = |rest: &str| format!("/people/shop/auth/{rest}");
+    let account = json!({"username": "ann", "email": "ann@shop.example", "password": "correct horse 1A!"});
+    let made = served.post(&path("register"), None, &account);
+    assert_eq!(made.status, 201, "{}", made.json());
+    let login = served.post(&path("login"), None, &json!({"username": "ann", "password": "correct horse 1A!"}));
+    assert_eq!(login.status, 200, "{}", login.json());
+    let (first, refresh) = (text(&login, "access_token"), text(&login, "refresh_token"));
+    served.world.eventually(&policy, &first, (200, "valid"));
+
+    let refreshed = served.post(&path("refresh"), None, &json!({"refresh_token": refresh}));
+    assert_eq!(refreshed.status, 200, "{}", refreshed.json());
+    let second = text(&refreshed, "access_token");
+    served.world.eventually(&policy, &second, (200, "valid"));
+
+    let ended = served.post(&path("logout"), Some(&second), &json!({}));
+    assert!(matches!(ended.status, 200 | 202 | 204), "{} {}", ended.status, ended.json());
+    for token in [&first, &second] {
+        served.world.eventually(&policy, token, (401, "revoked"));
+    }
+    let again = served.post(&path("refresh"), None, &json!({"refresh_token": text(&refreshed, "refresh_token")}));
+    assert_eq!(again.status, 401, "{}", again.json());
+}
+
+#[test]
+#[ignore = "needs the test cluster: cargo xtask test"]
+fn a_rotation_under_issuers_fails_no_login_and_no_key_ends_before_every_issuer_has_left_it() {
+    let served = Served::shared();
+    let policy = served.with_login("turning");
+    let object = object_path(&policy);
+    let account = json!({"username": "ann", "email": "ann@shop.example", "password": "correct horse 1A!"});
+    assert_eq!(served.post("/turning/shop/auth/register", None, &account).status, 201);
+    let login = json!({"username": "ann", "password": "correct horse 1A!"});
+    let issuers = |policy: &Value| policy["status"]["enforcement"]["issuers"].clone();
+    served.world.api().wait(&object, "both issuers hold the rings", PATIENCE, |policy| {
+        issuers(policy) == json!({"replicas": 2, "acknowledged": 2})
+    });
+    let before = active_key(&policy).unwrap();
+    served.world.api().merge(&object, &json!({"metadata": {"annotations": {"countersign.dev/rotate": "now"}}}));
+    let rotated = served.world.api().wait(&object, "another key signs", LONG, |policy| {
+        active_key(policy).is_some_and(|active| active != before)
+    });
+    let after = active_key(&rotated).unwrap();
+    // Each of the two comes to sign with the new key, and no verifier refuses what either signed meanwhile.
+    let mut signed_by = Vec::new();
+    eventually("both issuers sign with the new key", PATIENCE, || {
+        let answer = served.post("/turning/shop/auth/login", None, &login);
+        assert_eq!(answer.status, 200, "{}", answer.json());
+        let token = text(&answer, "access_token");
+        served.world.eventually(&policy, &token, (200, "valid"));
+        signed_by.push(super::world::key_of(&token));
+        (signed_by.len() >= 2 && signed_by[signed_by.len() - 2..].iter().all(|key| *key == after)).then_some(())
+    });
+    let kept = served.world.api().wait(&object, "both issuers hold the new rings", PATIENCE, |policy| {
+        issuers(policy) == json!({"replicas": 2, "acknowledged": 2})
+    });
+    assert_eq!(condition(&kept, "KeysReady")["status"], "True");
+    // A key that is revoked signs nowhere from then on.
+    served.world.api().merge(&object, &json!({"spec": {"keys": {"revoked": [{"kid": after}]}}}));
+    eventually("both issuers sign with a third key", LONG, || {
+        let tokens: Vec<String> = (0..2)
+            .filter_map(|_| {
+                let answer = served.post("/turning/shop/auth/login", None, &login);
+                (answer.status == 200).then(|| text(&answer, "access_token"))
+            })
+            .collect();
+        (tokens.len() == 2 && tokens.iter().all(|token| ![&before, &after].contains(&&super::world::key_of(token))))
+            .then_some(())
+    });
+}
+
+#[test]
+#[ignore = "needs the test cluster: cargo xtask test"]
+fn a_killed_issuer_s_logout_is_enforced_by_the_other_and_an_edit_of_the_login_wakes_no_verifier() {
+    let mut served = Served::start(2);
+    let policy = served.with_login("killed");
+    let object = object_path(&policy);
+    let account = json!({"username": "ann", "email": "ann@shop.example", "password": "correct horse 1A!"});
+    assert_eq!(served.post("/killed/shop/auth/register", None, &account).status, 201);
+    let login = json!({"username": "ann", "password": "correct horse 1A!"});
+    let answer = served.post("/killed/shop/auth/login", None, &login);
+    let token = text(&answer, "access_token");
+    served.world.eventually(&policy, &token, (200, "valid"));
+
+    // Without its feed a logout is written and not yet in force; the issuer that took it is killed.
+    served.world.installation.redis.kill();
+    let ended = served.post("/killed/shop/auth/logout", Some(&token), &json!({}));
+    assert_eq!(ended.status, 202, "{}", ended.json());
+    let took = served.asked.load(Ordering::Relaxed) % served.issuers.len();
+    served.issuers[took].kill();
+    served.world.installation.redis.restart();
+    served.world.eventually(&policy, &token, (401, "revoked"));
+
+    // The other goes on, and an edit of the part about people reaches it and no bundle.
+    let generation = |policy: &Value| policy["status"]["enforcement"]["bundleGeneration"].clone();
+    let before = generation(&served.world.api().object(&object).unwrap());
+    let other = 1 - took;
+    served.world.api().merge(&object, &json!({"spec": {"login": {"registration": {"mode": "Closed"}}}}));
+    let stranger = json!({"username": "eve", "email": "eve@shop.example", "password": "correct horse 1A!"});
+    let register = Request::post("/killed/shop/auth/register", &stranger);
+    eventually("the other issuer takes no registrations", PATIENCE, || {
+        let answer = served.issuers[other].send(&register)?;
+        (answer.status == 403).then_some(())
+    });
+    assert_eq!(generation(&served.world.api().object(&object).unwrap()), before);
+    served.issuers[other].stop();
+    served.issuers[took] = served.world.installation.issuer(took);
+    served.world.verifiers.iter_mut().for_each(Verifier::wait_until_fresh);
+    let answer = served.issuers[took].send(&Request::post("/killed/shop/auth/login", &login));
+    assert_eq!(answer.expect("it answers").status, 200);
+}
