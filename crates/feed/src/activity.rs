@@ -18,7 +18,7 @@ use crate::{
 pub const MAX_WAITING_SESSIONS: usize = 100_000;
 
 /// How long moments wait where nobody takes them.
-pub(crate) const KEPT_FOR: Duration = Duration::from_secs(3600);
+pub(crate) const KEPT_FOR: Duration = Duration::from_hours(1);
 
 /// The longest id of a session that is told, bytes: ours are shorter.
 pub const MAX_SESSION_ID: usize = 128;
@@ -46,11 +46,11 @@ pub trait ActivityKeeper: Send + Sync {
 /// Brings what verifiers saw from `server` to `keeper`, until `stop`.
 pub async fn collect_activity(server: Arc<dyn FeedServer>, keeper: Arc<dyn ActivityKeeper>, stop: CancellationToken) {
     let warning = "what verifiers see of sessions isn't written down; idle ones end by what the issuer saw alone";
-    let step = || {
+    let collect = || {
         let (server, keeper) = (server.clone(), keeper.clone());
         async move { collect_waiting_activity(&*server, &*keeper).await }
     };
-    every_second(warning, stop, step).await;
+    every_second(warning, stop, collect).await;
 }
 
 /// Brings all that waits on `server` to `keeper`. What the keeper can't write down waits on.

@@ -22,7 +22,7 @@ pub enum CollectError {
 }
 
 /// Takes a step each second until `stop`; the first of failures in a row is told.
-pub(crate) async fn every_second<F>(warning: &'static str, stop: CancellationToken, step: impl Fn() -> F)
+pub(crate) async fn every_second<F>(warning: &'static str, stop: CancellationToken, collect: impl Fn() -> F)
 where
     F: Future<Output = Result<(), CollectError>>,
 {
@@ -32,7 +32,7 @@ where
     loop {
         let collected = async {
             tick.tick().await;
-            step().await
+            collect().await
         };
         let collected = tokio::select! {
             collected = collected => collected,

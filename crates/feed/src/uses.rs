@@ -104,11 +104,11 @@ pub trait UseKeeper: Send + Sync {
 /// Brings uses from `server` to `keeper`, until `stop`.
 pub async fn collect_uses(server: Arc<dyn FeedServer>, keeper: Arc<dyn UseKeeper>, stop: CancellationToken) {
     let warning = "uses of emergency tokens wait for the audit; with too many no such token is accepted";
-    let step = || {
+    let collect = || {
         let (server, keeper) = (server.clone(), keeper.clone());
         async move { collect_waiting_uses(&*server, &*keeper).await }
     };
-    every_second(warning, stop, step).await;
+    every_second(warning, stop, collect).await;
 }
 
 /// Brings all uses that wait on `server` to `keeper`. A use is taken out only when it is written down.

@@ -27,6 +27,7 @@ use tokio::sync::mpsc;
 use tracing::field::Empty;
 
 use crate::{
+    activity::Activity,
     cache::{Proven, TokenHasher},
     emergency::Uses,
     http::forwarded::TrustedProxies,
@@ -81,6 +82,7 @@ pub(crate) struct App {
     callers: RateLimiter,
     subjects: RateLimiter,
     uses: Uses,
+    activity: Activity,
 }
 
 /// The present moment, read once per question (or batch): never after the revocations that are looked up under it.
@@ -114,6 +116,7 @@ impl App {
         settings: Settings,
         unknown_keys: mpsc::Sender<UnknownKey>,
         uses: Uses,
+        activity: Activity,
     ) -> Self {
         Self {
             snapshot: ArcSwap::default(),
@@ -130,6 +133,7 @@ impl App {
             callers: RateLimiter::with_capacity(16_384),
             subjects: RateLimiter::new(),
             uses,
+            activity,
         }
     }
 
@@ -178,6 +182,9 @@ impl App {
         };
         let outcome = check::judge_also(slot.policy(), &proven.credential, &question.ask, &world, also);
         slot.counters.verdict(outcome.as_ref().err(), hit);
+        if let Ok(allowed) = &outcome {
+            self.activity.note(&slot.policy().name, allowed.credential(), moment.now);
+        }
         self.time(started, hit);
         answer(outcome.map(|allowed| Granted { allowed, proven: &proven, position: moment.feed.position }))
     }

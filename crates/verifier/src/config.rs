@@ -13,10 +13,8 @@ use countersign_feed::{ISSUER_PREFIX, InvalidRedisUrl, MAX_LEASE_NAME, RedisUrl,
 use countersign_process::{InvalidLogLevel, ServingTls, TlsError, log_filter};
 use countersign_telemetry::{Endpoint, InvalidEndpoint};
 
+use crate::emergency::AuditLog;
 pub use crate::source::jwks::FetchRules;
-use crate::{
-    emergency::AuditLog,
-};
 
 /// Where the socket is unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/countersign/verifier.sock";

@@ -7,6 +7,7 @@
 //!
 //! This crate holds no private key, writes to no store, and asks nobody anything on the way to a verdict.
 
+mod activity;
 mod app;
 mod cache;
 pub mod config;

@@ -29,6 +29,8 @@ families! {
         "From the feed server's taking a revocation to its being in force here.";
     EMERGENCY_USES = Counter "countersign_emergency_uses_total" ["policy"]
         "Verdicts `valid` on emergency tokens, each of them recorded.";
+    SESSION_ACTIVITY = Counter "countersign_session_activity_total" ["result"]
+        "Sessions that were seen, once a minute each: `reported` to whoever keeps them; `dropped`, for want of room.";
     FEED_AGE = Gauge "countersign_feed_age_seconds" []
         "How long ago all revocations were known to be held; never: +Inf.";
     FEED_FRESH = Gauge "countersign_feed_fresh" [] "Whether all revocations are known to be held.";
@@ -175,6 +177,9 @@ pub(crate) struct Metrics {
     pub(crate) ignored_headers: AtomicU64,
     /// Requests that were themselves wrong.
     pub(crate) bad_requests: AtomicU64,
+    /// Sessions that were seen and told, and those that were not.
+    pub(crate) activity_reported: AtomicU64,
+    pub(crate) activity_dropped: AtomicU64,
     bundle_refusals: Mutex<BTreeMap<&'static str, u64>>,
     jwks_fetches: Mutex<BTreeMap<&'static str, u64>>,
     emergency_uses: Mutex<BTreeMap<PolicyName, u64>>,
@@ -231,6 +236,10 @@ impl Metrics {
             }
         } else {
             samples.add(&[], uses.values().sum::<u64>());
+        }
+        let mut activity = out.family(&SESSION_ACTIVITY);
+        for (result, n) in [("reported", &self.activity_reported), ("dropped", &self.activity_dropped)] {
+            activity.add(&[("result", result)], n.load(Relaxed));
         }
         for (family, n) in
             [(OVER_BUDGET, &self.over_budget), (HEADERS_IGNORED, &self.ignored_headers), (BAD_REQUESTS, &self.bad_requests)]

@@ -8,7 +8,7 @@ mod server;
 mod stream;
 
 pub(crate) use connection::{Answer, Connected, Service};
+pub use listener::BindError;
 pub(crate) use listener::{Bound, Peer};
 pub(crate) use meter::Patience;
 pub(crate) use server::{OpenConnections, Server, ServerLimits, Tls, raise_open_files};
-pub use listener::BindError;

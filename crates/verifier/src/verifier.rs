@@ -8,13 +8,14 @@ use std::{
     time::Duration,
 };
 
-use countersign_process::{ServingTls, TlsError};
 use countersign_feed::{FeedState, Follower};
+use countersign_process::{ServingTls, TlsError};
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
+    activity::Activity,
     app::{App, Settings},
     config::{Config, Source},
     emergency::Uses,
@@ -93,6 +94,8 @@ pub struct RunningVerifier {
     keeper: AbortOnDropHandle<()>,
     /// Hands on uses of emergency tokens.
     reporting: Option<AbortOnDropHandle<()>>,
+    /// Tells when sessions were seen.
+    telling: Option<AbortOnDropHandle<()>>,
     stop: CancellationToken,
     follower: Option<Arc<Follower>>,
 }
@@ -131,7 +134,14 @@ impl Verifier {
                 (uses, Some(reporting))
             }
         };
-        let app = Arc::new(App::new(state, metrics, Settings::from(&config), unknown_keys, uses));
+        let (activity, telling) = match &follower {
+            None => (Activity::unheard(), None),
+            Some(follower) => {
+                let (activity, telling) = Activity::told(follower.server().clone(), metrics.clone());
+                (activity, Some(telling))
+            }
+        };
+        let app = Arc::new(App::new(state, metrics, Settings::from(&config), unknown_keys, uses, activity));
         let post = Post { app: app.clone(), follower: follower.clone(), unknown_keys: unknown };
         let keeper = Keeper::start(&config, post).await?;
 
@@ -179,7 +189,8 @@ impl Verifier {
         let stop = CancellationToken::new();
         let keeper = AbortOnDropHandle::new(tokio::spawn(keeper.run(stop.clone())));
         let reporting = reporting.map(|reporting| AbortOnDropHandle::new(tokio::spawn(reporting.run(stop.clone()))));
-        Ok(RunningVerifier { app, addresses, api, health, keeper, reporting, stop, follower })
+        let telling = telling.map(|telling| AbortOnDropHandle::new(tokio::spawn(telling.run(stop.clone()))));
+        Ok(RunningVerifier { app, addresses, api, health, keeper, reporting, telling, stop, follower })
     }
 }
 
@@ -224,7 +235,7 @@ impl RunningVerifier {
 
     /// Stops being ready, answers what has begun, saves, ends.
     pub async fn shutdown(self) {
-        let Self { app, api, health, keeper, reporting, stop, follower, .. } = self;
+        let Self { app, api, health, keeper, reporting, telling, stop, follower, .. } = self;
         app.draining.store(true, Relaxed);
         tracing::info!("draining");
         api.drain().await;
@@ -235,9 +246,9 @@ impl RunningVerifier {
         if tokio::time::timeout(LAST_SAVE, keeper).await.is_err() {
             tracing::warn!("what came into force last may not be saved: the disk is slow");
         }
-        if let Some(reporting) = reporting {
+        for last in [reporting, telling].into_iter().flatten() {
             // It ends by itself, within its own limit.
-            let _ = reporting.await;
+            let _ = last.await;
         }
         // The keeper's share is gone when its task is.
         let mut follower = follower;

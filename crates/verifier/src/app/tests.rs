@@ -24,6 +24,7 @@ use tokio::sync::mpsc;
 
 use super::{App, Moment, Question, Settings};
 use crate::{
+    activity::Activity,
     emergency::{AuditLog, Uses},
     http::{
         forwarded::TrustedProxies,
@@ -127,7 +128,7 @@ impl World {
             };
             let metrics = Arc::new(Metrics::default());
             let uses = Uses::logged("here".into(), AuditLog::new(|_| Ok(())), metrics.clone());
-            App::new(feed.clone(), metrics, settings, mpsc::channel(1).0, uses)
+            App::new(feed.clone(), metrics, settings, mpsc::channel(1).0, uses, Activity::unheard())
         };
         let mut world = Self {
             sections: [0, 1].map(first_section),

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test says what went wrong by failing")]
 
 mod abuse;
+mod activity;
 mod api_server;
 mod batch;
 mod bundles;
