@@ -1,6 +1,8 @@
 //! What an issuer does beside answering: it seals the audit trail, removes what is over, and brings secrets under its present
 //! key.
 
+mod retention;
+
 use std::{sync::Arc, time::Duration};
 
 use countersign_feed::Clock;
@@ -8,6 +10,7 @@ use countersign_store::{Store, StoreError};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+pub use self::retention::{AuditRetention, InvalidRetention};
 use crate::{Secrets, second_factor};
 
 /// How often events are sealed and refresh tokens' bits erased.
@@ -22,7 +25,12 @@ const BATCH: u32 = 1000;
 const STEPS: u32 = 20;
 
 /// Works until `stop`. Any number of issuers may do so on one database.
-pub(crate) async fn keep(store: Arc<Store>, secrets: Arc<Secrets>, stop: CancellationToken) {
+pub(crate) async fn keep(
+    store: Arc<Store>,
+    secrets: Arc<Secrets>,
+    audit_retention: AuditRetention,
+    stop: CancellationToken,
+) {
     let mut ticks = interval(SEAL_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut count: u32 = 0;
@@ -39,6 +47,7 @@ pub(crate) async fn keep(store: Arc<Store>, secrets: Arc<Secrets>, stop: Cancell
         report("erasing refresh tokens' bits", erase(&store).await);
         if count.is_multiple_of(TICKS_PER_REMOVAL) {
             report("removing what has expired", remove(&store).await);
+            report("removing events beyond retention", retention::forget(&store, audit_retention).await);
         }
         if count.is_multiple_of(TICKS_PER_RESEALING) {
             report("sealing secrets under the present key", second_factor::reseal(&store, &secrets).await);

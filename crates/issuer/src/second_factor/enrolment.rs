@@ -72,7 +72,7 @@ pub(crate) async fn user_of_setup_token(call: &Call, hash: &SecretHash) -> Resul
 }
 
 fn off() -> Failed {
-    Problem::forbidden("this policy has no second factors (spec.login.mfa.mode is Disabled)").into()
+    Problem::forbidden("this policy has no second factors (spec.login.mfa.mode is Disabled)").with("mfa_mode", "Disabled").into()
 }
 
 fn is_set_up() -> Failed {
