@@ -127,6 +127,30 @@ async fn csrf(rig: &Rig, jar: &Jar) -> String {
 }
 
 #[tokio::test]
+async fn a_page_whose_access_cookie_has_run_out_logs_out_by_its_refresh_cookie() {
+    let rig = Rig::new(&format!("{QUICK}{COOKIES}")).await;
+    rig.account("alice", PASSWORD, &["user"]).await;
+    let mut jar = Jar::default();
+    cookie_login(&rig, &mut jar).await;
+    let (token, access) = (csrf(&rig, &jar).await, jar.access().to_owned());
+    jar.0.remove("__Host-cs_access");
+    let logout = async |jar: &Jar, token: &str| {
+        let asking = rig.post("/auth/logout").header("cookie", &jar.header()).header("x-csrf-token", token);
+        asking.send().await
+    };
+    assert_eq!(logout(&jar, "nonsense").await.refusal(), (403, "csrf_failed"));
+    let done = logout(&jar, &token).await;
+    assert_eq!((done.status.as_u16(), &done.body["revoked"]), (200, &json!(1)), "{}", done.body);
+    rig.caught_up(&done).await;
+    assert!(!rig.is_good(&access).await);
+    assert_eq!(logout(&jar, &token).await.refusal(), (401, "invalid_token"), "it is over");
+    jar.take(&done);
+    assert_eq!(jar.0.keys().collect::<Vec<_>>(), ["__Host-cs_device"]);
+    let with_key = rig.post("/auth/logout").bearer("nonsense").header("cookie", &jar.header()).send().await;
+    assert_eq!(with_key.refusal(), (401, "invalid_token"));
+}
+
+#[tokio::test]
 async fn a_login_with_cookies_hides_its_tokens_from_the_page() {
     let rig = Rig::new(&format!("{QUICK}{COOKIES}")).await;
     rig.account("alice", PASSWORD, &["user"]).await;

@@ -32,8 +32,8 @@ use tower_service::Service as _;
 
 use crate::{
     Delivery, Fleet, Issuer, IssuerConfig, IssuerPolicy, KeyOperator, Lives, LoginPolicy, Mailer, Outbox, OwnKeys,
-    Policies, RingChoice, RingView, RotateError, Secrets, Signer, StatusSource, TokenSettings, minter::new_id, names,
-    passwords::Pool, public,
+    Policies, RingChoice, RingView, RotateError, Secrets, Signer, SmsSender, StatusSource, TokenSettings, minter::new_id,
+    names, passwords::Pool, public,
 };
 
 /// The policy of a test: the given lines belong under `spec.login`.
@@ -233,6 +233,7 @@ impl Rig {
             secrets: Arc::new(Secrets::derive([b"a secret of this test".as_slice()]).unwrap()),
             passwords: Pool::new(NonZeroUsize::new(2).unwrap(), 1 << 20, 10_000),
             mailer: Mailer::spawn(Delivery::Outbox(outbox)),
+            sms: SmsSender::try_new(true).unwrap(),
             counters: None,
             trusted_proxies: TrustedProxies::none(),
             trusted_hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
@@ -317,6 +318,7 @@ impl Rig {
 
     /// The mails that went out since this was last asked.
     pub(crate) async fn mails(&self) -> Vec<Mail> {
+        crate::notices::send_all(&self.issuer).await.unwrap();
         assert!(self.issuer.parts.mailer.settled(Duration::from_secs(10)).await);
         std::mem::take(&mut *self.mails.lock())
     }

@@ -243,6 +243,8 @@ async fn an_api_key_says_no_more_than_its_owner_may_when_it_is_issued() {
     let call = crate::call::Call {
         issuer: rig.issuer.clone(),
         policy: rig.policy.clone(),
+        actor: None,
+        counted_by: crate::limits::CountedBy::default(),
         client: crate::client::Client {
             ip: [203, 0, 113, 7].into(),
             user_agent: None,

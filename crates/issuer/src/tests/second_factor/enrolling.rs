@@ -38,7 +38,8 @@ async fn setting_up_shows_the_secret_three_ways_and_takes_effect_with_the_first_
     assert_eq!(rig.post("/auth/2fa/setup/totp").bearer(&token).send().await.refusal(), (403, "forbidden"));
     assert_eq!(login_with(&rig, "alice", &used).await.refusal(), (401, "invalid_code"), "the code that confirmed it");
     let state = rig.get("/auth/2fa").bearer(&token).send().await;
-    let expected = json!({"enabled": true, "methods": ["totp", "backup_code", "email"], "backup_codes_left": 10});
+    let expected =
+        json!({"enabled": true, "methods": ["totp", "backup_code", "email"], "backup_codes_left": 10, "phone": null});
     assert_eq!(state.body, expected);
     assert_eq!(rig.get("/users/me").bearer(&token).send().await.body["mfa_enabled"], true);
     assert_eq!(count(&rig, "MFA_ENABLED").await, 1);

@@ -47,7 +47,26 @@ async fn a_session_from_elsewhere_goes_on_with_a_code() {
     let body = json!({"username": "alice", "password": PASSWORD, "mfa_code": good});
     let again = rig.post("/auth/login").from(ELSEWHERE).json(body).send().await;
     assert_eq!(again.refusal(), (401, "invalid_code"), "a login doesn't get that session");
-    assert_eq!((count(&rig, "IP_CHANGE").await, count(&rig, "MFA_SUCCEEDED").await), (2, 1));
+    assert_eq!((count(&rig, "IP_CHANGE").await, count(&rig, "MFA_SUCCEEDED").await), (1, 1));
+}
+
+#[tokio::test]
+async fn a_client_that_tries_again_and_again_is_asked_once() {
+    let rig = Rig::new(&stepping("")).await;
+    let token = enrolled(&rig, "alice").await.login.text("refresh_token");
+    let asked = refresh(&rig, &token, ELSEWHERE).await.text("challenge_id");
+    for _ in 0..5 {
+        assert_eq!(refresh(&rig, &token, ELSEWHERE).await.text("challenge_id"), asked);
+    }
+    assert_eq!((count(&rig, "IP_CHANGE").await, count(&rig, "MFA_CHALLENGED").await), (1, 1));
+    let third = refresh(&rig, &token, "198.51.100.10").await.text("challenge_id");
+    assert_ne!(third, asked, "of another client: it uses up no attempt of the first one's");
+    for _ in 0..5 {
+        let wrong = json!({"challenge_id": asked, "code": "not a code"});
+        rig.post("/auth/2fa/verify").from(ELSEWHERE).json(wrong).send().await;
+    }
+    let locked = refresh(&rig, &token, ELSEWHERE).await;
+    assert_ne!(locked.text("challenge_id"), asked, "that one has had its attempts");
 }
 
 #[tokio::test]

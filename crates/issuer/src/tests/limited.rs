@@ -1,0 +1,160 @@
+//! Limits on what needs no login: refreshes and clients' secrets; and what answers tell of limits.
+
+use serde_json::json;
+
+use super::rig::{Answer, QUICK, Rig};
+
+const PASSWORD: &str = "correct horse battery staple";
+const ELSEWHERE: &str = "198.51.100.9";
+
+fn limits(login: &str, api: &str) -> String {
+    format!(
+        "    passwords: {{argon2id: {{memory: 64Ki, iterations: 1}}}}
+    rateLimits: {{login: {login}, register: {{}}, passwordReset: {{}}, api: {api}}}\n"
+    )
+}
+
+async fn refresh(rig: &Rig, token: &str) -> Answer {
+    rig.post("/auth/refresh").json(json!({"refresh_token": token})).send().await
+}
+
+fn told<'a>(answer: &'a Answer, name: &str) -> Option<&'a str> {
+    answer.headers.get(name).map(|value| value.to_str().unwrap())
+}
+
+/// How often an event was written.
+async fn count(rig: &Rig, kind: &str) -> usize {
+    rig.events().await.iter().filter(|event| *event == kind).count()
+}
+
+#[tokio::test]
+async fn a_subjects_refreshes_are_limited_and_anothers_and_its_other_calls_are_not() {
+    let rig = Rig::new(&limits("{}", "{perSubject: {limit: 3, window: 1m}}")).await;
+    for name in ["alice", "bob"] {
+        rig.account(name, PASSWORD, &["user"]).await;
+    }
+    let (alice, bob) = (rig.login("alice", PASSWORD).await, rig.login("bob", PASSWORD).await);
+    let mut last = alice;
+    for left in ["2", "1", "0"] {
+        last = refresh(&rig, &last.text("refresh_token")).await;
+        assert_eq!(last.status, 200, "{}", last.body);
+        assert_eq!((told(&last, "ratelimit-limit"), told(&last, "ratelimit-remaining")), (Some("3"), Some(left)));
+    }
+    let refused = refresh(&rig, &last.text("refresh_token")).await;
+    assert_eq!(refused.refusal(), (429, "rate_limited"));
+    assert!(told(&refused, "retry-after").is_some());
+    let me = rig.get("/users/me").bearer(&last.text("access_token")).send().await;
+    assert_eq!((me.status.as_u16(), told(&me, "ratelimit-remaining")), (200, Some("2")), "counted by itself");
+    assert_eq!(refresh(&rig, &bob.text("refresh_token")).await.status, 200);
+    let by_form = format!("grant_type=refresh_token&refresh_token={}", last.text("refresh_token"));
+    let oauth = rig.post("/oauth/token").header("content-type", "application/x-www-form-urlencoded").text(&by_form);
+    let oauth = oauth.send().await;
+    assert_eq!(oauth.refusal(), (429, "temporarily_unavailable"), "by whatever route");
+    assert!(told(&oauth, "retry-after").is_some() && told(&oauth, "ratelimit-limit").is_some());
+}
+
+#[tokio::test]
+async fn refresh_tokens_that_nobody_was_given_are_limited_by_address_and_written_down() {
+    let rig = Rig::new(&limits("{perAddress: {limit: 3, window: 5m}}", "{}")).await;
+    rig.account("alice", PASSWORD, &["user"]).await;
+    let login = rig.login("alice", PASSWORD).await;
+    let unknown = format!("csr_{}", "A".repeat(43));
+    for text in ["nonsense", unknown.as_str(), unknown.as_str()] {
+        assert_eq!(refresh(&rig, text).await.refusal(), (401, "invalid_refresh_token"), "{text}");
+    }
+    assert_eq!(refresh(&rig, &unknown).await.refusal(), (429, "rate_limited"));
+    assert_eq!(count(&rig, "INVALID_TOKEN").await, 3);
+    assert_eq!(refresh(&rig, &login.text("refresh_token")).await.status, 200, "a good one is no guess");
+    let elsewhere = rig.post("/auth/refresh").from(ELSEWHERE).json(json!({"refresh_token": unknown})).send().await;
+    assert_eq!(elsewhere.refusal(), (401, "invalid_refresh_token"));
+}
+
+#[tokio::test]
+async fn a_refresh_token_of_a_session_that_was_ended_is_written_down() {
+    let rig = Rig::new(QUICK).await;
+    rig.account("alice", PASSWORD, &["user"]).await;
+    let login = rig.login("alice", PASSWORD).await;
+    rig.post("/auth/logout").bearer(&login.text("access_token")).send().await;
+    assert_eq!(refresh(&rig, &login.text("refresh_token")).await.refusal(), (401, "invalid_refresh_token"));
+    assert_eq!(count(&rig, "INVALID_TOKEN").await, 1);
+}
+
+/// A policy with an OAuth client.
+async fn with_client(more: &str) -> Rig {
+    let client =
+        "    clients: [{clientID: billing, secretKeyRef: {name: billing, key: secret}, scopes: ['orders:read']}]\n";
+    let login = limits("{perAccountAndAddress: {limit: 3, window: 5m}, perAddress: {limit: 100, window: 5m}}", "{}");
+    Rig::with_references(&format!("{login}{client}{more}"), |references| {
+        references.clients.insert("billing".into(), b"a secret".to_vec().into());
+    })
+    .await
+}
+
+async fn form(rig: &Rig, path: &str, text: &str, from: &str) -> Answer {
+    rig.post(path).from(from).header("content-type", "application/x-www-form-urlencoded").text(text).send().await
+}
+
+#[tokio::test]
+async fn a_clients_secret_is_not_found_by_trying_at_any_of_its_calls() {
+    let here = "203.0.113.7";
+    for (path, more) in
+        [("/oauth/token", "grant_type=client_credentials"), ("/oauth/introspect", "token=x"), ("/oauth/revoke", "token=x")]
+    {
+        let rig = with_client("").await;
+        let (wrong, right) = (
+            format!("{more}&client_id=billing&client_secret=no"),
+            format!("{more}&client_id=billing&client_secret=a+secret"),
+        );
+        for _ in 0..5 {
+            assert_eq!(form(&rig, path, &right, here).await.status, 200, "right ones aren't counted");
+        }
+        for _ in 0..3 {
+            assert_eq!(form(&rig, path, &wrong, here).await.refusal(), (401, "invalid_client"), "{path}");
+        }
+        for text in [&wrong, &right] {
+            let refused = form(&rig, path, text, here).await;
+            assert_eq!(refused.refusal(), (429, "temporarily_unavailable"), "{path}: {text}");
+            assert!(told(&refused, "retry-after").is_some() && told(&refused, "ratelimit-limit") == Some("3"));
+        }
+        assert_eq!(form(&rig, path, &right, ELSEWHERE).await.status, 200, "from elsewhere nobody guessed");
+        assert_eq!(count(&rig, "CLIENT_REJECTED").await, 3, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn guessing_clients_secrets_blocks_the_address() {
+    let rig = with_client("    addressBlocking: {failedLogins: 4}\n").await;
+    rig.account("alice", PASSWORD, &["user"]).await;
+    let guess = async |client: &str, from: &str| {
+        let text = format!("grant_type=client_credentials&client_id={client}&client_secret=no");
+        form(&rig, "/oauth/token", &text, from).await
+    };
+    for client in ["a", "b", "billing", "d"] {
+        assert_eq!(guess(client, "203.0.113.7").await.refusal(), (401, "invalid_client"));
+    }
+    assert_eq!(guess("e", "203.0.113.7").await.refusal(), (403, "access_denied"));
+    assert_eq!(rig.login("alice", PASSWORD).await.refusal(), (403, "address_blocked"), "of logins as well");
+    assert_eq!(guess("billing", ELSEWHERE).await.refusal(), (401, "invalid_client"));
+    assert_eq!(count(&rig, "IP_BLOCKED").await, 1);
+}
+
+#[tokio::test]
+async fn answers_of_calls_that_are_limited_tell_what_is_left_whatever_they_say() {
+    let rig = Rig::new(&limits("{}", "{perSubject: {limit: 9, window: 1m}}")).await;
+    rig.account("alice", PASSWORD, &["user"]).await;
+    let token = rig.login("alice", PASSWORD).await.text("access_token");
+    let answers = [
+        rig.get("/auth/sessions").bearer(&token).send().await,
+        rig.get("/users/me").bearer(&token).send().await,
+        rig.delete("/auth/sessions/nonsense").bearer(&token).send().await,
+        rig.get("/auth/audit").bearer(&token).send().await,
+    ];
+    let statuses: Vec<u16> = answers.iter().map(|answer| answer.status.as_u16()).collect();
+    assert_eq!(statuses, [200, 200, 404, 403]);
+    for (answer, left) in answers.iter().zip(["8", "7", "6", "5"]) {
+        assert_eq!((told(answer, "ratelimit-limit"), told(answer, "ratelimit-remaining")), (Some("9"), Some(left)));
+        assert!(told(answer, "ratelimit-reset").is_some() && told(answer, "retry-after").is_none());
+    }
+    let unlimited = rig.get("/.well-known/jwks.json").send().await;
+    assert_eq!(told(&unlimited, "ratelimit-limit"), None);
+}

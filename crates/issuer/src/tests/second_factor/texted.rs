@@ -1,0 +1,163 @@
+//! Codes by SMS.
+
+use std::time::Duration;
+
+use axum::{Router, http::StatusCode, routing::post};
+use countersign_store::transact;
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, sync::mpsc, time::timeout};
+
+use super::{PASSWORD, challenge, code, count, enrolled, live_sessions, verify, wide};
+use crate::tests::rig::{Answer, Rig};
+
+const NUMBER: &str = "+4915112345678";
+/// How long what normally takes well under a second may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A webhook, as it hears what it shall send.
+struct Hook(mpsc::UnboundedReceiver<Value>);
+
+impl Hook {
+    /// The code in the next message, which is to this number.
+    async fn code(&mut self, to: &str) -> String {
+        let message = timeout(PATIENCE, self.0.recv()).await.unwrap().unwrap();
+        assert_eq!(message["to"], to, "{message}");
+        assert_eq!(message["policy"], "shop/shop");
+        let text = message["text"].as_str().unwrap();
+        text.split_whitespace().next().unwrap().to_owned()
+    }
+}
+
+async fn with_hook(more: &str) -> (Rig, Hook) {
+    let (heard, hook) = mpsc::unbounded_channel();
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let url = format!("http://{}/sms", listener.local_addr().unwrap());
+    let answer = move |body: axum::Json<Value>| async move {
+        heard.send(body.0).unwrap();
+        StatusCode::ACCEPTED
+    };
+    tokio::spawn(async move { axum::serve(listener, Router::new().route("/sms", post(answer))).await });
+    let login = format!("{}{more}    sms: {{url: '{url}', signingSecretKeyRef: {{name: sms, key: secret}}}}\n", wide());
+    let rig = Rig::with_references(&login, |references| {
+        references.sms_key = Some(b"a key of thirty-two bytes or so.".to_vec().into());
+    })
+    .await;
+    (rig, Hook(hook))
+}
+
+async fn set_up(rig: &Rig, token: &str, phone: &str) -> Answer {
+    rig.post("/auth/2fa/setup/sms").bearer(token).json(json!({"phone": phone})).send().await
+}
+
+async fn confirm(rig: &Rig, token: &str, code: &str) -> Answer {
+    rig.post("/auth/2fa/verify/sms").bearer(token).json(json!({"code": code})).send().await
+}
+
+async fn send(rig: &Rig, challenge: &str) -> Answer {
+    rig.post("/auth/2fa/otp/send").json(json!({"challenge_id": challenge, "channel": "sms"})).send().await
+}
+
+#[tokio::test]
+async fn a_number_that_its_owner_has_shown_gets_codes_that_log_in() {
+    let (rig, mut hook) = with_hook("").await;
+    let alice = enrolled(&rig, "alice").await;
+    let token = alice.login.text("access_token");
+    let begun = set_up(&rig, &token, NUMBER).await;
+    assert_eq!((begun.status.as_u16(), begun.text("phone")), (202, "\u{2026}78".to_owned()), "{}", begun.body);
+    let asked = challenge(&rig, "alice").await;
+    assert_eq!(send(&rig, &asked).await.refusal(), (422, "validation_failed"), "not before its code was shown");
+    let sent = hook.code(NUMBER).await;
+    assert_eq!(verify(&rig, &asked, &sent).await.refusal(), (401, "invalid_code"), "and that one logs nobody in");
+    let confirmed = confirm(&rig, &token, &sent).await;
+    assert_eq!(confirmed.status, 200, "{}", confirmed.body);
+    let state = rig.get("/auth/2fa").bearer(&token).send().await;
+    assert_eq!((state.text("phone").as_str(), &state.body["methods"][3]), ("\u{2026}78", &json!("sms")));
+    assert!(!state.body.to_string().contains("1511"), "{}", state.body);
+    assert_eq!(send(&rig, &asked).await.status, 202);
+    let sent = hook.code(NUMBER).await;
+    let other = challenge(&rig, "alice").await;
+    assert_eq!(verify(&rig, &other, &sent).await.refusal(), (401, "invalid_code"), "of another challenge");
+    let login = verify(&rig, &asked, &sent).await;
+    assert_eq!(login.status, 200, "{}", login.body);
+    let session = rig.store.session(rig.name(), &login.text("session_id")).await.unwrap().unwrap();
+    assert_eq!(session.amr, ["pwd", "sms", "mfa"]);
+    assert_eq!(count(&rig, "PHONE_CHANGED").await, 1);
+    assert!(live_sessions(&rig, &alice.id).await > 1);
+}
+
+#[tokio::test]
+async fn a_number_is_set_up_soon_after_a_login_and_as_e_164_has_it() {
+    let (rig, _hook) = with_hook("").await;
+    let alice = enrolled(&rig, "alice").await;
+    let token = alice.login.text("access_token");
+    for wrong in ["015112345678", "+49 151 12345678", "+0123456789", "", "alice@shop.example"] {
+        assert_eq!(set_up(&rig, &token, wrong).await.refusal(), (422, "validation_failed"), "{wrong}");
+    }
+    assert_eq!(confirm(&rig, &token, "123456").await.refusal(), (403, "forbidden"), "none waits for a code");
+    let id = alice.login.text("session_id");
+    let session = rig.store.session(rig.name(), &id).await.unwrap().unwrap();
+    let long_ago = session.auth_time.minus(600_001);
+    transact!(&*rig.store, |tx| { tx.session_client(rig.name(), &id, session.ip.as_deref(), None, long_ago).await })
+        .unwrap();
+    assert_eq!(set_up(&rig, &token, NUMBER).await.refusal(), (403, "forbidden"));
+    let without = Rig::new(&wide()).await;
+    let token = enrolled(&without, "alice").await.login.text("access_token");
+    assert_eq!(set_up(&without, &token, NUMBER).await.refusal(), (403, "forbidden"), "the policy sends none");
+}
+
+#[tokio::test]
+async fn wrong_codes_for_a_number_count_where_wrong_passwords_do_and_are_told_by_mail() {
+    let (rig, mut hook) = with_hook("").await;
+    let alice = enrolled(&rig, "alice").await;
+    let token = alice.login.text("access_token");
+    set_up(&rig, &token, NUMBER).await;
+    let sent = hook.code(NUMBER).await;
+    for left in [4, 3, 2, 1, 0] {
+        let wrong = confirm(&rig, &token, "not it").await;
+        assert_eq!((wrong.refusal(), &wrong.body["attempts_left"]), ((401, "invalid_code"), &json!(left)));
+    }
+    assert_eq!(confirm(&rig, &token, &sent).await.refusal(), (423, "account_locked"));
+    assert_eq!(rig.login("alice", PASSWORD).await.refusal(), (423, "account_locked"), "one counter");
+    let mails = rig.mails().await;
+    assert!(mails.iter().any(|mail| mail.subject.contains("locked")), "{mails:?}");
+}
+
+#[tokio::test]
+async fn messages_to_one_number_and_from_one_address_are_limited() {
+    let (rig, mut hook) = with_hook("").await;
+    let alice = enrolled(&rig, "alice").await.login.text("access_token");
+    let bob = enrolled(&rig, "bob").await.login.text("access_token");
+    for n in 0..5 {
+        assert_eq!(set_up(&rig, if n % 2 == 0 { &alice } else { &bob }, NUMBER).await.status, 202);
+        hook.code(NUMBER).await;
+    }
+    let refused = set_up(&rig, &alice, NUMBER).await;
+    assert_eq!(refused.refusal(), (429, "rate_limited"), "whoever asks");
+    assert!(refused.headers.contains_key("retry-after"));
+    for n in 0..15 {
+        assert_eq!(set_up(&rig, &alice, &format!("+49151000000{n:02}")).await.status, 202, "{n}");
+    }
+    assert_eq!(set_up(&rig, &bob, "+4915100000099").await.refusal(), (429, "rate_limited"), "of one address");
+}
+
+#[tokio::test]
+async fn a_number_goes_with_the_password_and_a_code_or_with_the_second_factor() {
+    let (rig, mut hook) = with_hook("").await;
+    let alice = enrolled(&rig, "alice").await;
+    let token = alice.login.text("access_token");
+    set_up(&rig, &token, NUMBER).await;
+    confirm(&rig, &token, &hook.code(NUMBER).await).await;
+    let remove = async |body: Value| rig.delete("/auth/2fa/sms").bearer(&token).json(body).send().await;
+    assert_eq!(remove(json!({"password": "wrong", "code": "1"})).await.refusal(), (401, "invalid_credentials"));
+    assert_eq!(remove(json!({"password": PASSWORD})).await.refusal(), (422, "validation_failed"));
+    assert_eq!(remove(json!({"password": PASSWORD, "code": "wrong"})).await.refusal(), (401, "invalid_code"));
+    let shown = code(&rig, &alice.secret, 0).await;
+    assert_eq!(remove(json!({"password": PASSWORD, "code": shown})).await.status, 200);
+    assert_eq!(rig.store.phone(rig.name(), &alice.id).await.unwrap(), None);
+    set_up(&rig, &token, NUMBER).await;
+    confirm(&rig, &token, &hook.code(NUMBER).await).await;
+    assert!(rig.store.phone(rig.name(), &alice.id).await.unwrap().is_some());
+    let reset = rig.post("/admin/v1/policies/shop/shop/users/alice/reset-mfa").over_admin_socket().send().await;
+    assert_eq!(reset.status, 200);
+    assert_eq!(rig.store.phone(rig.name(), &alice.id).await.unwrap(), None, "a lost telephone receives for others");
+}
