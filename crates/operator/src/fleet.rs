@@ -38,8 +38,8 @@ pub struct Fleet {
     pub reached: bool,
     /// Whether it ever was in this leader's time. Until then verifiers may exist that nobody knows of.
     pub ever_reached: bool,
-    /// How many issuer pods the API server lists.
-    pub issuers: usize,
+    /// The issuer pods that the API server lists, each of which may sign, by name; with what it has applied, if it is alive.
+    pub issuers: BTreeMap<String, Option<Ack>>,
     /// The latest moment that anybody's clock is at, the operator's or the feed server's; absent: not told.
     pub now: Option<UnixMillis>,
     /// By name, where live verifiers stand in the feed, and since when they have said what they say.
@@ -141,9 +141,9 @@ impl Count {
 }
 
 impl Fleet {
-    /// The fleet of these verifiers.
-    pub fn new(verifiers: Vec<Verifier>, history: String, reached: bool, ever_reached: bool, issuers: usize) -> Self {
-        Self { verifiers, history, reached, ever_reached, issuers, ..Self::default() }
+    /// The fleet of these verifiers, without issuers.
+    pub fn new(verifiers: Vec<Verifier>, history: String, reached: bool, ever_reached: bool) -> Self {
+        Self { verifiers, history, reached, ever_reached, ..Self::default() }
     }
 
     /// The same at a moment.
@@ -178,8 +178,18 @@ impl Fleet {
 
     /// What a verifier says, if it counts: of the present history. While there is none, or the feed is away, nothing does.
     fn counted(&self, index: usize) -> Option<&Ack> {
-        let present = |ack: &&Ack| self.reached && !self.history.is_empty() && ack.history == self.history;
-        self.verifiers[index].ack.as_ref().filter(present)
+        self.verifiers[index].ack.as_ref().filter(|ack| self.is_of_now(ack))
+    }
+
+    fn is_of_now(&self, ack: &Ack) -> bool {
+        self.reached && !self.history.is_empty() && ack.history == self.history
+    }
+
+    /// How many issuers have applied the key rings up to a version of the API server, of how many.
+    pub fn issuers_at(&self, version: u64) -> (usize, usize) {
+        let revision = |ack: &Ack| ack.revision.parse().unwrap_or(0_u64);
+        let acks = self.issuers.values().flatten().filter(|ack| self.is_of_now(ack));
+        (acks.filter(|ack| version > 0 && revision(ack) >= version).count(), self.issuers.len())
     }
 
     /// The version up to which a verifier has applied everything, in the present history.

@@ -188,19 +188,24 @@ impl Roll {
         lasting.map(|(name, _)| name).filter(|name| !self.remembered.contains(*name)).cloned().collect()
     }
 
-    /// The fleet of what [`Roll::observe`] gave.
+    /// The fleet of what [`Roll::observe`] gave, and of the issuer pods that the API server lists.
     pub(crate) fn fleet(
         &mut self,
         verifiers: Vec<Verifier>,
         history: &str,
         present: &FeedPresent,
-        issuers: usize,
+        issuers: impl IntoIterator<Item = String>,
         now: UnixMillis,
     ) -> Fleet {
         let latest = present.server_now().map_or(now, |server| server.max(now));
         let heard = self.hear(present, now);
-        let fleet = Fleet::new(verifiers, history.to_owned(), present.fresh, self.ever_reached(), issuers).at(latest);
-        Fleet { heard, ..fleet }
+        let with_ack = |name: String| {
+            let ack = present.issuers.get(&name).filter(|_| present.fresh).cloned().flatten();
+            (name, ack)
+        };
+        let issuers = issuers.into_iter().map(with_ack).collect();
+        let fleet = Fleet::new(verifiers, history.to_owned(), present.fresh, self.ever_reached()).at(latest);
+        Fleet { heard, issuers, ..fleet }
     }
 
     /// Where live verifiers stand, and since when they have said what they say.

@@ -36,7 +36,7 @@ fn verifier(name: &str, ack: Option<Ack>) -> Verifier {
 }
 
 fn fleet(verifiers: Vec<Verifier>) -> Fleet {
-    Fleet::new(verifiers, "h".into(), true, true, 0).at(NOW)
+    Fleet::new(verifiers, "h".into(), true, true).at(NOW)
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn a_verifier_holds_a_write_when_its_ack_is_of_this_history_not_older_and_not_re
 fn an_empty_set_is_never_all_and_nothing_counts_while_the_feed_is_away() {
     let since = Since { version: 1, generation: 1 };
     assert!(!fleet(Vec::new()).all_hold(&policy(), since, ABSENT_AFTER));
-    let away = Fleet::new(vec![verifier("a", Some(ack("5")))], "h".into(), false, true, 0);
+    let away = Fleet::new(vec![verifier("a", Some(ack("5")))], "h".into(), false, true);
     assert!(!away.all_hold(&policy(), since, ABSENT_AFTER));
     let never_written = Since::default();
     assert!(!fleet(vec![verifier("a", Some(ack("5")))]).all_hold(&policy(), never_written, ABSENT_AFTER));
@@ -84,7 +84,7 @@ fn what_a_forged_acknowledgement_says_to_hold_is_not_believed_for_its_size_or_of
     ] {
         let verifiers = || vec![verifier("a", Some(ack("9"))), verifier("b", Some(given.clone()))];
         assert_eq!(fleet(verifiers()).held_ahead(&policy()), ahead, "{why}");
-        let between = Fleet::new(verifiers(), String::new(), true, true, 0).at(NOW);
+        let between = Fleet::new(verifiers(), String::new(), true, true).at(NOW);
         assert_eq!(between.held_ahead(&policy()), None, "while there is no history: {why}");
     }
     let holding = |highest_held| Some(Ack { highest_held, ..ack("1") });
@@ -113,7 +113,7 @@ fn a_key_is_trusted_when_everybody_who_is_waited_for_says_so_in_this_history() {
 #[test]
 fn nothing_acknowledged_counts_while_there_is_no_history() {
     let blank = Ack { history: String::new(), ..ack("5") };
-    let between = Fleet::new(vec![verifier("a", Some(blank))], String::new(), true, true, 0);
+    let between = Fleet::new(vec![verifier("a", Some(blank))], String::new(), true, true);
     assert!(!between.all_hold(&policy(), Since { version: 1, generation: 1 }, ABSENT_AFTER));
 }
 
@@ -161,8 +161,8 @@ fn a_count_says_the_same_however_it_is_reckoned() {
 
 #[test]
 fn before_the_feed_was_reached_once_nobody_is_known_to_be_nobody() {
-    assert_eq!(Fleet::new(Vec::new(), "h".into(), false, false, 0).known(), 1);
-    assert_eq!(Fleet::new(Vec::new(), "h".into(), false, true, 0).known(), 0);
+    assert_eq!(Fleet::new(Vec::new(), "h".into(), false, false).known(), 1);
+    assert_eq!(Fleet::new(Vec::new(), "h".into(), false, true).known(), 0);
 }
 
 #[test]
@@ -230,7 +230,7 @@ impl Scene {
 
     fn required(&mut self) -> Vec<String> {
         let fleet = self.look();
-        let fleet = self.roll.fleet(fleet, "h", &self.present, 0, NOW);
+        let fleet = self.roll.fleet(fleet, "h", &self.present, [], NOW);
         fleet.quorum(ABSENT_AFTER).required.iter().map(|i| fleet.verifiers[*i].name.clone()).collect()
     }
 }
@@ -343,13 +343,28 @@ fn a_pod_that_ended_or_was_never_placed_is_not_missed() {
 }
 
 #[test]
+fn every_issuer_that_is_listed_counts_and_holds_what_its_live_lease_says() {
+    let mut scene = Scene::new(&["a"]);
+    let lease = |name: &str, ack: Option<Ack>| (name.to_owned(), ack);
+    scene.present.issuers = [lease("one", Some(ack("7"))), lease("gone", Some(ack("9"))), lease("mute", None)].into();
+    let verifiers = scene.look();
+    let listed = ["one", "mute", "silent"].map(str::to_owned);
+    let mut fleet = |present: &FeedPresent| scene.roll.fleet(verifiers.clone(), "h", present, listed.clone(), NOW);
+    let present = scene.present.clone();
+    let now = fleet(&present);
+    assert_eq!([0, 7, 8].map(|version| now.issuers_at(version)), [(0, 3), (1, 3), (0, 3)]);
+    let away = fleet(&FeedPresent { fresh: false, ..present });
+    assert_eq!(away.issuers_at(7), (0, 3), "nobody knows");
+}
+
+#[test]
 fn of_an_acknowledgement_it_is_known_since_when_it_has_been_so() {
     let mut scene = Scene::new(&["a"]);
     let mut heard = |revision: &str, now: i64| {
         let lease = Lease { name: "a".into(), position: Position::new(1, 7), ack: Some(ack(revision)) };
         scene.present.leases = vec![lease];
         let verifiers = scene.look();
-        let fleet = scene.roll.fleet(verifiers, "h", &scene.present, 0, UnixMillis(now));
+        let fleet = scene.roll.fleet(verifiers, "h", &scene.present, [], UnixMillis(now));
         fleet.heard["a"].clone()
     };
     let since = |now: i64| Heard { position: Position::new(1, 7), acknowledged: Some(UnixMillis(now)) };

@@ -48,8 +48,8 @@ const RETRY_AT_MOST: Duration = Duration::from_mins(1);
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Member {
     Verifier(PodSeen),
-    /// One that the API server lists may still sign.
-    Issuer,
+    /// One that the API server lists may still sign. Its name.
+    Issuer(String),
 }
 
 /// What is watched.
@@ -120,7 +120,10 @@ async fn observe(context: &Context, watched: &Watched, history: &History) {
         let present = feed.borrow_and_update().clone();
         let verifiers = look(&mut roll, context, watched, &present);
         memory.keep(context, watched, &roll).await;
-        let issuers = watched.members.all().iter().filter(|member| **member == Member::Issuer).count();
+        let issuers = watched.members.all().into_iter().filter_map(|member| match member {
+            Member::Issuer(name) => Some(name),
+            Member::Verifier(_) => None,
+        });
         let value = history.value();
         let key = (said(&verifiers), present.fresh, value.clone());
         context.registry.set_fleet(roll.fleet(verifiers, &value, &present, issuers, Clock::wall()));
@@ -144,7 +147,7 @@ fn look(roll: &mut Roll, context: &Context, watched: &Watched, present: &FeedPre
     let ended = std::mem::take(&mut *watched.ended.lock());
     let pod = |member| match member {
         Member::Verifier(pod) => Some(pod),
-        Member::Issuer => None,
+        Member::Issuer(_) => None,
     };
     let pods: Vec<PodSeen> = watched.members.all().into_iter().filter_map(pod).collect();
     let nodes: BTreeSet<String> = watched.nodes.keys().into_iter().collect();
@@ -175,7 +178,7 @@ fn member(pod: Pod) -> Option<(String, Member)> {
     let name = pod.metadata.name?;
     let issuer = pod.metadata.labels.as_ref().and_then(|l| l.get(COMPONENT_LABEL)).is_some_and(|c| c == ISSUER);
     if issuer {
-        return Some((name, Member::Issuer));
+        return Some((name.clone(), Member::Issuer(name)));
     }
     let status = pod.status.unwrap_or_default();
     let containers = status.container_statuses.unwrap_or_default();

@@ -73,6 +73,8 @@ pub(super) struct Dispatcher {
     first_looks_begin: HashSet<PolicyName>,
     /// Those that wait for verifiers.
     waiting: BTreeMap<PolicyName, Waits>,
+    /// Those that wait for issuers to apply the key rings up to a version.
+    waiting_for_issuers: BTreeMap<PolicyName, u64>,
     /// What verifiers refused at the last look at the fleet.
     refused: HashMap<String, Vec<(String, Option<u64>)>>,
     /// Whether the feed was reached, and whether there was no verifier, at the last look at the fleet.
@@ -101,6 +103,7 @@ impl Dispatcher {
             first: None,
             first_looks_begin: HashSet::new(),
             waiting: BTreeMap::new(),
+            waiting_for_issuers: BTreeMap::new(),
             refused: HashMap::new(),
             fleet_stands: (false, false),
             history_at: None,
@@ -316,6 +319,10 @@ impl Dispatcher {
                     Some(waits) => drop(self.waiting.insert(name.clone(), waits)),
                     None => drop(self.waiting.remove(&name)),
                 }
+                match next.waits_for_issuers {
+                    Some(version) => drop(self.waiting_for_issuers.insert(name.clone(), version)),
+                    None => drop(self.waiting_for_issuers.remove(&name)),
+                }
                 managed.holds = next.holds;
                 if next.gone {
                     self.objects.lock().remove(&bundle_name(&name));
@@ -361,6 +368,9 @@ impl Dispatcher {
         };
         let mut names: Vec<PolicyName> =
             self.waiting.iter().filter(|(_, waits)| served(waits)).map(|(name, _)| name.clone()).collect();
+        let told = |version: &u64| matches!(fleet.issuers_at(*version), (hold, all) if hold == all);
+        let by_issuers = self.waiting_for_issuers.iter().filter(|(_, version)| told(version));
+        names.extend(by_issuers.map(|(name, _)| name.clone()));
         let said = fleet.refused();
         let said: HashMap<String, Vec<(String, Option<u64>)>> = said
             .into_iter()

@@ -141,7 +141,7 @@ mod tests {
     }
 
     fn fleet(acks: Vec<Option<Ack>>) -> Fleet {
-        let fleet = Fleet::new(acks.into_iter().map(verifier).collect(), "h".into(), true, true, 0);
+        let fleet = Fleet::new(acks.into_iter().map(verifier).collect(), "h".into(), true, true);
         fleet.at(countersign_core::time::UnixMillis(100))
     }
 

@@ -283,8 +283,7 @@ impl Reconciler {
         let mut actions = BTreeMap::new();
         if let Some(effective) = &observed.effective {
             let feed_revoked = self.context.registry.revoked_keys(name);
-            let situation =
-                self.situation(name, effective, observed.declared, &next, &feed_revoked, &fleet, &managed.since, now);
+            let situation = self.situation(name, effective, observed.declared, &next, &feed_revoked, &fleet, managed, now);
             actions = situation.plan(&next.rings);
             if !actions.is_empty() {
                 let (rings, planned) = (next.rings.clone(), actions.clone());

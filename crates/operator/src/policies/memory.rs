@@ -116,6 +116,11 @@ pub(crate) struct Managed {
 }
 
 impl Managed {
+    /// The version of the ring's Secret; 0 while it isn't there.
+    pub(crate) fn stored_version(&self) -> u64 {
+        self.stored.as_ref().and_then(|stored| stored.version).unwrap_or(0)
+    }
+
     /// Those who don't wait any more ask again.
     pub(crate) fn drop_those_who_left(&mut self) {
         self.ends.retain(|end| !end.done.is_closed());
@@ -165,6 +170,8 @@ pub(crate) struct Next {
     pub(crate) within: Option<Duration>,
     /// When every verifier has applied so much.
     pub(crate) waits_for: Option<Waits>,
+    /// When every issuer has applied the key rings up to this version.
+    pub(crate) waits_for_issuers: Option<u64>,
     /// What verifiers ought to hold.
     pub(crate) holds: Option<Waits>,
     /// Nothing is left of it.

@@ -115,12 +115,13 @@ impl Reconciler {
         let absent_after = waits_for(0).absent_after_ms;
         let count = fleet.count(name, present, absent_after);
         let mut next = Next::default();
+        let mut issuers = None;
         let mut keys = if effective.is_some_and(|e| e.issuer.is_none()) { Keys::NotNeeded } else { Keys::NotYet };
         if let (Some(effective), Some(kept)) = (effective, standings.kept)
             && !kept.rings.is_empty()
         {
             let revoked = self.context.registry.revoked_keys(name);
-            let situation = self.situation(name, effective, declared, kept, &revoked, &fleet, &managed.since, now);
+            let situation = self.situation(name, effective, declared, kept, &revoked, &fleet, managed, now);
             let mut turned = BTreeMap::new();
             for (ring, held) in &kept.rings {
                 let mut standing = situation.status(*ring, held);
@@ -139,6 +140,8 @@ impl Reconciler {
             let due = situation.next_change(&kept.rings);
             next.within = due.map(|at| Duration::from_millis(u64::try_from(at.since(now)).unwrap_or(0)));
             keys = Keys::Rings(turned);
+            issuers = Some(fleet.issuers_at(managed.stored_version())).filter(|(_, replicas)| *replicas > 0);
+            next.waits_for_issuers = issuers.filter(|(hold, all)| hold < all).map(|_| managed.stored_version());
         }
         let before = before(declared, managed);
         let waited_long = managed.lagging_since.is_some_and(|since| since.elapsed() >= millis(absent_after));
@@ -155,6 +158,7 @@ impl Reconciler {
             acceptance: standings.acceptance,
             keys,
             count: count.clone(),
+            issuers,
             bundle_generation: present.generation,
             feed_reached: fleet.reached,
             lagging_for_long: waited_long,
@@ -245,6 +249,7 @@ fn nothing_told<'a>(declared: &Declared, before: &'a AuthPolicyStatus) -> Situat
         acceptance: Acceptance::Accepted(Vec::new()),
         keys: Keys::NotYet,
         count: Count::default(),
+        issuers: None,
         bundle_generation: 0,
         feed_reached: true,
         lagging_for_long: false,

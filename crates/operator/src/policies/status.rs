@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use countersign_api::{
     bundle::RingName,
-    policy::{AuthPolicyStatus, Enforcement},
+    policy::{AuthPolicyStatus, Enforcement, IssuerEnforcement},
 };
 use countersign_core::{
     ring::{Phase, Ring, RingStatus},
@@ -101,6 +101,8 @@ pub(crate) struct Situation<'a> {
     pub(crate) keys: Keys,
     /// Who holds the present bundle; the bundle's generation, 0 without one.
     pub(crate) count: Count,
+    /// How many issuers hold the present key rings, of how many; absent: there is none.
+    pub(crate) issuers: Option<(usize, usize)>,
     pub(crate) bundle_generation: u64,
     /// The feed is in reach.
     pub(crate) feed_reached: bool,
@@ -342,6 +344,9 @@ fn enforcement(situation: &Situation<'_>, enforced: &Wanted) -> Option<Enforceme
         return None;
     }
     let count = &situation.count;
+    let number = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
+    let issuers = situation.issuers;
+    let said = issuers.map(|(hold, all)| IssuerEnforcement { replicas: number(all), acknowledged: number(hold) });
     let held = situation.before.enforcement.as_ref().filter(|e| e.generation == situation.generation);
     if let Some(held) = held {
         let was = before(situation, ENFORCED).is_some_and(|c| c.status == "True");
@@ -349,12 +354,13 @@ fn enforcement(situation: &Situation<'_>, enforced: &Wanted) -> Option<Enforceme
         let same_reason = before(situation, ENFORCED).is_some_and(|c| c.reason == enforced.remark.reason);
         let still_waits = !enforced.holds() && !was && same_reason && !situation.refresh;
         if stays_settled || still_waits {
-            return Some(held.clone());
+            // While issuers are coming to it, what was said of them stays said.
+            let issuers = if issuers.is_none_or(|(hold, all)| hold == all) { said } else { held.issuers.clone() };
+            return Some(Enforcement { issuers, ..held.clone() });
         }
     }
     let settled_time =
         if enforced.holds() { Some(time(situation.now)) } else { held.and_then(|held| held.settled_time.clone()) };
-    let number = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
     Some(Enforcement {
         generation: situation.generation,
         bundle_generation: i64::try_from(situation.bundle_generation).unwrap_or(i64::MAX),
@@ -362,8 +368,7 @@ fn enforcement(situation: &Situation<'_>, enforced: &Wanted) -> Option<Enforceme
         verifiers: number(count.required),
         acknowledged: number(count.held),
         summary: format!("{}/{}", count.held, count.required),
-        // No issuer tells what it holds.
-        issuers: None,
+        issuers: said,
         lagging: count.lagging.clone(),
     })
 }

@@ -1,6 +1,7 @@
 //! Whole looks at a policy, against an API server in memory.
 
 mod informing;
+mod issuers;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -107,7 +108,7 @@ impl Leader {
         let verifier =
             |ack| Verifier { name: "v".into(), pod: true, alive: true, ended: None, absent_ms: 0, ack: Some(ack) };
         let verifiers = acks.into_iter().map(verifier).collect();
-        self.registry().set_fleet(Fleet::new(verifiers, "h".into(), true, true, 0).at(now));
+        self.registry().set_fleet(Fleet::new(verifiers, "h".into(), true, true).at(now));
         let server_time = Some((now, Clock::boot_millis()));
         self.registry().set_feed(FeedPresent { fresh: true, caught_up: true, server_time, ..FeedPresent::default() });
         let present = self.reconciler.feed.borrow().clone();

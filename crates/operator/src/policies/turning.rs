@@ -15,7 +15,7 @@ use countersign_core::{
     time::UnixMillis,
 };
 
-use super::{Reconciler, caches::Declared};
+use super::{Reconciler, caches::Declared, memory::Managed};
 use crate::fleet::{Fleet, Since};
 
 /// What bears on a policy's rings at one moment.
@@ -30,7 +30,7 @@ pub(crate) struct Situation<'a> {
     pub(crate) fleet: &'a Fleet,
     /// From which write on the bundle holds each key.
     pub(crate) since: &'a BTreeMap<String, Since>,
-    /// The versions of the rings that the operator itself, where it is the issuer, signs by.
+    /// The versions of the rings that everybody signs by: the operator itself, and every issuer.
     pub(crate) signs_by: BTreeMap<RingName, u64>,
     pub(crate) server_now: Option<UnixMillis>,
     pub(crate) now: UnixMillis,
@@ -46,20 +46,28 @@ impl Reconciler {
         kept: &Kept,
         feed_revoked: &BTreeSet<String>,
         fleet: &'a Fleet,
-        since: &'a BTreeMap<String, Since>,
+        managed: &'a Managed,
         now: UnixMillis,
     ) -> Situation<'a> {
         let own = kept.record.revoked.iter().filter(|entry| entry.kind == Kind::Key).map(|entry| entry.id.clone());
         let view = self.context.registry.policy(name);
         let rings = view.iter().flat_map(|view| &view.own).flat_map(|own| &own.rings);
+        let stored = managed.stored.as_ref();
+        let (hold, issuers) = fleet.issuers_at(managed.stored_version());
+        // What issuers have applied is what is stored.
+        let of_issuers = |ring: &RingName| match stored.and_then(|stored| stored.kept.rings.get(ring)) {
+            _ if issuers == 0 => u64::MAX,
+            Some(stored) if hold == issuers => stored.version,
+            _ => 0,
+        };
         Situation {
             name,
             effective,
             rotate: rotate_annotations(declared),
             revoked: own.chain(feed_revoked.iter().cloned()).collect(),
             fleet,
-            since,
-            signs_by: rings.map(|(ring, view)| (*ring, view.ring.version)).collect(),
+            since: &managed.since,
+            signs_by: rings.map(|(ring, view)| (*ring, view.ring.version.min(of_issuers(ring)))).collect(),
             server_now: self.server_now(),
             now,
         }
@@ -105,14 +113,12 @@ impl Situation<'_> {
             let since = self.since.get(*kid).copied().unwrap_or_default();
             self.fleet.all_hold(self.name, since, absent_after)
         };
-        let signs_by = self.signs_by.get(&name).copied().unwrap_or(0);
         Acks {
             known: self.fleet.known(),
             required: self.fleet.quorum(absent_after).required.len(),
             held_by_all: ring.keys.iter().map(|key| &key.kid).filter(held).cloned().collect(),
             published: ring.keys.iter().filter_map(|key| Some((key.kid.clone(), self.published(&key.kid)?))).collect(),
-            // No issuer tells up to which ring it holds: while there is any, no key's end can be reckoned.
-            issuers_hold: if self.fleet.issuers == 0 { signs_by } else { 0 },
+            issuers_hold: self.signs_by.get(&name).copied().unwrap_or(0),
             server_now: self.server_now,
         }
     }

@@ -13,10 +13,7 @@ use super::{
     Reconciler, caches::Declared, living::Living, memory::Managed, reconcile::ReconcileError, signing::SigningError,
     standing::Refused, status::Acceptance,
 };
-use crate::{
-    fleet::Since,
-    registry::{OwnKeys, PolicyView, RingView},
-};
+use crate::registry::{OwnKeys, PolicyView, RingView};
 
 /// Whether a policy's keys sign.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +37,7 @@ impl Reconciler {
         self.context.registry.turn(name).raise(kept.record.issued_until);
         let mut rings = BTreeMap::new();
         if let Some(effective) = effective {
-            let statuses = self.ring_statuses(name, declared, effective, kept, &managed.since);
+            let statuses = self.ring_statuses(name, declared, effective, kept, managed);
             for (ring, held) in &kept.rings {
                 let version = held.version;
                 let known = managed.signers.get(ring).filter(|(of, _)| *of == version).map(|(_, signer)| signer.clone());
@@ -83,11 +80,11 @@ impl Reconciler {
         declared: &Declared,
         effective: &Arc<EffectivePolicy>,
         kept: &Kept,
-        since: &BTreeMap<String, Since>,
+        managed: &Managed,
     ) -> BTreeMap<RingName, RingStatus> {
         let registry = &self.context.registry;
         let (revoked, fleet) = (registry.revoked_keys(name), registry.fleet());
-        let situation = self.situation(name, effective, declared, kept, &revoked, &fleet, since, Clock::wall());
+        let situation = self.situation(name, effective, declared, kept, &revoked, &fleet, managed, Clock::wall());
         kept.rings.iter().map(|(ring, held)| (*ring, situation.status(*ring, held))).collect()
     }
 

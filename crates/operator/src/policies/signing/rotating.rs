@@ -402,7 +402,7 @@ mod tests {
     fn trusting(kids: Vec<String>) -> Fleet {
         let ack = Ack { history: "h".into(), revision: "99".into(), trusted_bundle_keys: kids, ..Ack::default() };
         let verifier = Verifier { name: "v".into(), pod: true, alive: true, ended: None, absent_ms: 0, ack: Some(ack) };
-        Fleet::new(vec![verifier], "h".into(), true, true, 0)
+        Fleet::new(vec![verifier], "h".into(), true, true)
     }
 
     #[tokio::test]

@@ -32,6 +32,7 @@ fn situation(before: &AuthPolicyStatus) -> Situation<'_> {
         acceptance: accepted_(),
         keys: rings(Phase::Ready, Phase::Ready),
         count: count(2, 2),
+        issuers: None,
         bundle_generation: 77,
         feed_reached: true,
         lagging_for_long: false,
