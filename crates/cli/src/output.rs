@@ -114,6 +114,15 @@ impl Printer {
         }
     }
 
+    /// A line on a terminal's standard error that the next one takes the place of; left out with `-q`.
+    pub(crate) fn status_line(self, text: &str) {
+        if !self.quiet {
+            let mut err = io::stderr().lock();
+            // Nobody is left to be told that it is closed.
+            let _ = write!(err, "\r{}\u{1b}[K", printable(text)).and_then(|()| err.flush());
+        }
+    }
+
     /// A line on standard error.
     pub(crate) fn complain(text: &str) {
         complain(text);

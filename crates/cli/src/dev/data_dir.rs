@@ -19,11 +19,24 @@ use crate::{
     target::{ADMIN_SOCKET, VERIFIER_SOCKET},
 };
 
+/// What the verifier saves.
+const VERIFIER: &str = "verifier";
+
 /// The longest path of a Unix socket (`sun_path` less its NUL).
 const MAX_SOCKET_PATH: usize = 107;
 
 /// The file that holds the secret from which keys are derived.
-const SECRET: &str = "secret.key";
+pub(crate) const SECRET: &str = "secret.key";
+
+/// The database.
+pub(crate) const DATABASE: &str = "countersign.db";
+
+/// What takes the place of the present content, while it is put together, and once it is complete.
+const STAGING: &str = "restore.new";
+const ADOPTING: &str = "restore.pending";
+
+/// What a restored directory takes over.
+const ADOPTED: [&str; 2] = [DATABASE, SECRET];
 
 /// The file whose lock says that the directory is in use.
 const LOCK: &str = "dev.lock";
@@ -56,6 +69,7 @@ impl DataDir {
             .fix(format!("the socket's whole path may have {MAX_SOCKET_PATH} bytes: name a shorter directory")));
         }
         let lock = lock(&path)?;
+        finish_adopting(&path).map_err(|e| failed("an interrupted restore can't be finished", &e))?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).map_err(|e| failed("can't be made private", &e))?;
         let data_dir = Self { path, _lock: lock };
         data_dir.keep_out_of_git().map_err(|e| failed("can't be written", &e))?;
@@ -72,9 +86,38 @@ impl DataDir {
         &self.path
     }
 
+    /// Where what is to take the place of the present content is put together: empty, and private.
+    pub(crate) fn staging(&self) -> io::Result<PathBuf> {
+        let staging = self.path.join(STAGING);
+        remove_directory(&staging)?;
+        fs::DirBuilder::new().mode(0o700).create(&staging)?;
+        Ok(staging)
+    }
+
+    /// Puts what is staged in the place of the present content: all of it or nothing, whenever the process or the power fails.
+    /// Once the directory has its name, whoever opens the data directory next finishes the work.
+    pub(crate) fn adopt_staging(&self) -> io::Result<()> {
+        let staging = self.path.join(STAGING);
+        for name in ADOPTED {
+            let staged = staging.join(name);
+            if staged.exists() {
+                File::open(staged)?.sync_all()?;
+            }
+        }
+        File::open(&staging)?.sync_all()?;
+        fs::rename(&staging, self.path.join(ADOPTING))?;
+        File::open(&self.path)?.sync_all()?;
+        finish_adopting(&self.path)
+    }
+
+    /// Gives up what is staged.
+    pub(crate) fn discard_staging(&self) -> io::Result<()> {
+        remove_directory(&self.path.join(STAGING))
+    }
+
     /// The database.
     pub(crate) fn database(&self) -> PathBuf {
-        self.path.join("countersign.db")
+        self.path.join(DATABASE)
     }
 
     /// Bundles, for this process's verifier and separate ones.
@@ -84,7 +127,7 @@ impl DataDir {
 
     /// What the verifier saves.
     pub(crate) fn verifier(&self) -> PathBuf {
-        self.path.join("verifier")
+        self.path.join(VERIFIER)
     }
 
     /// The verifier's socket.
@@ -135,7 +178,7 @@ impl DataDir {
 /// take a project, or a whole system's /tmp, away from its users.
 fn refuse_somebody_elses(path: &Path) -> Result<(), Failure> {
     let open_to_others = fs::metadata(path).is_ok_and(|m| m.is_dir() && m.permissions().mode() & 0o077 != 0);
-    let ours = [LOCK, "countersign.db"].iter().any(|name| path.join(name).exists());
+    let ours = [LOCK, DATABASE].iter().any(|name| path.join(name).exists());
     let holds_things =
         || fs::read_dir(path).is_ok_and(|mut all| all.any(|e| e.is_ok_and(|e| e.file_name() != "lost+found")));
     if open_to_others && !ours && holds_things() {
@@ -146,6 +189,40 @@ fn refuse_somebody_elses(path: &Path) -> Result<(), Failure> {
         .fix("name a directory of its own, for example one below it"));
     }
     Ok(())
+}
+
+/// Moves what is complete into its place, file by file; done again from wherever it stopped. What belonged to the database
+/// that goes, goes first: its log, and what the verifier saved of its feed.
+fn finish_adopting(path: &Path) -> io::Result<()> {
+    let adopting = path.join(ADOPTING);
+    if !adopting.exists() {
+        return Ok(());
+    }
+    if adopting.join(DATABASE).exists() {
+        for name in ["countersign.db-wal", "countersign.db-shm"] {
+            match fs::remove_file(path.join(name)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        remove_directory(&path.join(VERIFIER))?;
+    }
+    for name in ADOPTED {
+        let staged = adopting.join(name);
+        if staged.exists() {
+            fs::rename(staged, path.join(name))?;
+        }
+    }
+    File::open(path)?.sync_all()?;
+    remove_directory(&adopting)?;
+    File::open(path)?.sync_all()
+}
+
+fn remove_directory(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn lock(path: &Path) -> Result<File, Failure> {

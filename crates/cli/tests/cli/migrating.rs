@@ -1,0 +1,252 @@
+//! Accounts from another schema, brought by the command line.
+
+use std::{path::PathBuf, process::Stdio};
+
+use serde_json::{Value, json};
+use sqlx::{AnyPool, Row as _};
+
+use crate::{
+    admin::over_socket,
+    first_login::post,
+    rig::{Dev, Said, alone, countersign, eventually, run_with},
+};
+
+/// Of "U*U", from `crypt_blowfish`'s own tests.
+const BCRYPT: &str = "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
+const OLD_PASSWORD: &str = "U*U";
+
+const MAPPING: &str = "name: old-shop
+users:
+  table: users
+  key: id
+  columns:
+    id: id
+    username: login
+    email: email
+    emailVerified: {value: \"true\"}
+    active: is_active
+    password: hash
+    roles: {column: role, map: {superuser: [admin]}, default: [user]}
+    createdAt: joined
+apiKeys:
+  table: api_keys
+  columns: {user: user_id, plaintext: text, name: name, scopes: {column: scopes, separator: ' '}, expiresAt: ends}
+";
+
+/// A database of another application, in a directory.
+fn old_database(directory: &std::path::Path, statements: &[&str]) -> PathBuf {
+    let path = directory.join("old.db");
+    std::fs::File::create(&path).unwrap();
+    in_database(&path, async |pool| {
+        for sql in statements {
+            sqlx::raw_sql(sqlx::AssertSqlSafe((*sql).to_owned())).execute(&pool).await.unwrap();
+        }
+    });
+    path
+}
+
+fn in_database<T>(path: &std::path::Path, work: impl AsyncFnOnce(AnyPool) -> T) -> T {
+    sqlx::any::install_default_drivers();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let pool = AnyPool::connect(&format!("sqlite://{}", path.display())).await.unwrap();
+        let found = work(pool.clone()).await;
+        pool.close().await;
+        found
+    })
+}
+
+const USERS: &str =
+    "CREATE TABLE users (id INTEGER, login TEXT, email TEXT, is_active BOOLEAN, hash TEXT, role TEXT, joined TEXT)";
+const KEYS: &str = "CREATE TABLE api_keys (user_id INTEGER, text TEXT, name TEXT, scopes TEXT, ends TEXT)";
+
+/// A running `dev` beside an old shop's database, with its mapping.
+fn beside_an_old_shop(users: &[&str]) -> Dev {
+    let dev = Dev::start();
+    let rows: Vec<String> = users.iter().map(|values| format!("INSERT INTO users VALUES ({values})")).collect();
+    let keys = "INSERT INTO api_keys VALUES (1, 'old-key-of-ann', 'ci', 'orders:read', '2099-01-01 00:00:00')";
+    let all: Vec<&str> = [USERS, KEYS, keys].into_iter().chain(rows.iter().map(String::as_str)).collect();
+    old_database(dev.path(), &all);
+    std::fs::write(dev.path().join("mapping.yaml"), MAPPING).unwrap();
+    dev
+}
+
+fn migrate(dev: &Dev, action: &str, more: &[&str]) -> Said {
+    let mut arguments = vec!["migrate", action, "--from", "sqlite+aiosqlite:///old.db", "--mapping", "mapping.yaml"];
+    arguments.extend(more);
+    dev.run(&arguments)
+}
+
+fn outcomes(said: &Said) -> Value {
+    said.json()["outcomes"].clone()
+}
+
+/// How many accounts there are beside the one that `dev` makes for itself in its own time.
+fn accounts(dev: &Dev) -> usize {
+    let listed = dev.run(&["users", "list", "--limit", "100000", "-o", "json"]).json();
+    listed["users"].as_array().unwrap().iter().filter(|user| user["username"] != "demo").count()
+}
+
+#[test]
+fn accounts_are_planned_brought_verified_and_taken_back() {
+    let ann = format!("1, 'ann', 'ann@old.example', TRUE, '{BCRYPT}', 'superuser', '2017-07-14 02:40:00'");
+    let dev = beside_an_old_shop(&[
+        &ann,
+        &format!("2, 'bob', 'bob@old.example', FALSE, '{BCRYPT}', NULL, NULL"),
+        "3, 'eve', 'eve@old.example', TRUE, '!unusable', 'user', NULL",
+        "4, 'md5', 'md5@old.example', TRUE, '5f4dcc3b5aa765d61d8327deb882cf99', 'user', NULL",
+        "5, 'again', 'ANN@old.example', TRUE, NULL, 'user', NULL",
+        "6, 'odd', 'odd@old.example', TRUE, NULL, 'emperor', NULL",
+    ]);
+    assert_eq!(accounts(&dev), 0);
+    let plan = migrate(&dev, "plan", &["-o", "json"]);
+    assert_eq!(plan.status, 1, "rows are rejected: {plan:?}");
+    assert_eq!(outcomes(&plan), json!({"new": 3, "rejected": 3}));
+    let rejected: Vec<(u64, &str)> = plan.json()["details"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| (one["row"].as_u64().unwrap(), one["reason"].as_str().unwrap()))
+        .map(|(row, reason)| (row, if reason.contains("no known format") { "format" } else { "" }))
+        .collect();
+    assert_eq!(rejected, [(4, "format"), (5, ""), (6, "")]);
+    let shown = migrate(&dev, "run", &["--dry-run"]);
+    for expected in ["plan: 6 rows: 3 new, 3 rejected", "email: is that of an earlier row", "no role emperor"] {
+        assert!(shown.out.contains(expected), "{expected}: {}", shown.out);
+    }
+    assert!(!shown.out.contains("5f4dcc") && !shown.err.contains("5f4dcc"), "no hash is shown: {shown:?}");
+    assert_eq!(accounts(&dev), 0, "a plan writes nothing");
+
+    let run = migrate(&dev, "run", &["-o", "json"]);
+    assert_eq!((run.status, outcomes(&run)), (1, json!({"imported": 3, "rejected": 3})), "{run:?}");
+    assert_eq!((&run.json()["without_password"], &run.json()["api_keys"]), (&json!(1), &json!(1)));
+    assert!(run.err.contains("policy default/dev"), "the target is said first: {}", run.err);
+    let again = migrate(&dev, "run", &["-o", "json"]);
+    assert_eq!(outcomes(&again), json!({"present": 3, "rejected": 3}));
+    let verify = migrate(&dev, "verify", &["-o", "json"]);
+    assert_eq!(outcomes(&verify), json!({"rejected": 3, "same": 3}));
+
+    let login = post(&dev, "/auth/login", &json!({"username": "ann", "password": OLD_PASSWORD}));
+    assert_eq!((login.0, &login.1["user"]["id"]), (200, &json!("1")), "{}", login.1);
+    assert_eq!(
+        post(&dev, "/auth/login", &json!({"username": "bob", "password": OLD_PASSWORD})).1["error"],
+        "account_disabled"
+    );
+    assert_eq!(post(&dev, "/auth/login", &json!({"username": "eve", "password": "!unusable"})).0, 401);
+
+    let refused = dev.run(&["migrate", "rollback", "--mapping", "mapping.yaml"]);
+    assert_eq!(refused.status, 2, "there is nobody to ask: {refused:?}");
+    let back = dev.run(&["migrate", "rollback", "--mapping", "mapping.yaml", "--yes"]);
+    assert_eq!(back.status, 0, "{back:?}");
+    assert!(back.out.contains("1 accounts removed, 2 kept"), "{}", back.out);
+    assert!(
+        back.out.contains("logged in") && back.out.contains("it was changed"),
+        "who showed a password had it hashed anew"
+    );
+    assert_eq!(accounts(&dev), 2);
+    let forced = dev.run(&["migrate", "rollback", "--mapping", "mapping.yaml", "--force", "--yes", "-o", "json"]);
+    assert_eq!(forced.json()["removed"], json!(2), "{forced:?}");
+    assert_eq!(accounts(&dev), 0);
+    let nothing = dev.run(&["migrate", "rollback", "--mapping", "mapping.yaml", "--yes"]);
+    assert_eq!(nothing.status, 3, "{nothing:?}");
+    assert!(nothing.err.contains("no such import"), "{}", nothing.err);
+}
+
+#[test]
+fn a_run_that_was_killed_goes_on_and_loses_and_doubles_nobody() {
+    const ROWS: usize = 2_000;
+    let mut dev = beside_an_old_shop(&[]);
+    in_database(&dev.path().join("old.db"), async |pool| {
+        let sql = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)
+            INSERT INTO users SELECT i, 'user' || i, 'user' || i || '@old.example', TRUE, NULL, 'user', NULL FROM n";
+        sqlx::raw_sql(sql).execute(&pool).await.unwrap();
+    });
+    let mut child = countersign()
+        .args(["migrate", "run", "--from", "sqlite:old.db", "--mapping", "mapping.yaml"])
+        .current_dir(dev.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually("some rows are brought", || {
+        let (status, import) = over_socket(&dev, "GET", "/policies/default/dev/imports/old-shop", "");
+        (status == 200 && import["rows"].as_u64().is_some_and(|rows| rows > 0)).then_some(())
+    });
+    // Both at once: the reader, and the issuer in the middle of whatever it writes.
+    dev.kill();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    dev.restart();
+    let brought = accounts(&dev);
+    assert!(brought > 0 && brought <= ROWS, "{brought}");
+    let run = migrate(&dev, "run", &["-o", "json"]);
+    assert_eq!(run.status, 0, "{run:?}");
+    let found = outcomes(&run);
+    let count = |name: &str| found[name].as_u64().unwrap_or(0);
+    assert_eq!(count("present") + count("imported"), ROWS as u64, "{found}");
+    assert_eq!(count("present"), brought as u64);
+    assert_eq!(accounts(&dev), ROWS);
+    assert_eq!(outcomes(&migrate(&dev, "verify", &["-o", "json"])), json!({"same": ROWS}));
+    let database = dev.data().join("countersign.db");
+    dev.kill();
+    let doubled: i64 = in_database(&database, async |pool| {
+        let sql = "SELECT count(*) - count(DISTINCT user_id) FROM imported_users";
+        sqlx::query(sql).fetch_one(&pool).await.unwrap().get(0)
+    });
+    assert_eq!(doubled, 0);
+}
+
+#[test]
+fn old_api_keys_keep_working_by_their_hashes() {
+    let ann = format!("1, 'ann', 'ann@old.example', TRUE, '{BCRYPT}', 'superuser', NULL");
+    let shop = beside_an_old_shop(&[&ann]);
+    let keys = migrate(&shop, "keys", &[]);
+    assert_eq!(keys.status, 0, "{keys:?}");
+    assert!(!keys.out.contains("old-key-of-ann"), "only the hash is printed");
+    assert!(keys.err.contains("spec.opaqueKeys"), "{}", keys.err);
+    let secrets = migrate(&shop, "keys", &["--secret", "old-api-keys", "-n", "shop"]);
+    for expected in ["kind: Secret", "name: old-api-keys", "namespace: shop", "keys.json:"] {
+        assert!(secrets.out.contains(expected), "{expected}: {}", secrets.out);
+    }
+    let named = "  opaqueKeys: {secretKeyRefs: [{name: old-api-keys, key: keys.json}]}\n";
+    let policy = crate::rig::policy("shop", named);
+    let dev = Dev::on_policies(&[("shop.yaml", &policy), ("secrets/old-api-keys/keys.json", &keys.out)]);
+    let found = dev.run_with(&["verify", "-", "-o", "json"], "old-key-of-ann");
+    assert_eq!((found.status, &found.json()["subject"]), (0, &json!("1")), "{found:?}");
+    assert_eq!(found.json()["scopes"], json!(["orders:read"]));
+}
+
+#[test]
+fn what_is_wrong_with_source_or_mapping_is_said_before_anything_is_done() {
+    let directory = tempfile::tempdir().unwrap();
+    let mapping = directory.path().join("mapping.yaml");
+    std::fs::write(&mapping, MAPPING.replace("email: email", "emial: email")).unwrap();
+    let mapping = mapping.to_str().unwrap();
+    let misspelt = alone(&["migrate", "plan", "--from", "sqlite:old.db", "--mapping", mapping]);
+    assert_eq!(misspelt.status, 2, "{misspelt:?}");
+    assert!(misspelt.err.contains("unknown field `emial`"), "{}", misspelt.err);
+    let none = alone(&["migrate", "plan", "--from", "sqlite:old.db", "--mapping", "/nonexistent.yaml"]);
+    assert!(none.status == 2 && none.err.contains("migrate example"), "{none:?}");
+    for schema in ["fastapi-users", "supabase", "django", "home-grown"] {
+        assert!(alone(&["migrate", "example", schema]).line().contains("users:"), "{schema}");
+    }
+    let dev = beside_an_old_shop(&[]);
+    for (from, status, said) in [
+        ("sqlite:nowhere.db", 3, "nowhere.db"),
+        ("mysql://db.example/shop", 2, "--from"),
+        ("sqlite:mapping.yaml", 3, "mapping.yaml"),
+    ] {
+        let mut command = countersign();
+        command
+            .args(["migrate", "plan", "--mapping", "mapping.yaml"])
+            .current_dir(dev.path())
+            .env("COUNTERSIGN_FROM", from);
+        let refused = run_with(command, "");
+        assert_eq!(refused.status, status, "{refused:?}");
+        assert!(refused.err.contains(said), "{}", refused.err);
+    }
+    std::fs::write(dev.path().join("mapping.yaml"), MAPPING.replace("password: hash", "password: hsah")).unwrap();
+    let column = migrate(&dev, "plan", &[]);
+    assert_eq!(column.status, 3, "{column:?}");
+    assert!(column.err.contains("hsah"), "{}", column.err);
+}
