@@ -205,7 +205,7 @@ impl Roll {
         };
         let issuers = issuers.into_iter().map(with_ack).collect();
         let fleet = Fleet::new(verifiers, history.to_owned(), present.fresh, self.ever_reached()).at(latest);
-        Fleet { heard, issuers, ..fleet }
+        Fleet { issuers, heard, ..fleet }
     }
 
     /// Where live verifiers stand, and since when they have said what they say.

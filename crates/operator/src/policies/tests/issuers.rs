@@ -26,33 +26,33 @@ impl Leader {
 }
 
 /// What an issuer says that has come to this version of the API server.
-fn at(version: u64) -> Option<Ack> {
-    Some(Ack { history: "h".into(), revision: version.to_string(), ..Ack::default() })
+fn at(version: u64) -> Ack {
+    Ack { history: "h".into(), revision: version.to_string(), ..Ack::default() }
 }
 
 #[tokio::test]
 async fn a_key_s_end_is_reckoned_from_when_every_issuer_that_is_listed_has_applied_the_ring_that_retired_it() {
     let (server, mut leader) = in_force().await;
-    leader.hears_issuers(&[("one", at(u64::MAX)), ("two", at(1))]);
+    leader.hears_issuers(&[("one", Some(at(u64::MAX))), ("two", Some(at(1)))]);
     leader.settles().await;
     declares(&server, |policy| policy["metadata"]["annotations"] = json!({"countersign.dev/rotate": "now"}));
     leader.settles().await;
     assert!(leader.keys().values().any(|state| *state == KeyState::Retiring), "issuers keep no key from signing");
 
     let stored = leader.managed.stored.as_ref().and_then(|stored| stored.version).unwrap();
-    let of_another_history = at(stored).map(|ack| Ack { history: "earlier".into(), ..ack });
+    let of_another_history = Some(Ack { history: "earlier".into(), ..at(stored) });
     for (two, why) in [
-        (at(stored - 1), "it has not come to it"),
+        (Some(at(stored - 1)), "it has not come to it"),
         (None, "it is listed, and says nothing"),
         (of_another_history, "it speaks of another history"),
-        (at(stored).map(|ack| Ack { revision: "nonsense".into(), ..ack }), "it can't be understood"),
+        (Some(Ack { revision: "nonsense".into(), ..at(stored) }), "it can't be understood"),
     ] {
-        leader.hears_issuers(&[("one", at(u64::MAX)), ("two", two)]);
+        leader.hears_issuers(&[("one", Some(at(u64::MAX))), ("two", two)]);
         let next = leader.look().await.unwrap();
         assert!(!leader.has_reckoned_the_end(), "{why}");
         assert_eq!(next.waits_for_issuers, Some(stored), "{why}");
     }
-    leader.hears_issuers(&[("one", at(u64::MAX)), ("two", at(stored))]);
+    leader.hears_issuers(&[("one", Some(at(u64::MAX))), ("two", Some(at(stored)))]);
     leader.settles().await;
     assert!(leader.has_reckoned_the_end());
 }
@@ -60,11 +60,11 @@ async fn a_key_s_end_is_reckoned_from_when_every_issuer_that_is_listed_has_appli
 #[tokio::test]
 async fn an_issuer_that_is_gone_is_waited_for_no_more() {
     let (server, mut leader) = in_force().await;
-    leader.hears_issuers(&[("one", at(u64::MAX)), ("two", None)]);
+    leader.hears_issuers(&[("one", Some(at(u64::MAX))), ("two", None)]);
     declares(&server, |policy| policy["metadata"]["annotations"] = json!({"countersign.dev/rotate": "now"}));
     leader.settles().await;
     assert!(!leader.has_reckoned_the_end());
-    leader.hears_issuers(&[("one", at(u64::MAX))]);
+    leader.hears_issuers(&[("one", Some(at(u64::MAX)))]);
     leader.settles().await;
     assert!(leader.has_reckoned_the_end());
 }
@@ -73,15 +73,15 @@ async fn an_issuer_that_is_gone_is_waited_for_no_more() {
 async fn a_policy_s_status_says_how_many_issuers_hold_its_rings_once_all_do() {
     let (server, mut leader) = in_force().await;
     assert_eq!(leader.said_of_issuers(), Value::Null, "there is none");
-    leader.hears_issuers(&[("one", at(u64::MAX)), ("two", None)]);
+    leader.hears_issuers(&[("one", Some(at(u64::MAX))), ("two", None)]);
     declares(&server, |policy| policy["spec"]["audiences"] = json!(["other"]));
     leader.settles().await;
     assert_eq!(leader.said_of_issuers(), json!({"replicas": 2, "acknowledged": 1}));
-    leader.hears_issuers(&[("one", at(u64::MAX)), ("two", at(u64::MAX))]);
+    leader.hears_issuers(&[("one", Some(at(u64::MAX))), ("two", Some(at(u64::MAX)))]);
     leader.settles().await;
     assert_eq!(leader.said_of_issuers(), json!({"replicas": 2, "acknowledged": 2}));
     let before = server.object(POLICY);
-    leader.hears_issuers(&[("one", at(u64::MAX)), ("two", None)]);
+    leader.hears_issuers(&[("one", Some(at(u64::MAX))), ("two", None)]);
     leader.settles().await;
     assert_eq!(server.object(POLICY), before, "one that restarts is not worth a write");
 }
