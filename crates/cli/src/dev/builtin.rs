@@ -59,8 +59,12 @@ impl Builtin {
                 Some(UnixMillis(first.parse().unwrap_or(0)).plus(LEGACY_DAYS * DAY_MS))
             }
         };
-        if let Some(until) = legacy_until {
-            tracing::warn!("tokens signed with JWT_SECRET_KEY are accepted until {until}");
+        match legacy_until {
+            Some(until) if until <= Clock::wall() => {
+                tracing::warn!("tokens signed with JWT_SECRET_KEY are refused: they were accepted until {until}");
+            }
+            Some(until) => tracing::warn!("tokens signed with JWT_SECRET_KEY are accepted until {until}"),
+            None => {}
         }
         Ok(Self { issuer, legacy_until, mails_leave: legacy.smtp.is_some() })
     }

@@ -133,8 +133,9 @@ static EMERGENCY: Known = Known { variables: &[], field: "spec.emergency", most:
 
 /// Texts that keys are derived from.
 const KEY_TEXTS: [&str; 2] = ["TOKEN_ENCRYPTION_KEY", "CSRF_SECRET_KEY"];
-/// What belongs to parts that this version doesn't have.
-const UNUSED: [&str; 1] = ["CSRF_SECRET_KEY"];
+/// What deployments have, and nothing here needs.
+const NOT_NEEDED: [(&str, &str); 1] =
+    [("CSRF_SECRET_KEY", "CSRF tokens are signed with the policy's own keys, by which verifiers check them")];
 
 fn sessions(spec: &mut AuthPolicySpec) -> Option<&mut Sessions> {
     Some(spec.login.as_mut()?.sessions.get_or_insert_with(Sessions::default))
@@ -228,9 +229,10 @@ impl Defaults {
                 _ => return Err(Failure::usage(format!("{EMERGENCY_AUTH_MODE}: {mode:?} is neither true nor false"))),
             }
         }
-        let unused: Vec<&str> = UNUSED.into_iter().filter(|name| set(name).is_some()).collect();
-        if !unused.is_empty() {
-            warnings.push(format!("{}: nothing of this version uses it", unused.join(", ")));
+        for (variable, reason) in NOT_NEEDED {
+            if set(variable).is_some() {
+                warnings.push(format!("{variable} is not needed: {reason}"));
+            }
         }
         Ok(Self(settings))
     }
@@ -381,9 +383,14 @@ mod tests {
     }
 
     #[test]
-    fn what_this_version_does_not_use_is_said() {
+    fn what_is_not_needed_is_said() {
         let (_, warnings) =
             read(&[("CSRF_SECRET_KEY", "0123456789abcdef"), ("TOKEN_ENCRYPTION_KEY", "0123456789abcdef")]).unwrap();
-        assert_eq!(warnings, ["CSRF_SECRET_KEY: nothing of this version uses it"]);
+        assert_eq!(
+            warnings,
+            [
+                "CSRF_SECRET_KEY is not needed: CSRF tokens are signed with the policy's own keys, by which verifiers check them"
+            ]
+        );
     }
 }

@@ -68,7 +68,7 @@ impl LegacyEnv {
         warnings: &mut Vec<String>,
     ) -> Result<Self, Failure> {
         Ok(Self {
-            jwt: jwt(set, legacy_env, now, warnings)?,
+            jwt: jwt(set, legacy_env, warnings)?,
             defaults: Defaults::read(set, now, warnings)?,
             smtp: smtp(set, warnings)?,
             encryption_key: set("TOKEN_ENCRYPTION_KEY").map(Zeroizing::new),
@@ -98,12 +98,7 @@ pub(super) fn first(set: Lookup<'_>, names: &[&'static str], warnings: &mut Vec<
     Some((name, value))
 }
 
-fn jwt(
-    set: Lookup<'_>,
-    legacy_env: bool,
-    now: UnixMillis,
-    warnings: &mut Vec<String>,
-) -> Result<Option<LegacyJwt>, Failure> {
+fn jwt(set: Lookup<'_>, legacy_env: bool, warnings: &mut Vec<String>) -> Result<Option<LegacyJwt>, Failure> {
     let names: &[&'static str] = if legacy_env { &["JWT_SECRET_KEY", "SECRET_KEY"] } else { &["JWT_SECRET_KEY"] };
     let Some((name, secret)) = first(set, names, warnings) else { return Ok(None) };
     if secret.len() < MIN_SECRET {
@@ -126,20 +121,16 @@ fn jwt(
             }
         },
     };
-    let not_after = set("LEGACY_TOKENS_NOT_AFTER").map(|text| instant(&text, now)).transpose()?;
+    let not_after = set("LEGACY_TOKENS_NOT_AFTER").map(|text| instant(&text)).transpose()?;
     Ok(Some(LegacyJwt { secret: secret.into_bytes(), algorithm, not_after }))
 }
 
-fn instant(text: &str, now: UnixMillis) -> Result<UnixMillis, Failure> {
+fn instant(text: &str) -> Result<UnixMillis, Failure> {
     let day = || text.parse::<jiff::civil::Date>().ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|z| z.timestamp());
     let at = text.parse::<jiff::Timestamp>().ok().or_else(day);
-    let at = at.map(|at| UnixMillis(at.as_millisecond())).ok_or_else(|| {
+    at.map(|at| UnixMillis(at.as_millisecond())).ok_or_else(|| {
         Failure::usage(format!("LEGACY_TOKENS_NOT_AFTER: {text:?} is no time")).fix("for example 2027-03-01T00:00:00Z")
-    })?;
-    if at <= now {
-        tracing::warn!(not_after = %at, "LEGACY_TOKENS_NOT_AFTER has passed: tokens from before are refused");
-    }
-    Ok(at)
+    })
 }
 
 #[cfg(test)]
