@@ -35,16 +35,18 @@ impl Counter {
         folded: &str,
         device: Option<&SecretHash>,
     ) -> Result<Self, StoreError> {
+        // Looked up whether or not there is an account, so that time doesn't tell.
+        let known = match device {
+            Some(secret) => call.store().device(&call.policy.name, secret).await?,
+            None => None,
+        };
         let Some(user) = user else {
             return Ok(Self::Unknown(call.issuer.parts.secrets.hash("name", &format!("{}\0{folded}", call.policy.name))));
         };
-        if let Some(secret) = device
-            && let Some(known) = call.store().device(&call.policy.name, secret).await?
-            && known.user == user.id
-        {
-            return Ok(Self::Device(*secret));
+        match (device, known) {
+            (Some(secret), Some(known)) if known.user == user.id => Ok(Self::Device(*secret)),
+            _ => Ok(Self::Account(user.id.clone())),
         }
-        Ok(Self::Account(user.id.clone()))
     }
 
     fn key(&self) -> LockoutKey<'_> {

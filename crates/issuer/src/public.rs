@@ -106,6 +106,8 @@ fn of_policy(issuer: Issuer) -> Router {
         .route("/auth/forgot-password", post(mailed::forgot))
         .route("/auth/reset-password", get(async || mail::reset_page()).post(mailed::reset))
         .route("/auth/change-password", post(profile::change_password))
+        // Where many an existing client asks who it is.
+        .route("/auth/me", get(profile::me))
         .route("/users/me", get(profile::me).patch(profile::change).delete(profile::erase))
         .fallback(async || Problem::not_found("no such call"))
         .method_not_allowed_fallback(async || Problem::method_not_allowed("no such method on this call"))

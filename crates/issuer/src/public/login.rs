@@ -87,15 +87,12 @@ async fn attempt(call: &Call, headers: HeaderMap, Content(bytes): Content) -> Re
         return Err(lockout::locked(until, now).into());
     }
     // The login that comes again with its code is the same login.
-    let again = match (&user, &code) {
-        (Some(user), Some(code)) => second_factor::is_again(call, user, code, now).await?,
-        _ => false,
+    let again = match &code {
+        Some(code) => second_factor::is_again(call, user_id(user.as_ref()), code, now).await?,
+        None => false,
     };
     let standing = if again { None } else { door::may_try(call, &name, now).await? };
-    let password = match &user {
-        Some(user) => store.password(policy, &user.id).await?,
-        None => None,
-    };
+    let password = store.password(policy, user_id(user.as_ref())).await?;
     let found = user.zip(password);
     let matched = check_password(call, found.as_ref().map(|(_, password)| password), &body.password).await?;
     let (Some((user, password)), true) = (found, matched != Match::No) else {
@@ -170,6 +167,12 @@ pub(crate) async fn account(call: &Call, folded: &str) -> Result<Option<User>, S
     if folded.contains('@') { store.user_by_email(policy, folded).await } else { store.user_by_name(policy, folded).await }
 }
 
+/// The id under which an account's things are looked up; without an account nobody's, so that as many queries are made and time
+/// tells nothing.
+fn user_id(user: Option<&User>) -> &str {
+    user.map_or("", |user| user.id.as_str())
+}
+
 /// Holds a password against what is kept; without that the same work is done in vain.
 pub(super) async fn check_password(call: &Call, held: Option<&Password>, password: &str) -> Result<Match, Failed> {
     let cost = call.login()?.cost;
@@ -200,10 +203,9 @@ async fn failed(
     settings: &countersign_api::policy::EffectiveLockout,
 ) -> Result<Response, Failed> {
     let subject = if let Counter::Account(id) = counter { Some(id.as_str()) } else { None };
+    let hash = call.issuer.parts.secrets.short_hash("name", name);
     transact!(call.store(), Failed, |tx| {
-        if let Some(id) = subject {
-            tx.lock_subject(&call.policy.name, id).await?;
-        }
+        tx.lock_subject(&call.policy.name, subject.unwrap_or(&hash)).await?;
         let now = tx.database_now().await?;
         // Whoever guessed right at the same moment is told the same.
         if let Some(until) = counter.locked_in(tx, &call.policy.name, now).await? {
@@ -212,7 +214,7 @@ async fn failed(
         let mut event = call.event(EventKind::LoginFailed).detail("reason", "invalid_credentials");
         event = match subject {
             Some(id) => event.subject(id),
-            None => event.detail("name", call.issuer.parts.secrets.short_hash("name", name)),
+            None => event.detail("name", hash.as_str()),
         };
         event.write(tx, now).await?;
         Ok(counter.failed(tx, call, settings, now).await?)

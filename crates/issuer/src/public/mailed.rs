@@ -130,15 +130,15 @@ async fn asked(call: &Call, bytes: &axum::body::Bytes, asked: Asked) -> Result<R
     let token = transact!(call.store(), Failed, |tx| {
         let now = tx.database_now().await?;
         let event = call.event(event);
-        let Some((user, email)) = &found else {
-            let name = call.issuer.parts.secrets.short_hash("name", &typed.folded);
-            event.detail("name", name).write(tx, now).await?;
-            return Ok(None);
+        let (event, user, email) = match &found {
+            Some((user, email)) => (event.subject(&user.id), user.id.as_str(), email),
+            // Nobody's token is none, and costs as much.
+            None => (event.detail("name", call.issuer.parts.secrets.short_hash("name", &typed.folded)), "", &typed),
         };
-        event.subject(&user.id).write(tx, now).await?;
-        mailed_token(tx, call, &user.id, purpose, email, now).await.map(Some)
+        event.write(tx, now).await?;
+        mailed_token(tx, call, user, purpose, email, now).await
     })?;
-    if let (Some((_, to)), Some(token)) = (found, token) {
+    if let Some((_, to)) = found {
         let (mail, issuer, valid_for_ms) = (login.settings.mail.as_ref(), issuer_of(call), purpose.life_ms());
         let notice = match asked {
             Asked::Verification => Notice::VerifyAddress { link: verification_link(mail, issuer, &token), valid_for_ms },

@@ -91,11 +91,11 @@ async fn with_code(
 }
 
 /// Whether a login, its password aside, is the one that this very code has just completed: limits on logins count it once.
-pub(crate) async fn is_again(call: &Call, user: &User, code: &Code, now: UnixMillis) -> Result<bool, StoreError> {
+pub(crate) async fn is_again(call: &Call, user: &str, code: &Code, now: UnixMillis) -> Result<bool, StoreError> {
     let ip = call.client.ip.to_string();
-    for hash in code.retry_hashes(call, &user.id) {
-        let retry = Retry { user: &user.id, code: &hash, ip: Some(&ip), user_agent: call.client.user_agent.as_deref() };
-        if call.store().is_retry(&user.policy, &retry, now).await? {
+    for hash in code.retry_hashes(call, user) {
+        let retry = Retry { user, code: &hash, ip: Some(&ip), user_agent: call.client.user_agent.as_deref() };
+        if call.store().is_retry(&call.policy.name, &retry, now).await? {
             return Ok(true);
         }
     }
