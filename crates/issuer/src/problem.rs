@@ -92,6 +92,15 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail)
     }
 
+    /// 503 while the store is out of reach, else 500; in the log.
+    pub(crate) fn of_store(error: &StoreError) -> Self {
+        if error.is_away() {
+            tracing::warn!(%error, "the store is out of reach");
+            return Self::unavailable("the store is out of reach; try again soon");
+        }
+        Self::internal(error)
+    }
+
     /// 500: ours, and in the log.
     pub(crate) fn internal(error: &dyn std::fmt::Display) -> Self {
         tracing::error!(%error, "a request failed");
@@ -237,7 +246,8 @@ impl From<&MintError> for Problem {
             }
             MintError::NoEmergency(..) => Self::forbidden(error.to_string()),
             MintError::NoSigningKey(..) | MintError::ClockBehind { .. } => Self::unavailable(error.to_string()),
-            MintError::Sign(_) | MintError::Store(_) => Self::internal(error),
+            MintError::Store(error) => Self::of_store(error),
+            MintError::Sign(_) => Self::internal(error),
         }
     }
 }
@@ -253,7 +263,7 @@ impl From<Failed> for Problem {
         match failed {
             Failed::Problem(problem) => *problem,
             Failed::Store(StoreError::Nul) => Self::validation("a text holds a NUL character"),
-            Failed::Store(error) => Self::internal(&error),
+            Failed::Store(error) => Self::of_store(&error),
         }
     }
 }

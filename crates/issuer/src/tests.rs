@@ -2,11 +2,20 @@
 
 mod accounts;
 mod administration;
+mod attacks;
 mod browser;
+mod document;
 mod emergency;
+mod ending;
+mod home;
+mod imports;
+mod limited;
 mod login;
 mod new_passwords;
+mod notices;
 mod operating;
+mod outages;
 mod rig;
 mod second_factor;
 mod services;
+mod trail;

@@ -12,10 +12,12 @@ use countersign_core::{revocation::Kind, time::UnixMillis};
 use countersign_store::{HistoryFilter, Recorded, StoreError};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::{IntoParams, ToSchema};
 
 use super::{Content, OfPolicy, OfQuery, administered::Acting, body_of};
 use crate::{
     InvalidRevocation, RevocationRequest, RevokeError, Revoker,
+    openapi::shapes,
     problem::{Failed, Problem},
     serving::Issuer,
 };
@@ -23,11 +25,27 @@ use crate::{
 /// The longest wait for verifiers.
 pub(super) const MAX_WAIT: Duration = Duration::from_mins(10);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Wait {
     wait_ms: Option<u64>,
 }
 
+#[utoipa::path(
+    post,
+    path = "/revocations",
+    tag = "tokens",
+    summary = "Revoke",
+    description = "By kind and id, or by the credential itself. 200 once it is in the feed; with `wait_ms`, once every \
+        verifier enforces it or that long has passed.",
+    params(Wait),
+    request_body = RevocationRequest,
+    security(("bearer" = [])),
+    responses(
+        (status = 200, description = "It is in the feed", body = shapes::administration::Revoked),
+        (status = 202, description = "It is kept, and published once the feed is back", body = shapes::administration::Revoked),
+    )
+)]
 pub(super) async fn revoke(
     Acting(call): Acting,
     OfQuery(wait): OfQuery<Wait>,
@@ -64,15 +82,25 @@ fn problem(error: &RevokeError) -> Problem {
             .fix("send it as `credential`, in place of kind and id; or give the id that it bears"),
         RevokeError::Invalid(_) => Problem::validation(error.to_string()),
         RevokeError::Store(StoreError::Nul) => Problem::validation("a text holds a NUL character"),
-        RevokeError::Store(_) => Problem::internal(error),
+        RevokeError::Store(error) => Problem::of_store(error),
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = CredentialShown)]
 struct Credential {
     credential: String,
 }
 
+#[utoipa::path(
+    post,
+    path = super::POLICY_OF,
+    tag = "process",
+    summary = "Which policies know a credential's issuer",
+    request_body = Credential,
+    security(("bearer" = [])),
+    responses((status = 200, description = "Their names", body = shapes::administration::PolicyOfCredential))
+)]
 pub(super) async fn policy_of(State(issuer): State<Issuer>, Content(bytes): Content) -> Result<Json<Value>, Problem> {
     let body: Credential = body_of(&bytes)?;
     let policies = Revoker::policies_of(&issuer.parts.policies, &body.credential);
@@ -84,14 +112,26 @@ pub(super) async fn policy_of(State(issuer): State<Issuer>, Content(bytes): Cont
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Asked {
+    #[param(inline, value_type = Option<shapes::administration::Kind>)]
     kind: Option<Kind>,
     subject: Option<String>,
     limit: Option<u32>,
     cursor: Option<i64>,
 }
 
+#[utoipa::path(
+    get,
+    path = "/revocations",
+    tag = "tokens",
+    summary = "List what was revoked",
+    description = "Newest first.",
+    params(Asked),
+    security(("bearer" = [])),
+    responses((status = 200, description = "A page", body = shapes::administration::Revocations))
+)]
 pub(super) async fn history(
     State(issuer): State<Issuer>,
     policy: OfPolicy,

@@ -98,9 +98,7 @@ async fn a_refresh_token_rotates_and_its_reuse_ends_the_session() {
 #[tokio::test]
 async fn clients_that_never_store_the_new_refresh_token_keep_the_first() {
     let yaml = super::rig::policy_yaml(QUICK).replace("  roles:", "  tokens: {refreshRotation: Never}\n  roles:");
-    let dir = tempfile::tempdir().unwrap();
-    let store = countersign_store::Store::open(&dir.path().join("store.db")).await.unwrap();
-    let rig = Rig::over(store, dir, &yaml).await;
+    let rig = Rig::of(&yaml).await;
     rig.account("alice", PASSWORD, &[]).await;
     let token = rig.login("alice", PASSWORD).await.text("refresh_token");
     for _ in 0..3 {
@@ -220,9 +218,7 @@ async fn a_login_right_after_everything_was_cut_off_is_good() {
 #[tokio::test]
 async fn no_policys_name_stands_in_the_way_of_anothers_routes() {
     let yaml = super::rig::policy_yaml(QUICK).replace("name: shop, namespace: shop", "name: sessions, namespace: auth");
-    let dir = tempfile::tempdir().unwrap();
-    let store = countersign_store::Store::open(&dir.path().join("store.db")).await.unwrap();
-    let rig = Rig::over(store, dir, &yaml).await;
+    let rig = Rig::of(&yaml).await;
     rig.account("alice", PASSWORD, &[]).await;
     let login = rig.login("alice", PASSWORD).await;
     let path = format!("/auth/sessions/{}", login.text("session_id"));

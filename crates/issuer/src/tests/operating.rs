@@ -1,15 +1,47 @@
 //! What those who run an issuer see of it: limits, metrics, and events that nobody asked for.
 
+use countersign_feed::{ActivityKeeper as _, SeenSession};
+use countersign_store::{Session, transact};
 use countersign_telemetry::Exposition;
 use serde_json::{Value, json};
 
 use super::rig::{QUICK, Rig};
+use crate::SessionActivity;
 
 const PASSWORD: &str = "correct horse battery staple";
 const QUICK_HASH: &str = "    passwords: {argon2id: {memory: 64Ki, iterations: 1}}\n";
 
 async fn token(rig: &Rig, name: &str) -> String {
     rig.login(name, PASSWORD).await.text("access_token")
+}
+
+#[tokio::test]
+async fn what_verifiers_saw_keeps_a_session_alive_once_a_minute_and_a_clock_that_is_ahead_keeps_none() {
+    let rig = Rig::new(QUICK).await;
+    rig.account("alice", PASSWORD, &["user"]).await;
+    let (store, policy) = (rig.issuer.parts.store.clone(), rig.policy.name.clone());
+    let begun = store.session(&policy, &rig.login("alice", PASSWORD).await.text("session_id")).await.unwrap().unwrap();
+    let now = store.database_now().await.unwrap();
+    let ending = rig.policy.ending(now, "test");
+    for id in ["quiet", "busy", "ahead", "over"] {
+        let long_ago = now.minus(600_000);
+        let session = Session { id: id.to_owned(), created: long_ago, last_seen: long_ago, ..begun.clone() };
+        transact!(&store, |tx| { tx.open_session(&session, None, &ending).await }).unwrap();
+    }
+    transact!(&store, |tx| { tx.end_session(&policy, "over", &ending).await }).unwrap();
+    let saw = |session: &str, ms: i64| SeenSession { policy: policy.clone(), session: session.into(), at: now.plus(ms) };
+    let keeper = SessionActivity::new(store.clone());
+    let seen = [saw("busy", -90_000), saw("ahead", 3_600_000), saw("over", -1000), saw("nobody's", -1000)];
+    keeper.keep(&seen).await.unwrap();
+    let last_seen = async |id: &str| store.session(&policy, id).await.unwrap().unwrap().last_seen;
+    assert_eq!(last_seen("busy").await, now.minus(90_000));
+    assert_eq!((last_seen("quiet").await, last_seen("over").await), (now.minus(600_000), now.minus(600_000)));
+    let ahead = last_seen("ahead").await;
+    assert!((now..=store.database_now().await.unwrap()).contains(&ahead), "{ahead}");
+    keeper.keep(&[saw("busy", -45_000)]).await.unwrap();
+    assert_eq!(last_seen("busy").await, now.minus(90_000), "written at most once a minute");
+    keeper.keep(&[saw("busy", -30_000)]).await.unwrap();
+    assert_eq!(last_seen("busy").await, now.minus(30_000));
 }
 
 #[tokio::test]
@@ -66,7 +98,7 @@ async fn who_may_look_sees_the_limits_and_how_logins_stand() {
 #[tokio::test]
 async fn logins_and_refreshes_are_counted_under_the_names_that_dashboards_know() {
     let limits = "    rateLimits: {login: {perAccountAndAddress: {limit: 2, window: 5m}}}\n";
-    let rig = Rig::new(&format!("{QUICK_HASH}{limits}")).await;
+    let rig = Rig::new(&format!("{QUICK_HASH}{limits}")).await.alone();
     rig.account("alice", PASSWORD, &["user"]).await;
     rig.login("alice", "wrong").await;
     let login = rig.login("alice", PASSWORD).await;

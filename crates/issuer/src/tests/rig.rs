@@ -1,6 +1,17 @@
 //! An issuer of one policy, and clients of it.
 
-use std::{collections::BTreeMap, future::Future, net::SocketAddr, num::NonZeroUsize, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    net::SocketAddr,
+    num::NonZeroUsize,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -19,21 +30,25 @@ use countersign_core::{
     keys::SigningKey,
     names::PolicyName,
     proxies::TrustedProxies,
+    revocation::{Entry, Position},
     ring::{KeyState, Phase, PrivateKey, Ring, RingKey, RingStatus},
     time::UnixMillis,
 };
-use countersign_feed::{Follower, FollowerConfig, MemoryFeed, Publisher, PublisherConfig};
+use countersign_feed::{
+    BoxFuture, Follower, FollowerConfig, LiveStore, MemoryFeed, OutboxError, Publisher, PublisherConfig,
+};
 use countersign_store::{Folded, PasswordHash, Store, User, UserStatus, transact};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::sync::Notify;
 use tower_service::Service as _;
 
+use super::document;
+use super::home::Home;
 use crate::{
-    Delivery, Fleet, Issuer, IssuerConfig, IssuerPolicy, KeyOperator, Lives, LoginPolicy, Mailer, Outbox, OwnKeys,
-    Policies, RingChoice, RingView, RotateError, Secrets, Signer, SmsSender, StatusSource, TokenSettings, minter::new_id,
-    names, passwords::Pool, public,
+    AuditRetention, Delivery, Fleet, Issuer, IssuerConfig, IssuerPolicy, KeyOperator, Lives, LoginPolicy, Mailer, Outbox,
+    OwnKeys, Policies, RingChoice, RingView, RotateError, Secrets, Signer, SmsSender, StatusSource, TokenSettings,
+    minter::new_id, names, passwords::Pool, public,
 };
 
 /// The policy of a test: the given lines belong under `spec.login`.
@@ -59,15 +74,49 @@ pub(crate) const QUICK: &str = "    passwords: {argon2id: {memory: 64Ki, iterati
     rateLimits: {login: {}, register: {}, passwordReset: {}, api: {}}
 ";
 
-/// An issuer.
+/// An installation: one issuer, or two that take turns, as a test's [`Home`] has it.
 pub(crate) struct Rig {
+    /// One of them.
     pub(crate) issuer: Issuer,
     pub(crate) store: Arc<Store>,
     pub(crate) policy: Arc<IssuerPolicy>,
+    replicas: Vec<Replica>,
+    asked: AtomicUsize,
+    feed_away: Arc<AtomicBool>,
+    mails: Arc<Mutex<Vec<Mail>>>,
+    home: Home,
+}
+
+/// The truth behind the feed's server, which can't be written to while that is away.
+struct Live {
+    store: Arc<Store>,
+    away: Arc<AtomicBool>,
+}
+
+impl std::fmt::Debug for Live {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Live").finish_non_exhaustive()
+    }
+}
+
+impl LiveStore for Live {
+    fn live_after(&self, after: Position, limit: usize) -> BoxFuture<'_, Result<Vec<(Position, Entry)>, OutboxError>> {
+        LiveStore::live_after(&*self.store, after, limit)
+    }
+
+    fn record<'a>(&'a self, epoch: u64, entries: &'a [(Entry, Position)]) -> BoxFuture<'a, Result<(), OutboxError>> {
+        if self.away.load(Ordering::SeqCst) {
+            return Box::pin(async { Err(OutboxError("the feed is away".into())) });
+        }
+        LiveStore::record(&*self.store, epoch, entries)
+    }
+}
+
+/// A process of it, so to speak: nothing is shared with another but the databases and the feed's server.
+struct Replica {
+    issuer: Issuer,
     router: Router,
     follower: Follower,
-    mails: Arc<Mutex<Vec<Mail>>>,
-    _dir: TempDir,
 }
 
 /// A mail that went out.
@@ -107,8 +156,8 @@ impl Answer {
 }
 
 /// A request in the making.
-pub(crate) struct Asking<'r> {
-    rig: &'r Rig,
+pub(crate) struct Asking {
+    issuer: Issuer,
     router: Router,
     method: Method,
     path: String,
@@ -117,7 +166,7 @@ pub(crate) struct Asking<'r> {
     peer: SocketAddr,
 }
 
-impl Asking<'_> {
+impl Asking {
     #[expect(clippy::needless_pass_by_value, reason = "so that a body can be written where it is sent")]
     pub(crate) fn json(mut self, body: Value) -> Self {
         self.body = Some(body.to_string());
@@ -140,13 +189,13 @@ impl Asking<'_> {
 
     /// To the admin API, as whoever may open its socket.
     pub(crate) fn over_admin_socket(mut self) -> Self {
-        self.router = crate::admin::routes(self.rig.issuer.clone(), crate::admin::Door::FileMode);
+        self.router = crate::admin::routes(self.issuer.clone(), crate::admin::Door::FileMode);
         self
     }
 
     /// To the admin API over TCP, where a token lets in.
     pub(crate) fn over_admin_tcp(mut self) -> Self {
-        self.router = crate::admin::routes(self.rig.issuer.clone(), crate::admin::Door::Bearer);
+        self.router = crate::admin::routes(self.issuer.clone(), crate::admin::Door::Bearer);
         self
     }
 
@@ -157,6 +206,7 @@ impl Asking<'_> {
     }
 
     pub(crate) async fn send(mut self) -> Answer {
+        let (method, path) = (self.method.clone(), self.path.clone());
         let mut request = Request::builder().method(self.method).uri(self.path);
         if !self.headers.iter().any(|(name, _)| name == "host") {
             request = request.header(header::HOST, "auth.shop.example");
@@ -171,87 +221,119 @@ impl Asking<'_> {
         let (status, headers) = (answer.status(), answer.headers().clone());
         let bytes = to_bytes(answer.into_body(), 1 << 20).await.unwrap();
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-        Answer { status, headers, body }
+        let answer = Answer { status, headers, body };
+        document::assert_told_of(&method, &path, &answer);
+        answer
     }
 }
 
 impl Rig {
     /// With these lines under `spec.login`.
     pub(crate) async fn new(login: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("store.db")).await.unwrap();
-        Self::over(store, dir, &policy_yaml(login)).await
+        Self::of(&policy_yaml(login)).await
     }
 
     /// With these lines under `spec.login`, and what they refer to.
     pub(crate) async fn with_references(login: &str, fill: impl FnOnce(&mut LoginReferences)) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("store.db")).await.unwrap();
         let mut references = LoginReferences::default();
         fill(&mut references);
-        Self::start(store, dir, policy(&policy_yaml(login), references), &[]).await
+        Self::start(Home::new().await, policy(&policy_yaml(login), references), &[]).await
     }
 
     /// That answers by these names alone.
     pub(crate) async fn named(hosts: &[&str]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("store.db")).await.unwrap();
-        Self::start(store, dir, policy(&policy_yaml(QUICK), LoginReferences::default()), hosts).await
+        Self::start(Home::new().await, policy(&policy_yaml(QUICK), LoginReferences::default()), hosts).await
     }
 
-    /// Over a store, with a whole policy.
-    pub(crate) async fn over(store: Store, dir: TempDir, yaml: &str) -> Self {
-        Self::start(store, dir, policy(yaml, LoginReferences::default()), &[]).await
+    /// With a whole policy.
+    pub(crate) async fn of(yaml: &str) -> Self {
+        Self::start(Home::new().await, policy(yaml, LoginReferences::default()), &[]).await
     }
 
-    async fn start(store: Store, dir: TempDir, policy: IssuerPolicy, hosts: &[&str]) -> Self {
-        let store = Arc::new(store);
-        let server = Arc::new(MemoryFeed::new(store.clone()));
-        let publisher = Arc::new(Publisher::spawn(server.clone(), store.clone(), PublisherConfig::new("test")));
-        while !publisher.status().seeded {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        let follower = Follower::spawn(server.clone(), FollowerConfig::new("test")).unwrap();
+    /// With one issuer whatever the test's home has: for what each process counts for itself.
+    pub(crate) fn alone(mut self) -> Self {
+        self.replicas.truncate(1);
+        self
+    }
+
+    /// With these lines under `spec.login`, where people are kept there.
+    pub(crate) async fn at(home: Home, login: &str) -> Self {
+        Self::start(home, policy(&policy_yaml(login), LoginReferences::default()), &[]).await
+    }
+
+    /// The same people under another policy of the same name.
+    pub(crate) async fn beside(&self, yaml: &str) -> Self {
+        Self::start(self.home.beside(), policy(yaml, LoginReferences::default()), &[]).await
+    }
+
+    async fn start(home: Home, policy: IssuerPolicy, hosts: &[&str]) -> Self {
         let policy = Arc::new(policy);
-        let policies = Policies::default();
-        policies.store(BTreeMap::from([(policy.name.clone(), policy.clone())]), Some(policy.name.clone()));
+        let feed_away = Arc::new(AtomicBool::new(false));
+        let live = Live { store: home.stores[0].clone(), away: feed_away.clone() };
+        let server = Arc::new(MemoryFeed::new(Arc::new(live)));
         let mails = Arc::new(Mutex::new(Vec::new()));
-        let told = mails.clone();
-        let outbox = Outbox::new(dir.path().join("outbox"), move |kept| {
-            let raw = std::fs::read_to_string(kept.path).unwrap();
-            let (to, subject) = (kept.to.to_owned(), kept.subject.to_owned());
-            told.lock().push(Mail { to, subject, link: kept.link.map(str::to_owned), raw });
-        });
-        let issuer = Issuer::new(IssuerConfig {
-            store: store.clone(),
-            publisher,
-            feed: follower.state().clone(),
-            fleet: Fleet::new(server, Some(("test".into(), follower.state().clone()))),
-            policies,
-            keys: Arc::new(NoKeys),
-            status: Arc::new(NoKeys),
-            secrets: Arc::new(Secrets::derive([b"a secret of this test".as_slice()]).unwrap()),
-            passwords: Pool::new(NonZeroUsize::new(2).unwrap(), 1 << 20, 10_000),
-            mailer: Mailer::spawn(Delivery::Outbox(outbox)),
-            sms: SmsSender::try_new(true).unwrap(),
-            counters: None,
-            trusted_proxies: TrustedProxies::none(),
-            trusted_hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
-            environment: "test".into(),
-        });
-        let router = public::routes(issuer.clone());
-        Self { issuer, store, policy, router, follower, mails, _dir: dir }
+        // What a test counts is counted for the installation.
+        let passwords = Pool::new(NonZeroUsize::new(2).unwrap(), 1 << 20, 10_000);
+        let mut replicas = Vec::new();
+        for (number, store) in home.stores.iter().enumerate() {
+            let name = format!("test-{number}");
+            let publisher = Arc::new(Publisher::spawn(server.clone(), store.clone(), PublisherConfig::new(&name)));
+            while !publisher.status().seeded {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            let follower = Follower::spawn(server.clone(), FollowerConfig::new(&name)).unwrap();
+            let policies = Policies::default();
+            policies.store(BTreeMap::from([(policy.name.clone(), policy.clone())]), Some(policy.name.clone()));
+            let told = mails.clone();
+            let outbox = Outbox::new(home.path().join(&name), move |kept| {
+                let raw = std::fs::read_to_string(kept.path).unwrap();
+                let (to, subject) = (kept.to.to_owned(), kept.subject.to_owned());
+                told.lock().push(Mail { to, subject, link: kept.link.map(str::to_owned), raw });
+            });
+            let issuer = Issuer::new(IssuerConfig {
+                store: store.clone(),
+                publisher,
+                feed: follower.state().clone(),
+                fleet: Fleet::new(server.clone(), Some((name, follower.state().clone()))),
+                policies,
+                keys: Arc::new(NoKeys),
+                status: Arc::new(NoKeys),
+                secrets: Arc::new(Secrets::derive([b"a secret of this test".as_slice()]).unwrap()),
+                passwords: passwords.clone(),
+                sms: SmsSender::try_new(true).unwrap(),
+                mailer: Mailer::spawn(Delivery::Outbox(outbox)),
+                counters: None,
+                trusted_proxies: TrustedProxies::none(),
+                trusted_hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+                environment: "test".into(),
+                audit_retention: AuditRetention::OFF,
+            });
+            replicas.push(Replica { router: public::routes(issuer.clone()), issuer, follower });
+        }
+        let (issuer, store) = (replicas[0].issuer.clone(), home.stores[0].clone());
+        Self { issuer, store, policy, replicas, asked: AtomicUsize::new(0), feed_away, mails, home }
+    }
+
+    /// From now on nothing that ends gets into the feed.
+    pub(crate) fn take_feed_away(&self) {
+        self.feed_away.store(true, Ordering::SeqCst);
     }
 
     pub(crate) fn name(&self) -> &PolicyName {
         &self.policy.name
     }
 
-    fn ask(&self, method: Method, path: &str) -> Asking<'_> {
+    /// Whose turn it is: each in turn, whatever is asked.
+    fn next(&self) -> &Replica {
+        &self.replicas[self.asked.fetch_add(1, Ordering::Relaxed) % self.replicas.len()]
+    }
+
+    pub(crate) fn ask(&self, method: Method, path: &str) -> Asking {
         let peer = SocketAddr::from(([203, 0, 113, 7], 50_000));
+        let Replica { issuer, router, .. } = self.next();
         Asking {
-            rig: self,
-            router: self.router.clone(),
+            issuer: issuer.clone(),
+            router: router.clone(),
             method,
             path: path.to_owned(),
             headers: Vec::new(),
@@ -260,23 +342,23 @@ impl Rig {
         }
     }
 
-    pub(crate) fn get(&self, path: &str) -> Asking<'_> {
+    pub(crate) fn get(&self, path: &str) -> Asking {
         self.ask(Method::GET, path)
     }
 
-    pub(crate) fn post(&self, path: &str) -> Asking<'_> {
+    pub(crate) fn post(&self, path: &str) -> Asking {
         self.ask(Method::POST, path)
     }
 
-    pub(crate) fn delete(&self, path: &str) -> Asking<'_> {
+    pub(crate) fn delete(&self, path: &str) -> Asking {
         self.ask(Method::DELETE, path)
     }
 
-    pub(crate) fn options(&self, path: &str) -> Asking<'_> {
+    pub(crate) fn options(&self, path: &str) -> Asking {
         self.ask(Method::OPTIONS, path)
     }
 
-    pub(crate) fn patch(&self, path: &str) -> Asking<'_> {
+    pub(crate) fn patch(&self, path: &str) -> Asking {
         self.ask(Method::PATCH, path)
     }
 
@@ -318,20 +400,26 @@ impl Rig {
 
     /// The mails that went out since this was last asked.
     pub(crate) async fn mails(&self) -> Vec<Mail> {
-        crate::notices::send_all(&self.issuer).await.unwrap();
-        assert!(self.issuer.parts.mailer.settled(Duration::from_secs(10)).await);
+        for replica in &self.replicas {
+            crate::notices::send_all(&replica.issuer).await.unwrap();
+            assert!(replica.issuer.parts.mailer.settled(Duration::from_secs(10)).await);
+        }
         std::mem::take(&mut *self.mails.lock())
     }
 
     /// What a verifier would say of a token now: whether it is good.
     pub(crate) async fn is_good(&self, token: &str) -> bool {
-        crate::bearer::judge(&self.issuer, &self.policy, token, None, &crate::bearer::Around::default()).await.is_ok()
+        crate::bearer::judge(&self.next().issuer, &self.policy, token, None, &crate::bearer::Around::default())
+            .await
+            .is_ok()
     }
 
-    /// Waits until this process' follower has caught up with what an answer's position says.
+    /// Waits until every follower has caught up with what an answer's position says.
     pub(crate) async fn caught_up(&self, answer: &Answer) {
         let position = serde_json::from_value(answer.body["position"].clone()).unwrap();
-        assert!(self.follower.state().wait_for(position, Duration::from_secs(10)).await);
+        for replica in &self.replicas {
+            assert!(replica.follower.state().wait_for(position, Duration::from_secs(10)).await);
+        }
     }
 
     /// The kinds of all audit events so far, oldest first.

@@ -6,6 +6,7 @@ mod guessing;
 mod repeating;
 mod sent;
 mod step_up;
+mod texted;
 
 use countersign_store::Challenge;
 use serde_json::{Value, json};
@@ -136,7 +137,7 @@ async fn a_challenge_is_good_for_its_own_account_policy_and_time() {
     assert_eq!(verify(&rig, &asked, &of_bob).await.refusal(), (401, "invalid_code"));
 
     let yaml = super::rig::policy_yaml(&wide()).replace("name: shop, namespace: shop", "name: other, namespace: shop");
-    let other = Rig::over((*rig.store).clone(), tempfile::tempdir().unwrap(), &yaml).await;
+    let other = rig.beside(&yaml).await;
     let good = code(&rig, &alice.secret, 0).await;
     assert_eq!(verify(&other, &asked, &good).await.refusal(), (401, "invalid_challenge"), "of another policy");
 
@@ -211,7 +212,7 @@ async fn without_second_factors_in_the_policy_nobody_is_asked_for_one() {
     let rig = Rig::new(&wide()).await;
     enrolled(&rig, "alice").await;
     let yaml = super::rig::policy_yaml(&format!("{QUICK}    mfa: {{mode: Disabled}}\n"));
-    let off = Rig::over((*rig.store).clone(), tempfile::tempdir().unwrap(), &yaml).await;
+    let off = rig.beside(&yaml).await;
     let login = off.login("alice", PASSWORD).await;
     let token = login.text("access_token");
     assert_eq!(off.post("/auth/2fa/setup/totp").bearer(&token).send().await.refusal(), (403, "forbidden"));

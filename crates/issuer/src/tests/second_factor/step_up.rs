@@ -72,9 +72,7 @@ async fn a_client_that_tries_again_and_again_is_asked_once() {
 #[tokio::test]
 async fn clients_that_keep_their_first_refresh_token_keep_it_through_a_step_up() {
     let yaml = policy_yaml(&stepping("")).replace("  roles:", "  tokens: {refreshRotation: Never}\n  roles:");
-    let dir = tempfile::tempdir().unwrap();
-    let store = countersign_store::Store::open(&dir.path().join("store.db")).await.unwrap();
-    let rig = Rig::over(store, dir, &yaml).await;
+    let rig = Rig::of(&yaml).await;
     let alice = enrolled(&rig, "alice").await;
     let token = alice.login.text("refresh_token");
     let asked = refresh(&rig, &token, ELSEWHERE).await.text("challenge_id");
