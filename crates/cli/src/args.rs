@@ -1,12 +1,15 @@
 //! The command line as it is written: raw flags and their help. What they mean is settled elsewhere.
 
+mod backup;
 mod dev;
 mod hyphen;
 mod keys;
+mod migrate;
 mod people;
 mod policy;
 mod revoke;
 mod token;
+mod toolkit;
 mod wait;
 
 use std::path::PathBuf;
@@ -16,13 +19,16 @@ use clap::{
     builder::{BoolishValueParser, Styles, styling::AnsiColor},
 };
 
+pub(crate) use backup::{Backup, Restore, SecretArgs};
 pub(crate) use dev::{Demo, Dev};
 pub(crate) use hyphen::kids_as_values;
 pub(crate) use keys::{KeyRevoke, Keys, RingChoice, Rotate};
+pub(crate) use migrate::{KeysArgs, Migrate, Reading, Rollback, Schema};
 pub(crate) use people::{ApiKeys, Audit, AuditList, Blocks, Sessions, Status, UserCreate, Users, UsersList};
 pub(crate) use policy::{PolicyCheck, PolicyCommand, PolicyShow, PolicyTest};
 pub(crate) use revoke::{RevokeArgs, RevokeKind};
 pub(crate) use token::{Demands, ExplainArgs, TokenCommand, TokenInspect, TokenMint, VerifyArgs};
+pub(crate) use toolkit::{Diagnose, ReportArgs, TestFlow};
 pub(crate) use wait::separated_wait;
 
 use crate::{cluster::account::AccountName, span::Span};
@@ -227,6 +233,18 @@ pub(crate) enum Command {
     #[command(after_long_help = "Examples:\n  countersign status\n  countersign status -o json")]
     Status,
 
+    /// Take a new account through register, login, second factor, refresh and logout, each step timed
+    #[command(after_long_help = toolkit::TEST_FLOW_EXAMPLES)]
+    TestFlow(TestFlow),
+
+    /// Say what keeps an account, a token or an address out: every gate, its state, and the command that opens it
+    #[command(after_long_help = toolkit::DIAGNOSE_EXAMPLES)]
+    Diagnose(Diagnose),
+
+    /// Write one file for a support case: versions, effective policies, status, fleet, metrics and the latest events
+    #[command(after_long_help = toolkit::REPORT_EXAMPLES)]
+    Report(ReportArgs),
+
     /// Show every verifier: what it holds, how fresh it is, what it refused
     #[command(after_long_help = FLEET_EXAMPLES)]
     Fleet {
@@ -234,6 +252,18 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Option<FleetCommand>,
     },
+
+    /// Bring accounts from another schema: plan, run, verify, take back
+    #[command(subcommand, arg_required_else_help = true)]
+    Migrate(Migrate),
+
+    /// Write one encrypted file with all that `dev` keeps: database, key rings, sealing key. Nothing has to stop for it
+    #[command(after_long_help = backup::BACKUP_EXAMPLES)]
+    Backup(Backup),
+
+    /// Put a backup in the place of what a data directory holds, so that what was revoked since stays dead
+    #[command(after_long_help = backup::RESTORE_EXAMPLES)]
+    Restore(Restore),
 
     /// Check policy files, show them with every default filled in, or try their rules on a token
     #[command(subcommand, arg_required_else_help = true)]

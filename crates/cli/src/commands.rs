@@ -2,11 +2,14 @@
 
 pub(crate) mod fleet;
 pub(crate) mod keys;
+pub(crate) mod migrate;
 pub(crate) mod people;
 pub(crate) mod plain;
 pub(crate) mod policy;
+pub(crate) mod report;
 pub(crate) mod revoke;
 pub(crate) mod status;
+pub(crate) mod test_flow;
 pub(crate) mod token;
 pub(crate) mod verify;
 

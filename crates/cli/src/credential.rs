@@ -1,14 +1,33 @@
-//! Tokens as commands take them, and what they say of themselves.
+//! Tokens as commands take them, and what they say of themselves; passwords for accounts that commands make.
 
-use std::io::Read as _;
+use std::{fmt::Write as _, io::Read as _};
 
 use countersign_core::{
     claims::Claims,
     jose::{Compact, MAX_TOKEN_BYTES, compact},
     mint::API_KEY_PREFIX,
 };
+use countersign_issuer::Secrets;
 
 use crate::{Session, failure::Failure};
+
+/// What a character of each kind that a policy may demand begins a password with.
+const EACH_KIND: &str = "Cs1-";
+/// Random bytes of it, and what it then has at least, characters.
+const RANDOM_BYTES: usize = 10;
+const SHORTEST: usize = EACH_KIND.len() + 2 * RANDOM_BYTES;
+
+/// A random password of at least so many characters.
+pub(crate) fn fresh_password(least: usize) -> Result<String, Failure> {
+    let mut password = EACH_KIND.to_owned();
+    while password.len() < least.max(SHORTEST) {
+        let random = Secrets::fresh().map_err(|error| Failure::unable(error.to_string()))?;
+        for byte in random.iter().take(RANDOM_BYTES) {
+            let _ = write!(password, "{byte:02x}");
+        }
+    }
+    Ok(password)
+}
 
 /// The token of a command line: the argument (with a warning: other users see arguments), `-` for standard input, or
 /// COUNTERSIGN_TOKEN.

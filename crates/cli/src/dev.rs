@@ -11,12 +11,11 @@
 mod banner;
 mod builtin;
 mod bundles;
-mod data_dir;
+pub(crate) mod data_dir;
 mod declared;
 mod demo_user;
 mod environment;
 mod legacy;
-mod lives;
 mod operator;
 mod policies;
 mod running;
@@ -27,15 +26,20 @@ mod watching;
 use std::io::IsTerminal as _;
 
 use clap::CommandFactory as _;
-use countersign_verifier::{Flags, known_variables, unknown_variables};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use countersign_process::{known_variables, unknown_variables};
+use countersign_verifier::Flags;
 
-pub(crate) use self::{running::Running, settings::Settings, status::FROM_ENVIRONMENT};
+pub(crate) use self::{
+    running::{Running, VERIFIER_NAME},
+    settings::Settings,
+    status::FROM_ENVIRONMENT,
+};
 use crate::{
     Session,
     args::{Cli, Dev, PolicyCheck},
     commands::{now, policy::check},
     failure::{Exit, Failure},
+    stop::Stop,
 };
 
 /// `countersign dev`
@@ -95,24 +99,4 @@ fn log_to_stderr(level: &str) -> Result<(), Failure> {
     let ansi = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).init();
     Ok(())
-}
-
-/// SIGTERM or SIGINT.
-struct Stop {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Stop {
-    fn new() -> Result<Self, Failure> {
-        let listen = |kind| signal(kind).map_err(|e| Failure::unable(format!("can't listen for signals: {e}")));
-        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
-    }
-
-    async fn asked(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }

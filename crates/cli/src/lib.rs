@@ -4,6 +4,7 @@
 //! Results leave through [`output`]. This crate decides nothing about tokens: that is core's; nor does it know what a verifier or an issuer does with a call.
 
 mod args;
+mod backup;
 mod client;
 mod cluster;
 mod commands;
@@ -15,6 +16,7 @@ mod failure;
 mod output;
 mod reference;
 mod span;
+mod stop;
 mod target;
 
 use std::{
@@ -95,7 +97,7 @@ fn parse(arguments: &[OsString], plugin: bool) -> Cli {
 fn value_behind(command: &clap::Command, flag: &str, arguments: &[OsString]) -> Option<String> {
     let long = flag.strip_prefix("--").or_else(|| flag.split_once(" --").map(|(_, long)| long))?;
     let long = long.split([' ', '=']).next()?;
-    countersign_verifier::variable_behind(command, long, arguments)
+    countersign_process::variable_behind(command, long, arguments)
 }
 
 async fn run(session: &Session, command: Command) -> Result<Exit, Failure> {
@@ -118,8 +120,14 @@ async fn run(session: &Session, command: Command) -> Result<Exit, Failure> {
         Command::Blocks(command) => commands::people::blocks(session, command).await,
         Command::Audit(command) => commands::people::audit(session, command).await,
         Command::Status => commands::status::status(session).await,
+        Command::Diagnose(args) => commands::people::diagnose(session, &args).await,
+        Command::Report(args) => commands::report::report(session, &args).await,
+        Command::TestFlow(args) => commands::test_flow::test_flow(session, &args).await,
         Command::Fleet { command: None } => commands::fleet::list(session).await,
         Command::Fleet { command: Some(FleetCommand::Forget { name }) } => commands::fleet::forget(session, &name).await,
+        Command::Migrate(command) => commands::migrate::migrate(session, command).await,
+        Command::Backup(args) => backup::backup(session, &args).await,
+        Command::Restore(args) => backup::restore(session, &args).await,
         Command::Policy(PolicyCommand::Check(args)) => commands::policy::check(session, &args),
         Command::Policy(PolicyCommand::Show(args)) => commands::policy::show(session, &args).await,
         Command::Policy(PolicyCommand::Test(args)) => commands::policy::test(session, &args),

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, builder::BoolishValueParser};
+use countersign_issuer::AuditRetention;
 
 pub(super) const DEV_EXAMPLES: &str = "Examples:\n  \
     countersign dev\n  \
@@ -71,6 +72,9 @@ pub(crate) struct Dev {
     /// all below one [default: any]
     #[arg(long, value_name = "LIST", value_delimiter = ',', env = "COUNTERSIGN_TRUSTED_HOSTS")]
     pub(crate) trusted_hosts: Vec<String>,
+    /// How long events of the audit trail are kept, at least 24h, or `off` for ever
+    #[arg(long, value_name = "DURATION", default_value = AuditRetention::DEFAULT, env = "COUNTERSIGN_AUDIT_RETENTION")]
+    pub(crate) audit_retention: AuditRetention,
     /// Verifications per second and caller that the verifier's cache can't answer, or `off`
     #[arg(long, value_name = "N", default_value = "5000", env = "COUNTERSIGN_UNCACHED_BUDGET")]
     pub(crate) uncached_budget: String,

@@ -1,15 +1,17 @@
-//! `users`, `sessions`, `api-keys` and `blocks`: what an issuer's admin API tells and does of people.
+//! `users`, `sessions`, `api-keys`, `blocks`, `audit` and `diagnose`: what an issuer's admin API tells and does of people.
 
 mod asking;
 mod audit;
+mod diagnose;
 mod grants;
 
 use countersign_core::time::UnixMillis;
 use serde_json::{Map, Value, json};
 
-use self::asking::{Asking, segment};
+pub(super) use self::asking::{Asking, segment};
 pub(crate) use self::{
     audit::audit,
+    diagnose::diagnose,
     grants::{api_keys, blocks, sessions},
 };
 use super::{instant, now, relative, text, texts};

@@ -1,13 +1,13 @@
 //! The account that the built-in policy begins with, so that there is somebody to log in as.
 
-use std::{fmt::Write as _, fs, io, path::PathBuf, time::Duration};
+use std::{fs, io, path::PathBuf, time::Duration};
 
-use countersign_issuer::Secrets;
 use serde_json::json;
 
 use super::{Running, builtin, data_dir::write_atomically};
 use crate::{
     client::{Address, Client},
+    credential::fresh_password,
     failure::Failure,
 };
 
@@ -17,12 +17,6 @@ const NAME: &str = "demo";
 const EMAIL: &str = "demo@countersign.example";
 /// How long making it may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// What a character of each kind that a policy may demand begins a password with.
-const EACH_KIND: &str = "Cs1-";
-/// Random bytes of it, and what it then has at least, characters.
-const RANDOM_BYTES: usize = 10;
-const SHORTEST: usize = EACH_KIND.len() + 2 * RANDOM_BYTES;
-
 /// The account, and where its password is kept.
 pub(super) struct DemoUser {
     pub(super) name: &'static str,
@@ -65,13 +59,5 @@ pub(super) async fn demo_user(running: &Running) -> Result<Option<DemoUser>, Fai
 fn password(running: &Running) -> Result<String, Failure> {
     let declaration = running.declaration();
     let login = declaration.policies.get(&builtin::name()).and_then(|declared| declared.effective.login.as_ref());
-    let least = login.map_or(0, |login| login.passwords.min_length as usize);
-    let mut password = EACH_KIND.to_owned();
-    while password.len() < least.max(SHORTEST) {
-        let random = Secrets::fresh().map_err(|error| Failure::unable(error.to_string()))?;
-        for byte in random.iter().take(RANDOM_BYTES) {
-            let _ = write!(password, "{byte:02x}");
-        }
-    }
-    Ok(password)
+    fresh_password(login.map_or(0, |login| login.passwords.min_length as usize))
 }

@@ -24,6 +24,7 @@ use countersign_api::{
 };
 use countersign_core::names::PolicyName;
 use countersign_feed::Clock;
+use countersign_issuer::OpaqueEnd;
 use countersign_store::Store;
 
 use self::{

@@ -7,8 +7,8 @@ use countersign_feed::{
     RedisFeed, RedisOptions, collect_waiting_uses,
 };
 use countersign_issuer::{
-    AdminSocket, Delivery, Fleet, Issuer, IssuerConfig, Kept, Listeners, Mailer, Outbox, Policies, Secrets, SmsSender, UseAudit,
-    passwords::Pool,
+    AdminSocket, Delivery, Fleet, Issuer, IssuerConfig, Kept, Listeners, Mailer, Outbox, Policies, Secrets, SmsSender,
+    UseAudit, passwords::Pool,
 };
 use countersign_process::ServingTls;
 use countersign_store::{Location, Store};
@@ -36,8 +36,8 @@ use crate::{
 /// How long the start waits for keys that sign and a feed that is fresh, before it says what is missing and goes on.
 const SETTLE: Duration = Duration::from_secs(10);
 
-/// The verifier's name in the fleet, kept in the store.
-const NAME: &str = "verifier-name";
+/// The verifier's name in the fleet, kept in the store: made once, it tells installations apart as well.
+pub(crate) const VERIFIER_NAME: &str = "verifier-name";
 
 /// The parts of a running `dev`.
 pub(crate) struct Running {
@@ -100,8 +100,10 @@ impl Running {
         let bound = Bound::new(settings.listen).await?;
         let stop = CancellationToken::new();
         let publisher = Arc::new(Publisher::spawn(server.clone(), store.clone(), PublisherConfig::new("dev")));
-        let name =
-            store.meta_or_insert(NAME, &format!("dev-{}", fresh_id())).await.map_err(|e| Failure::unable(chain(&e)))?;
+        let name = store
+            .meta_or_insert(VERIFIER_NAME, &format!("dev-{}", fresh_id()))
+            .await
+            .map_err(|e| Failure::unable(chain(&e)))?;
         if settings.redis.is_none() {
             // Nobody else opens the feed of this process: a moment later it is there.
             seeded(&publisher).await;
@@ -145,6 +147,7 @@ impl Running {
             trusted_proxies: settings.issuer_proxies.clone(),
             trusted_hosts: settings.trusted_hosts.clone(),
             environment: "development".into(),
+            audit_retention: settings.audit_retention,
         });
         let admin_socket = AdminSocket::bind(&data_dir.admin_socket()).map_err(|e| Failure::unable(e.to_string()))?;
         let addresses = addresses(&verifier, &bound, &data_dir)?;
@@ -154,6 +157,7 @@ impl Running {
             health: bound.issuer_health,
             admin: bound.admin,
             admin_socket,
+            vouched: None,
             tls: tls.as_ref().map(|tls| tls.acceptor().clone()),
         };
         let serve_until = stop.clone();

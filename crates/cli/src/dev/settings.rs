@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use countersign_core::{names::PolicyName, proxies::InvalidProxy, time::UnixMillis};
 use countersign_feed::RedisUrl;
+use countersign_issuer::AuditRetention;
 use countersign_process::{ServingTls, log_filter};
 use countersign_store::Location;
 use countersign_verifier::config::{TlsFiles, TrustedProxies, uncached_budget};
@@ -41,6 +42,8 @@ pub(crate) struct Settings {
     pub(crate) issuer_proxies: TrustedProxies,
     /// The names by which the issuer answers; none: any.
     pub(crate) trusted_hosts: Vec<String>,
+    /// How long events of the audit trail are kept.
+    pub(crate) audit_retention: AuditRetention,
     /// Names of the environment that existing deployments use.
     pub(crate) legacy: LegacyEnv,
     /// Least severe messages to log.
@@ -127,6 +130,7 @@ impl Settings {
                 Some(list) => list.parse().map_err(|e: InvalidProxy| of_verifier(&e.into()))?,
                 None => TrustedProxies::none(),
             },
+            audit_retention: args.audit_retention,
             trusted_hosts: args.trusted_hosts.iter().map(|host| host.trim().to_owned()).filter(|h| !h.is_empty()).collect(),
             verifier: VerifierSettings {
                 trusted_proxies: args
@@ -168,8 +172,9 @@ fn issuer_port(port: Option<String>) -> Result<u16, Failure> {
 fn database(url: Option<String>) -> Result<Option<Location>, Failure> {
     let read = |url: String| {
         url.parse().map_err(|e| {
-            Failure::usage(format!("DATABASE_URL: {e}"))
-                .fix("use sqlite:PATH or postgresql://USER:PASSWORD@HOST/NAME, or unset it for the file in the data directory")
+            Failure::usage(format!("DATABASE_URL: {e}")).fix(
+                "use sqlite:PATH or postgresql://USER:PASSWORD@HOST/NAME, or unset it for the file in the data directory",
+            )
         })
     };
     url.map(read).transpose()

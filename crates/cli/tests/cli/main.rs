@@ -4,6 +4,7 @@
 
 mod admin;
 mod api_server;
+mod backing_up;
 mod cluster;
 mod dev;
 mod documented;
@@ -11,8 +12,11 @@ mod emergency;
 mod environment;
 mod first_login;
 mod keys;
+mod migrating;
 mod people;
 mod policies;
 mod revoking;
 mod rig;
+mod support;
+mod test_flow;
 mod toolkit;
