@@ -1,6 +1,9 @@
 //! The real programs that tests run against: Debian packages, a Python environment, a Node one.
 
-use std::{path::PathBuf, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Result, bail};
 
@@ -58,27 +61,48 @@ fn is_root() -> bool {
     Command::new("id").arg("-u").output().is_ok_and(|id| id.stdout.trim_ascii() == b"0")
 }
 
-const PYTHON_PACKAGES: &[&str] = &["PyJWT==2.10.1", "cryptography"];
+const PYTHON_PACKAGES: &[&str] = &[
+    "PyJWT==2.10.1",
+    "cryptography==50.0.2",
+    "pyotp==2.12.0",
+    "requests==2.34.2",
+    // The calls that it makes up follow from its version and Hypothesis'.
+    "schemathesis==4.32.5",
+    "hypothesis==6.170.15",
+];
 
-/// A Python with PyJWT, in the cache: the interoperability tests run it.
+/// A Python with what clients are written with, and with schemathesis, in the cache: the tests of interoperability, of clients
+/// and of the OpenAPI documents run it.
 pub(crate) fn python() -> Result<PathBuf> {
     let environment = run::cache()?.join("python");
     let python = environment.join("bin/python");
-    let ready = || run::succeeds(Command::new(&python).args(["-c", "import jwt, cryptography"]));
-    if !ready() {
+    let works = || run::succeeds(Command::new(&python).args(["-c", "import jwt, cryptography, pyotp, requests"]));
+    if !(holds(&environment, PYTHON_PACKAGES) && works()) {
         run::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&environment))?;
         run::run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(PYTHON_PACKAGES))?;
+        now_holds(&environment, PYTHON_PACKAGES)?;
     }
     Ok(python)
 }
 
-const NODE_PACKAGES: &[&str] = &["jose@6"];
+/// The file in a directory of parts that says which ones were installed.
+const INSTALLED: &str = "installed";
+
+fn holds(directory: &Path, packages: &[&str]) -> bool {
+    std::fs::read_to_string(directory.join(INSTALLED)).is_ok_and(|installed| installed == packages.join("\n"))
+}
+
+fn now_holds(directory: &Path, packages: &[&str]) -> Result<()> {
+    Ok(std::fs::write(directory.join(INSTALLED), packages.join("\n"))?)
+}
+
+const NODE_PACKAGES: &[&str] = &["jose@6.2.17"];
 
 /// A `node_modules` with `jose`, in the cache.
 pub(crate) fn node_modules() -> Result<PathBuf> {
     let directory = run::cache()?.join("node");
     let modules = directory.join("node_modules");
-    if !modules.join("jose/package.json").is_file() {
+    if !(holds(&directory, NODE_PACKAGES) && modules.join("jose/package.json").is_file()) {
         std::fs::create_dir_all(&directory)?;
         run::run(
             Command::new("npm")
@@ -86,6 +110,7 @@ pub(crate) fn node_modules() -> Result<PathBuf> {
                 .arg(&directory)
                 .args(NODE_PACKAGES),
         )?;
+        now_holds(&directory, NODE_PACKAGES)?;
     }
     Ok(modules)
 }
