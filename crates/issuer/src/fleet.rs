@@ -84,6 +84,12 @@ impl Fleet {
         self.server.describe()
     }
 
+    /// Whether verifiers acknowledge generations, one by one: they do where this process writes the bundles and has a verifier of
+    /// its own. In a cluster they name a version of the API server, and the operator tells who lags.
+    pub(crate) const fn acknowledges_generations(&self) -> bool {
+        self.own.is_some()
+    }
+
     /// The verifiers that are alive, by name.
     pub async fn verifiers(&self) -> Result<Vec<Verifier>, FeedError> {
         let leases = self.server.leases().await?.into_iter().filter(|lease| lease.issuer().is_none());
@@ -145,7 +151,9 @@ mod tests {
             let lease = LeaseWrite { name, ttl: Duration::from_mins(1), position: None, ack: None };
             server.write_lease(&lease).await.unwrap();
         }
-        let verifiers = Fleet::new(server, None).verifiers().await.unwrap();
+        let fleet = Fleet::new(server, None);
+        assert!(!fleet.acknowledges_generations());
+        let verifiers = fleet.verifiers().await.unwrap();
         assert_eq!(verifiers.iter().map(|verifier| verifier.name.as_str()).collect::<Vec<_>>(), ["node-1"]);
     }
 

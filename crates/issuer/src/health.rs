@@ -23,7 +23,7 @@ families! {
     NEXT_ROTATION = Gauge "countersign_key_next_rotation_timestamp_seconds" ["policy", "ring"]
         "When the schedule wants the next key to sign.";
     POLICY_VERIFIERS = Gauge "countersign_policy_verifiers" ["policy", "state"]
-        "Verifiers by whether they hold the policy's present generation: `enforced` or `lagging`.";
+        "Verifiers by whether they hold the policy's present generation: `enforced` or `lagging`; the operator tells in a cluster.";
     pub(crate) LOGIN_ATTEMPTS = Counter "auth_login_attempts_total" ["result"]
         "Logins: `success`; `failure` (a wrong name, password or code); `refused` (a limit, a lock or a closed account).";
     pub(crate) LOGIN_FAILURES = Counter "auth_login_failures_total" [] "Logins with a wrong name, password or code.";
@@ -109,7 +109,9 @@ async fn metrics(State(issuer): State<Issuer>) -> Response {
             next.add(&[("policy", policy.name.as_str()), ("ring", ring)], at.as_secs());
         }
     }
-    if let Ok(fleet) = parts.fleet.verifiers().await {
+    if parts.fleet.acknowledges_generations()
+        && let Ok(fleet) = parts.fleet.verifiers().await
+    {
         let mut verifiers = text.family(&POLICY_VERIFIERS);
         for policy in policies.by_name.values() {
             let enforcement = crate::admin::held_generation(policy, &fleet);
