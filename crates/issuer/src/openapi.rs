@@ -18,7 +18,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use countersign_core::names::PolicyName;
-use serde_json::{Value, json};
+use serde_json::json;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 

@@ -6,6 +6,7 @@
 mod api_keys;
 pub(crate) mod audit;
 mod browser;
+pub(crate) mod diagnosis;
 mod discovery;
 pub(crate) mod door;
 mod login;
@@ -15,6 +16,7 @@ mod operations;
 mod owner;
 mod profile;
 pub(crate) mod rate_limits;
+mod reference;
 mod refresh;
 mod register;
 mod second_factor;
@@ -31,12 +33,12 @@ use axum::{
     extract::{ConnectInfo, DefaultBodyLimit, Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, Uri, uri::PathAndQuery},
     response::{IntoResponse, Response},
-    routing::{delete, get, post},
 };
 use countersign_core::names::PolicyName;
 use countersign_store::Appended;
 use serde_json::json;
 use tower_service::Service as _;
+use utoipa_axum::routes;
 
 use crate::{
     IssuerPolicy,
@@ -45,7 +47,7 @@ use crate::{
     client::{self, Client},
     guard::{self, Keeping},
     limits::CountedBy,
-    mail,
+    openapi::Described,
     policies::Held,
     problem::{Failed, Problem},
     serving::Issuer,
@@ -65,66 +67,73 @@ struct Front {
 
 /// The routes of one policy, which the request names.
 fn of_policy(issuer: Issuer) -> Router {
-    Router::new()
-        .route(discovery::JWKS, get(discovery::jwks))
-        .route(discovery::OAUTH, get(discovery::discovery))
-        .route(discovery::OPENID, get(discovery::discovery))
-        .route("/auth/login", post(login::login))
-        .route("/auth/refresh", post(refresh::refresh))
-        .route("/auth/logout", post(refresh::logout))
-        .route("/auth/2fa", get(second_factor::state))
-        .route("/auth/2fa/verify", post(second_factor::verify))
-        .route("/auth/2fa/otp/send", post(second_factor::send))
-        .route("/auth/2fa/setup/totp", post(second_factor::set_up))
-        .route("/auth/2fa/verify/totp", post(second_factor::confirm))
-        .route("/auth/2fa/backup-codes", post(second_factor::new_backup_codes))
-        .route("/auth/2fa/totp", delete(second_factor::turn_off))
-        .route("/auth/2fa/setup/sms", post(second_factor::set_up_phone))
-        .route("/auth/2fa/verify/sms", post(second_factor::confirm_phone))
-        .route("/auth/2fa/sms", delete(second_factor::remove_phone))
-        .route("/auth/csrf", get(browser::csrf))
-        .route("/auth/sessions", get(sessions::list).delete(sessions::end_all))
-        .route("/auth/sessions/{id}", delete(sessions::end_one))
-        .route("/auth/api-keys", get(api_keys::list).post(api_keys::create))
-        .route("/auth/api-keys/{id}", delete(api_keys::revoke))
-        .route("/auth/audit", get(audit::list))
-        .route("/auth/audit/suspicious", get(audit::suspicious))
-        .route("/auth/stats/active-users", get(stats::active_users))
-        .route("/auth/stats/login-attempts", get(stats::login_attempts))
-        .route("/auth/stats/locked-accounts", get(stats::locked_accounts))
-        .route("/auth/stats/sessions", get(stats::sessions))
-        .route("/oauth/token", post(oauth::token))
-        .route("/oauth/introspect", post(oauth::introspect))
-        .route("/oauth/revoke", post(oauth::revoke))
-        .route("/userinfo", get(oauth::userinfo).post(oauth::userinfo))
-        // As existing clients call them, whether or not `/api` was the default policy's prefix.
-        .nest("/v1/auth", operations())
-        .nest("/api/v1/auth", operations())
-        .route("/auth/register", post(register::register))
-        .route("/auth/verify-email", get(async || mail::verification_page()).post(mailed::verify))
-        .route("/auth/verify-email/resend", post(mailed::resend))
-        .route("/auth/forgot-password", post(mailed::forgot))
-        .route("/auth/reset-password", get(async || mail::reset_page()).post(mailed::reset))
-        .route("/auth/change-password", post(profile::change_password))
-        // Where many an existing client asks who it is.
-        .route("/auth/me", get(profile::me))
-        .route("/users/me", get(profile::me).patch(profile::change).delete(profile::erase))
+    described()
+        .into_router()
+        // As existing clients call them under `/api`, whether or not that was the default policy's prefix.
+        .nest("/v1/auth", operations().into_router())
         .fallback(async || Problem::not_found("no such call"))
         .method_not_allowed_fallback(async || Problem::method_not_allowed("no such method on this call"))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(issuer)
 }
 
-fn operations() -> Router<Issuer> {
-    Router::new()
-        .route("/health", get(operations::health))
-        .route("/metrics", get(operations::metrics))
-        .route("/session-status", get(operations::session_status))
-        .route("/rate-limit-status", get(rate_limits::status))
-        .route("/security-dashboard", get(operations::security_dashboard))
-        .route("/debug-report", get(operations::debug_report))
-        .route("/validate-token", post(operations::validate_token))
-        .route("/diagnose", post(operations::diagnose))
+/// A policy's routes, with what there is to say of each.
+pub(crate) fn described() -> Described {
+    Described::new()
+        .routes(routes!(discovery::jwks))
+        .routes(routes!(discovery::discovery))
+        .routes(routes!(discovery::openid))
+        .routes(routes!(reference::document))
+        .routes(routes!(reference::page))
+        .routes(routes!(login::login))
+        .routes(routes!(refresh::refresh))
+        .routes(routes!(refresh::logout))
+        .routes(routes!(second_factor::state))
+        .routes(routes!(second_factor::verify))
+        .routes(routes!(second_factor::send))
+        .routes(routes!(second_factor::set_up))
+        .routes(routes!(second_factor::confirm))
+        .routes(routes!(second_factor::new_backup_codes))
+        .routes(routes!(second_factor::turn_off))
+        .routes(routes!(second_factor::set_up_phone))
+        .routes(routes!(second_factor::confirm_phone))
+        .routes(routes!(second_factor::remove_phone))
+        .routes(routes!(browser::csrf))
+        .routes(routes!(sessions::list, sessions::end_all))
+        .routes(routes!(sessions::end_one))
+        .routes(routes!(api_keys::list, api_keys::create))
+        .routes(routes!(api_keys::revoke))
+        .routes(routes!(audit::list))
+        .routes(routes!(audit::suspicious))
+        .routes(routes!(stats::active_users))
+        .routes(routes!(stats::login_attempts))
+        .routes(routes!(stats::locked_accounts))
+        .routes(routes!(stats::sessions))
+        .routes(routes!(oauth::token))
+        .routes(routes!(oauth::introspect))
+        .routes(routes!(oauth::revoke))
+        .routes(routes!(oauth::userinfo))
+        .nest("/api/v1/auth", operations())
+        .routes(routes!(register::register))
+        .routes(routes!(mailed::verification_page, mailed::verify))
+        .routes(routes!(mailed::resend))
+        .routes(routes!(mailed::forgot))
+        .routes(routes!(mailed::reset_page, mailed::reset))
+        .routes(routes!(profile::change_password))
+        .routes(routes!(profile::me_for_clients))
+        .routes(routes!(profile::me, profile::change, profile::erase))
+}
+
+fn operations() -> Described {
+    Described::new()
+        .routes(routes!(operations::health))
+        .routes(routes!(operations::metrics))
+        .routes(routes!(operations::session_status))
+        .routes(routes!(rate_limits::status))
+        .routes(routes!(operations::security_dashboard))
+        .routes(routes!(operations::debug_report))
+        .routes(routes!(operations::validate_token))
+        .routes(routes!(operations::diagnose))
 }
 
 async fn answer(State(Front { issuer, mut inner }): State<Front>, mut request: Request) -> Response {
@@ -195,6 +204,7 @@ pub(crate) use self::{
     api_keys::{make as make_api_key, shown as api_key_shown},
     door::forget_tries as forget_login_tries,
     login::account,
+    operations::debug_report_of,
     owner::person,
     register::create as create_account,
     sessions::shown as session_shown,

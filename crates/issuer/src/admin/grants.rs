@@ -13,6 +13,7 @@ use countersign_core::{
 use countersign_store::{AddressBlock, Appended, Followed, Link, NewRevocation, StoreError, Tx, transact};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::{IntoParams, ToSchema};
 
 use super::{
     Content, OfQuery,
@@ -25,6 +26,7 @@ use crate::{
     audit::EventKind,
     call::Call,
     closing,
+    openapi::shapes,
     problem::{Failed, Problem},
     public::{self, audit},
 };
@@ -42,10 +44,14 @@ pub(super) struct OfId {
     id: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct OfSubject {
+    /// The account's id, name or e-mail address.
     subject: Option<String>,
+    /// What the page before gave as `next_cursor`.
     cursor: Option<String>,
+    #[param(maximum = 4_294_967_295_u32)]
     limit: Option<u32>,
 }
 
@@ -59,6 +65,15 @@ impl OfSubject {
     }
 }
 
+#[utoipa::path(
+    get,
+    path = "/sessions",
+    tag = "administration",
+    summary = "List an account's sessions",
+    params(OfSubject),
+    security(("bearer" = [])),
+    responses((status = 200, description = "Those that live", body = shapes::administration::SessionsOf))
+)]
 pub(super) async fn sessions(asking: Administered, OfQuery(of): OfQuery<OfSubject>) -> Result<Json<Value>, Failed> {
     let call = &asking.0;
     let subject = found(call, of.subject()?).await?.id;
@@ -75,6 +90,18 @@ pub(super) async fn sessions(asking: Administered, OfQuery(of): OfQuery<OfSubjec
     Ok(Json(json!({"sessions": shown})))
 }
 
+#[utoipa::path(
+    delete,
+    path = "/sessions",
+    tag = "administration",
+    summary = "End an account's sessions",
+    params(OfSubject),
+    security(("bearer" = [])),
+    responses(
+        (status = 200, description = "What ended", body = shapes::Ended),
+        (status = 202, description = "The same, while the feed is out of reach", body = shapes::Ended),
+    )
+)]
 pub(super) async fn end_sessions(asking: Administered, OfQuery(of): OfQuery<OfSubject>) -> Result<Response, Failed> {
     let call = &asking.0;
     let subject = found(call, of.subject()?).await?.id;
@@ -90,6 +117,17 @@ pub(super) async fn end_sessions(asking: Administered, OfQuery(of): OfQuery<OfSu
     public::ended(call, Some(over.revocations), count).await
 }
 
+#[utoipa::path(
+    delete,
+    path = "/sessions/{id}",
+    tag = "administration",
+    summary = "End a session",
+    security(("bearer" = [])),
+    responses(
+        (status = 200, description = "What ended", body = shapes::Ended),
+        (status = 202, description = "The same, while the feed is out of reach", body = shapes::Ended),
+    )
+)]
 pub(super) async fn end_session(asking: Administered, Path(of): Path<OfId>) -> Result<Response, Failed> {
     let call = &asking.0;
     let policy = &call.policy;
@@ -108,6 +146,16 @@ pub(super) async fn end_session(asking: Administered, Path(of): Path<OfId>) -> R
     public::ended(call, over.map(|over| over.revocations), count).await
 }
 
+#[utoipa::path(
+    get,
+    path = "/api-keys",
+    tag = "administration",
+    summary = "List API keys",
+    description = "Of one account, or of all.",
+    params(OfSubject),
+    security(("bearer" = [])),
+    responses((status = 200, description = "A page", body = shapes::administration::ApiKeysOf))
+)]
 pub(super) async fn api_keys(asking: Administered, OfQuery(of): OfQuery<OfSubject>) -> Result<Json<Value>, Failed> {
     let call = &asking.0;
     let owner = match &of.subject {
@@ -128,7 +176,8 @@ pub(super) async fn api_keys(asking: Administered, OfQuery(of): OfQuery<OfSubjec
     Ok(Json(json!({"api_keys": shown, "next_cursor": next})))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = ApiKeyForRequest)]
 struct NewKey {
     subject: String,
     name: String,
@@ -136,6 +185,15 @@ struct NewKey {
     expires_in: Option<i64>,
 }
 
+#[utoipa::path(
+    post,
+    path = "/api-keys",
+    tag = "administration",
+    summary = "Make an API key for an account",
+    request_body = NewKey,
+    security(("bearer" = [])),
+    responses((status = 201, description = "The key, shown this once", body = shapes::people::NewApiKey))
+)]
 pub(super) async fn create_api_key(asking: Administered, Content(bytes): Content) -> Result<Response, Failed> {
     let call = &asking.0;
     let body: NewKey = body_of(&bytes)?;
@@ -144,6 +202,17 @@ pub(super) async fn create_api_key(asking: Administered, Content(bytes): Content
     Ok((StatusCode::CREATED, Json(made)).into_response())
 }
 
+#[utoipa::path(
+    delete,
+    path = "/api-keys/{id}",
+    tag = "administration",
+    summary = "Revoke an API key",
+    security(("bearer" = [])),
+    responses(
+        (status = 200, description = "What ended", body = shapes::Ended),
+        (status = 202, description = "The same, while the feed is out of reach", body = shapes::Ended),
+    )
+)]
 pub(super) async fn revoke_api_key(asking: Administered, Path(of): Path<OfId>) -> Result<Response, Failed> {
     let call = &asking.0;
     let appended = transact!(call.store(), Failed, |tx| {
@@ -164,6 +233,14 @@ pub(super) async fn revoke_api_key(asking: Administered, Path(of): Path<OfId>) -
     public::ended(call, appended, count).await
 }
 
+#[utoipa::path(
+    get,
+    path = "/blocks",
+    tag = "administration",
+    summary = "List blocked addresses",
+    security(("bearer" = [])),
+    responses((status = 200, description = "All of them", body = shapes::administration::Blocks))
+)]
 pub(super) async fn blocks(asking: Administered) -> Result<Json<Value>, Failed> {
     let call = &asking.0;
     let now = call.now().await?;
@@ -189,7 +266,8 @@ fn block_shown(block: &AddressBlock) -> Value {
     })
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = BlockRequest)]
 struct NewBlock {
     network: String,
     reason: Option<String>,
@@ -197,6 +275,19 @@ struct NewBlock {
 }
 
 /// An administrator's block: logins are turned away at issuers, and verifiers deny.
+#[utoipa::path(
+    post,
+    path = "/blocks",
+    tag = "administration",
+    summary = "Block an address or a network",
+    description = "At issuers and at verifiers.",
+    request_body = NewBlock,
+    security(("bearer" = [])),
+    responses(
+        (status = 201, description = "It is blocked", body = shapes::administration::NewBlock),
+        (status = 202, description = "The same, while the feed is out of reach", body = shapes::administration::NewBlock),
+    )
+)]
 pub(super) async fn block(asking: Administered, Content(bytes): Content) -> Result<Response, Failed> {
     let call = &asking.0;
     let body: NewBlock = body_of(&bytes)?;
@@ -231,7 +322,8 @@ fn full(error: countersign_store::StoreError) -> Failed {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct OfNetwork {
     network: String,
 }
@@ -251,6 +343,18 @@ pub(super) async fn lift(tx: &mut Tx, call: &Call, network: &str, now: UnixMilli
     Ok(Some(appended))
 }
 
+#[utoipa::path(
+    delete,
+    path = "/blocks",
+    tag = "administration",
+    summary = "Lift a block",
+    params(OfNetwork),
+    security(("bearer" = [])),
+    responses(
+        (status = 200, description = "What ended", body = shapes::Ended),
+        (status = 202, description = "The same, while the feed is out of reach", body = shapes::Ended),
+    )
+)]
 pub(super) async fn unblock(asking: Administered, OfQuery(of): OfQuery<OfNetwork>) -> Result<Response, Failed> {
     let call = &asking.0;
     let network = network(&of.network)?;
@@ -262,18 +366,39 @@ pub(super) async fn unblock(asking: Administered, OfQuery(of): OfQuery<OfNetwork
     public::ended(call, Some(appended), 1).await
 }
 
+#[utoipa::path(
+    get,
+    path = "/audit",
+    tag = "administration",
+    summary = "Read the audit trail",
+    description = "Newest first.",
+    params(audit::Asked),
+    security(("bearer" = [])),
+    responses((status = 200, description = "A page", body = shapes::Events))
+)]
 pub(super) async fn events(asking: Administered, OfQuery(asked): OfQuery<audit::Asked>) -> Result<Json<Value>, Failed> {
     audit::page(&asking.0, asked.filter()?).await
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = VerifyChainRequest)]
 struct Heads {
     heads: Option<Vec<String>>,
     /// Where to go on: `next` of the answer before.
     from: Option<String>,
 }
 
-/// Follows the chain. Ends of it that were logged elsewhere show what was sealed anew.
+/// Follows the chain, a part at a time. Ends of it that were logged elsewhere show what was sealed anew.
+#[utoipa::path(
+    post,
+    path = "/audit/verify",
+    tag = "administration",
+    summary = "Follow the chain of the audit trail",
+    description = "Ends of it that were logged elsewhere show what was sealed anew. A long chain is followed a part at a time: ask again with `from` as long as there is `next`.",
+    request_body = Heads,
+    security(("bearer" = [])),
+    responses((status = 200, description = "Whether it is whole", body = shapes::administration::ChainVerified))
+)]
 pub(super) async fn verify_events(asking: Administered, Content(bytes): Content) -> Result<Json<Value>, Failed> {
     let body: Heads = body_of(&bytes)?;
     let known = body.heads.unwrap_or_default();

@@ -107,7 +107,10 @@ enum Outcome {
     tag = "administration",
     summary = "Show an import",
     security(("bearer" = [])),
-    responses((status = 200, description = "The import", body = shapes::administration::Import))
+    responses(
+        (status = 200, description = "The import", body = shapes::administration::Import),
+        (status = 422, description = "No import is called so"),
+    )
 )]
 pub(super) async fn show(asking: Administered, Path(of): Path<OfImport>) -> Result<Json<Value>, Failed> {
     let call = &asking.0;

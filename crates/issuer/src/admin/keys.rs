@@ -9,15 +9,26 @@ use countersign_core::ring::{KeyState, RingKey};
 use countersign_store::transact;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use super::{Content, OfPolicy, administered::Acting, body_of};
 use crate::{
     IssuerPolicy, RingView,
     audit::EventKind,
+    openapi::shapes,
     problem::{Failed, Problem},
     serving::{RingChoice, RotateError},
 };
 
+#[utoipa::path(
+    get,
+    path = "/keys",
+    tag = "administration",
+    summary = "Show both key rings",
+    description = "Public halves alone.",
+    security(("bearer" = [])),
+    responses((status = 200, description = "The rings", body = shapes::administration::Keys))
+)]
 pub(super) async fn list(policy: OfPolicy) -> Json<Value> {
     Json(rings(&policy.0))
 }
@@ -48,11 +59,25 @@ pub(super) fn ring_status(view: &RingView) -> Value {
     json!(view.status.view(Some(held.map_or(&[], |held| held.lagging.as_slice()))))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = RotateRequest)]
 struct Body {
     ring: Option<String>,
 }
 
+#[utoipa::path(
+    post,
+    path = "/keys/rotate",
+    tag = "administration",
+    summary = "Rotate keys now",
+    description = "The new key signs once every verifier has acknowledged it.",
+    request_body = Option<Body>,
+    security(("bearer" = [])),
+    responses(
+        (status = 202, description = "It has begun", body = shapes::administration::RotationRequested),
+        (status = 409, description = "`elsewhere`: the operator rotates keys here, and `fix` is the command"),
+    )
+)]
 pub(super) async fn rotate(Acting(call): Acting, Content(bytes): Content) -> Result<Response, Failed> {
     let body: Body = if bytes.is_empty() { Body { ring: None } } else { body_of(&bytes)? };
     let ring = match body.ring.as_deref() {

@@ -6,11 +6,21 @@ use axum::{Json, extract::State};
 use countersign_core::{names::PolicyName, revocation::Position};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::IntoParams;
 
 use super::{OfPolicy, OfQuery, held_generation, holds, keys, revocations::MAX_WAIT};
-use crate::{IssuerPolicy, Verifier, problem::Problem, serving::Issuer};
+use crate::{IssuerPolicy, Verifier, openapi::shapes, problem::Problem, serving::Issuer};
 
 /// `GET /admin/v1/policies`
+#[utoipa::path(
+    get,
+    path = super::POLICIES,
+    tag = "process",
+    summary = "List policies",
+    description = "With generation and issuer.",
+    security(("bearer" = [])),
+    responses((status = 200, description = "All of them", body = shapes::administration::PolicyList))
+)]
 pub(super) async fn policies(State(issuer): State<Issuer>) -> Json<Value> {
     let held = issuer.parts.policies.load();
     let shown = |policy: &IssuerPolicy| {
@@ -26,18 +36,42 @@ pub(super) async fn policies(State(issuer): State<Issuer>) -> Json<Value> {
 }
 
 /// `GET …/effective`
+#[utoipa::path(
+    get,
+    path = "/effective",
+    tag = "administration",
+    summary = "The policy with every default filled in",
+    description = "Every setting of it, as it holds.",
+    security(("bearer" = [])),
+    responses((status = 200, description = "The policy", body = Value))
+)]
 pub(super) async fn effective(State(issuer): State<Issuer>, policy: OfPolicy) -> Result<Json<Value>, Problem> {
     let effective = issuer.parts.status.effective(&policy.0.name);
     effective.map(Json).ok_or_else(|| Problem::not_found("the policy is not held here in full"))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Asked {
+    /// Where something stands in the feed, as the call that ended it said.
+    #[param(value_type = Option<String>)]
     position: Option<Position>,
     wait_ms: Option<u64>,
 }
 
 /// `GET …/verifiers`: on how many verifiers a position, or else the present generation, is in force.
+#[utoipa::path(
+    get,
+    path = "/verifiers",
+    tag = "administration",
+    summary = "On how many verifiers a position is in force",
+    description = "Or, without one, the policy's present generation.",
+    params(Asked),
+    security(("bearer" = [])),
+    responses(
+        (status = 200, description = "How many, and who lags behind", body = shapes::administration::EnforcementOfPolicy),
+    )
+)]
 pub(super) async fn verifiers(
     State(issuer): State<Issuer>,
     policy: OfPolicy,
@@ -59,6 +93,15 @@ async fn alive(issuer: &Issuer) -> Result<Vec<Verifier>, Problem> {
 }
 
 /// `GET /admin/v1/fleet`
+#[utoipa::path(
+    get,
+    path = super::FLEET,
+    tag = "process",
+    summary = "List verifiers",
+    description = "With what each of them holds.",
+    security(("bearer" = [])),
+    responses((status = 200, description = "All of them", body = shapes::administration::FleetList))
+)]
 pub(super) async fn fleet(State(issuer): State<Issuer>) -> Result<Json<Value>, Problem> {
     let verifiers = alive(&issuer).await?;
     let held = issuer.parts.policies.load();
@@ -83,6 +126,15 @@ fn shown_verifier<'a>(verifier: &Verifier, policies: impl Iterator<Item = &'a Is
 }
 
 /// `GET /admin/v1/status`
+#[utoipa::path(
+    get,
+    path = super::STATUS,
+    tag = "process",
+    summary = "How everything stands",
+    description = "What `countersign status` shows.",
+    security(("bearer" = [])),
+    responses((status = 200, description = "Policies, verifiers, the feed, problems", body = Value))
+)]
 pub(super) async fn status(State(issuer): State<Issuer>) -> Json<Value> {
     let parts = &issuer.parts;
     let (verifiers, fleet_problem) = match parts.fleet.verifiers().await {

@@ -3,11 +3,13 @@
 use axum::Json;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use super::{Content, administered::Acting, body_of};
-use crate::{MintRequest, problem::Problem};
+use crate::{MintRequest, openapi::shapes, problem::Problem};
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = MintRequest)]
 struct Body {
     subject: String,
     roles: Option<Vec<String>>,
@@ -19,6 +21,17 @@ struct Body {
     reason: Option<String>,
 }
 
+#[utoipa::path(
+    post,
+    path = "/tokens",
+    tag = "tokens",
+    summary = "Mint a token for a subject",
+    description = "With `emergency`, one that verifiers take while nothing else works; it needs a `reason`, which is \
+        audited.",
+    request_body = Body,
+    security(("bearer" = [])),
+    responses((status = 200, description = "The token", body = shapes::administration::Minted))
+)]
 pub(super) async fn mint(Acting(call): Acting, Content(bytes): Content) -> Result<Json<Value>, Problem> {
     let body: Body = body_of(&bytes)?;
     let emergency = match (body.emergency, body.reason) {

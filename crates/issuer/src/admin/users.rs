@@ -5,6 +5,7 @@ use countersign_core::time::UnixMillis;
 use countersign_store::{Appended, Standing, Tx, User, UserFilter, UserStatus, transact};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::{IntoParams, ToSchema};
 
 use super::{Content, OfQuery, administered::Administered, body_of, grants::lift};
 use crate::{
@@ -13,6 +14,7 @@ use crate::{
     call::Call,
     closing::close,
     names,
+    openapi::shapes,
     opening::user_json,
     problem::{Failed, Problem},
     public, second_factor,
@@ -30,15 +32,28 @@ pub(super) struct OfUser {
     id: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Asked {
     email: Option<String>,
     username: Option<String>,
+    #[param(inline, value_type = Option<shapes::people::Status>)]
     status: Option<String>,
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
+    /// What the page before gave as `next_cursor`.
     cursor: Option<String>,
 }
 
+#[utoipa::path(
+    get,
+    path = "/users",
+    tag = "administration",
+    summary = "List accounts",
+    params(Asked),
+    security(("bearer" = [])),
+    responses((status = 200, description = "A page", body = shapes::administration::Users))
+)]
 pub(super) async fn list(asking: Administered, OfQuery(asked): OfQuery<Asked>) -> Result<Json<Value>, Failed> {
     let call = asking.0;
     let (store, policy) = (call.store(), &call.policy.name);
@@ -101,16 +116,38 @@ pub(super) async fn found(call: &Call, id: &str) -> Result<User, Failed> {
     user.ok_or_else(|| Problem::not_found("there is no such account (by id, name or e-mail address)").into())
 }
 
+#[utoipa::path(
+    get,
+    path = "/users/{id}",
+    tag = "administration",
+    summary = "Show an account",
+    security(("bearer" = [])),
+    responses((status = 200, description = "The account", body = shapes::administration::WholeUser))
+)]
 pub(super) async fn get(asking: Administered, Path(of): Path<OfUser>) -> Result<Json<Value>, Failed> {
     let user = found(&asking.0, &of.id).await?;
     Ok(Json(whole(&asking.0, &user).await?))
 }
 
+#[utoipa::path(
+    post,
+    path = "/users",
+    tag = "administration",
+    summary = "Make an account",
+    description = "Without a password, a mail invites the person to choose one.",
+    request_body = shapes::administration::NewAccount,
+    security(("bearer" = [])),
+    responses(
+        (status = 201, description = "The account", body = shapes::people::User),
+        (status = 409, description = "`already_registered`"),
+    )
+)]
 pub(super) async fn create(asking: Administered, Content(bytes): Content) -> Result<Response, Failed> {
     public::create_account(asking.0, &bytes).await
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = AccountChanges)]
 struct Changes {
     status: Option<String>,
     roles: Option<Vec<String>>,
@@ -120,6 +157,20 @@ struct Changes {
     reason: Option<String>,
 }
 
+#[utoipa::path(
+    patch,
+    path = "/users/{id}",
+    tag = "administration",
+    summary = "Change an account",
+    description = "Disabling it, or taking a role away, ends its sessions, its API keys and every token issued up to \
+        then.",
+    request_body = Changes,
+    security(("bearer" = [])),
+    responses(
+        (status = 200, description = "The account as it is now", body = shapes::administration::ChangedUser),
+        (status = 202, description = "The same, while the feed is out of reach", body = shapes::administration::ChangedUser),
+    )
+)]
 pub(super) async fn change(
     asking: Administered,
     Path(of): Path<OfUser>,
@@ -199,12 +250,26 @@ async fn told(call: &Call, user: &User, ended: Option<Appended>) -> Result<Respo
     Ok(public::told(call, StatusCode::OK, whole(call, user).await?, ended).await)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = LockRequest)]
 struct Lock {
     reason: String,
     until: Option<i64>,
 }
 
+#[utoipa::path(
+    post,
+    path = "/users/{id}/lock",
+    tag = "administration",
+    summary = "Lock an account",
+    description = "Its sessions, its API keys and its tokens end.",
+    request_body = Lock,
+    security(("bearer" = [])),
+    responses(
+        (status = 200, description = "The account as it is now", body = shapes::administration::ChangedUser),
+        (status = 202, description = "The same, while the feed is out of reach", body = shapes::administration::ChangedUser),
+    )
+)]
 pub(super) async fn lock(
     asking: Administered,
     Path(of): Path<OfUser>,
@@ -236,12 +301,23 @@ pub(super) async fn lock(
     told(call, &user, Some(ended)).await
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, ToSchema)]
+#[schema(as = UnlockRequest)]
 struct Unlock {
     also_address: Option<String>,
 }
 
 /// Clears all that keeps a person out for a while, and says what it was.
+#[utoipa::path(
+    post,
+    path = "/users/{id}/unlock",
+    tag = "administration",
+    summary = "Unlock an account",
+    description = "Clears all that keeps a person out for a while, and says what it was.",
+    request_body = Option<Unlock>,
+    security(("bearer" = [])),
+    responses((status = 200, description = "The account", body = shapes::administration::UnlockedUser))
+)]
 pub(super) async fn unlock(
     asking: Administered,
     Path(of): Path<OfUser>,
@@ -291,6 +367,18 @@ pub(super) async fn unlock(
     Ok(Json(shown))
 }
 
+#[utoipa::path(
+    post,
+    path = "/users/{id}/reset-mfa",
+    tag = "administration",
+    summary = "Take an account's second factor away",
+    description = "Its owner hears of it by mail.",
+    security(("bearer" = [])),
+    responses(
+        (status = 200, description = "The account as it is now", body = shapes::administration::ChangedUser),
+        (status = 202, description = "The same, while the feed is out of reach", body = shapes::administration::ChangedUser),
+    )
+)]
 pub(super) async fn reset_mfa(asking: Administered, Path(of): Path<OfUser>) -> Result<Response, Failed> {
     let call = &asking.0;
     let id = found(call, &of.id).await?.id;
@@ -306,6 +394,17 @@ pub(super) async fn reset_mfa(asking: Administered, Path(of): Path<OfUser>) -> R
     told(call, &user, None).await
 }
 
+#[utoipa::path(
+    delete,
+    path = "/users/{id}",
+    tag = "administration",
+    summary = "Erase an account",
+    security(("bearer" = [])),
+    responses(
+        (status = 200, description = "It is gone", body = shapes::administration::DeletedUser),
+        (status = 202, description = "The same, while the feed is out of reach", body = shapes::administration::DeletedUser),
+    )
+)]
 pub(super) async fn delete(asking: Administered, Path(of): Path<OfUser>) -> Result<Response, Failed> {
     let call = &asking.0;
     let id = found(call, &of.id).await?.id;

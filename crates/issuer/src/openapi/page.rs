@@ -82,7 +82,7 @@ fn write(html: &mut String, document: &Value) -> fmt::Result {
     let groups = groups(document);
     html.push_str("<nav aria-label=\"Calls\"><ul>\n");
     for (tag, _, calls) in &groups {
-        write!(html, "<li><a href=\"#{}\">{}</a><ul>\n", anchor(tag), Escaped(tag))?;
+        writeln!(html, "<li><a href=\"#{}\">{}</a><ul>", anchor(tag), Escaped(tag))?;
         for call in calls {
             let id = text(&call.operation["operationId"]);
             let summary = text(&call.operation["summary"]);
@@ -101,7 +101,7 @@ fn write(html: &mut String, document: &Value) -> fmt::Result {
     write_ways(html, &document["components"]["securitySchemes"])?;
     html.push_str("<section id=\"shapes\"><h2>Shapes</h2>\n");
     for (name, schema) in document["components"]["schemas"].as_object().into_iter().flatten() {
-        write!(html, "<article id=\"{}\"><h3>{}</h3>\n", anchor(name), Escaped(name))?;
+        writeln!(html, "<article id=\"{}\"><h3>{}</h3>", anchor(name), Escaped(name))?;
         write_schema(html, schema)?;
         html.push_str("</article>\n");
     }

@@ -2,6 +2,12 @@
 //! this crate gets is held against them (`tests/document.rs`).
 
 #![expect(dead_code, reason = "only their schemas are used")]
+#![expect(
+    clippy::struct_field_names,
+    clippy::enum_variant_names,
+    clippy::large_enum_variant,
+    reason = "the names are those of the contract, and no value is ever made"
+)]
 
 pub(crate) mod administration;
 pub(crate) mod operations;

@@ -1,6 +1,7 @@
 use std::{collections::BTreeSet, path::Path};
 
 use axum::body::to_bytes;
+use serde_json::Value;
 
 use super::*;
 

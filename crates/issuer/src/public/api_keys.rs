@@ -10,6 +10,7 @@ use countersign_core::{mint::ApiKeySpec, roles::grants, time::UnixMillis};
 use countersign_store::{ApiKey, UserStatus, transact};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use super::ended;
 use crate::{
@@ -19,6 +20,7 @@ use crate::{
     call::Call,
     closing,
     minter::new_id,
+    openapi::shapes,
     problem::{Failed, Problem},
 };
 
@@ -30,13 +32,24 @@ const MAX_KEYS: u32 = 1000;
 /// How much of a key is kept to recognise it by: its last characters.
 const HINT: usize = 4;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = ApiKeyRequest)]
 struct Body {
     name: String,
     scopes: Vec<String>,
     expires_in: Option<i64>,
 }
 
+#[utoipa::path(
+    post,
+    path = "/auth/api-keys",
+    tag = "API keys",
+    summary = "Make an API key",
+    description = "It may do what its scopes say, within what its owner may.",
+    request_body = Body,
+    security(("bearer" = [])),
+    responses((status = 201, description = "The key, shown this once", body = shapes::people::NewApiKey))
+)]
 pub(super) async fn create(person: Person, Content(bytes): Content) -> Result<Response, Failed> {
     let Person { call, user, session } = person;
     let body: Body = body_of(&bytes)?;
@@ -153,12 +166,31 @@ pub(crate) fn shown(key: &ApiKey) -> Value {
     })
 }
 
+#[utoipa::path(
+    get,
+    path = "/auth/api-keys",
+    tag = "API keys",
+    summary = "List one's API keys",
+    security(("bearer" = [])),
+    responses((status = 200, description = "Without the keys themselves", body = shapes::people::ApiKeys))
+)]
 pub(super) async fn list(person: Person) -> Result<Json<Value>, Failed> {
     let Person { call, user, .. } = person;
     let keys = call.store().api_keys(&call.policy.name, Some(&user.id), None, MAX_KEYS).await?;
     Ok(Json(json!({"api_keys": keys.iter().map(shown).collect::<Vec<_>>()})))
 }
 
+#[utoipa::path(
+    delete,
+    path = "/auth/api-keys/{id}",
+    tag = "API keys",
+    summary = "Revoke one of one's API keys",
+    security(("bearer" = [])),
+    responses(
+        (status = 200, description = "What ended", body = shapes::Ended),
+        (status = 202, description = "The same, while the feed is out of reach", body = shapes::Ended),
+    )
+)]
 pub(super) async fn revoke(person: Person, Path(id): Path<String>) -> Result<Response, Failed> {
     let Person { call, user, .. } = person;
     let appended = transact!(call.store(), Failed, |tx| {

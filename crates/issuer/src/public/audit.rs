@@ -5,11 +5,13 @@ use countersign_core::time::UnixMillis;
 use countersign_store::{AuditCursor, AuditFilter, KeptEvent, Severity};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::IntoParams;
 
 use crate::{
     bearer::Permitted,
     body::OfQuery,
     call::Call,
+    openapi::shapes,
     problem::{Failed, Problem},
 };
 
@@ -22,24 +24,53 @@ const MAX_PAGE: u32 = 1000;
 const DAY_MS: i64 = 86_400_000;
 
 /// What of the trail is asked for.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Asked {
     event_type: Option<String>,
+    /// At least.
+    #[param(inline, value_type = Option<shapes::Severity>)]
     severity: Option<String>,
     subject: Option<String>,
     ip: Option<String>,
+    /// Seconds, as the next.
+    #[param(minimum = -9_223_372_036_854_775_i64, maximum = 9_223_372_036_854_775_i64)]
     since: Option<i64>,
+    #[param(minimum = -9_223_372_036_854_775_i64, maximum = 9_223_372_036_854_775_i64)]
     until: Option<i64>,
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
+    /// What the page before gave as `next_cursor`.
+    #[param(pattern = "^[0-9]{1,15}[.][0-9]{1,15}$")]
     cursor: Option<String>,
 }
 
+#[utoipa::path(
+    get,
+    path = "/auth/audit",
+    tag = "audit",
+    summary = "Read the audit trail",
+    description = "Newest first.",
+    params(Asked),
+    security(("bearer" = []), ("api_key" = [])),
+    responses((status = 200, description = "A page", body = shapes::Events))
+)]
 pub(super) async fn list(permitted: Permitted, OfQuery(asked): OfQuery<Asked>) -> Result<Json<Value>, Failed> {
     let Permitted { call, caller } = permitted;
     caller.require(PERMISSION)?;
     page(&call, asked.filter()?).await
 }
 
+#[utoipa::path(
+    get,
+    path = "/auth/audit/suspicious",
+    tag = "audit",
+    summary = "Read what is suspicious",
+    description = "Warnings and above, of the last 24 hours unless asked otherwise.",
+    params(Asked),
+    security(("bearer" = []), ("api_key" = [])),
+    responses((status = 200, description = "A page", body = shapes::Events))
+)]
 pub(super) async fn suspicious(permitted: Permitted, OfQuery(asked): OfQuery<Asked>) -> Result<Json<Value>, Failed> {
     let Permitted { call, caller } = permitted;
     caller.require(PERMISSION)?;

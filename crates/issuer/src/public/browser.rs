@@ -13,7 +13,9 @@ use crate::{
     bearer,
     call::Call,
     cookies::{self, Cookie},
-    csrf, opening,
+    csrf,
+    openapi::shapes,
+    opening,
     problem::{Failed, Problem},
 };
 
@@ -76,6 +78,15 @@ pub(super) fn forget(call: &Call, answer: &mut Response) {
 
 /// `GET /auth/csrf`: by the session's token, or by its refresh cookie alone, so that a page whose access cookie has run out can
 /// refresh.
+#[utoipa::path(
+    get,
+    path = "/auth/csrf",
+    tag = "sessions",
+    summary = "Get a CSRF token",
+    description = "Bound to the session. The refresh cookie alone is enough.",
+    security(("bearer" = [])),
+    responses((status = 200, description = "The token", body = shapes::people::CsrfToken))
+)]
 pub(super) async fn csrf(call: Call, headers: HeaderMap) -> Result<Json<Value>, Failed> {
     call.login()?;
     let session = match by_access(&call, &headers).await {

@@ -9,12 +9,23 @@ use axum::{
 };
 use serde_json::json;
 
-use crate::{call::Call, problem::Problem};
+use crate::{call::Call, openapi::shapes, problem::Problem};
 
 pub(super) const JWKS: &str = "/.well-known/jwks.json";
 pub(super) const OAUTH: &str = "/.well-known/oauth-authorization-server";
 pub(super) const OPENID: &str = "/.well-known/openid-configuration";
 
+#[utoipa::path(
+    get,
+    path = JWKS,
+    tag = "metadata",
+    summary = "Keys that verify this policy's tokens",
+    description = "RFC 7517. With an ETag; nobody keeps it for longer than five minutes.",
+    responses(
+        (status = 200, description = "Every key that verifies now", body = shapes::services::Jwks, content_type = "application/jwk-set+json"),
+        (status = 304, description = "As the caller has it"),
+    )
+)]
 pub(super) async fn jwks(call: Call, headers: HeaderMap) -> Response {
     let body = match serde_json::to_string(&call.policy.jwks()) {
         Ok(body) => body,
@@ -36,6 +47,14 @@ pub(super) async fn jwks(call: Call, headers: HeaderMap) -> Response {
 }
 
 /// RFC 8414 and OpenID Connect Discovery, as far as it is true: there is no authorization endpoint.
+#[utoipa::path(
+    get,
+    path = OAUTH,
+    tag = "metadata",
+    summary = "Metadata of this issuer",
+    description = "RFC 8414, as far as it is true: there is no authorization endpoint.",
+    responses((status = 200, description = "What there is", body = shapes::services::Metadata))
+)]
 pub(super) async fn discovery(call: Call) -> Response {
     let Some(own) = &call.policy.own else {
         return Problem::not_found("this policy only verifies other issuers' tokens").into_response();
@@ -61,4 +80,16 @@ pub(super) async fn discovery(call: Call) -> Response {
         }
     }
     ([(header::CACHE_CONTROL, "public, max-age=300")], Json(body)).into_response()
+}
+
+#[utoipa::path(
+    get,
+    path = OPENID,
+    tag = "metadata",
+    summary = "Metadata of this issuer, as OpenID Connect calls it",
+    description = "The same as the other.",
+    responses((status = 200, description = "What there is", body = shapes::services::Metadata))
+)]
+pub(super) async fn openid(call: Call) -> Response {
+    discovery(call).await
 }

@@ -12,6 +12,7 @@ use countersign_core::time::UnixMillis;
 use countersign_store::{Password, StoreError, User, UserStatus, transact};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use super::{browser, door, place};
 use crate::{
@@ -23,6 +24,7 @@ use crate::{
     lockout::{self, Counter},
     metrics::Login,
     names,
+    openapi::shapes,
     opening::{self, Opened, Proven, Wishes},
     passwords::Match,
     problem::{Failed, Problem},
@@ -32,18 +34,54 @@ use crate::{
 /// The longest name that is looked up, bytes; no account's is longer.
 const MAX_NAME: usize = 512;
 
-#[derive(Deserialize)]
+/// The members that are read.
+const MEMBERS: [&str; 8] =
+    ["username", "email", "password", "mfa_code", "remember_me", "device_id", "device_token", "cookies"];
+
+#[derive(Deserialize, ToSchema)]
+#[schema(as = LoginRequest)]
 pub(super) struct Body {
+    /// A name or an e-mail address. This or `email`.
+    #[schema(nullable = false, pattern = r"\S", example = "ada")]
     username: Option<String>,
+    #[schema(nullable = false, pattern = r"\S", example = "ada@shop.example")]
     email: Option<String>,
+    #[schema(example = "a password of hers")]
     password: String,
+    /// Of the second factor, where it is known already.
+    #[schema(nullable = false, pattern = "[0-9A-Za-z]", max_length = 64)]
     mfa_code: Option<String>,
+    /// The longer life of `login.sessions.rememberMe`.
+    #[schema(nullable = false)]
     remember_me: Option<bool>,
+    /// What the client calls the device.
+    #[schema(nullable = false, pattern = "^[ -~]{0,256}$")]
     device_id: Option<String>,
+    /// What an earlier login there was given.
+    #[schema(nullable = false)]
     device_token: Option<String>,
+    /// Tokens as cookies; 422 where the policy has none.
+    #[schema(nullable = false)]
     cookies: Option<bool>,
 }
 
+#[utoipa::path(
+    post,
+    path = "/auth/login",
+    tag = "sessions",
+    summary = "Log in",
+    description = "By user name or e-mail address. A wrong name and a wrong password are one answer in the same time. \
+        With `mfa_code`, a login with a second factor is one call; else it answers with a challenge.",
+    request_body(content((Body = "application/json"), (Body = "application/x-www-form-urlencoded"))),
+    responses(
+        (status = 200, description = "Tokens, or what else is needed", body = shapes::people::LoginAnswer),
+        (status = 202, description = "Tokens; verifiers hear later that another session ended for this one", body = shapes::people::Tokens),
+        (status = 401, description = "`invalid_credentials`; with a right password and a wrong `mfa_code`, `invalid_code`"),
+        (status = 403, description = "`account_disabled`, `email_unverified`, `not_rolled_out` (after a right password alone), `session_limit`, `address_blocked`"),
+        (status = 423, description = "`account_locked`"),
+        (status = 429, description = "Too many tries"),
+    )
+)]
 pub(super) async fn login(call: Call, headers: HeaderMap, content: Content) -> Result<Response, Failed> {
     let answer = attempt(&call, headers, content).await;
     let turned_away = [StatusCode::FORBIDDEN, StatusCode::LOCKED, StatusCode::TOO_MANY_REQUESTS];
@@ -134,10 +172,12 @@ fn form_or_json<T: DeserializeOwned>(headers: &HeaderMap, bytes: &axum::body::By
         return body_of(bytes);
     }
     let mut members = BTreeMap::new();
-    for (name, value) in form_urlencoded::parse(bytes) {
-        let value = match (name.as_ref(), value.as_ref()) {
-            ("remember_me" | "cookies", "true") => Value::Bool(true),
-            ("remember_me" | "cookies", "false") => Value::Bool(false),
+    for (name, value) in form_urlencoded::parse(bytes).filter(|(name, _)| MEMBERS.contains(&name.as_ref())) {
+        let flag = matches!(name.as_ref(), "remember_me" | "cookies");
+        let value = match value.as_ref() {
+            // Python writes them with a capital.
+            "true" | "True" if flag => Value::Bool(true),
+            "false" | "False" if flag => Value::Bool(false),
             _ => Value::String(value.into_owned()),
         };
         if members.insert(name.into_owned(), value).is_some() {

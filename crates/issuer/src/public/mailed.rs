@@ -7,6 +7,7 @@ use axum::{http::StatusCode, response::Response};
 use countersign_store::{Folded, StoreError, User, UserStatus, transact};
 use serde::Deserialize;
 use serde_json::json;
+use utoipa::ToSchema;
 
 use super::{
     ended,
@@ -20,27 +21,70 @@ use crate::{
     audit::EventKind,
     body::{Content, body_of},
     call::Call,
-    mail::{Notice, reset_link, verification_link},
+    mail::{self, Notice, reset_link, verification_link},
+    openapi::shapes,
     problem::{Failed, Problem},
 };
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = MailedToken)]
 struct Token {
     token: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = MailRequest)]
 struct Address {
+    #[schema(format = Email, example = "ada@shop.example")]
     email: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = ResetRequest)]
 struct Reset {
     token: String,
+    /// By the rules of `login.passwords`.
     new_password: String,
 }
 
+#[utoipa::path(
+    get,
+    path = "/auth/verify-email",
+    tag = "accounts",
+    summary = "The page behind a mailed link to verify an address",
+    description = "Plain HTML with a button, so that scanners which follow links use nothing up.",
+    responses((status = 200, description = "The page", body = String, content_type = "text/html"))
+)]
+pub(super) async fn verification_page() -> Response {
+    mail::verification_page()
+}
+
+#[utoipa::path(
+    get,
+    path = "/auth/reset-password",
+    tag = "accounts",
+    summary = "The page behind a mailed link to choose a new password",
+    description = "Plain HTML with a form.",
+    responses((status = 200, description = "The page", body = String, content_type = "text/html"))
+)]
+pub(super) async fn reset_page() -> Response {
+    mail::reset_page()
+}
+
 /// `POST /auth/verify-email`: the address that the token was mailed to is its owner's.
+#[utoipa::path(
+    post,
+    path = "/auth/verify-email",
+    tag = "accounts",
+    summary = "Verify an e-mail address",
+    description = "By the token that was mailed there.",
+    request_body = Token,
+    responses(
+        (status = 200, description = "It is its owner's", body = shapes::people::EmailVerified),
+        (status = 401, description = "`invalid_token`: not a good link, or not any more"),
+        (status = 409, description = "`already_registered`: another account has it meanwhile"),
+    )
+)]
 pub(super) async fn verify(call: Call, Content(bytes): Content) -> Result<Response, Failed> {
     call.login()?;
     let body: Token = body_of(&bytes)?;
@@ -88,11 +132,35 @@ enum Asked {
 }
 
 /// `POST /auth/verify-email/resend`.
+#[utoipa::path(
+    post,
+    path = "/auth/verify-email/resend",
+    tag = "accounts",
+    summary = "Have the verification mailed again",
+    description = "The same answer whether or not there is such an account.",
+    request_body = Address,
+    responses(
+        (status = 202, description = "On its way, if there is one", body = shapes::people::MailAsked),
+        (status = 429, description = "Too many mails"),
+    )
+)]
 pub(super) async fn resend(call: Call, Content(bytes): Content) -> Result<Response, Failed> {
     asked(&call, &bytes, Asked::Verification).await
 }
 
 /// `POST /auth/forgot-password`.
+#[utoipa::path(
+    post,
+    path = "/auth/forgot-password",
+    tag = "accounts",
+    summary = "Have a link mailed to choose a new password",
+    description = "The same answer whether or not there is such an account.",
+    request_body = Address,
+    responses(
+        (status = 202, description = "On its way, if there is one", body = shapes::people::MailAsked),
+        (status = 429, description = "Too many mails"),
+    )
+)]
 pub(super) async fn forgot(call: Call, Content(bytes): Content) -> Result<Response, Failed> {
     asked(&call, &bytes, Asked::Reset).await
 }
@@ -152,6 +220,20 @@ async fn asked(call: &Call, bytes: &axum::body::Bytes, asked: Asked) -> Result<R
 
 /// `POST /auth/reset-password`: a new password for whoever received the mail. Every session ends, a lock from failures is
 /// lifted, and the address is shown to be theirs.
+#[utoipa::path(
+    post,
+    path = "/auth/reset-password",
+    tag = "accounts",
+    summary = "Choose a new password",
+    description = "By the token that was mailed. Every session ends, and a lock from failures is lifted.",
+    request_body = Reset,
+    responses(
+        (status = 200, description = "What ended", body = shapes::Ended),
+        (status = 202, description = "The same, while the feed is out of reach", body = shapes::Ended),
+        (status = 401, description = "`invalid_token`: not a good link, or not any more"),
+        (status = 429, description = "Too many tries"),
+    )
+)]
 pub(super) async fn reset(call: Call, Content(bytes): Content) -> Result<Response, Failed> {
     let login = call.login()?;
     let body: Reset = body_of(&bytes)?;

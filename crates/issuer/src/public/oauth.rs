@@ -29,6 +29,7 @@ use crate::{
     call::{Call, Published},
     closing,
     minter::MintRequest,
+    openapi::shapes,
     opening,
     problem::{Failed, Problem},
 };
@@ -87,14 +88,17 @@ impl IntoResponse for OauthError {
 
 type Form = BTreeMap<String, String>;
 
-/// The parameters of a form: each at most once (RFC 6749 section 3.2).
+/// The parameters that are read.
+const PARAMETERS: [&str; 6] = ["grant_type", "scope", "client_id", "client_secret", "refresh_token", "token"];
+
+/// The parameters of a form: each at most once, and those that nobody knows ignored (RFC 6749 section 3.2).
 fn form(headers: &HeaderMap, bytes: &Bytes) -> Result<Form, OauthError> {
     let typ = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !typ.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/x-www-form-urlencoded") {
         return Err(OauthError::new("invalid_request", "send the parameters as application/x-www-form-urlencoded"));
     }
     let mut form = Form::new();
-    for (name, value) in form_urlencoded::parse(bytes) {
+    for (name, value) in form_urlencoded::parse(bytes).filter(|(name, _)| PARAMETERS.contains(&name.as_ref())) {
         // RFC 6749 section 3.1: without a value is not sent.
         if !value.is_empty() && form.insert(name.into_owned(), value.into_owned()).is_some() {
             return Err(OauthError::new("invalid_request", "a parameter stands twice"));
@@ -106,7 +110,7 @@ fn form(headers: &HeaderMap, bytes: &Bytes) -> Result<Form, OauthError> {
 /// The client, by `Authorization: Basic` or by parameters, never both (RFC 6749 section 2.3.1). Whoever guesses secrets is
 /// limited like one who guesses passwords, and blocked in the end.
 async fn client<'c>(call: &'c Call, headers: &HeaderMap, form: &Form) -> Result<&'c EffectiveOauthClient, OauthError> {
-    let basic = headers.contains_key(header::AUTHORIZATION);
+    let basic = tries_basic(headers);
     let (id, secret) = match (basic, form.get("client_id"), form.get("client_secret")) {
         (true, _, None) => by_basic(headers).ok_or_else(|| OauthError::invalid_client(true))?,
         (false, Some(id), Some(secret)) => (id.clone(), secret.clone()),
@@ -138,6 +142,13 @@ async fn client<'c>(call: &'c Call, headers: &HeaderMap, form: &Form) -> Result<
     }
 }
 
+/// Whether the client tries to authenticate by a header: a Bearer token there is nobody's secret.
+fn tries_basic(headers: &HeaderMap) -> bool {
+    let scheme = |value: &HeaderValue| value.to_str().ok().and_then(|value| value.split(' ').next().map(str::to_owned));
+    let mut schemes = headers.get_all(header::AUTHORIZATION).iter().map(scheme);
+    schemes.any(|scheme| scheme.is_none_or(|scheme| !scheme.eq_ignore_ascii_case("bearer")))
+}
+
 fn by_basic(headers: &HeaderMap) -> Option<(String, String)> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let (value, None) = (values.next()?.to_str().ok()?, values.next()) else { return None };
@@ -151,6 +162,21 @@ fn by_basic(headers: &HeaderMap) -> Option<(String, String)> {
     scheme.eq_ignore_ascii_case("basic").then_some((decoded(id)?, decoded(secret)?))
 }
 
+#[utoipa::path(
+    post,
+    path = "/oauth/token",
+    tag = "OAuth",
+    summary = "Get a token",
+    description = "Client credentials, or refresh (RFC 6749 sections 4.4 and 6). A refresh needs no client.",
+    request_body(content = shapes::services::TokenRequest, content_type = "application/x-www-form-urlencoded"),
+    security((), ("client" = [])),
+    responses(
+        (status = 200, description = "Tokens", body = shapes::services::OauthTokens),
+        (status = 401, description = "`invalid_client`"),
+        (status = 403, description = "`access_denied`: the address is blocked"),
+        (status = 429, description = "Too many wrong secrets, or too many calls"),
+    )
+)]
 pub(super) async fn token(call: Call, headers: HeaderMap, Content(bytes): Content) -> Result<Response, OauthError> {
     let form = form(&headers, &bytes)?;
     match form.get("grant_type").map(String::as_str) {
@@ -212,6 +238,21 @@ fn tokens(body: &Value) -> Response {
 }
 
 /// RFC 7662.
+#[utoipa::path(
+    post,
+    path = "/oauth/introspect",
+    tag = "OAuth",
+    summary = "Ask about a token",
+    description = "RFC 7662. The client authenticates.",
+    request_body(content = shapes::services::AboutToken, content_type = "application/x-www-form-urlencoded"),
+    security((), ("client" = [])),
+    responses(
+        (status = 200, description = "What it says, if it is good", body = shapes::services::Introspected),
+        (status = 401, description = "`invalid_client`"),
+        (status = 403, description = "`access_denied`: the address is blocked"),
+        (status = 429, description = "Too many wrong secrets, or too many calls"),
+    )
+)]
 pub(super) async fn introspect(call: Call, headers: HeaderMap, Content(bytes): Content) -> Result<Response, OauthError> {
     let form = form(&headers, &bytes)?;
     client(&call, &headers, &form).await?;
@@ -248,6 +289,22 @@ pub(super) async fn introspect(call: Call, headers: HeaderMap, Content(bytes): C
 }
 
 /// RFC 7009: 200 whether or not there was anything to revoke.
+#[utoipa::path(
+    post,
+    path = "/oauth/revoke",
+    tag = "OAuth",
+    summary = "End a token",
+    description = "RFC 7009: 200 whether or not there was anything to end. The client authenticates.",
+    request_body(content = shapes::services::AboutToken, content_type = "application/x-www-form-urlencoded"),
+    security((), ("client" = [])),
+    responses(
+        (status = 200, description = "It is ended", body = shapes::Standing),
+        (status = 202, description = "The same, while the feed is out of reach", body = shapes::Standing),
+        (status = 401, description = "`invalid_client`"),
+        (status = 403, description = "`access_denied`: the address is blocked"),
+        (status = 429, description = "Too many wrong secrets, or too many calls"),
+    )
+)]
 pub(super) async fn revoke(call: Call, headers: HeaderMap, Content(bytes): Content) -> Result<Response, OauthError> {
     let form = form(&headers, &bytes)?;
     let client = client(&call, &headers, &form).await?;
@@ -316,6 +373,15 @@ async fn end_token(call: &Call, client: &str, token: &str) -> Result<Option<coun
 }
 
 /// OpenID Connect Core section 5.3, as far as accounts have such claims.
+#[utoipa::path(
+    method(get, post),
+    path = "/userinfo",
+    tag = "OAuth",
+    summary = "Claims about the caller",
+    description = "OpenID Connect Core section 5.3, as far as accounts have such claims.",
+    security(("bearer" = []), ("api_key" = [])),
+    responses((status = 200, description = "What is known", body = shapes::services::UserInfo))
+)]
 pub(super) async fn userinfo(permitted: Permitted) -> Result<Json<Value>, Failed> {
     let Permitted { call, caller } = permitted;
     call.login()?;

@@ -4,18 +4,22 @@ use std::time::Instant;
 
 use axum::Json;
 use countersign_core::time::UnixMillis;
-use countersign_store::{AuditFilter, LockoutKey, Severity, UserStatus};
+use countersign_store::{AuditFilter, Severity};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
-use super::{audit::shown_page, login, sessions};
+use super::{
+    audit::shown_page,
+    diagnosis::{Diagnosed, diagnosis},
+    sessions,
+};
 use crate::{
     bearer::{self, Permitted, Person},
     body::{Content, body_of},
     call::Call,
-    names,
-    problem::{Failed, Problem},
-    second_factor,
+    openapi::shapes,
+    problem::Failed,
 };
 
 /// What lets look.
@@ -31,6 +35,14 @@ pub(super) fn permitted(permitted: Permitted) -> Result<Call, Failed> {
 }
 
 /// Open to everyone: whether the parts work, and a few figures.
+#[utoipa::path(
+    get,
+    path = "/health",
+    tag = "operations",
+    summary = "Whether the parts work",
+    description = "Open to everyone.",
+    responses((status = 200, description = "Also when they don't", body = shapes::operations::Health))
+)]
 pub(super) async fn health(call: Call) -> Json<Value> {
     let began = Instant::now();
     let database = call.now().await;
@@ -76,6 +88,15 @@ async fn figures(call: &Call, now: UnixMillis) -> Result<Map<String, Value>, Fai
 }
 
 /// The caller's own session.
+#[utoipa::path(
+    get,
+    path = "/session-status",
+    tag = "operations",
+    summary = "The caller's own session",
+    description = "Needs no permission but the session's own token.",
+    security(("bearer" = [])),
+    responses((status = 200, description = "How it stands", body = shapes::operations::SessionStatus))
+)]
 pub(super) async fn session_status(person: Person) -> Result<Json<Value>, Failed> {
     let Person { call, user, session } = person;
     let now = call.now().await?;
@@ -88,6 +109,14 @@ pub(super) async fn session_status(person: Person) -> Result<Json<Value>, Failed
     Ok(Json(shown))
 }
 
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "operations",
+    summary = "Figures",
+    security(("bearer" = []), ("api_key" = [])),
+    responses((status = 200, description = "Figures", body = shapes::operations::OperationsMetrics))
+)]
 pub(super) async fn metrics(asking: Permitted) -> Result<Json<Value>, Failed> {
     let call = permitted(asking)?;
     let now = call.now().await?;
@@ -108,6 +137,14 @@ pub(super) async fn metrics(asking: Permitted) -> Result<Json<Value>, Failed> {
     Ok(Json(Value::Object(body)))
 }
 
+#[utoipa::path(
+    get,
+    path = "/security-dashboard",
+    tag = "operations",
+    summary = "What happened in the last 24 hours",
+    security(("bearer" = []), ("api_key" = [])),
+    responses((status = 200, description = "Figures and events", body = shapes::operations::Dashboard))
+)]
 pub(super) async fn security_dashboard(asking: Permitted) -> Result<Json<Value>, Failed> {
     let call = permitted(asking)?;
     let now = call.now().await?;
@@ -132,13 +169,25 @@ pub(super) async fn security_dashboard(asking: Permitted) -> Result<Json<Value>,
 }
 
 /// What a support case needs to know; nothing of it is secret.
+#[utoipa::path(
+    get,
+    path = "/debug-report",
+    tag = "operations",
+    summary = "What a support case needs to know",
+    description = "Nothing of it is secret.",
+    security(("bearer" = []), ("api_key" = [])),
+    responses((status = 200, description = "The report", body = shapes::operations::DebugReport))
+)]
 pub(super) async fn debug_report(asking: Permitted) -> Result<Json<Value>, Failed> {
-    let call = permitted(asking)?;
+    Ok(Json(debug_report_of(&permitted(asking)?).await?))
+}
+
+pub(crate) async fn debug_report_of(call: &Call) -> Result<Value, Failed> {
     let now = call.now().await?;
     let parts = &call.issuer.parts;
     let publisher = parts.publisher.status();
     let feed = parts.feed.view();
-    Ok(Json(json!({
+    Ok(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "environment": parts.environment,
         "timestamp": now.to_string(),
@@ -148,16 +197,27 @@ pub(super) async fn debug_report(asking: Permitted) -> Result<Json<Value>, Faile
         "keys": crate::admin::rings(&call.policy),
         "feed": {"fresh": feed.fresh, "age_ms": feed.age_ms, "epoch": publisher.epoch, "pending": publisher.pending,
                  "problem": publisher.problem.as_deref()},
-        "metrics": figures(&call, now).await?,
-    })))
+        "metrics": figures(call, now).await?,
+    }))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = TokenToValidate)]
 struct Token {
     token: String,
 }
 
 /// Whether a token is good here, and what it says.
+#[utoipa::path(
+    post,
+    path = "/validate-token",
+    tag = "operations",
+    summary = "Whether a token is good here",
+    description = "Judged as by a verifier that is told of no request.",
+    request_body = Token,
+    security(("bearer" = []), ("api_key" = [])),
+    responses((status = 200, description = "What it says, or why it is refused", body = shapes::operations::Validated))
+)]
 pub(super) async fn validate_token(asking: Permitted, Content(bytes): Content) -> Result<Json<Value>, Failed> {
     let call = permitted(asking)?;
     let body: Token = body_of(&bytes)?;
@@ -188,90 +248,18 @@ async fn token_gate(call: &Call, token: &str) -> Result<Value, Failed> {
     }
 }
 
-#[derive(Deserialize)]
-struct Diagnosed {
-    token: Option<String>,
-    user_id: Option<String>,
-    ip: Option<String>,
-}
-
 /// What is wrong with an account, a token or an address: every gate with its state, and what opens it.
+#[utoipa::path(
+    post,
+    path = "/diagnose",
+    tag = "operations",
+    summary = "What keeps somebody out",
+    description = "Every gate with its state, and what opens it. At least one member is needed.",
+    request_body = Diagnosed,
+    security(("bearer" = []), ("api_key" = [])),
+    responses((status = 200, description = "The gates", body = shapes::operations::Diagnosis))
+)]
 pub(super) async fn diagnose(asking: Permitted, Content(bytes): Content) -> Result<Json<Value>, Failed> {
     let call = permitted(asking)?;
-    let body: Diagnosed = body_of(&bytes)?;
-    let mut gates = Vec::new();
-    if let Some(token) = &body.token {
-        let found = token_gate(&call, token.trim()).await?;
-        let good = found["valid"] == json!(true);
-        gates.push(gate("token", good, found["detail"].as_str().unwrap_or("the token is good"), "log in again"));
-    }
-    if let Some(text) = &body.ip {
-        let ip = text.parse().map_err(|_| Problem::validation("ip is not an address"))?;
-        let networks = crate::addresses::networks_around(ip);
-        let now = call.now().await?;
-        let block = call.store().blocked(&call.policy.name, &networks, now).await?;
-        let detail = block.as_ref().map_or("the address is not blocked".to_owned(), |block| {
-            format!("{} is blocked until {}: {}", block.network, block.expires, block.reason)
-        });
-        gates.push(gate("address", block.is_none(), &detail, "countersign blocks remove ADDRESS"));
-    }
-    if let Some(id) = &body.user_id {
-        gates.extend(account_gates(&call, id).await?);
-    }
-    if gates.is_empty() {
-        return Err(Problem::validation("name what to look at: token, user_id (id, name or e-mail address) or ip").into());
-    }
-    let open = gates.iter().all(|gate| gate["open"] == json!(true));
-    Ok(Json(json!({"policy": call.policy.name, "open": open, "gates": gates})))
-}
-
-fn gate(name: &str, open: bool, detail: &str, fix: &str) -> Value {
-    json!({"gate": name, "open": open, "detail": detail, "fix": if open { None } else { Some(fix) }})
-}
-
-async fn account_gates(call: &Call, id: &str) -> Result<Vec<Value>, Failed> {
-    let (store, policy, login) = (call.store(), &call.policy.name, call.login()?);
-    let found = match store.user(policy, id).await? {
-        Some(user) => Some(user),
-        None => login::account(call, &names::folded(id.trim())).await?,
-    };
-    let Some(user) = found else {
-        return Ok(vec![gate("account", false, "there is no such account", "countersign users create")]);
-    };
-    let now = call.now().await?;
-    let id = user.id.as_str();
-    let mut gates = vec![gate("account", true, &format!("the account {id}"), "")];
-    let status = match (user.status, &user.status_reason) {
-        (status, Some(reason)) => format!("{}: {reason}", status.word()),
-        (status, None) => status.word().to_owned(),
-    };
-    let fix = format!("countersign users enable {id}, or unlock {id}");
-    gates.push(gate("status", user.status == UserStatus::Active, &status, &fix));
-    let has_password = store.password(policy, id).await?.is_some();
-    let detail = if has_password { "has a password" } else { "has no password" };
-    gates.push(gate("password", has_password, detail, "POST /auth/forgot-password"));
-    let lockout = store.lockout(policy, LockoutKey::Account(id)).await?;
-    let locked = lockout.locked_until.filter(|until| *until > now);
-    let detail = match locked {
-        Some(until) => format!("locked by failures until {until}"),
-        None => format!("{} failures counted", lockout.failures),
-    };
-    gates.push(gate("lockout", locked.is_none(), &detail, &format!("countersign users unlock {id}")));
-    let names: Vec<&str> = [&user.username, &user.email].into_iter().flatten().map(|name| name.folded.as_str()).collect();
-    let rolled_out = login.rolled_out(policy, id, &names);
-    gates.push(gate("rollout", rolled_out, "spec.login.rollout", "name the account in spec.login.rollout.subjects"));
-    let enrolled = second_factor::is_on(call, &user).await?;
-    let demanded = login.demands_second_factor(&user.roles);
-    let detail = match (demanded, enrolled) {
-        (_, true) => "enrolled",
-        (true, false) => "demanded, and none is enrolled: the next login asks to set one up",
-        (false, false) => "none",
-    };
-    gates.push(gate("second factor", enrolled || !demanded, detail, "log in and enrol, or take the role away"));
-    let sessions = store.sessions(policy, id, None, MAX_COUNTED, now).await?.len();
-    let most = login.settings.sessions.max_concurrent as usize;
-    let rejects = login.settings.sessions.on_limit == countersign_api::policy::OnLimit::Reject;
-    let detail = format!("{sessions} of {most} sessions");
-    gates.push(gate("sessions", sessions < most || !rejects, &detail, &format!("countersign sessions end --all {id}")));
-    Ok(gates)
+    Ok(Json(diagnosis(&call, &body_of(&bytes)?).await?))
 }

@@ -6,6 +6,7 @@ use countersign_core::time::UnixMillis;
 use countersign_store::{Folded, StoreError, Tx, User, transact};
 use serde::Deserialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::{
     ended,
@@ -22,12 +23,22 @@ use crate::{
     call::Call,
     closing,
     mail::{Notice, verification_link},
+    openapi::shapes,
     opening::user_json,
     problem::{Failed, Problem},
     second_factor,
 };
 
 /// The account that a token speaks for: a person's, or the owner's of an API key.
+#[utoipa::path(
+    get,
+    path = "/users/me",
+    tag = "accounts",
+    summary = "One's own account",
+    description = "Of an API key: its owner's.",
+    security(("bearer" = []), ("api_key" = [])),
+    responses((status = 200, description = "The account", body = shapes::people::User))
+)]
 pub(super) async fn me(permitted: Permitted) -> Result<Json<Value>, Failed> {
     let Permitted { call, caller } = permitted;
     call.login()?;
@@ -36,9 +47,11 @@ pub(super) async fn me(permitted: Permitted) -> Result<Json<Value>, Failed> {
     Ok(Json(user_json(&call, &user, mfa_enabled)))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = ProfileChanges)]
 struct Changes {
     username: Option<String>,
+    #[schema(format = Email)]
     email: Option<String>,
     first_name: Option<String>,
     last_name: Option<String>,
@@ -54,7 +67,33 @@ enum Moved {
     AtOnce(Option<Folded>),
 }
 
+#[utoipa::path(
+    get,
+    path = "/auth/me",
+    tag = "accounts",
+    summary = "One's own account, where many an existing client asks for it",
+    description = "The same as `GET /users/me`.",
+    security(("bearer" = []), ("api_key" = [])),
+    responses((status = 200, description = "The account", body = shapes::people::User))
+)]
+pub(super) async fn me_for_clients(permitted: Permitted) -> Result<Json<Value>, Failed> {
+    me(permitted).await
+}
+
 /// `PATCH /users/me`. What isn't named here can't be changed by its owner.
+#[utoipa::path(
+    patch,
+    path = "/users/me",
+    tag = "accounts",
+    summary = "Change one's own account",
+    description = "A changed address is pending until the link that was mailed there is used.",
+    request_body = Changes,
+    security(("bearer" = [])),
+    responses(
+        (status = 200, description = "The account as it is now", body = shapes::people::User),
+        (status = 409, description = "`already_registered`"),
+    )
+)]
 pub(super) async fn change(Person { call, user, .. }: Person, Content(bytes): Content) -> Result<Response, Failed> {
     let body: Changes = body_of(&bytes)?;
     let name = body.username.as_deref().map(username).transpose()?;
@@ -140,13 +179,29 @@ fn announce(call: &Call, new: Option<&Folded>, owner_of_new: Option<User>, moved
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = EraseRequest)]
 struct Farewell {
     password: String,
     device_token: Option<String>,
 }
 
 /// `DELETE /users/me`: the account and everything that was issued for it.
+#[utoipa::path(
+    delete,
+    path = "/users/me",
+    tag = "accounts",
+    summary = "Erase one's own account",
+    description = "With its sessions, its API keys and everything that was issued for it.",
+    request_body = Farewell,
+    security(("bearer" = [])),
+    responses(
+        (status = 200, description = "What ended", body = shapes::Ended),
+        (status = 202, description = "The same, while the feed is out of reach", body = shapes::Ended),
+        (status = 401, description = "`invalid_credentials`, or no good credential"),
+        (status = 423, description = "`account_locked`"),
+    )
+)]
 pub(super) async fn erase(Person { call, user, session }: Person, Content(bytes): Content) -> Result<Response, Failed> {
     let body: Farewell = body_of(&bytes)?;
     let shown = show_password(&call, &user, &session, &body.password, body.device_token.as_deref()).await?;
@@ -164,7 +219,8 @@ pub(super) async fn erase(Person { call, user, session }: Person, Content(bytes)
     ended(&call, Some(over), 1).await
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = ChangePasswordRequest)]
 struct PasswordChange {
     current_password: String,
     new_password: String,
@@ -173,6 +229,22 @@ struct PasswordChange {
 }
 
 /// `POST /auth/change-password`. The owner's other sessions end.
+#[utoipa::path(
+    post,
+    path = "/auth/change-password",
+    tag = "accounts",
+    summary = "Change one's own password",
+    description = "One's other sessions end.",
+    request_body = PasswordChange,
+    security(("bearer" = [])),
+    responses(
+        (status = 200, description = "What ended", body = shapes::Ended),
+        (status = 202, description = "The same, while the feed is out of reach", body = shapes::Ended),
+        (status = 401, description = "`invalid_credentials`, or no good credential"),
+        (status = 409, description = "It was changed meanwhile"),
+        (status = 423, description = "`account_locked`"),
+    )
+)]
 pub(super) async fn change_password(
     Person { call, user, session }: Person,
     Content(bytes): Content,

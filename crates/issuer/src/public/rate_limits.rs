@@ -10,6 +10,7 @@ use countersign_core::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::IntoParams;
 
 use super::{door, login, operations, owner};
 use crate::{
@@ -18,14 +19,15 @@ use crate::{
     call::Call,
     limits::{Standing, joined_key},
     names,
+    openapi::shapes,
     problem::{Failed, Problem},
 };
 
 /// What a subject's calls are counted under.
 const CALLS: &str = "api-subject";
-/// What refreshes are counted under: of a subject, and of tokens that are none, by address.
+/// What refreshes are counted under: of a subject, and of tokens that are of no use, by address.
 const REFRESHES: &str = "refresh-subject";
-const UNKNOWN_REFRESHES: &str = "refresh-unknown";
+const USELESS_REFRESHES: &str = "refresh-useless";
 
 /// Counts a call, or refuses it with 429. An API key is counted by itself: a busy service of somebody's leaves their browser
 /// its calls.
@@ -46,20 +48,37 @@ pub(super) async fn may_refresh(call: &Call, subject: &str) -> Result<(), Failed
     call.count([owner::of_account(REFRESHES, subject, limit)]).await.map(|_| ())
 }
 
-/// Counts, by address, refresh tokens that nobody was given, and writes the first of them down.
-pub(super) async fn unknown_refresh_token(call: &Call) -> Result<(), Failed> {
+/// Counts, by address, refresh tokens that can be of no use, and writes the first of them down where there is something to
+/// tell.
+pub(super) async fn useless_refresh_token(call: &Call, told: Option<&str>) -> Result<(), Failed> {
     let limit = call.login()?.settings.rate_limits.login.per_address.as_ref();
-    call.count([owner::of_address(call, UNKNOWN_REFRESHES, limit)]).await?;
-    door::bad_token(call, "a refresh token that nobody was given").await
+    call.count([owner::of_address(call, USELESS_REFRESHES, limit)]).await?;
+    match told {
+        Some(reason) => door::bad_token(call, reason).await,
+        None => Ok(()),
+    }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Asked {
+    /// Id, name or e-mail address.
     user: Option<String>,
+    #[param(inline, value_type = Option<shapes::Address>)]
     ip: Option<String>,
 }
 
 /// What the policy allows, where tries are counted, and how an account's or an address' tries stand. Looking is no try.
+#[utoipa::path(
+    get,
+    path = "/rate-limit-status",
+    tag = "operations",
+    summary = "How limits stand",
+    description = "Of an account and address, or of an address, when they are named. Looking is no try.",
+    params(Asked),
+    security(("bearer" = []), ("api_key" = [])),
+    responses((status = 200, description = "The limits", body = shapes::operations::RateLimits))
+)]
 pub(super) async fn status(asking: Permitted, OfQuery(asked): OfQuery<Asked>) -> Result<Json<Value>, Failed> {
     let call = operations::permitted(asking)?;
     let (login, limits, now) = (call.login()?, &call.issuer.parts.limits, call.now().await?);
@@ -135,7 +154,7 @@ async fn standings(call: &Call, user: Option<&str>, ip: Option<IpAddr>, now: Uni
 }
 
 /// The names by which an account logs in; of one that isn't there, what was typed, because that is counted alike.
-async fn names_of(call: &Call, user: Option<&str>) -> Result<Vec<String>, Failed> {
+pub(super) async fn names_of(call: &Call, user: Option<&str>) -> Result<Vec<String>, Failed> {
     let Some(typed) = user else { return Ok(Vec::new()) };
     let folded = names::folded(typed.trim());
     let found = match call.store().user(&call.policy.name, typed).await? {

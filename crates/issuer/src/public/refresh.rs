@@ -15,8 +15,9 @@ use countersign_store::{
 };
 use serde::Deserialize;
 use serde_json::json;
+use utoipa::ToSchema;
 
-use super::{browser, door, ended, placed, rate_limits};
+use super::{browser, ended, placed, rate_limits};
 use crate::{
     audit::EventKind,
     bearer::Person,
@@ -25,14 +26,17 @@ use crate::{
     cookies::Cookie,
     csrf,
     minter::{Grant, MintError},
+    openapi::shapes,
     opening::{self, random, token_of},
     problem::{Failed, Problem},
     second_factor,
     serving::Issuer,
 };
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, ToSchema)]
+#[schema(as = RefreshRequest)]
 struct Body {
+    #[schema(required, nullable = false)]
     refresh_token: Option<String>,
 }
 
@@ -58,6 +62,21 @@ enum Outcome {
     Refused(Option<Appended>),
 }
 
+#[utoipa::path(
+    post,
+    path = "/auth/refresh",
+    tag = "sessions",
+    summary = "Get the next tokens",
+    description = "Each refresh token is good once, and again within the policy's grace; under `refreshRotation: \
+        Never` it stays. In cookie mode the body is empty and the refresh cookie is read, beside `X-CSRF-Token`.",
+    request_body = Option<Body>,
+    responses(
+        (status = 200, description = "The next tokens", body = shapes::people::Refreshed),
+        (status = 401, description = "`invalid_refresh_token`: not to be tried again"),
+        (status = 403, description = "`mfa_required`: the session comes from elsewhere, and goes on with a code; `csrf_failed`"),
+        (status = 429, description = "Too many refreshes, or too many tokens that are none"),
+    )
+)]
 pub(super) async fn refresh(call: Call, headers: HeaderMap, Content(bytes): Content) -> Result<Response, Failed> {
     call.login()?;
     let settings = browser::settings(&call);
@@ -129,26 +148,32 @@ async fn try_renew(call: &Call, text: &str, by: By<'_>) -> Result<Renewed, Faile
         None => None,
     };
     let (Some(token), Some(held)) = (token, held) else {
-        rate_limits::unknown_refresh_token(call).await?;
+        rate_limits::useless_refresh_token(call, Some("a refresh token that nobody was given")).await?;
         return Err(invalid().into());
     };
+    // Not counted as its owner's: who kept the token of a session that is over keeps nobody from refreshing another.
+    if !held.is_live(call.now().await?) {
+        // One that has merely run out is nothing to tell of.
+        let told = held.ended.map(|_| "a refresh token of a session that was ended");
+        rate_limits::useless_refresh_token(call, told).await?;
+        return Err(invalid().into());
+    }
+    if let By::Cookie(headers) = by
+        && !csrf::holds(&call.issuer, &call.policy, &held.id, headers)
+    {
+        return Err(csrf::failed().into());
+    }
     rate_limits::may_refresh(call, &held.subject).await?;
     let bits = random()?;
     let outcome = transact!(call.store(), Undone, |tx| {
         // Before the clock is read: what was committed while this waited is in the past.
         tx.lock_subject(&call.policy.name, &held.subject).await?;
-        used(tx, call, (&token, by), &bits).await
+        used(tx, call, &token, &bits).await
     });
     match outcome {
         Ok(Outcome::Renewed(renewed)) => Ok(*renewed),
         Ok(Outcome::Refused(Some(ended))) => Err(placed(invalid(), call.publish(ended).await).into()),
-        Ok(Outcome::Refused(None)) => {
-            // Not of one that has merely run out.
-            if held.ended.is_some() {
-                door::bad_token(call, "a refresh token of a session that was ended").await?;
-            }
-            Err(invalid().into())
-        }
+        Ok(Outcome::Refused(None)) => Err(invalid().into()),
         Err(Undone::StepUp(session)) => Err(step_up(call, &session, matches!(by, By::Cookie(_))).await?),
         Err(Undone::Failed(failed)) => Err(failed),
     }
@@ -178,7 +203,7 @@ async fn step_up(call: &Call, session: &Session, cookies: bool) -> Result<Failed
     Ok(problem.with("challenge_id", challenge).with("methods", methods).into())
 }
 
-async fn used(tx: &mut Tx, call: &Call, (token, by): (&RefreshToken, By<'_>), bits: &[u8; 32]) -> Result<Outcome, Undone> {
+async fn used(tx: &mut Tx, call: &Call, token: &RefreshToken, bits: &[u8; 32]) -> Result<Outcome, Undone> {
     let policy = &call.policy;
     let now = tx.database_now().await?;
     let ending = policy.ending(now, "refresh token used again");
@@ -199,11 +224,6 @@ async fn used(tx: &mut Tx, call: &Call, (token, by): (&RefreshToken, By<'_>), bi
         }
         Used::Renewed { session, token, .. } => (*session, token),
     };
-    if let By::Cookie(headers) = by
-        && !csrf::holds(&call.issuer, policy, &session.id, headers)
-    {
-        return Err(csrf::failed().into());
-    }
     // Read again under the subject's lock: an account that was closed has no tokens, whatever became of its sessions.
     let user = tx.user(&policy.name, &session.subject).await?.filter(|user| user.status == UserStatus::Active);
     let Some(user) = user else { return Ok(end(tx, call, &session, now, "the account is closed").await?) };
@@ -279,6 +299,19 @@ impl Change {
     }
 }
 
+#[utoipa::path(
+    post,
+    path = "/auth/logout",
+    tag = "sessions",
+    summary = "Log out",
+    description = "The session, its access tokens and its refresh tokens are dead on every verifier once this says \
+        200.",
+    security(("bearer" = [])),
+    responses(
+        (status = 200, description = "What ended", body = shapes::Ended),
+        (status = 202, description = "The same, while the feed is out of reach", body = shapes::Ended),
+    )
+)]
 pub(super) async fn logout(State(issuer): State<Issuer>, request: Request) -> Result<Response, Failed> {
     let (mut parts, _) = request.into_parts();
     let (call, session) = match Person::from_request_parts(&mut parts, &issuer).await {

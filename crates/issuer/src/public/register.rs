@@ -6,6 +6,7 @@ use countersign_core::time::UnixMillis;
 use countersign_store::{Folded, PasswordHash, StoreError, User, UserStatus, transact};
 use serde::Deserialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::owner::{self, Purpose, address, hashed, issuer_of, judge_password, mailed_token, person, post, told, username};
 use crate::{
@@ -16,6 +17,7 @@ use crate::{
     call::Call,
     mail::{Notice, reset_link, verification_link},
     minter::new_id,
+    openapi::shapes,
     opening::user_json,
     problem::{Failed, Problem},
 };
@@ -25,15 +27,20 @@ const ADMIN: &str = "countersign:admin";
 /// What mails to an address that is taken are counted under.
 const REPEATED: &str = "registration-mail";
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = RegisterRequest)]
 pub(super) struct Body {
+    #[schema(format = Email, example = "ada@shop.example")]
     email: String,
+    /// By the rules of `login.passwords`.
     password: Option<String>,
     username: Option<String>,
     first_name: Option<String>,
     last_name: Option<String>,
     /// Taken from administrators alone; from anybody else not even looked at.
+    #[schema(ignore)]
     roles: Option<Value>,
+    #[schema(ignore)]
     email_verified: Option<Value>,
 }
 
@@ -47,6 +54,23 @@ enum Made {
     NameTaken,
 }
 
+#[utoipa::path(
+    post,
+    path = "/auth/register",
+    tag = "accounts",
+    summary = "Register",
+    description = "Where addresses are verified first, one that is taken gets the same 201, and its owner a mail. With \
+        a token that has `countersign:admin`: an account for somebody else, with `roles` and `email_verified`, and \
+        without a password if they are to choose one.",
+    request_body = Body,
+    security((), ("bearer" = [])),
+    responses(
+        (status = 201, description = "The account", body = shapes::people::User),
+        (status = 403, description = "Accounts are made by invitation only, or by nobody"),
+        (status = 409, description = "`already_registered`: the name, or where addresses aren't verified the address"),
+        (status = 429, description = "Too many tries"),
+    )
+)]
 pub(super) async fn register(
     call: Call,
     caller: Result<Permitted, Failed>,

@@ -9,6 +9,7 @@ use axum::{
 use countersign_store::{Session, User, transact};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use super::{door, login, owner::show_password};
 use crate::{
@@ -16,6 +17,7 @@ use crate::{
     body::{Content, body_of},
     call::Call,
     metrics::Login,
+    openapi::shapes,
     problem::{Failed, Problem},
     second_factor::{self, By, Channel, Code, FRESH_MS, Shown, Step, phone},
     serving::Issuer,
@@ -67,12 +69,29 @@ pub(super) async fn step(call: &Call, user: &User, step: Step) -> Result<Respons
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = ChallengeAnswer)]
 struct Answered {
     challenge_id: String,
+    #[schema(pattern = "[0-9A-Za-z]", max_length = 64, example = "123456")]
     code: String,
 }
 
+#[utoipa::path(
+    post,
+    path = "/auth/2fa/verify",
+    tag = "second factor",
+    summary = "Answer a challenge",
+    description = "With the code of an authenticator, a backup code, or one that was sent.",
+    request_body = Answered,
+    responses(
+        (status = 200, description = "Tokens", body = shapes::people::LoginAnswer),
+        (status = 202, description = "Tokens; verifiers hear later that another session ended for this one", body = shapes::people::Tokens),
+        (status = 401, description = "`invalid_code` or `invalid_challenge`"),
+        (status = 403, description = "`session_limit`, `address_blocked`, `account_disabled`"),
+        (status = 423, description = "`account_locked`"),
+    )
+)]
 pub(super) async fn verify(call: Call, Content(bytes): Content) -> Result<Response, Failed> {
     call.login()?;
     let body: Answered = body_of(&bytes)?;
@@ -85,12 +104,29 @@ pub(super) async fn verify(call: Call, Content(bytes): Content) -> Result<Respon
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = CodeRequest)]
 struct Asked {
     challenge_id: String,
+    #[schema(value_type = shapes::Channel)]
     channel: String,
 }
 
+#[utoipa::path(
+    post,
+    path = "/auth/2fa/otp/send",
+    tag = "second factor",
+    summary = "Have a code sent",
+    description = "It is good for this challenge alone.",
+    request_body = Asked,
+    responses(
+        (status = 202, description = "On its way", body = shapes::people::CodeSent),
+        (status = 401, description = "`invalid_challenge`"),
+        (status = 403, description = "`address_blocked`"),
+        (status = 423, description = "`account_locked`"),
+        (status = 429, description = "Too many codes were sent"),
+    )
+)]
 pub(super) async fn send(call: Call, Content(bytes): Content) -> Result<Response, Failed> {
     call.login()?;
     let body: Asked = body_of(&bytes)?;
@@ -126,6 +162,15 @@ impl FromRequestParts<Issuer> for Enrolling {
     }
 }
 
+#[utoipa::path(
+    post,
+    path = "/auth/2fa/setup/totp",
+    tag = "second factor",
+    summary = "Begin to set up an authenticator",
+    description = "With a set-up token, or within ten minutes of a login.",
+    security(("bearer" = [])),
+    responses((status = 200, description = "The secret", body = shapes::people::TotpSecret))
+)]
 pub(super) async fn set_up(enrolling: Enrolling) -> Result<Response, Failed> {
     let Enrolling { call, user, by } = enrolling;
     if let By::Session(session) = &by {
@@ -148,12 +193,27 @@ async fn is_fresh(call: &Call, session: &Session) -> Result<(), Failed> {
     Err(problem.fix("log in again, by POST /auth/login, and set it up then").into())
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = PhoneRequest)]
 struct Number {
     /// As E.164 has it.
+    #[schema(example = "+4915112345678")]
     phone: String,
 }
 
+#[utoipa::path(
+    post,
+    path = "/auth/2fa/setup/sms",
+    tag = "second factor",
+    summary = "Begin to set up a telephone number",
+    description = "Within ten minutes of a login. A code goes to the number; a number that was confirmed before stays until then.",
+    request_body = Number,
+    security(("bearer" = [])),
+    responses(
+        (status = 202, description = "On its way", body = shapes::people::PhoneBegun),
+        (status = 429, description = "Too many codes were sent"),
+    )
+)]
 pub(super) async fn set_up_phone(person: Person, Content(bytes): Content) -> Result<Response, Failed> {
     let Person { call, user, session } = person;
     let body: Number = body_of(&bytes)?;
@@ -164,6 +224,20 @@ pub(super) async fn set_up_phone(person: Person, Content(bytes): Content) -> Res
     Ok((StatusCode::ACCEPTED, NO_STORE, Json(begun)).into_response())
 }
 
+#[utoipa::path(
+    post,
+    path = "/auth/2fa/verify/sms",
+    tag = "second factor",
+    summary = "Confirm a telephone number",
+    description = "With the code that went to it, within ten minutes.",
+    request_body = WithCode,
+    security(("bearer" = [])),
+    responses(
+        (status = 200, description = "Codes may go to it", body = shapes::people::PhoneConfirmed),
+        (status = 401, description = "`invalid_code`, or no good credential"),
+        (status = 423, description = "`account_locked`"),
+    )
+)]
 pub(super) async fn confirm_phone(person: Person, Content(bytes): Content) -> Result<Response, Failed> {
     let Person { call, user, session } = person;
     let code = Code::parse(&body_of::<WithCode>(&bytes)?.code)?;
@@ -173,14 +247,30 @@ pub(super) async fn confirm_phone(person: Person, Content(bytes): Content) -> Re
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = PasswordAndCodeIfAny)]
 struct WithPasswordAtLeast {
     password: String,
     /// Of the second factor, where one is on.
+    #[schema(pattern = "[0-9A-Za-z]", max_length = 64)]
     code: Option<String>,
     device_token: Option<String>,
 }
 
+#[utoipa::path(
+    delete,
+    path = "/auth/2fa/sms",
+    tag = "second factor",
+    summary = "Take one's telephone number away",
+    description = "With the password, and with a code where a second factor is on.",
+    request_body = WithPasswordAtLeast,
+    security(("bearer" = [])),
+    responses(
+        (status = 200, description = "It is gone", body = shapes::people::PhoneRemoved),
+        (status = 401, description = "`invalid_credentials`, `invalid_code`, or no good credential"),
+        (status = 423, description = "`account_locked`"),
+    )
+)]
 pub(super) async fn remove_phone(person: Person, Content(bytes): Content) -> Result<Response, Failed> {
     let Person { call, user, session } = person;
     let body: WithPasswordAtLeast = body_of(&bytes)?;
@@ -195,11 +285,27 @@ pub(super) async fn remove_phone(person: Person, Content(bytes): Content) -> Res
     if removed { Ok(answer(json!({"phone": null}))) } else { Err(invalid_code().into()) }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = CodeShown)]
 struct WithCode {
+    #[schema(pattern = "[0-9A-Za-z]", max_length = 64, example = "123456")]
     code: String,
 }
 
+#[utoipa::path(
+    post,
+    path = "/auth/2fa/verify/totp",
+    tag = "second factor",
+    summary = "Confirm an authenticator",
+    description = "With a code of it, within ten minutes.",
+    request_body = WithCode,
+    security(("bearer" = [])),
+    responses(
+        (status = 200, description = "It is on", body = shapes::people::BackupCodes),
+        (status = 401, description = "`invalid_code`, or no good credential"),
+        (status = 423, description = "`account_locked`"),
+    )
+)]
 pub(super) async fn confirm(enrolling: Enrolling, Content(bytes): Content) -> Result<Response, Failed> {
     let Enrolling { call, user, by } = enrolling;
     let code = Code::parse(&body_of::<WithCode>(&bytes)?.code)?;
@@ -211,6 +317,14 @@ fn backup_codes(shown: Option<Shown>) -> Result<Response, Failed> {
     Ok(answer(json!({"enabled": true, "backup_codes": codes})))
 }
 
+#[utoipa::path(
+    get,
+    path = "/auth/2fa",
+    tag = "second factor",
+    summary = "How one's second factor stands",
+    security(("bearer" = [])),
+    responses((status = 200, description = "How it stands", body = shapes::people::SecondFactor))
+)]
 pub(super) async fn state(person: Person) -> Result<Response, Failed> {
     let Person { call, user, .. } = person;
     let enabled = second_factor::is_on(&call, &user).await?;
@@ -224,19 +338,49 @@ pub(super) async fn state(person: Person) -> Result<Response, Failed> {
     Ok(answer(json!({"enabled": enabled, "methods": methods, "backup_codes_left": left, "phone": phone})))
 }
 
+#[utoipa::path(
+    post,
+    path = "/auth/2fa/backup-codes",
+    tag = "second factor",
+    summary = "Make new backup codes",
+    description = "The old ones are void.",
+    request_body = WithCode,
+    security(("bearer" = [])),
+    responses(
+        (status = 200, description = "New ones", body = shapes::people::BackupCodes),
+        (status = 401, description = "`invalid_code`, or no good credential"),
+        (status = 423, description = "`account_locked`"),
+    )
+)]
 pub(super) async fn new_backup_codes(person: Person, Content(bytes): Content) -> Result<Response, Failed> {
     let Person { call, user, .. } = person;
     let code = Code::parse(&body_of::<WithCode>(&bytes)?.code)?;
     backup_codes(second_factor::new_backup_codes(&call, &user, &code).await?)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = PasswordAndCode)]
 struct WithPassword {
     password: String,
+    #[schema(pattern = "[0-9A-Za-z]", max_length = 64, example = "123456")]
     code: String,
     device_token: Option<String>,
 }
 
+#[utoipa::path(
+    delete,
+    path = "/auth/2fa/totp",
+    tag = "second factor",
+    summary = "Turn the second factor off",
+    description = "With the password and a code.",
+    request_body = WithPassword,
+    security(("bearer" = [])),
+    responses(
+        (status = 200, description = "It is off", body = shapes::people::TurnedOff),
+        (status = 401, description = "`invalid_credentials`, `invalid_code`, or no good credential"),
+        (status = 423, description = "`account_locked`"),
+    )
+)]
 pub(super) async fn turn_off(person: Person, Content(bytes): Content) -> Result<Response, Failed> {
     let Person { call, user, session } = person;
     let body: WithPassword = body_of(&bytes)?;

@@ -4,17 +4,27 @@ use axum::{Json, extract::Path, response::Response};
 use countersign_store::{Session, transact};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use super::ended;
 use crate::{
     bearer::Person,
     body::{Content, body_of},
+    openapi::shapes,
     problem::{Failed, Problem},
 };
 
 /// The most sessions that are listed.
 const MAX_LISTED: u32 = 1000;
 
+#[utoipa::path(
+    get,
+    path = "/auth/sessions",
+    tag = "sessions",
+    summary = "List one's sessions",
+    security(("bearer" = [])),
+    responses((status = 200, description = "Those that live", body = shapes::people::Sessions))
+)]
 pub(super) async fn list(person: Person) -> Result<Json<Value>, Failed> {
     let Person { call, user, session } = person;
     let now = call.now().await?;
@@ -37,6 +47,18 @@ pub(crate) fn shown(session: &Session, current: Option<&str>) -> Value {
     })
 }
 
+#[utoipa::path(
+    delete,
+    path = "/auth/sessions/{id}",
+    tag = "sessions",
+    summary = "End one of one's sessions",
+    description = "Another's is 404.",
+    security(("bearer" = [])),
+    responses(
+        (status = 200, description = "What ended", body = shapes::Ended),
+        (status = 202, description = "The same, while the feed is out of reach", body = shapes::Ended),
+    )
+)]
 pub(super) async fn end_one(person: Person, Path(id): Path<String>) -> Result<Response, Failed> {
     let Person { call, user, .. } = person;
     let policy = &call.policy;
@@ -57,11 +79,25 @@ pub(super) async fn end_one(person: Person, Path(id): Path<String>) -> Result<Re
     ended(&call, appended.map(|over| over.revocations), count).await
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, ToSchema)]
+#[schema(as = EndSessionsRequest)]
 struct Body {
     keep_current: Option<bool>,
 }
 
+#[utoipa::path(
+    delete,
+    path = "/auth/sessions",
+    tag = "sessions",
+    summary = "End one's sessions",
+    description = "All of them, or all but the caller's own.",
+    request_body = Option<Body>,
+    security(("bearer" = [])),
+    responses(
+        (status = 200, description = "What ended", body = shapes::Ended),
+        (status = 202, description = "The same, while the feed is out of reach", body = shapes::Ended),
+    )
+)]
 pub(super) async fn end_all(person: Person, Content(bytes): Content) -> Result<Response, Failed> {
     let Person { call, user, session } = person;
     let body: Body = if bytes.is_empty() { Body::default() } else { body_of(&bytes)? };

@@ -5,11 +5,13 @@ use countersign_core::time::UnixMillis;
 use countersign_store::{AttemptsByHour, User};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::IntoParams;
 
 use crate::{
     bearer::Permitted,
     body::OfQuery,
     call::Call,
+    openapi::shapes,
     problem::{Failed, Problem},
 };
 
@@ -21,8 +23,11 @@ const MAX_WINDOW_S: i64 = 90 * DAY_S;
 /// Accounts that are listed.
 const MAX_LISTED: u32 = 1000;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Asked {
+    /// How far back, seconds.
+    #[param(minimum = 1, maximum = 7_776_000)]
     window_s: Option<i64>,
 }
 
@@ -43,6 +48,15 @@ fn permitted(permitted: Permitted) -> Result<Call, Failed> {
     Ok(permitted.call)
 }
 
+#[utoipa::path(
+    get,
+    path = "/auth/stats/active-users",
+    tag = "stats",
+    summary = "Count active accounts",
+    params(Asked),
+    security(("bearer" = []), ("api_key" = [])),
+    responses((status = 200, description = "How many", body = shapes::operations::ActiveUsers))
+)]
 pub(super) async fn active_users(asking: Permitted, OfQuery(asked): OfQuery<Asked>) -> Result<Json<Value>, Failed> {
     let call = permitted(asking)?;
     let window_s = asked.window_s(DAY_S)?;
@@ -51,6 +65,15 @@ pub(super) async fn active_users(asking: Permitted, OfQuery(asked): OfQuery<Aske
     Ok(Json(json!({"window_s": window_s, "active_users": active_users})))
 }
 
+#[utoipa::path(
+    get,
+    path = "/auth/stats/login-attempts",
+    tag = "stats",
+    summary = "Count logins",
+    params(Asked),
+    security(("bearer" = []), ("api_key" = [])),
+    responses((status = 200, description = "How they went", body = shapes::operations::LoginAttempts))
+)]
 pub(super) async fn login_attempts(asking: Permitted, OfQuery(asked): OfQuery<Asked>) -> Result<Json<Value>, Failed> {
     let call = permitted(asking)?;
     let window_s = asked.window_s(DAY_S)?;
@@ -67,6 +90,14 @@ pub(super) async fn login_attempts(asking: Permitted, OfQuery(asked): OfQuery<As
     Ok(Json(json!({"window_s": window_s, "succeeded": succeeded, "failed": failed, "by_hour": by_hour})))
 }
 
+#[utoipa::path(
+    get,
+    path = "/auth/stats/locked-accounts",
+    tag = "stats",
+    summary = "List accounts that failures have locked",
+    security(("bearer" = []), ("api_key" = [])),
+    responses((status = 200, description = "The first thousand", body = shapes::operations::LockedAccounts))
+)]
 pub(super) async fn locked_accounts(asking: Permitted) -> Result<Json<Value>, Failed> {
     let call = permitted(asking)?;
     let now = call.now().await?;
@@ -86,6 +117,14 @@ pub(super) async fn locked_accounts(asking: Permitted) -> Result<Json<Value>, Fa
     Ok(Json(json!({"locked_accounts": accounts.len(), "accounts": accounts})))
 }
 
+#[utoipa::path(
+    get,
+    path = "/auth/stats/sessions",
+    tag = "stats",
+    summary = "Count live sessions",
+    security(("bearer" = []), ("api_key" = [])),
+    responses((status = 200, description = "How many, by device", body = shapes::operations::SessionFigures))
+)]
 pub(super) async fn sessions(asking: Permitted) -> Result<Json<Value>, Failed> {
     let call = permitted(asking)?;
     let now = call.now().await?;

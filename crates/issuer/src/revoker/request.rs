@@ -8,9 +8,10 @@ use countersign_core::{
 use countersign_store::NewRevocation;
 use ipnet::IpNet;
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use super::credential::{self, of_credential};
-use crate::{addresses::network_of, policies::IssuerPolicy};
+use crate::{addresses::network_of, openapi::shapes, policies::IssuerPolicy};
 
 /// The longest id, bytes.
 pub(super) const MAX_ID: usize = 1024;
@@ -36,9 +37,10 @@ const OWN_NETWORKS: [&str; 12] = [
 ];
 
 /// `POST revocations`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 pub struct RevocationRequest {
     /// What is revoked.
+    #[schema(value_type = Option<shapes::administration::Kind>)]
     pub kind: Option<Kind>,
     /// Its id.
     pub id: Option<String>,
