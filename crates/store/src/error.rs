@@ -77,8 +77,14 @@ impl StoreError {
     /// is then unknown.
     pub fn is_away(&self) -> bool {
         match self {
-            Self::Sql(sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_)) => true,
-            Self::Sql(sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed) => true,
+            Self::Sql(
+                sqlx::Error::Io(_)
+                | sqlx::Error::Tls(_)
+                | sqlx::Error::Protocol(_)
+                | sqlx::Error::PoolTimedOut
+                | sqlx::Error::PoolClosed
+                | sqlx::Error::WorkerCrashed,
+            ) => true,
             Self::Sql(sqlx::Error::Database(error)) => {
                 error.code().is_some_and(|code| code.len() == SQLSTATE && AWAY.iter().any(|class| code.starts_with(class)))
             }

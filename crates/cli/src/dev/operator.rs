@@ -43,6 +43,9 @@ const MAX_PLANS: usize = 16;
 /// How long a first publication of the policy's own revocations may take.
 const PUBLISH_WITHIN: Duration = Duration::from_secs(1);
 
+/// Rows that are erased in one step.
+const ROWS_AT_ONCE: u32 = 1000;
+
 /// Keeper of rings, writer of bundles.
 pub(crate) struct Operator {
     bundles: Bundles,
@@ -143,6 +146,7 @@ impl Operator {
     async fn withdraw(&mut self, name: &PolicyName, uid: &str, over: bool) -> Result<(), OperatorError> {
         if over {
             if self.bundles.present(name).is_some() {
+                self.erase_people(name).await?;
                 self.bundles.erase(name)?;
                 self.store.delete_rings(name).await?;
             }
@@ -150,6 +154,22 @@ impl Operator {
         }
         if self.bundles.present(name).is_some_and(|b| b.verify.is_some()) {
             self.bundles.publish(managed::tombstone(name, uid), None).await?;
+        }
+        Ok(())
+    }
+
+    /// All that is kept of people, a bounded number of rows at a time. The bundle goes after them, so that a process that ends
+    /// on the way begins again.
+    async fn erase_people(&self, name: &PolicyName) -> Result<(), OperatorError> {
+        let mut erased = 0;
+        loop {
+            match self.store.erase_people(name, ROWS_AT_ONCE).await? {
+                0 => break,
+                rows => erased += rows,
+            }
+        }
+        if erased > 0 {
+            tracing::info!(policy = %name, rows = erased, "the people of a policy that is gone for good are erased");
         }
         Ok(())
     }

@@ -85,6 +85,15 @@ impl Store {
     ) -> Result<Result<Followed, Break>, StoreError> {
         // What is sealed or removed meanwhile is no break: the end is read first, the beginning with the first page.
         let end = transact!(self, |tx| { tx.chain(policy).await })?.head;
+        match from {
+            Some(from) if from.place > end.place => {
+                return Ok(Err(Break::End { expected: from.place, found: end.place }));
+            }
+            Some(from) if from.place == end.place && from.hash != end.hash => {
+                return Ok(Err(Break::Rewritten { place: from.place }));
+            }
+            _ => {}
+        }
         let (from, first) = transact!(self, |tx| {
             tx.lock_row("audit_chains", policy, "").await?;
             let begins = tx.chain(policy).await?.from;

@@ -144,6 +144,10 @@ async fn a_long_chain_is_followed_a_part_at_a_time(db: Database) {
     assert_eq!(store.verify_audit(&shop(), &[]).await.unwrap(), Ok(second.head));
     let forged = Link { hash: [0; 32], ..first.head };
     assert_eq!(part(Some(forged)).await, Err(Break::Hash { place: 1001 }));
+    let at_the_end = Link { hash: [0; 32], ..second.head };
+    assert_eq!(part(Some(at_the_end)).await, Err(Break::Rewritten { place: 1500 }));
+    let beyond = Link { place: 1501, ..second.head };
+    assert_eq!(part(Some(beyond)).await, Err(Break::End { expected: 1501, found: 1500 }));
 }
 
 async fn a_changed_removed_or_added_event_shows(db: Database) {
