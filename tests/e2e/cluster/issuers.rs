@@ -41,7 +41,11 @@ impl Served {
     /// A policy with a login, once every issuer serves it.
     fn with_login(&self, name: &str) -> Value {
         let mut policy = policy(name, "shop");
-        policy["spec"]["login"] = json!({"registration": {"emailVerification": "Disabled", "defaultRoles": ["user"]}});
+        let often = json!({"limit": 100_000, "window": "1m"});
+        policy["spec"]["login"] = json!({
+            "registration": {"emailVerification": "Disabled", "defaultRoles": ["user"]},
+            "rateLimits": {"login": {"perAccountAndAddress": often, "perAddress": often}},
+        });
         let policy = self.world.enforced(&policy);
         for issuer in &self.issuers {
             eventually("the issuer serves the policy", PATIENCE, || {

@@ -140,13 +140,16 @@ impl Installation {
     pub(crate) fn issuer(&self, number: usize) -> Issuer {
         let pod = &self.pods("issuer", number + 1)[number];
         let database = self.database.as_ref().expect("issuers were set up");
-        Issuer::launch(&Given {
+        let issuer = Issuer::launch(&Given {
             pod,
             kubeconfig: &self.directory.path().join("issuer"),
             trust: self.mount.wait(),
             redis: &self.redis.url(),
             database: &database.url(DATABASE),
-        })
+        });
+        let pod_address = format!("{}:7493", pod["status"]["podIP"].as_str().unwrap());
+        self.cluster.route(&pod_address, issuer.cluster_address());
+        issuer
     }
 
     /// Runs the verifier of a node, ready or not, as soon as the operator has said whom to trust.

@@ -28,6 +28,7 @@ pub(super) struct Given<'a> {
 pub(crate) struct Issuer {
     process: Process,
     address: String,
+    cluster: String,
     health: String,
     admin: PathBuf,
     _directory: TempDir,
@@ -41,10 +42,11 @@ impl Issuer {
         let admin = directory.path().join("admin.sock");
         // Between finding a free port and binding it somebody else may take it: then try the next.
         for _ in 0..10 {
-            let [address, health, admin_address] = free_addresses();
+            let [address, health, admin_address, cluster] = free_addresses();
             let mut command = Command::new(binary("countersign-issuer"));
             command
                 .args(["--listen", &address, "--health-listen", &health, "--admin-listen", &admin_address])
+                .args(["--cluster-admin-listen", &cluster])
                 .arg("--admin-socket")
                 .arg(&admin)
                 .arg("--kubeconfig")
@@ -65,10 +67,15 @@ impl Issuer {
                 send(&health, &Request::get("/readyz")).filter(|answer| answer.status == 200).map(|_| true)
             });
             if up {
-                return Self { process, address, health, admin, _directory: directory };
+                return Self { process, address, cluster, health, admin, _directory: directory };
             }
         }
         panic!("no free port for the issuer");
+    }
+
+    /// Where users of the cluster administer it.
+    pub(super) fn cluster_address(&self) -> &str {
+        &self.cluster
     }
 
     /// Asks it, as people's clients do.
@@ -104,7 +111,7 @@ fn send(address: &str, request: &Request) -> Option<Answer> {
 }
 
 /// Addresses that were free a moment ago.
-fn free_addresses() -> [String; 3] {
-    let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+fn free_addresses() -> [String; 4] {
+    let listeners = [(); 4].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     listeners.map(|listener| listener.local_addr().unwrap().to_string())
 }
