@@ -161,6 +161,7 @@ fn agrees_with_the_code(root: &Path, chart: &Path) -> Result<()> {
         ("OPERATOR_HEALTH: u16", "containerPort: {}"),
         ("ISSUER: u16", "containerPort: {}"),
         ("ISSUER_HEALTH: u16", "containerPort: {}"),
+        ("ISSUER_CLUSTER_ADMIN: u16", "containerPort: {}"),
         ("ISSUER: &str", "\"component\" \"{}\""),
         ("ISSUER_SERVICE: &str", "name: {}\n"),
         ("OPERATOR_SERVICE: &str", "name: {}"),
