@@ -204,7 +204,7 @@ async fn known(args: &Restore, data_dir: &DataDir) -> Result<Known, Failure> {
         Some(url) => {
             let url: RedisUrl = url.parse().map_err(|error| Failure::usage(format!("--redis: {error}")))?;
             let redis = RedisFeed::new(url, RedisOptions::default());
-            Some(redis.map_err(|error| Failure::usage(format!("--redis: {error}")))?)
+            Some(Box::new(redis.map_err(|error| Failure::usage(format!("--redis: {error}")))?))
         }
     };
     if present.is_none() && redis.is_none() {

@@ -27,7 +27,7 @@ const SOURCE: &str = "restore";
 /// Who knows what was revoked since.
 pub(super) enum Known {
     /// The database that is replaced, the Redis that it published to, or both.
-    By { present: Option<Store>, redis: Option<RedisFeed> },
+    By { present: Option<Store>, redis: Option<Box<RedisFeed>> },
     /// Nobody.
     Nothing,
 }
@@ -93,7 +93,7 @@ fn end(policy: &PolicyName, kind: Kind, id: &str, cutoff: UnixMillis) -> NewRevo
 }
 
 /// What the database in use, and the feed, say that the copy doesn't.
-async fn heard(copy: &Store, present: Option<Store>, redis: Option<RedisFeed>) -> Result<Since, Failure> {
+async fn heard(copy: &Store, present: Option<Store>, redis: Option<Box<RedisFeed>>) -> Result<Since, Failure> {
     let mut since = Since::default();
     let mut have = BTreeMap::new();
     each_revocation(copy, |new| {

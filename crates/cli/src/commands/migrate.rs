@@ -215,7 +215,7 @@ async fn rollback(session: &Session, args: &Rollback) -> Result<Exit, Failure> {
         kept.extend(page["kept"].as_array().into_iter().flatten().cloned());
         progress.at(removed + u64::try_from(kept.len()).unwrap_or(u64::MAX));
         match page["next"].as_str() {
-            Some(next) => after = next.to_owned(),
+            Some(next) => next.clone_into(&mut after),
             None => break,
         }
     }

@@ -2,8 +2,10 @@
 
 use std::{
     fs,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Child, Command, Stdio},
 };
 
 use serde_json::{Value, json};
@@ -160,6 +162,82 @@ fn without_the_feed_everything_issued_before_is_cut_off_and_said() {
     assert!(dev.run(&["sessions", "list", "alice"]).out.lines().count() < 4, "sessions of before have ended");
 }
 
+/// A `redis-server` of a test's own, for as long as this lives.
+struct Redis {
+    child: Child,
+    port: u16,
+    _dir: tempfile::TempDir,
+}
+
+impl Redis {
+    fn start() -> Self {
+        eventually("redis-server is up", || {
+            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let dir = tempfile::tempdir().unwrap();
+            let mut child = Command::new("redis-server")
+                .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"])
+                .arg(dir.path())
+                .stdout(Stdio::null())
+                .spawn()
+                .expect("redis-server can't be run; `cargo xtask test` installs it");
+            let up = eventually("redis-server listens, or the port was somebody else's", || {
+                let ended = child.try_wait().unwrap().is_some();
+                (ended || TcpStream::connect(("127.0.0.1", port)).is_ok()).then_some(!ended)
+            });
+            up.then_some(Self { child, port, _dir: dir })
+        })
+    }
+
+    fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    fn empty(&self) {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        stream.write_all(b"FLUSHALL\r\n").unwrap();
+        let mut answer = [0; 5];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"+OK\r\n");
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+#[ignore = "needs redis-server; `cargo xtask test` installs it"]
+fn where_the_disk_is_lost_the_redis_says_what_was_revoked_since() {
+    let redis = Redis::start();
+    let url = redis.url();
+    let mut dev = Dev::with(&["--redis", &url], &[]);
+    let shelf = Shelf::new();
+    account(&dev, "alice");
+    let (kept, revoked) = (dev.mint(&["--subject", "bob"]), dev.mint(&["--subject", "carol"]));
+    shelf.back_up(&dev, "shop.backup").line();
+    assert_eq!(dev.run(&["revoke", "subject", "carol"]).status, 0);
+    dev.kill();
+    fs::remove_dir_all(dev.data()).unwrap();
+    let done = shelf.restore(&dev, "shop.backup", &["--redis", &url, "-o", "json"]);
+    assert_eq!((done.status, &done.json()["revocations_taken_over"]), (0, &json!(1)), "{done:?}");
+    // It is in the database now: not even the loss of the Redis brings it back.
+    redis.empty();
+    dev.restart();
+    assert_eq!(verdict(&dev, &kept), "valid");
+    assert_eq!(verdict(&dev, &revoked), "revoked");
+    login(&dev, "alice");
+
+    dev.kill();
+    fs::remove_dir_all(dev.data()).unwrap();
+    redis.empty();
+    let refused = shelf.restore(&dev, "shop.backup", &["--redis", &url]);
+    assert!(refused.status == 3 && refused.err.contains("no whole feed"), "{refused:?}");
+    assert!(!dev.data().join("countersign.db").exists());
+}
+
 #[test]
 fn a_wrong_secret_or_a_file_that_was_changed_is_refused_and_nothing_is_lost() {
     let mut dev = Dev::start();
@@ -249,7 +327,7 @@ fn a_restore_that_is_killed_anywhere_leaves_the_old_or_the_new_and_no_mixture() 
 /// A copy of a directory's files.
 fn copy(from: &Path) -> tempfile::TempDir {
     let parent = tempfile::tempdir_in(from.parent().unwrap()).unwrap();
-    let status = std::process::Command::new("cp").arg("-a").arg(from).arg(parent.path().join("data")).status().unwrap();
+    let status = Command::new("cp").arg("-a").arg(from).arg(parent.path().join("data")).status().unwrap();
     assert!(status.success());
     parent
 }

@@ -25,8 +25,8 @@ async fn rows(rig: &Rig, mode: &str, rows: &[Value]) -> Vec<String> {
     let told = results.iter().map(|result| {
         let fields: Vec<&str> = result["fields"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         let outcome = result["outcome"].as_str().unwrap();
-        let more = result["reason"].as_str().map_or_else(|| fields.join(" "), str::to_owned);
-        if more.is_empty() { outcome.to_owned() } else { format!("{outcome}: {more}") }
+        let why = result["reason"].as_str().map_or_else(|| fields.join(" "), str::to_owned);
+        if why.is_empty() { outcome.to_owned() } else { format!("{outcome}: {why}") }
     });
     told.collect()
 }
