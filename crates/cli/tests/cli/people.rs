@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{
     first_login::post,
-    rig::{Dev, Said},
+    rig::{Dev, Said, eventually, policy},
 };
 
 const PASSWORD: &str = "Correct-horse-7-battery";
@@ -120,4 +120,31 @@ fn the_trail_is_listed_exported_and_verified() {
         Some(dev.run(&["audit", "verify", "--head", &forged])).filter(|said| said.status == 1)
     });
     assert!(broken.out.contains("broken"), "{broken:?}");
+}
+
+#[test]
+fn the_people_of_a_policy_are_erased_when_it_is_gone_for_longer_than_it_says_and_no_sooner() {
+    let login = "  login: {registration: {emailVerification: Disabled}}\n";
+    let files = [
+        ("short.yaml", policy("short", &format!("  retainAfterDelete: 1s\n{login}"))),
+        ("long.yaml", policy("long", login)),
+        ("stays.yaml", policy("stays", "")),
+    ];
+    let all: Vec<(&str, &str)> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
+    let dev = Dev::with_policies(&all, &[("LOG_LEVEL", "info")]);
+    let ann = json!({"email": "ann@shop.example", "username": "ann", "password": PASSWORD});
+    for name in ["short", "long"] {
+        let (status, made) = post(&dev, &format!("/shop/{name}/auth/register"), &ann);
+        assert_eq!(status, 201, "{made}");
+        std::fs::remove_file(dev.policies().join(format!("{name}.yaml"))).unwrap();
+    }
+    eventually("they are erased", || dev.said().contains("are erased").then_some(()));
+    assert!(!dev.said().contains("policy=shop/long rows="), "{}", dev.said());
+    for (name, text) in &files[..2] {
+        dev.write(name, text);
+    }
+    for (name, wanted) in [("long", 200), ("short", 401)] {
+        let path = format!("/shop/{name}/auth/login");
+        eventually(name, || (post(&dev, &path, &ann).0 == wanted).then_some(()));
+    }
 }

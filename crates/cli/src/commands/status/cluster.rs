@@ -31,7 +31,7 @@ struct Part {
 
 /// `countersign status` on a cluster
 pub(super) async fn status(session: &Session, cluster: &Cluster) -> Result<Exit, Failure> {
-    let overview = cluster.overview(session.common.namespace.as_deref()).await?;
+    let overview = Box::pin(cluster.overview(session.common.namespace.as_deref())).await?;
     let parts = [("operator", leader(&overview)), ("feed", feed(&overview)), ("fleet", fleet(&overview))];
     let mut human = vec![Block::Text(format!("countersign on {cluster}"))];
     for (name, part) in &parts {

@@ -71,6 +71,6 @@ mod tests {
         let (first, second) = (authenticator.next_code().unwrap(), authenticator.next_code().unwrap());
         assert_eq!((first.len(), second.len()), (8, 8));
         assert_ne!(first, second);
-        assert!(authenticator.until_due() <= Duration::from_secs(60), "the second is of the next step");
+        assert!(authenticator.until_due() <= Duration::from_mins(1), "the second is of the next step");
     }
 }
