@@ -46,10 +46,14 @@ fn old_database(directory: &std::path::Path, statements: &[&str]) -> PathBuf {
 }
 
 fn in_database<T>(path: &std::path::Path, work: impl AsyncFnOnce(AnyPool) -> T) -> T {
+    at_url(&format!("sqlite://{}", path.display()), work)
+}
+
+fn at_url<T>(url: &str, work: impl AsyncFnOnce(AnyPool) -> T) -> T {
     sqlx::any::install_default_drivers();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let pool = AnyPool::connect(&format!("sqlite://{}", path.display())).await.unwrap();
+        let pool = AnyPool::connect(url).await.unwrap();
         let found = work(pool.clone()).await;
         pool.close().await;
         found
@@ -249,4 +253,103 @@ fn what_is_wrong_with_source_or_mapping_is_said_before_anything_is_done() {
     let column = migrate(&dev, "plan", &[]);
     assert_eq!(column.status, 3, "{column:?}");
     assert!(column.err.contains("hsah"), "{}", column.err);
+}
+
+/// Makes tables, and brings what is in them by a mapping that is shipped.
+fn brought(dev: &Dev, schema: &str, url: &str, statements: &[String]) -> Value {
+    at_url(url, async |pool| {
+        for sql in statements {
+            sqlx::raw_sql(sqlx::AssertSqlSafe(sql.clone())).execute(&pool).await.unwrap();
+        }
+    });
+    let mapping = dev.path().join(format!("{schema}.yaml"));
+    std::fs::write(&mapping, alone(&["migrate", "example", schema]).out).unwrap();
+    // With two slashes more, as SQLAlchemy has it, the path would be a relative one.
+    let from = url.replacen("sqlite://", "sqlite:", 1);
+    let run = dev.run(&["migrate", "run", "--from", &from, "--mapping", mapping.to_str().unwrap(), "-o", "json"]);
+    assert_eq!(run.status, 0, "{schema}: {run:?}");
+    outcomes(&run)
+}
+
+fn logs_in(dev: &Dev, name: &str, id: &str, roles: &Value) {
+    let (status, body) = post(dev, "/auth/login", &json!({"username": name, "password": OLD_PASSWORD}));
+    assert_eq!((status, &body["user"]["id"], &body["user"]["roles"]), (200, &json!(id), roles), "{body}");
+}
+
+#[test]
+fn the_mappings_that_are_shipped_fit_the_schemas_that_they_name() {
+    let dev = Dev::start();
+    let url = |name: &str| {
+        let path = dev.path().join(name);
+        std::fs::File::create(&path).unwrap();
+        format!("sqlite://{}", path.display())
+    };
+    // As FastAPI Users makes it on SQLite.
+    let fastapi = [
+        "CREATE TABLE user (email VARCHAR(320) NOT NULL, hashed_password VARCHAR(1024) NOT NULL, is_active BOOLEAN NOT NULL, \
+         is_superuser BOOLEAN NOT NULL, is_verified BOOLEAN NOT NULL, id CHAR(36) NOT NULL, PRIMARY KEY (id))"
+            .to_owned(),
+        format!("INSERT INTO user VALUES ('fay@old.example', '{BCRYPT}', 1, 1, 1, '3fa85f64-5717-4562-b3fc-2c963f66afa6')"),
+    ];
+    assert_eq!(brought(&dev, "fastapi-users", &url("fastapi.db"), &fastapi), json!({"imported": 1}));
+    logs_in(&dev, "fay@old.example", "3fa85f64-5717-4562-b3fc-2c963f66afa6", &json!(["admin"]));
+    // As Django makes it.
+    let django = [
+        "CREATE TABLE auth_user (id integer NOT NULL PRIMARY KEY AUTOINCREMENT, password varchar(128) NOT NULL, \
+         last_login datetime NULL, is_superuser bool NOT NULL, username varchar(150) NOT NULL UNIQUE, \
+         last_name varchar(150) NOT NULL, email varchar(254) NOT NULL, is_staff bool NOT NULL, is_active bool NOT NULL, \
+         date_joined datetime NOT NULL, first_name varchar(150) NOT NULL)"
+            .to_owned(),
+        format!(
+            "INSERT INTO auth_user VALUES (7, 'bcrypt${BCRYPT}', NULL, 0, 'dan', 'Doe', 'dan@old.example', 0, 1, \
+             '2020-02-29 12:00:00.123456', 'Dan'), \
+             (8, '!', NULL, 0, 'dora', '', 'dora@old.example', 0, 1, '2020-02-29 12:00:00', '')"
+        ),
+    ];
+    assert_eq!(brought(&dev, "django", &url("django.db"), &django), json!({"imported": 2}));
+    logs_in(&dev, "dan", "7", &json!(["user"]));
+    // As the example itself says.
+    let home_grown = [
+        "CREATE TABLE users (id TEXT, username TEXT, email TEXT, email_verified INT, is_active INT, password_hash TEXT, \
+         roles TEXT, totp_secret TEXT, created_at TEXT)"
+            .to_owned(),
+        "CREATE TABLE api_keys (user_id TEXT, key_hash TEXT, name TEXT, scopes TEXT, expires_at TEXT, is_active INT)"
+            .to_owned(),
+        format!(
+            "INSERT INTO users VALUES ('u-1', 'hal', 'hal@old.example', 1, 1, '{BCRYPT}', 'superuser,member', NULL, '2020-01-01')"
+        ),
+        format!("INSERT INTO api_keys VALUES ('u-1', '{}', 'ci', 'orders:read', NULL, 1)", "ab".repeat(32)),
+    ];
+    assert_eq!(brought(&dev, "home-grown", &url("home.db"), &home_grown), json!({"imported": 1}));
+    logs_in(&dev, "hal", "u-1", &json!(["admin", "user"]));
+}
+
+#[test]
+#[ignore = "needs PostgreSQL's programs; `cargo xtask test` installs them"]
+fn people_of_a_supabase_project_come_from_its_postgresql() {
+    let dev = Dev::start();
+    let server = countersign_test_servers::Postgres::shared().unwrap();
+    server.create("supabase", None).unwrap();
+    let tables = [
+        "CREATE SCHEMA auth".to_owned(),
+        "CREATE TABLE auth.users (instance_id uuid, id uuid PRIMARY KEY, aud varchar(255), role varchar(255), \
+         email varchar(255), encrypted_password varchar(255), email_confirmed_at timestamptz, banned_until timestamptz, \
+         raw_app_meta_data jsonb, raw_user_meta_data jsonb, created_at timestamptz, deleted_at timestamptz, \
+         is_anonymous boolean NOT NULL DEFAULT false)"
+            .to_owned(),
+        format!(
+            "INSERT INTO auth.users (id, email, encrypted_password, email_confirmed_at, raw_app_meta_data, created_at, deleted_at, \
+             banned_until) VALUES \
+             ('9b2f4c1e-0000-4000-8000-000000000001', 'sue@old.example', '{BCRYPT}', now(), '{{\"provider\": \"email\"}}', \
+              now(), NULL, NULL), \
+             ('9b2f4c1e-0000-4000-8000-000000000002', 'link@old.example', '', now(), '{{}}', now(), NULL, NULL), \
+             ('9b2f4c1e-0000-4000-8000-000000000003', 'gone@old.example', '', now(), '{{}}', now(), now(), NULL), \
+             ('9b2f4c1e-0000-4000-8000-000000000004', 'banned@old.example', '{BCRYPT}', now(), '{{}}', now(), NULL, \
+              now() + interval '1 year')"
+        ),
+    ];
+    assert_eq!(brought(&dev, "supabase", &server.url("supabase"), &tables), json!({"imported": 3}));
+    logs_in(&dev, "sue@old.example", "9b2f4c1e-0000-4000-8000-000000000001", &json!(["user"]));
+    let banned = post(&dev, "/auth/login", &json!({"username": "banned@old.example", "password": OLD_PASSWORD}));
+    assert_eq!(banned.1["error"], "account_disabled");
 }
