@@ -71,6 +71,10 @@ pub(crate) async fn keep(issuer: Issuer, stop: CancellationToken) {
 
 /// Sends what waits now.
 pub(crate) async fn send_all(issuer: &Issuer) -> Result<(), StoreError> {
+    if issuer.parts.policies.load().by_name.is_empty() {
+        // Not read yet: what is taken now would wait until its time is over.
+        return Ok(());
+    }
     loop {
         let now = issuer.parts.store.database_now().await?;
         let taken = issuer.parts.store.take_notices(now, LEASE_MS, AT_ONCE).await?;
@@ -92,9 +96,10 @@ pub(crate) async fn send_all(issuer: &Issuer) -> Result<(), StoreError> {
 
 /// Sends one, unless there is nobody to tell. One that failed in passing waits until its time is over.
 async fn send(issuer: Issuer, kept: Kept, now: UnixMillis) -> Result<(), StoreError> {
+    // Of a policy that isn't read yet, or of a kind that a later version writes: somebody else's, or for another time.
+    let Some(policy) = issuer.parts.policies.one(&kept.policy).filter(|_| kept.kind == LOCKED) else { return Ok(()) };
     if let Some((user, notice)) = told(&issuer, &kept, now).await?
-        && let (Some(policy), Some(to)) = (issuer.parts.policies.one(&kept.policy), &user.email)
-        && let Some(login) = &policy.login
+        && let (Some(login), Some(to)) = (&policy.login, &user.email)
         && issuer.parts.mailer.deliver(&login.sending, &to.written, notice).await.is_err_and(|error| error.is_passing())
     {
         return Ok(());
@@ -106,9 +111,6 @@ async fn send(issuer: Issuer, kept: Kept, now: UnixMillis) -> Result<(), StoreEr
 async fn told(issuer: &Issuer, kept: &Kept, now: UnixMillis) -> Result<Option<(User, Notice)>, StoreError> {
     let Some(user) = &kept.user else { return Ok(None) };
     let user = issuer.parts.store.user(&kept.policy, user).await?.filter(|user| user.email_verified);
-    let notice = match (kept.kind.as_str(), kept.content.parse().map(UnixMillis)) {
-        (LOCKED, Ok(until)) if until > now => Some(Notice::AccountLocked { for_ms: until.since(now) }),
-        _ => None,
-    };
-    Ok(user.zip(notice))
+    let until = kept.content.parse().map(UnixMillis).ok().filter(|until| *until > now);
+    Ok(user.zip(until.map(|until| Notice::AccountLocked { for_ms: until.since(now) })))
 }

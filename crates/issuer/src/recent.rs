@@ -9,9 +9,12 @@ use tokio::sync::Mutex;
 /// How old they may be, milliseconds.
 const AGE_MS: i64 = 5000;
 
-/// Each policy's figures, with when they were counted.
+/// Figures, with when they were counted.
+type Counted = (UnixMillis, Map<String, Value>);
+
+/// Each policy's figures.
 #[derive(Debug, Default)]
-pub(crate) struct Recent(Mutex<HashMap<PolicyName, (UnixMillis, Map<String, Value>)>>);
+pub(crate) struct Recent(Mutex<HashMap<PolicyName, Counted>>);
 
 impl Recent {
     /// A policy's figures as of a few seconds ago at most. Of several who find them too old one counts and the others wait.

@@ -147,9 +147,10 @@ pub(super) async fn wrong_client_secret(call: &Call, client: &str, known: bool) 
         let now = tx.database_now().await?;
         let event = call.event(EventKind::ClientRejected);
         // What isn't the name of a client may be somebody's password.
-        let event = match known {
-            true => event.detail("client_id", client),
-            false => event.detail("unknown_client", call.issuer.parts.secrets.short_hash("name", client)),
+        let event = if known {
+            event.detail("client_id", client)
+        } else {
+            event.detail("unknown_client", call.issuer.parts.secrets.short_hash("name", client))
         };
         Ok(event.write(tx, now).await?)
     })?;

@@ -5,7 +5,7 @@ use countersign_api::policy::MfaMode;
 use countersign_core::time::UnixMillis;
 use countersign_store::{NewOneTimeToken, SecretHash, Session, StoreError, Tx, User, transact};
 
-use super::{Code, codes, failed, in_use, resealing, sending};
+use super::{Code, codes, failed, in_use, phone, resealing, sending};
 use crate::{
     audit::EventKind,
     call::Call,
@@ -72,7 +72,9 @@ pub(crate) async fn user_of_setup_token(call: &Call, hash: &SecretHash) -> Resul
 }
 
 fn off() -> Failed {
-    Problem::forbidden("this policy has no second factors (spec.login.mfa.mode is Disabled)").with("mfa_mode", "Disabled").into()
+    Problem::forbidden("this policy has no second factors (spec.login.mfa.mode is Disabled)")
+        .with("mfa_mode", "Disabled")
+        .into()
 }
 
 fn is_set_up() -> Failed {
@@ -270,7 +272,7 @@ pub(crate) async fn remove(
     tx.withdraw_one_time_tokens(policy, user, SETUP).await?;
     tx.remove_factors(policy, user).await?;
     // Whoever has lost a telephone has lost what it receives.
-    tx.remove_phone(policy, user).await?;
+    phone::forget(tx, call, user, now).await?;
     if removed {
         call.event(EventKind::MfaDisabled).subject(user).detail("reason", reason).write(tx, now).await?;
     }

@@ -1,7 +1,8 @@
 //! An account's telephone number: set up by its owner soon after a login, and good for codes once one was shown that went to
 //! it. It is one more way to show a second factor for accounts that have an authenticator, and none by itself.
 
-use countersign_store::{NumberProof, Session, User, transact};
+use countersign_core::time::UnixMillis;
+use countersign_store::{NumberProof, Session, StoreError, Tx, User, transact};
 
 use super::{Code, are_on, codes, enrolment::shown, failed, is_on_in, sending};
 use crate::{
@@ -38,7 +39,7 @@ pub(crate) async fn begin(call: &Call, user: &User, session: &Session, number: &
     if !sms::is_number(number) {
         return Err(Problem::validation("phone is a telephone number in the form +4915112345678").into());
     }
-    sending::may_text(call, number).await?;
+    sending::may_set_up(call, &user.id, number).await?;
     let (code, kept) = codes::code_for_number(call, &user.id)?;
     let now = transact!(call.store(), Failed, |tx| {
         tx.lock_subject(&user.policy, &user.id).await?;
@@ -98,12 +99,12 @@ pub(crate) async fn confirm(call: &Call, user: &User, session: &Session, code: &
 /// Takes an account's number away in a transaction that holds its owner, who has shown the password; with a code where a
 /// second factor is on. Whether that was right.
 pub(crate) async fn remove(
-    tx: &mut countersign_store::Tx,
+    tx: &mut Tx,
     call: &Call,
     user: &User,
     counter: &Counter,
     code: Option<&Code>,
-    now: countersign_core::time::UnixMillis,
+    now: UnixMillis,
 ) -> Result<bool, Failed> {
     if is_on_in(tx, call, user).await? {
         let code = code.ok_or_else(|| Problem::validation("code is missing"))?;
@@ -111,10 +112,16 @@ pub(crate) async fn remove(
             return Ok(false);
         }
     }
-    if tx.remove_phone(&user.policy, &user.id).await? {
-        call.event(EventKind::PhoneChanged).subject(&user.id).detail("removed", true).write(tx, now).await?;
-    }
+    forget(tx, call, &user.id, now).await?;
     Ok(true)
+}
+
+/// Removes an account's number, and tells of it; who calls answers for the right to.
+pub(super) async fn forget(tx: &mut Tx, call: &Call, user: &str, now: UnixMillis) -> Result<(), StoreError> {
+    if tx.remove_phone(&call.policy.name, user).await? {
+        call.event(EventKind::PhoneChanged).subject(user).detail("removed", true).write(tx, now).await?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -20,6 +20,11 @@ use crate::{
 const MAX_SENT: u32 = 5;
 /// ... within so long a time, milliseconds: whoever knows a password can't flood its owner's mailbox.
 const SENT_WINDOW_MS: i64 = 15 * 60_000;
+/// So many messages go to one number, and are asked for by one account, that shall be confirmed: whoever doesn't own a number
+/// can't bother its owner, nor keep them from the codes that they need. In a day, milliseconds.
+const MAX_TO_UNCONFIRMED: u32 = 5;
+const MAX_SETUPS: u32 = 20;
+const DAY_MS: i64 = 24 * 3_600_000;
 /// So many messages by SMS are caused from one address, whatever the accounts, in so long a time: each costs money.
 const MAX_SMS_BY_ADDRESS: u32 = 20;
 const SMS_ADDRESS_WINDOW_MS: i64 = 3_600_000;
@@ -87,7 +92,10 @@ pub(crate) async fn send(call: &Call, id: &str, channel: Channel) -> Result<(), 
             let window = Window { what: "second-factor-mail", key, limit: MAX_SENT, window_ms: SENT_WINDOW_MS };
             call.count([Some(window)]).await?;
         }
-        Goal::Sms(number) => may_text(call, number).await?,
+        Goal::Sms(number) => {
+            let window = Window { what: "sms-code", key: number.clone(), limit: MAX_SENT, window_ms: SENT_WINDOW_MS };
+            call.count([Some(window), Some(texts_by_address(call))]).await?;
+        }
     }
     let (code, kept) = codes::code_to_send(call, id)?;
     let left_ms = transact!(store, Failed, |tx| {
@@ -120,16 +128,20 @@ pub(crate) async fn send(call: &Call, id: &str, channel: Channel) -> Result<(), 
     Ok(())
 }
 
-/// Counts a message to a number, or refuses it with 429.
-pub(super) async fn may_text(call: &Call, number: &str) -> Result<(), Failed> {
-    let by_number = Window { what: "sms-number", key: number.to_owned(), limit: MAX_SENT, window_ms: SENT_WINDOW_MS };
-    let by_address = Window {
-        what: "sms-address",
-        key: address_key(call.client.ip),
-        limit: MAX_SMS_BY_ADDRESS,
-        window_ms: SMS_ADDRESS_WINDOW_MS,
-    };
-    call.count([Some(by_number), Some(by_address)]).await.map(|_| ())
+/// Counts a message to a number that isn't confirmed, or refuses it with 429.
+pub(super) async fn may_set_up(call: &Call, user: &str, number: &str) -> Result<(), Failed> {
+    let of_day = |what, key: &str, limit| Some(Window { what, key: key.to_owned(), limit, window_ms: DAY_MS });
+    let windows = [
+        of_day("sms-unconfirmed", number, MAX_TO_UNCONFIRMED),
+        of_day("sms-setup", user, MAX_SETUPS),
+        Some(texts_by_address(call)),
+    ];
+    call.count(windows).await.map(|_| ())
+}
+
+fn texts_by_address(call: &Call) -> Window {
+    let key = address_key(call.client.ip);
+    Window { what: "sms-address", key, limit: MAX_SMS_BY_ADDRESS, window_ms: SMS_ADDRESS_WINDOW_MS }
 }
 
 /// Has a code sent to a number. Nothing in it was typed by whoever asked for it.

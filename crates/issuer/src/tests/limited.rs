@@ -79,6 +79,20 @@ async fn a_refresh_token_of_a_session_that_was_ended_is_written_down() {
     assert_eq!(count(&rig, "INVALID_TOKEN").await, 1);
 }
 
+#[tokio::test]
+async fn whoever_kept_a_refresh_token_of_a_session_that_is_over_keeps_its_owner_from_nothing() {
+    let rig = Rig::new(&limits("{perAddress: {limit: 100, window: 5m}}", "{perSubject: {limit: 3, window: 1m}}")).await;
+    rig.account("alice", PASSWORD, &["user"]).await;
+    let (old, present) = (rig.login("alice", PASSWORD).await, rig.login("alice", PASSWORD).await);
+    rig.post("/auth/logout").bearer(&old.text("access_token")).send().await;
+    for _ in 0..5 {
+        let body = json!({"refresh_token": old.text("refresh_token")});
+        let answer = rig.post("/auth/refresh").from(ELSEWHERE).json(body).send().await;
+        assert_eq!(answer.refusal(), (401, "invalid_refresh_token"));
+    }
+    assert_eq!(refresh(&rig, &present.text("refresh_token")).await.status, 200);
+}
+
 /// A policy with an OAuth client.
 async fn with_client(more: &str) -> Rig {
     let client =

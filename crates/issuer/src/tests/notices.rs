@@ -23,6 +23,17 @@ async fn a_lock_is_told_by_whoever_comes_after_a_process_that_was_killed() {
 }
 
 #[tokio::test]
+async fn a_process_that_has_not_read_its_policies_loses_no_notice() {
+    let rig = Rig::new(QUICK).await;
+    rig.account("alice", PASSWORD, &[]).await;
+    lock(&rig, "alice").await;
+    let other = rig.beside(&super::rig::policy_yaml(QUICK)).await;
+    other.issuer.parts.policies.store(std::collections::BTreeMap::new(), None);
+    crate::notices::send_all(&other.issuer).await.unwrap();
+    assert_eq!(rig.mails().await.len(), 1);
+}
+
+#[tokio::test]
 async fn a_lock_of_a_name_that_no_account_has_is_written_alike_and_told_to_nobody() {
     let rig = Rig::new(QUICK).await;
     let waiting = async || {
