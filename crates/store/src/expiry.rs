@@ -26,6 +26,10 @@ pub(crate) const EXPIRED: [&str; 10] = [
     "DELETE FROM notices WHERE id IN (SELECT id FROM notices WHERE expires < $1 LIMIT $2)",
 ];
 
+/// A batch of what makes successors of refresh tokens whose grace is over. Time, limit.
+pub(crate) const REFRESH_BITS: &str = "UPDATE refresh_tokens SET bits = NULL, bits_until = NULL WHERE (policy, hash) IN
+   (SELECT policy, hash FROM refresh_tokens WHERE bits IS NOT NULL AND bits_until <= $1 LIMIT $2)";
+
 /// What is kept of people under a policy, in an order in which nothing refers to what is gone. `$1` is the policy, `$2` how many
 /// rows at most.
 const OF_POLICY: [&str; 20] = [
@@ -73,10 +77,7 @@ impl Store {
 
     /// Erases what would make a refresh token's successor again, once the grace is over; at most `batch`. How many.
     pub async fn erase_refresh_bits(&self, own_now: UnixMillis, batch: u32) -> Result<u64, StoreError> {
-        let erased = sqlx::query(
-            "UPDATE refresh_tokens SET bits = NULL, bits_until = NULL WHERE (policy, hash) IN
-               (SELECT policy, hash FROM refresh_tokens WHERE bits IS NOT NULL AND bits_until <= $1 LIMIT $2)",
-        );
+        let erased = sqlx::query(REFRESH_BITS);
         Ok(erased.bind(own_now.0).bind(i64::from(batch)).execute(&self.writer).await?.rows_affected())
     }
 

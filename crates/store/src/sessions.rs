@@ -5,6 +5,7 @@ mod ending;
 use countersign_core::{names::PolicyName, time::UnixMillis};
 use sqlx::{AnyExecutor, Row as _, any::AnyRow};
 
+pub(crate) use ending::{END, END_FAMILIES, OPEN};
 pub use ending::{Ended, Ending};
 
 use crate::{Appended, Store, StoreError, Tx, columns};

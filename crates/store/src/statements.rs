@@ -6,10 +6,18 @@ use crate::{audit, expiry, refresh, sessions};
 pub const SESSIONS_OF_SUBJECT: &str = sessions::PAGE;
 /// What the limit on sessions counts and evicts. Policy, subject, now.
 pub const SESSIONS_IN_LIMIT: &str = sessions::LIVE;
+/// A subject's sessions that are to end. Policy, subject.
+pub const SESSIONS_OPEN: &str = sessions::OPEN;
+/// The end of a session. Policy, id, time, reason.
+pub const SESSION_ENDS: &str = sessions::END;
+/// The end of its refresh families. Policy, the session's id, time.
+pub const FAMILIES_END: &str = sessions::END_FAMILIES;
 /// Activity. Policy, id, its time, and the latest time before which it is written again.
 pub const SESSION_SEEN: &str = sessions::SEEN;
 /// A refresh token. Policy, hash.
 pub const REFRESH_TOKEN: &str = refresh::BY_HASH;
+/// A batch of refresh tokens whose successors can't be made again from now on. Time, limit.
+pub const REFRESH_BITS: &str = expiry::REFRESH_BITS;
 /// Audit events of a subject. As of the other four: policy, subject, time and id of the last one, since, kind, severity,
 /// limit, address.
 pub const AUDIT_OF_SUBJECT: &str = audit::BY_SUBJECT;

@@ -35,6 +35,13 @@ pub struct Ended {
     pub revocations: Appended,
 }
 
+/// A subject's sessions that nobody has ended.
+pub(crate) const OPEN: &str =
+    "SELECT * FROM sessions WHERE policy = $1 AND subject = $2 AND ended IS NULL ORDER BY created, id";
+pub(crate) const END: &str = "UPDATE sessions SET ended = $3, ended_because = $4 WHERE policy = $1 AND id = $2";
+pub(crate) const END_FAMILIES: &str =
+    "UPDATE refresh_families SET ended = $3 WHERE policy = $1 AND session_id = $2 AND ended IS NULL";
+
 impl Tx {
     /// Ends a session. Absent when there is none of that id, or it had ended before.
     pub async fn end_session(
@@ -60,9 +67,7 @@ impl Tx {
         ending: &Ending,
     ) -> Result<Ended, StoreError> {
         self.lock_subject(policy, subject).await?;
-        let rows =
-            sqlx::query("SELECT * FROM sessions WHERE policy = $1 AND subject = $2 AND ended IS NULL ORDER BY created, id");
-        let rows = rows.bind(policy.as_str()).bind(subject).fetch_all(self.connection()).await?;
+        let rows = sqlx::query(OPEN).bind(policy.as_str()).bind(subject).fetch_all(self.connection()).await?;
         let mut sessions = rows.iter().map(session).collect::<Result<Vec<_>, _>>()?;
         sessions.retain(|session| Some(session.id.as_str()) != except);
         self.end(sessions, ending).await
@@ -70,19 +75,14 @@ impl Tx {
 
     /// Ends a session's refresh families and leaves the session: another family is to take their place.
     pub async fn end_families(&mut self, policy: &PolicyName, session: &str, now: UnixMillis) -> Result<(), StoreError> {
-        sqlx::query("UPDATE refresh_families SET ended = $3 WHERE policy = $1 AND session_id = $2 AND ended IS NULL")
-            .bind(policy.as_str())
-            .bind(session)
-            .bind(now.0)
-            .execute(self.connection())
-            .await?;
+        sqlx::query(END_FAMILIES).bind(policy.as_str()).bind(session).bind(now.0).execute(self.connection()).await?;
         Ok(())
     }
 
     /// Ends sessions that were read under their subject's lock.
     pub(crate) async fn end(&mut self, sessions: Vec<Session>, ending: &Ending) -> Result<Ended, StoreError> {
         for session in &sessions {
-            sqlx::query("UPDATE sessions SET ended = $3, ended_because = $4 WHERE policy = $1 AND id = $2")
+            sqlx::query(END)
                 .bind(session.policy.as_str())
                 .bind(&session.id)
                 .bind(ending.now.0)

@@ -50,6 +50,10 @@ async fn no_hot_statement_reads_a_whole_table(db: Database) {
     let cases: Vec<(&str, &str, Vec<&str>)> = [
         ("page", statements::SESSIONS_OF_SUBJECT, page.to_vec()),
         ("limit", statements::SESSIONS_IN_LIMIT, vec!["'shop/shop'", "'u7'", "5"]),
+        ("open", statements::SESSIONS_OPEN, vec!["'shop/shop'", "'u7'"]),
+        ("end", statements::SESSION_ENDS, vec!["'shop/shop'", "'s7'", "70000", "'evicted'"]),
+        ("families", statements::FAMILIES_END, vec!["'shop/shop'", "'s7'", "70000"]),
+        ("bits", statements::REFRESH_BITS, vec!["70000", "50"]),
         ("seen", statements::SESSION_SEEN, vec!["'shop/shop'", "'s7'", "70000", "10000"]),
         ("refresh", statements::REFRESH_TOKEN, vec!["'shop/shop'", hash]),
         ("subject", statements::AUDIT_OF_SUBJECT, audit("'u7'", none, "0").to_vec()),
