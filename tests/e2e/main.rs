@@ -21,6 +21,7 @@ mod forge;
 mod history;
 mod http;
 mod load;
+mod made_up;
 mod people;
 mod rig;
 mod traces;

@@ -18,7 +18,7 @@ pub(crate) struct Options {
 const GENERATED: [&str; 3] = [
     // crds/ and docs/reference/policy.md
     "crds::tests",
-    // docs/reference/metrics.md, a table from each process
+    // docs/reference/metrics.md, a table from each process; docs/reference/openapi.json and openapi-admin.json
     "tests::the_reference",
     // docs/cli.md
     "documented",
