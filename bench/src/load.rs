@@ -202,13 +202,14 @@ async fn measure(options: &Options) -> Result<Measured> {
 struct Sample {
     answers: u64,
     cpu: Duration,
-    beside: Duration,
+    /// Absent of one that has ended, as a database's workers do.
+    beside: Vec<Option<Duration>>,
     at: Instant,
 }
 
 impl Sample {
     fn take(shared: &Shared, options: &Options) -> Result<Self> {
-        let beside = options.beside.iter().map(|pid| server::cpu_time(*pid)).sum::<Result<Duration>>()?;
+        let beside = options.beside.iter().map(|pid| server::cpu_time(*pid).ok()).collect();
         Ok(Self {
             answers: shared.answers.load(Ordering::Relaxed),
             cpu: server::cpu_time(options.server_pid)?,
@@ -219,10 +220,12 @@ impl Sample {
 
     fn since(&self, start: &Self) -> Measured {
         let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        let both = self.beside.iter().zip(&start.beside);
+        let beside = both.filter_map(|(now, then)| Some(now.as_ref()?.saturating_sub(*then.as_ref()?))).sum();
         Measured {
             answers: self.answers - start.answers,
             server_cpu_ns: nanos(self.cpu.saturating_sub(start.cpu)),
-            beside_cpu_ns: nanos(self.beside.saturating_sub(start.beside)),
+            beside_cpu_ns: nanos(beside),
             wall_ns: nanos(self.at - start.at),
         }
     }
