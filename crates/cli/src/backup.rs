@@ -50,7 +50,7 @@ pub(crate) async fn backup(session: &Session, args: &Backup) -> Result<Exit, Fai
     }
     let failed = |error: &dyn std::fmt::Display| Failure::unable(format!("the backup failed: {error}"));
     // Beside the database, where its content is as well guarded.
-    let copy = Copy::new(&args.data_dir.join(COPY)).map_err(|error| failed(&error))?;
+    let copy = Scratch::new(&args.data_dir.join(COPY)).map_err(|error| failed(&error))?;
     Store::copy(&database, &copy.path.join(DATABASE)).await.map_err(|error| failed(&chain(&error)))?;
     for name in FILES.into_iter().filter(|name| *name != DATABASE) {
         match fs::copy(args.data_dir.join(name), copy.path.join(name)) {
@@ -58,10 +58,7 @@ pub(crate) async fn backup(session: &Session, args: &Backup) -> Result<Exit, Fai
             _ => {}
         }
     }
-    let bytes = write(&copy.path, &args.to, &secret).map_err(|error| {
-        let _ = fs::remove_file(&args.to);
-        failed(&error)
-    })?;
+    let bytes = write(&copy.path, &args.to, &secret).map_err(|error| failed(&error))?;
     drop(copy);
     let shown = args.to.display().to_string();
     session.printer.report(&Report {
@@ -74,6 +71,15 @@ pub(crate) async fn backup(session: &Session, args: &Backup) -> Result<Exit, Fai
 
 fn write(from: &Path, to: &Path, secret: &Secret) -> Result<u64, SealedError> {
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
+    let written = pack(from, file, to, secret);
+    if written.is_err() {
+        // Half a backup is none, and is refused if it stays.
+        let _ = fs::remove_file(to);
+    }
+    written
+}
+
+fn pack(from: &Path, file: File, to: &Path, secret: &Secret) -> Result<u64, SealedError> {
     let file = archive::pack(from, file, secret, now())?;
     file.sync_all()?;
     let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -82,11 +88,11 @@ fn write(from: &Path, to: &Path, secret: &Secret) -> Result<u64, SealedError> {
 }
 
 /// A directory that is gone afterwards, and whose remains from an earlier run that was killed are gone before.
-struct Copy {
+struct Scratch {
     path: PathBuf,
 }
 
-impl Copy {
+impl Scratch {
     fn new(path: &Path) -> io::Result<Self> {
         match fs::remove_dir_all(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -97,7 +103,7 @@ impl Copy {
     }
 }
 
-impl Drop for Copy {
+impl Drop for Scratch {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir_all(&self.path) {
             tracing::warn!(%error, path = %self.path.display(), "a copy of the database stays; remove it");

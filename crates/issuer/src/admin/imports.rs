@@ -207,18 +207,19 @@ async fn outcome(
     now: UnixMillis,
 ) -> Result<Outcome, Failed> {
     let policy = &call.policy.name;
-    let brought = tx.imported_user(policy, import, &row.key).await?;
-    let arrival = match judge(call, import, row, now)? {
+    let judged = judge(call, import, row, now)?;
+    if let Some(brought) = tx.imported_user(policy, import, &row.key).await? {
+        return match (tx.user(policy, &brought.user).await?, mode, judged) {
+            (None, ..) => Ok(Outcome::Erased { id: brought.user }),
+            (Some(_), Mode::Plan | Mode::Run, _) => Ok(Outcome::Present { id: brought.user }),
+            (Some(_), Mode::Verify, Err(reason)) => Ok(Outcome::Rejected { reason }),
+            (Some(user), Mode::Verify, Ok(arrival)) => comparing::compare(tx, call, &brought, user, arrival).await,
+        };
+    }
+    let arrival = match judged {
         Ok(arrival) => arrival,
         Err(reason) => return Ok(Outcome::Rejected { reason }),
     };
-    if let Some(brought) = brought {
-        return match (tx.user(policy, &brought.user).await?, mode) {
-            (None, _) => Ok(Outcome::Erased { id: brought.user }),
-            (Some(user), Mode::Verify) => comparing::compare(tx, call, &brought, user, arrival).await,
-            (Some(_), Mode::Plan | Mode::Run) => Ok(Outcome::Present { id: brought.user }),
-        };
-    }
     if mode == Mode::Verify {
         return Ok(Outcome::Missing);
     }
