@@ -95,10 +95,10 @@ fn a_token_s_checks_are_told_one_by_one_with_the_verifier_s_word() {
         "{dead:?}"
     );
     assert!(dead.out.contains("laptop stolen"), "{}", dead.out);
-    let ruled = dev.mint(&["--subject", "alice", "--role", "user", "--policy", "shop/ruled"]);
-    let ruled = dev.run_with(&["diagnose", "--token", "-", "--policy", "shop/ruled"], &ruled);
-    assert_eq!(ruled.status, 0, "{ruled:?}");
-    assert!(ruled.out.contains("office-hours looks at request.path"), "{}", ruled.out);
+    let token = dev.mint(&["--subject", "alice", "--role", "user", "--policy", "shop/ruled"]);
+    let bare = dev.run_with(&["diagnose", "--token", "-", "--policy", "shop/ruled"], &token);
+    assert_eq!(bare.status, 0, "{bare:?}");
+    assert!(bare.out.contains("office-hours looks at request.path"), "{}", bare.out);
 }
 
 /// All secrets that this system has: what it was told, gave out, and keeps in files.
