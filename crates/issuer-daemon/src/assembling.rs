@@ -15,7 +15,7 @@ use countersign_core::{
     ring::{self, Acks, Ring},
     time::UnixMillis,
 };
-use countersign_issuer::{Enforcement, IssuerPolicy, Lives, OpaqueEnd, OwnKeys, RingView, Verifier};
+use countersign_issuer::{BundleWrite, Enforcement, IssuerPolicy, Lives, OpaqueEnd, OwnKeys, RingView, Verifier};
 
 use crate::{trust::Trusted, watching::Object};
 
@@ -60,6 +60,8 @@ pub(crate) struct Opened {
     pub(crate) bundle: Arc<Bundle>,
     pub(crate) secrets: Option<VerifySecrets>,
     pub(crate) kept: Kept,
+    /// The API server's version of the bundle.
+    pub(crate) version: u64,
 }
 
 /// What a policy's bundle alone says.
@@ -90,6 +92,7 @@ fn part<'a>(object: Option<&'a Object>, key: &str) -> Option<&'a [u8]> {
 /// Opens everything of a policy that is in force.
 pub(crate) fn open(bundle: Arc<Bundle>, lying: &Lying, trusted: &Trusted) -> Result<Opened, Refused> {
     let name = bundle.policy.clone();
+    let version = lying.bundle.as_ref().map_or(0, |bundle| bundle.version);
     let ring = lying.ring.as_ref().ok_or(Refused::Missing("the key ring"))?;
     let kept = Kept::open(&name, &ring.data, &trusted.trust).map_err(|error| Refused::Ring(error.to_string()))?;
     let told = part(lying.section.as_ref(), ISSUE_KEY).ok_or(Refused::Missing("what issuers are told"))?;
@@ -107,7 +110,7 @@ pub(crate) fn open(bundle: Arc<Bundle>, lying: &Lying, trusted: &Trusted) -> Res
             Some(VerifySecrets::parse(bytes, expected).map_err(|error| Refused::Bundle(error.to_string()))?)
         }
     };
-    Ok(Opened { name, effective: Arc::new(effective), section, bundle, secrets, kept })
+    Ok(Opened { name, effective: Arc::new(effective), section, bundle, secrets, kept, version })
 }
 
 impl Opened {
@@ -151,7 +154,8 @@ impl Opened {
             }
         };
         let references = self.section.references.clone();
-        Ok(IssuerPolicy::of(&self.name, &self.effective, references, None, own, lives, Arc::new(compiled.policy)))
+        let policy = IssuerPolicy::of(&self.name, &self.effective, references, None, own, lives, Arc::new(compiled.policy));
+        Ok(IssuerPolicy { written: Some(fleet.write(self.version)), ..policy })
     }
 
     fn view(&self, name: RingName, ring: Ring, fleet: &FleetSeen<'_>, now: UnixMillis) -> Result<RingView, Refused> {
@@ -191,14 +195,12 @@ impl FleetSeen<'_> {
 
     /// How many of those that live hold a key.
     fn enforcement(&self, policy: &PolicyName, kid: &str) -> Enforcement {
-        let since = self.since.get(kid).copied();
-        let holds = |verifier: &Verifier| {
-            let (Some(ack), Some(since)) = (&verifier.ack, since) else { return false };
-            ack.history == self.history
-                && ack.revision.parse::<u64>().is_ok_and(|revision| revision >= since)
-                && !ack.refused_more
-                && !ack.refused.iter().any(|refused| refused.policy == policy.as_str())
-        };
+        let since = self.since.get(kid).map(|version| self.write(*version));
+        let holds = |verifier: &Verifier| since.as_ref().is_some_and(|since| since.is_applied_by(verifier, policy));
         Enforcement::count(self.verifiers.iter().map(|verifier| (verifier.name.as_str(), holds(verifier))))
+    }
+
+    fn write(&self, version: u64) -> BundleWrite {
+        BundleWrite { history: self.history.to_owned(), version }
     }
 }

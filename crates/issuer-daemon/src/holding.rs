@@ -335,7 +335,6 @@ impl Holder {
             // A policy that only verifies others' tokens has neither rings nor a section.
             return Ok(None);
         }
-        let version = lying.bundle.as_ref().map_or(0, |bundle| bundle.version);
         let bundle = match assembling::stands(object, lying, trusted)? {
             Stands::Withdrawn(name) => return Ok(Some(Outcome::Withdrawn(name))),
             Stands::Lives(bundle) => bundle,
@@ -353,7 +352,7 @@ impl Holder {
             Some(before) => before.lives,
             None => Lives::kept(&self.store, &opened.name, &opened.effective, opened.opaque_end(), Clock::wall()).await?,
         };
-        let since = since(&opened, before, version);
+        let since = since(&opened, before);
         let fleet = FleetSeen {
             verifiers: &world.verifiers,
             history: &world.history,
@@ -420,12 +419,12 @@ impl Holder {
 }
 
 /// From which version on the bundle has held each key: what was held before stays, what is new counts from this write.
-fn since(opened: &Opened, before: Option<&Held>, version: u64) -> BTreeMap<String, u64> {
+fn since(opened: &Opened, before: Option<&Held>) -> BTreeMap<String, u64> {
     let keys = opened.bundle.verify.iter().flat_map(|verify| &verify.keys);
     let kids = keys.filter_map(|key| key.jwk.kid.clone());
     kids.map(|kid| {
         let held = before.and_then(|before| before.since.get(&kid).copied());
-        (kid, held.unwrap_or(version))
+        (kid, held.unwrap_or(opened.version))
     })
     .collect()
 }

@@ -211,11 +211,15 @@ pub(crate) use keys::rings;
 
 /// On how many verifiers the policy's present generation is in force.
 pub(crate) fn held_generation(policy: &IssuerPolicy, verifiers: &[Verifier]) -> Enforcement {
-    let generation = policy.compiled.generation;
-    Enforcement::count(verifiers.iter().map(|v| (v.name.as_str(), holds(v, &policy.name, generation))))
+    Enforcement::count(verifiers.iter().map(|v| (v.name.as_str(), holds(v, policy, policy.compiled.generation))))
 }
 
-fn holds(verifier: &Verifier, policy: &PolicyName, generation: u64) -> bool {
+/// Whether a verifier holds a generation of a policy; where it acknowledges writes, the present one.
+fn holds(verifier: &Verifier, policy: &IssuerPolicy, generation: u64) -> bool {
+    if let Some(written) = &policy.written {
+        return written.is_applied_by(verifier, &policy.name);
+    }
+    let policy = &policy.name;
     let held = verifier.ack.as_ref().and_then(|ack| ack.generations.get(policy.as_str()));
     held.is_some_and(|held| *held >= generation)
 }

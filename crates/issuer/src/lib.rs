@@ -55,7 +55,7 @@ pub use housekeeping::{AuditRetention, InvalidRetention};
 pub use mail::{Delivery, InvalidSmtp, Kept, MailCounts, Mailer, Outbox, SmtpSettings, SmtpTls};
 pub use minter::{MintError, MintRequest, Minted, Minter};
 pub use policies::{
-    IssuerPolicy, Lives, LoginPolicy, OpaqueEnd, OwnKeys, Policies, RingView, Signer, TokenSettings, TrustedIssuerName,
+    BundleWrite, IssuerPolicy, Lives, LoginPolicy, OpaqueEnd, OwnKeys, Policies, RingView, Signer, TokenSettings, TrustedIssuerName,
 };
 pub use revoker::{InvalidRevocation, RevocationRequest, RevokeError, Revoked, Revoker};
 pub use secrets::Secrets;

@@ -20,6 +20,8 @@ use countersign_core::{
 };
 use countersign_store::Ending;
 
+use crate::Verifier;
+
 pub use self::{lives::OpaqueEnd, login::LoginPolicy};
 
 /// Everything that an issuer needs of a policy. Immutable; replaced as a whole.
@@ -49,6 +51,29 @@ pub struct IssuerPolicy {
     pub trusted: Vec<TrustedIssuerName>,
     /// As verifiers evaluate it, to judge Bearer tokens by. Keys that verifiers fetch themselves are not in it.
     pub compiled: Arc<Policy>,
+    /// The write of its bundle, where verifiers acknowledge writes and not each policy's generation.
+    pub written: Option<BundleWrite>,
+}
+
+/// A write of a bundle to the API server of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BundleWrite {
+    /// The history that it belongs to.
+    pub history: String,
+    /// The API server's version of it.
+    pub version: u64,
+}
+
+impl BundleWrite {
+    /// Whether a verifier says that it has applied this, or a later one.
+    pub fn is_applied_by(&self, verifier: &Verifier, policy: &PolicyName) -> bool {
+        verifier.ack.as_ref().is_some_and(|ack| {
+            ack.history == self.history
+                && ack.revision.parse::<u64>().is_ok_and(|revision| revision >= self.version)
+                && !ack.refused_more
+                && !ack.refused.iter().any(|refused| refused.policy == policy.as_str())
+        })
+    }
 }
 
 /// Refresh tokens and API keys.
@@ -199,6 +224,7 @@ impl IssuerPolicy {
             login: login.map(|(login, issuer)| Arc::new(LoginPolicy::new(login, issuer, references))),
             trusted: trusted.collect(),
             compiled,
+            written: None,
         }
     }
 

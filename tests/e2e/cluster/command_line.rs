@@ -12,7 +12,7 @@ use super::world::{World, key_of, names, policy};
 use crate::rig::{PATIENCE, SYSTEM, binary, condition, eventually, object_path};
 
 /// The command, in an empty directory and as nothing but this kubeconfig says.
-fn countersign(kubeconfig: &Path, arguments: &[&str]) -> Output {
+pub(super) fn countersign(kubeconfig: &Path, arguments: &[&str]) -> Output {
     let directory = tempfile::tempdir().unwrap();
     let mut command = Command::new(binary("countersign"));
     for name in ["COUNTERSIGN_SERVER", "COUNTERSIGN_CONTEXT", "COUNTERSIGN_POLICY", "KUBECONFIG", "KUBERNETES_SERVICE_HOST"]
@@ -22,7 +22,7 @@ fn countersign(kubeconfig: &Path, arguments: &[&str]) -> Output {
     command.arg("--kubeconfig").arg(kubeconfig).args(arguments).current_dir(directory.path()).output().unwrap()
 }
 
-fn done(output: &Output) -> String {
+pub(super) fn done(output: &Output) -> String {
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout.clone()).unwrap().trim_end().to_owned()
 }
@@ -86,7 +86,7 @@ fn a_person_mints_rotates_revokes_and_looks_through_a_kubeconfig() {
     assert_eq!((&told["healthy"], &told["policies"][0]["ready"]), (&json!(true), &json!(true)), "{told}");
 
     let refused = run(&["revoke", "subject", "ann"]);
-    assert_eq!(refused.status.code(), Some(2), "no issuer is installed: {refused:?}");
+    assert_eq!(refused.status.code(), Some(3), "no issuer is installed: {refused:?}");
     let dry = run(&["keys", "revoke", &key_of(&before), "--dry-run"]);
     assert_eq!(done(&dry), "");
     let stored = world.api().object(&object_path(&policy)).unwrap();

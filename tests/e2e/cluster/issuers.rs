@@ -7,10 +7,13 @@ use std::sync::{
 
 use serde_json::{Value, json};
 
-use super::world::{LONG, World, active_key, policy};
+use super::{
+    command_line::{countersign, done},
+    world::{LONG, World, active_key, policy},
+};
 use crate::{
     http::{Answer, Request},
-    rig::{Issuer, PATIENCE, Setup, Verifier, condition, eventually, object_path},
+    rig::{Issuer, PATIENCE, SYSTEM, Setup, Verifier, condition, eventually, object_path},
 };
 
 /// A cluster with issuers that run.
@@ -191,4 +194,49 @@ fn a_killed_issuer_s_logout_is_enforced_by_the_other_and_an_edit_of_the_login_wa
     served.world.verifiers.iter_mut().for_each(Verifier::wait_until_fresh);
     let answer = served.issuers[took].send(&Request::post("/killed/shop/auth/login", &login));
     assert_eq!(answer.expect("it answers").status, 200);
+}
+
+#[test]
+#[ignore = "needs the test cluster: cargo xtask test"]
+fn users_of_the_cluster_administer_people_through_a_kubeconfig_and_the_trail_names_them() {
+    let served = Served::shared();
+    let policy = served.with_login("people-admin");
+    let kubeconfig = served.world.installation.cluster.kubeconfig();
+    let run = |arguments: &[&str]| countersign(&kubeconfig, &[&["--policy", "people-admin/shop", "-y"], arguments].concat());
+    let account = json!({"username": "ann", "email": "ann@shop.example", "password": "correct horse 1A!"});
+    assert_eq!(served.post("/people-admin/shop/auth/register", None, &account).status, 201);
+    let login = json!({"username": "ann", "password": "correct horse 1A!"});
+    let token = text(&served.post("/people-admin/shop/auth/login", None, &login), "access_token");
+    served.world.eventually(&policy, &token, (200, "valid"));
+
+    let users: Value = serde_json::from_str(&done(&run(&["users", "list", "-o", "json"]))).unwrap();
+    let id = users["users"][0]["id"].as_str().unwrap_or_else(|| panic!("{users}")).to_owned();
+    done(&run(&["users", "lock", &id, "--reason", "left"]));
+    served.world.eventually(&policy, &token, (401, "revoked"));
+    assert_eq!(served.post("/people-admin/shop/auth/login", None, &login).status, 423);
+    done(&run(&["users", "unlock", &id]));
+    let token = text(&served.post("/people-admin/shop/auth/login", None, &login), "access_token");
+    done(&run(&["revoke", "subject", &id]));
+    served.world.eventually(&policy, &token, (401, "revoked"));
+    let trail = done(&run(&["audit", "list", "--jsonl"]));
+    assert!(trail.contains("cluster_user"), "{trail}");
+    done(&run(&["audit", "verify"]));
+
+    // Who may only look at policies may not look at people.
+    let (api, cluster) = (served.world.api(), &served.world.installation.cluster);
+    api.apply(&json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"namespace": "people-admin", "name": "viewer"}}));
+    api.apply(&json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+        "metadata": {"namespace": "people-admin", "name": "viewer"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"},
+        "subjects": [{"kind": "ServiceAccount", "namespace": "people-admin", "name": "viewer"}]}));
+    api.apply(&json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+        "metadata": {"namespace": SYSTEM, "name": "viewer-cli"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "countersign-cli"},
+        "subjects": [{"kind": "ServiceAccount", "namespace": "people-admin", "name": "viewer"}]}));
+    let directory = tempfile::tempdir().unwrap();
+    let viewer = directory.path().join("kubeconfig");
+    cluster.kubeconfig_of("people-admin", "viewer", cluster.server(), &viewer);
+    let refused = countersign(&viewer, &["--policy", "people-admin/shop", "users", "list"]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(3) && said.contains("may not update authpolicies/users"), "{refused:?}");
 }

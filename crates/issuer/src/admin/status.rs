@@ -111,7 +111,7 @@ pub(super) async fn fleet(State(issuer): State<Issuer>) -> Result<Json<Value>, P
 
 fn shown_verifier<'a>(verifier: &Verifier, policies: impl Iterator<Item = &'a IssuerPolicy>) -> Value {
     let behind: Vec<&PolicyName> =
-        policies.filter(|p| !holds(verifier, &p.name, p.compiled.generation)).map(|p| &p.name).collect();
+        policies.filter(|p| !holds(verifier, p, p.compiled.generation)).map(|p| &p.name).collect();
     let ack = verifier.ack.as_ref();
     json!({
         "name": verifier.name,

@@ -468,6 +468,7 @@ pub(crate) fn policy(text: &str, references: LoginReferences) -> IssuerPolicy {
     };
     let issuer = effective.issuer.clone().unwrap();
     IssuerPolicy {
+        written: None,
         name,
         login: effective.login.clone().map(|login| Arc::new(LoginPolicy::new(login, &issuer, references))),
         own: Some(OwnKeys { issuer, access: view(access), api_key: view(api_key) }),

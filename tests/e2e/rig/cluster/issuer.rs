@@ -89,11 +89,6 @@ impl Issuer {
         request.send_on(&mut connection).expect("the admin API answers")
     }
 
-    /// What `/readyz` says.
-    pub(crate) fn ready(&self) -> Value {
-        send(&self.health, &Request::get("/readyz")).map(|answer| answer.json()).unwrap_or_default()
-    }
-
     /// `kill -9`.
     pub(crate) fn kill(&mut self) {
         self.process.kill();
