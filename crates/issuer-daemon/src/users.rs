@@ -18,20 +18,20 @@ impl Authority for Users {
         policy: Option<&'a PolicyName>,
     ) -> Pin<Box<dyn Future<Output = Result<String, NotAdmitted>> + Send + 'a>> {
         Box::pin(async move {
-            let person = self.0.person(headers).await.map_err(told)?;
+            let person = self.0.person(headers).await.map_err(|refusal| told(&refusal))?;
             let wanted = countersign_reviews::Right {
                 verb: right.verb,
                 subresource: right.part,
                 namespace: policy.map(PolicyName::namespace),
                 name: policy.map(PolicyName::name),
             };
-            self.0.may(&person, wanted).await.map_err(told)?;
+            self.0.may(&person, wanted).await.map_err(|refusal| told(&refusal))?;
             Ok(person.name().to_owned())
         })
     }
 }
 
-fn told(refusal: Refusal) -> NotAdmitted {
+fn told(refusal: &Refusal) -> NotAdmitted {
     let text = refusal.to_string();
     match refusal {
         Refusal::Unauthenticated(_) => NotAdmitted::Unknown(text),

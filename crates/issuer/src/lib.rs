@@ -48,6 +48,7 @@ pub mod totp;
 mod tests;
 
 pub use activity::SessionActivity;
+pub use admin::{Authority, NotAdmitted, Right};
 pub use emergency::UseAudit;
 pub use fleet::{Enforcement, Fleet, Verifier};
 pub use health::{Health, METRICS};
@@ -55,11 +56,11 @@ pub use housekeeping::{AuditRetention, InvalidRetention};
 pub use mail::{Delivery, InvalidSmtp, Kept, MailCounts, Mailer, Outbox, SmtpSettings, SmtpTls};
 pub use minter::{MintError, MintRequest, Minted, Minter};
 pub use policies::{
-    BundleWrite, IssuerPolicy, Lives, LoginPolicy, OpaqueEnd, OwnKeys, Policies, RingView, Signer, TokenSettings, TrustedIssuerName,
+    BundleWrite, IssuerPolicy, Lives, LoginPolicy, OpaqueEnd, OwnKeys, Policies, RingView, Signer, TokenSettings,
+    TrustedIssuerName,
 };
 pub use revoker::{InvalidRevocation, RevocationRequest, RevokeError, Revoked, Revoker};
 pub use secrets::Secrets;
-pub use admin::{Authority, NotAdmitted, Right};
 pub use serving::{
     AdminSocket, Issuer, IssuerConfig, KeyOperator, Listeners, RingChoice, RotateError, ServeError, StatusSource, Vouched,
 };

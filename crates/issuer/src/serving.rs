@@ -30,9 +30,17 @@ use self::{
     patience::Patience,
 };
 use crate::{
-    AuditRetention,
-    Authority, Fleet, Health, Mailer, Minter, Policies, Revoker, SessionActivity, UseAudit, admin, health, housekeeping, issued::Issued,
-    limits::Limits, metrics::Metrics, notices::{self, Bell}, passwords::Pool, public, recent::Recent, secrets::Secrets, sms::SmsSender,
+    AuditRetention, Authority, Fleet, Health, Mailer, Minter, Policies, Revoker, SessionActivity, UseAudit, admin, health,
+    housekeeping,
+    issued::Issued,
+    limits::Limits,
+    metrics::Metrics,
+    notices::{self, Bell},
+    passwords::Pool,
+    public,
+    recent::Recent,
+    secrets::Secrets,
+    sms::SmsSender,
 };
 
 /// How long calls under way may take to end after the stop.

@@ -49,7 +49,11 @@ impl FromStr for Location {
             "sqlite" => {
                 let path = rest.strip_prefix("///").or_else(|| rest.strip_prefix("//")).unwrap_or(rest);
                 let path = path.split_once('?').map_or(path, |(path, _options)| path);
-                if path.is_empty() || path == ":memory:" { Err(InvalidLocation::NoFile) } else { Ok(Self::File(path.into())) }
+                if path.is_empty() || path == ":memory:" {
+                    Err(InvalidLocation::NoFile)
+                } else {
+                    Ok(Self::File(path.into()))
+                }
             }
             "postgresql" | "postgres" => Ok(Self::Server(Server(Url::parse(&format!("postgresql:{rest}"))?))),
             _ => Err(InvalidLocation::Scheme),

@@ -123,9 +123,10 @@ fn a_rotation_under_issuers_fails_no_login_and_no_key_ends_before_every_issuer_h
     });
     let before = active_key(&policy).unwrap();
     served.world.api().merge(&object, &json!({"metadata": {"annotations": {"countersign.dev/rotate": "now"}}}));
-    let rotated = served.world.api().wait(&object, "another key signs", LONG, |policy| {
-        active_key(policy).is_some_and(|active| active != before)
-    });
+    let rotated = served
+        .world
+        .api()
+        .wait(&object, "another key signs", LONG, |policy| active_key(policy).is_some_and(|active| active != before));
     let after = active_key(&rotated).unwrap();
     // Each of the two comes to sign with the new key, and no verifier refuses what either signed meanwhile.
     let mut signed_by = Vec::new();
@@ -202,7 +203,8 @@ fn users_of_the_cluster_administer_people_through_a_kubeconfig_and_the_trail_nam
     let served = Served::shared();
     let policy = served.with_login("people-admin");
     let kubeconfig = served.world.installation.cluster.kubeconfig();
-    let run = |arguments: &[&str]| countersign(&kubeconfig, &[&["--policy", "people-admin/shop", "-y"], arguments].concat());
+    let run =
+        |arguments: &[&str]| countersign(&kubeconfig, &[&["--policy", "people-admin/shop", "-y"], arguments].concat());
     let account = json!({"username": "ann", "email": "ann@shop.example", "password": "correct horse 1A!"});
     assert_eq!(served.post("/people-admin/shop/auth/register", None, &account).status, 201);
     let login = json!({"username": "ann", "password": "correct horse 1A!"});
@@ -224,7 +226,9 @@ fn users_of_the_cluster_administer_people_through_a_kubeconfig_and_the_trail_nam
 
     // Who may only look at policies may not look at people.
     let (api, cluster) = (served.world.api(), &served.world.installation.cluster);
-    api.apply(&json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"namespace": "people-admin", "name": "viewer"}}));
+    api.apply(
+        &json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"namespace": "people-admin", "name": "viewer"}}),
+    );
     api.apply(&json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
         "metadata": {"namespace": "people-admin", "name": "viewer"},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"},

@@ -16,8 +16,8 @@ use std::{
 
 pub(crate) use binaries::path as binary;
 pub(crate) use cluster::{
-    Api, BUNDLES, Cable, Cluster, Counts, Installation, Issuer, Operator, SYSTEM, Setup, SimulatedFleet, Write, Writes, condition,
-    path as object_path,
+    Api, BUNDLES, Cable, Cluster, Counts, Installation, Issuer, Operator, SYSTEM, Setup, SimulatedFleet, Write, Writes,
+    condition, path as object_path,
 };
 pub(crate) use collector::Collector;
 pub(crate) use dev::Dev;

@@ -56,7 +56,8 @@ impl Lives {
         let longest = own.into_iter().chain(trusted).max().unwrap_or(0);
         let kept = keep(store, format!("lives {name}"), longest, opaque, now).await?;
         let longest_access_ms = if effective.issuer.is_some() { effective.longest_access_life_ms() } else { 0 };
-        let access = keep(store, format!("access-lives {name}"), longest_access_ms, OpaqueEnd::At(UnixMillis(0)), now).await?;
+        let access =
+            keep(store, format!("access-lives {name}"), longest_access_ms, OpaqueEnd::At(UnixMillis(0)), now).await?;
         Ok(Self {
             access_ttl_ms: effective.tokens.access_ttl.as_millis(),
             longest_access_ms,

@@ -14,8 +14,8 @@ use countersign_core::{
     time::UnixMillis,
 };
 use countersign_feed::{
-    Ack, BoxFuture, Clock, FeedServer, Follower, FollowerConfig, LeaseWrite, LiveStore, MemoryFeed, Outbox as _, OutboxError,
-    PublishRow,
+    Ack, BoxFuture, Clock, FeedServer, Follower, FollowerConfig, LeaseWrite, LiveStore, MemoryFeed, Outbox as _,
+    OutboxError, PublishRow,
 };
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;

@@ -20,8 +20,8 @@ use super::{
     Api, Cable, Cluster, Operator, SimulatedFleet, Writes,
     issuer::{Given, Issuer},
 };
-use countersign_test_servers::Postgres;
 use crate::rig::{PATIENCE, Redis, Verifier, VerifierOptions, eventually, eventually_every};
+use countersign_test_servers::Postgres;
 
 /// The namespace of the operator and of key rings.
 pub(crate) const SYSTEM: &str = "countersign-system";
@@ -77,7 +77,8 @@ impl Installation {
         let values = format!("redis.url={},operator.replicas={}{nowhere}{people}", redis.url(), setup.operators);
         let install = ["install", "countersign", chart, "--namespace", SYSTEM, "--create-namespace", "--set", &values];
         cluster.helm(&install);
-        let parts: &[&str] = if setup.issuers == 0 { &["operator", "verifier"] } else { &["operator", "verifier", "issuer"] };
+        let parts: &[&str] =
+            if setup.issuers == 0 { &["operator", "verifier"] } else { &["operator", "verifier", "issuer"] };
         for file in parts {
             let account = &format!("countersign-{file}");
             cluster.kubeconfig_of(SYSTEM, account, cluster.server(), &directory.path().join(file));

@@ -1,10 +1,6 @@
 //! `countersign-issuer` as a child process, in its pod's name.
 
-use std::{
-    net::TcpListener,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{net::TcpListener, path::Path, process::Command};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -29,8 +25,6 @@ pub(crate) struct Issuer {
     process: Process,
     address: String,
     cluster: String,
-    health: String,
-    admin: PathBuf,
     _directory: TempDir,
 }
 
@@ -67,7 +61,7 @@ impl Issuer {
                 send(&health, &Request::get("/readyz")).filter(|answer| answer.status == 200).map(|_| true)
             });
             if up {
-                return Self { process, address, cluster, health, admin, _directory: directory };
+                return Self { process, address, cluster, _directory: directory };
             }
         }
         panic!("no free port for the issuer");
@@ -81,12 +75,6 @@ impl Issuer {
     /// Asks it, as people's clients do.
     pub(crate) fn send(&self, request: &Request) -> Option<Answer> {
         send(&self.address, request)
-    }
-
-    /// Asks its admin API over the socket.
-    pub(crate) fn administer(&self, request: &Request) -> Answer {
-        let mut connection = Connection::open(&Target::Unix(self.admin.clone())).unwrap();
-        request.send_on(&mut connection).expect("the admin API answers")
     }
 
     /// `kill -9`.
