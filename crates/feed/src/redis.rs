@@ -30,7 +30,7 @@ pub use self::{
 };
 use crate::{
     activity::{KEPT_FOR, MAX_WAITING_SESSIONS, SeenSession},
-    lease::Lease,
+    lease::{ISSUER_PREFIX, Lease},
     server::{
         BoxFuture, FeedError, FeedServer, HeldBack, LeaseWrite, Page, PublishRow, Published, Removal, ServerState, TailItem,
     },
@@ -40,6 +40,16 @@ use crate::{
 const KEYS: [&str; 8] =
     ["{cs}:epoch", "{cs}:live", "{cs}:entries", "{cs}:expiry", "{cs}:tail", "{cs}:leases", "{cs}:writers", "{cs}:ahead"];
 const LEASE: &str = "{cs}:lease:";
+/// Where issuers' leases are: no verifier may write there.
+const ISSUER_LEASE: &str = "{cs}:issuer-lease:";
+
+fn lease_key(name: &str) -> String {
+    match name.strip_prefix(ISSUER_PREFIX) {
+        Some(pod) => format!("{ISSUER_LEASE}{pod}"),
+        None => format!("{LEASE}{name}"),
+    }
+}
+
 const USES: &str = "{cs}:uses";
 const SEEN: &str = "{cs}:seen";
 const TAIL_PAGE: usize = 1000;
@@ -150,7 +160,7 @@ impl RedisFeed {
             call.key(key);
         }
         if let Some(lease) = lease {
-            call.key(format!("{LEASE}{lease}"));
+            call.key(lease_key(lease));
         }
         for arg in args {
             call.arg(arg.as_slice());
@@ -234,7 +244,7 @@ impl FeedServer for RedisFeed {
             for chunk in names.chunks(500) {
                 let mut command = redis::cmd("MGET");
                 for name in chunk {
-                    command.arg(format!("{LEASE}{name}"));
+                    command.arg(lease_key(name));
                 }
                 let values = command.query_async(&mut connection).await;
                 let values: Vec<Option<Vec<u8>>> = self.after(&self.commands, values).await?;

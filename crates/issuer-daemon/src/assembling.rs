@@ -11,7 +11,6 @@ use countersign_api::{
 };
 use countersign_core::{
     names::PolicyName,
-    revocation::Entry,
     ring::{self, Acks, Ring},
     time::UnixMillis,
 };
@@ -120,13 +119,8 @@ impl Opened {
         OpaqueEnd::of(files.map(String::as_str))
     }
 
-    /// What the bundle calls revoked.
-    pub(crate) fn revoked(&self) -> &[Entry] {
-        &self.bundle.revoked
-    }
-
-    /// The policy as the issuer uses it. Rings never go back: one that is older than `before`'s is refused, but for those that
-    /// another history gave.
+    /// The policy as the issuer uses it. Rings never go back, over a restore of the API server either: what the operator mends
+    /// has a higher version than any before.
     pub(crate) fn policy(
         &self,
         lives: Lives,
@@ -142,7 +136,7 @@ impl Opened {
                 RingName::Access => ring.version < own.access.ring.version,
                 RingName::ApiKey => ring.version < own.api_key.ring.version,
             });
-            if older && !fleet.history_changed {
+            if older {
                 return Err(Refused::OlderRing);
             }
             self.view(name, ring, fleet, now)
@@ -182,8 +176,6 @@ pub(crate) struct FleetSeen<'a> {
     pub(crate) verifiers: &'a [Verifier],
     pub(crate) history: &'a str,
     pub(crate) since: &'a BTreeMap<String, u64>,
-    /// The API server was restored since.
-    pub(crate) history_changed: bool,
 }
 
 impl FleetSeen<'_> {

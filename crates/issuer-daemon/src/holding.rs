@@ -10,12 +10,15 @@ use std::{
 };
 
 use countersign_api::{
-    bundle::SCHEMA,
+    bundle::{Bundle, SCHEMA},
     cluster::{HISTORY, HISTORY_KEY},
     policy::EffectivePolicy,
 };
-use countersign_core::{names::PolicyName, revocation::EntryKey};
-use countersign_feed::{Ack, Clock, Follower, Publisher};
+use countersign_core::{
+    names::PolicyName,
+    revocation::{Entry, EntryKey},
+};
+use countersign_feed::{Ack, Clock, Follower, MAX_REFUSED, Publisher, RefusedPolicy};
 use countersign_issuer::{Fleet, IssuerPolicy, Lives, Policies, Verifier};
 use countersign_store::{NewRevocation, Store, StoreError};
 use parking_lot::RwLock;
@@ -91,8 +94,9 @@ struct Held {
     generation: u64,
     lives: Lives,
     opened: Arc<Opened>,
-    /// From which version on the bundle has held each key.
+    /// From which version on the bundle has held each key, and of which history these are.
     since: BTreeMap<String, u64>,
+    history: String,
 }
 
 /// What is known at one moment.
@@ -105,7 +109,6 @@ struct World {
     /// The history under which rings were listed last, and up to which version they are read.
     rings_under: String,
     rings_read: u64,
-    history_changed: bool,
     held: BTreeMap<PolicyName, Held>,
     /// Whose objects' names end with which hash.
     names: HashMap<String, PolicyName>,
@@ -127,7 +130,6 @@ impl World {
                     }
                 }
                 if source == Source::Rings {
-                    self.history_changed = !self.rings_under.is_empty() && self.rings_under != history;
                     self.rings_under = history;
                     self.rings_read = 0;
                 }
@@ -163,26 +165,34 @@ impl World {
         self.listed.len() == Source::ALL.len()
     }
 
-    fn is_held(&self, hash: &str) -> bool {
-        self.names.get(hash).is_some_and(|name| self.held.contains_key(name))
+    /// Policies that are held as they were before, for whatever reason: they may sign by the ring before.
+    fn behind(&self) -> Vec<RefusedPolicy> {
+        let behind = self.refused.keys().chain(&self.dirty).filter_map(|hash| self.held.get(self.names.get(hash)?));
+        let listed = behind.map(|held| RefusedPolicy {
+            policy: held.policy.name.to_string(),
+            held: Some(held.generation),
+            reason: "not_together".to_owned(),
+        });
+        listed.collect()
     }
 
-    /// What is acknowledged: up to which version key rings are in use. Nothing before everything was read once, nor while they
-    /// were read under another history than the present one. A policy that stays as it was, for whatever reason, may sign by
-    /// the ring before.
+    /// What is acknowledged: up to which version key rings are read, and which policies go on by the ring before. Nothing
+    /// before everything was read once, nor while rings were read under another history than the present one.
     fn ack(&self, start_id: &str, trusted: &Trusted) -> Option<Ack> {
         if !self.is_listed() || self.history.is_empty() || self.rings_under != self.history {
             return None;
         }
-        let behind = self.refused.keys().chain(&self.dirty).filter(|hash| self.is_held(hash));
-        let unused = behind.filter_map(|hash| Some(self.lying.get(hash)?.ring.as_ref()?.version)).min();
-        let revision = unused.map_or(self.rings_read, |unused| unused.saturating_sub(1).min(self.rings_read));
+        let mut refused = self.behind();
+        let refused_more = refused.len() > MAX_REFUSED;
+        refused.truncate(MAX_REFUSED);
         Some(Ack {
             start_id: start_id.to_owned(),
             history: self.history.clone(),
-            revision: revision.to_string(),
+            revision: self.rings_read.to_string(),
             schemas: vec![SCHEMA],
             trusted_bundle_keys: trusted.kids.clone(),
+            refused,
+            refused_more,
             highest_held: self.held.values().map(|held| held.generation).max().unwrap_or(0),
             ..Ack::default()
         })
@@ -260,15 +270,12 @@ impl Holder {
     async fn look_at_verifiers(&self, world: &mut World) {
         match self.fleet.verifiers().await {
             Ok(verifiers) => {
-                let names = |verifiers: &[Verifier]| -> Vec<String> { verifiers.iter().map(|v| v.name.clone()).collect() };
-                let others = names(&verifiers) != names(&world.verifiers);
                 world.verifiers = verifiers;
-                // What every one of them holds stays held, as long as they are the same.
-                let waits = |name: &PolicyName| {
-                    world.held.get(name).is_some_and(|held| others || !FleetSeen::is_complete(&held.policy))
-                };
+                // What every one of them held stays held: only the others are counted again, some at a time.
+                let waits =
+                    |name: &PolicyName| world.held.get(name).is_some_and(|held| !FleetSeen::is_complete(&held.policy));
                 let again = world.names.iter().filter(|(_, name)| waits(name)).map(|(hash, _)| hash.clone());
-                world.dirty.extend(again.collect::<Vec<_>>());
+                world.dirty.extend(again.take(BATCH).collect::<Vec<_>>());
             }
             Err(error) => tracing::debug!(%error, "no acknowledgements"),
         }
@@ -310,7 +317,6 @@ impl Holder {
             }
         }
         world.dirty.extend(unread);
-        world.history_changed = false;
         if changed {
             let views = world.held.iter().map(|(name, held)| (name.clone(), held.policy.clone())).collect();
             let default = self.default.clone().filter(|name| world.held.contains_key(name));
@@ -330,9 +336,12 @@ impl Holder {
         world: &mut World,
         trusted: &Trusted,
     ) -> Result<Option<Outcome>, Failed> {
-        let Some(lying) = world.lying.get(hash) else { return Ok(None) };
-        if lying.bundle.is_none() || lying.section.is_none() && lying.ring.is_none() {
-            // A policy that only verifies others' tokens has neither rings nor a section.
+        let is_held = world.names.contains_key(hash);
+        let nothing = Lying::default();
+        let lying = world.lying.get(hash).unwrap_or(&nothing);
+        if !is_held && (lying.bundle.is_none() || lying.section.is_none() && lying.ring.is_none()) {
+            // A policy that only verifies others' tokens has neither rings nor a section. One that is held ends by its tombstone
+            // alone.
             return Ok(None);
         }
         let bundle = match assembling::stands(object, lying, trusted)? {
@@ -340,10 +349,14 @@ impl Holder {
             Stands::Lives(bundle) => bundle,
         };
         if bundle.verify.as_ref().is_some_and(|verify| verify.issuer.is_none()) {
-            return Ok(None);
+            // Another policy under this name, that issues nothing.
+            return Ok(is_held.then(|| Outcome::Withdrawn(bundle.policy.clone())));
         }
+        let max_entries = world.held.get(&bundle.policy).map_or(usize::MAX, |held| held.policy.max_entries);
+        // Before anything else is asked of the policy: what is revoked is, whatever is wrong with the rest.
+        self.take_over_revocations(&bundle, max_entries, &mut world.revoked).await?;
         let before = world.held.get(&bundle.policy);
-        if let Some(before) = before.filter(|before| bundle.generation < before.generation && !world.history_changed) {
+        if let Some(before) = before.filter(|before| bundle.generation < before.generation) {
             let why = format!("the bundle has generation {}, older than {}", bundle.generation, before.generation);
             return Err(Refused::Bundle(why).into());
         }
@@ -352,47 +365,45 @@ impl Holder {
             Some(before) => before.lives,
             None => Lives::kept(&self.store, &opened.name, &opened.effective, opened.opaque_end(), Clock::wall()).await?,
         };
-        let since = since(&opened, before);
-        let fleet = FleetSeen {
-            verifiers: &world.verifiers,
-            history: &world.history,
-            since: &since,
-            history_changed: world.history_changed,
-        };
+        let since = since(&opened, before.filter(|before| before.history == world.history));
+        let fleet = FleetSeen { verifiers: &world.verifiers, history: &world.history, since: &since };
         let policy = opened.policy(lives, before.map(|before| &*before.policy), &fleet, Clock::wall())?;
-        self.take_over_revocations(&opened, &policy, world).await?;
         let generation = opened.bundle.generation;
-        Ok(Some(Outcome::Held(Box::new(Held { policy: Arc::new(policy), generation, lives, opened, since }))))
+        Ok(Some(Outcome::Held(Box::new(Held {
+            policy: Arc::new(policy),
+            generation,
+            lives,
+            opened,
+            since,
+            history: world.history.clone(),
+        }))))
     }
 
-    /// What the bundle calls revoked becomes rows like any revocation. What isn't in the feed yet when this returns is swept
-    /// there.
+    /// What the bundle calls revoked becomes rows like any revocation, once in this process' life; the sweep publishes what
+    /// can't be at once.
     async fn take_over_revocations(
         &self,
-        opened: &Opened,
-        policy: &IssuerPolicy,
-        world: &mut World,
+        bundle: &Bundle,
+        max_entries: usize,
+        revoked: &mut BTreeMap<PolicyName, BTreeMap<EntryKey, i64>>,
     ) -> Result<(), StoreError> {
-        let known = world.revoked.entry(opened.name.clone()).or_default();
-        let strictness = |entry: &countersign_core::revocation::Entry| entry.cutoff.0.max(entry.expires.0);
-        let news: Vec<_> = opened
-            .revoked()
+        let known = revoked.entry(bundle.policy.clone()).or_default();
+        let strictness = |entry: &Entry| entry.cutoff.0.max(entry.expires.0);
+        let is_news = |entry: &&Entry| known.get(&entry.key()).is_none_or(|held| *held < strictness(entry));
+        let news: Vec<NewRevocation> = bundle
+            .revoked
             .iter()
-            .filter(|entry| known.get(&entry.key()).is_none_or(|held| *held < strictness(entry)))
-            .cloned()
+            .filter(is_news)
+            .map(|entry| NewRevocation { entry: entry.clone(), subject: None, access_only: false })
             .collect();
-        if news.is_empty() {
-            return Ok(());
+        if !news.is_empty() {
+            let appended = self.store.revoke(&news, Clock::wall(), |_| max_entries).await?;
+            let publisher = self.publisher.clone();
+            // Nobody waits for the feed here: other policies' news comes after this.
+            tokio::spawn(async move { publisher.publish(appended.ids, PUBLISH_WITHIN).await });
         }
-        let rows: Vec<NewRevocation> =
-            news.iter().map(|entry| NewRevocation { entry: entry.clone(), subject: None, access_only: false }).collect();
-        let appended = self.store.revoke(&rows, Clock::wall(), |_| policy.max_entries).await?;
-        // Pending: the sweep has it.
-        let _ = self.publisher.publish(appended.ids, PUBLISH_WITHIN).await;
-        known.extend(news.iter().map(|entry| (entry.key(), strictness(entry))));
         // What the bundle names no more has expired.
-        let named: BTreeSet<EntryKey> = opened.revoked().iter().map(countersign_core::revocation::Entry::key).collect();
-        known.retain(|key, _| named.contains(key));
+        *known = bundle.revoked.iter().map(|entry| (entry.key(), strictness(entry))).collect();
         Ok(())
     }
 
@@ -411,7 +422,7 @@ impl Holder {
         }
         state.problems = problems;
         state.broken = broken;
-        if !state.settled && world.is_listed() {
+        if !state.settled && world.is_listed() && world.dirty.is_empty() {
             state.settled = true;
             self.told.settled.notify_waiters();
         }

@@ -81,6 +81,9 @@ pub enum RunError {
     /// The admin socket.
     #[error("--admin-socket: {0}")]
     Socket(#[from] ServeError),
+    /// What keeps the policies true has ended.
+    #[error("what follows the API server ended: {0}")]
+    Part(String),
     /// The system gave no randomness.
     #[error("the system gives no randomness")]
     NoRandomness,
@@ -110,7 +113,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let fleet = Fleet::new(server.clone(), None);
     let policies = Policies::default();
     let told = Arc::new(Told::default());
-    let watches = watching::begin(&client, &config.system_namespace, &config.bundles_namespace, &parts_stop);
+    let mut watches = watching::begin(&client, &config.system_namespace, &config.bundles_namespace, &parts_stop);
     let holder = Holder {
         store: store.clone(),
         publisher: publisher.clone(),
@@ -122,8 +125,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
         start_id: fresh_id()?,
         told: told.clone(),
     };
-    let holding = tokio::spawn(holder.run(watches.changes, parts_stop.clone()));
-    tokio::spawn(trust::follow(config.bundle_trust.clone(), tell_trusted, parts_stop.clone()));
+    watches.tasks.spawn(holder.run(watches.changes, parts_stop.clone()));
+    watches.tasks.spawn(trust::follow(config.bundle_trust.clone(), tell_trusted, parts_stop.clone()));
+    let mut parts = watches.tasks;
     if let Some(tls) = tls {
         let until = parts_stop.clone();
         tokio::spawn(async move {
@@ -154,18 +158,21 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
         audit_retention: config.audit_retention,
     });
     // Until the policies are read nobody could be answered: the Service sends nobody here before that.
-    tokio::select! {
-        () = told.settled() => tracing::info!("the policies are read"),
-        () = stop.cancelled() => {}
-    }
-    if !stop.is_cancelled() {
+    let serving = async {
+        tokio::select! {
+            () = told.settled() => tracing::info!("the policies are read"),
+            () = stop.cancelled() => return,
+        }
         issuer.serve(listeners, stop.clone()).await;
-    }
+    };
+    let ended = tokio::select! {
+        () = serving => None,
+        // What follows the API server has gone: to go on would be to sign by what was true once.
+        Some(ended) = parts.join_next() => Some(ended.err().map_or_else(|| "it had nothing left to do".to_owned(), |e| e.to_string())),
+    };
     issuer.health().drain();
     parts_stop.cancel();
-    if let Err(error) = holding.await {
-        tracing::error!(%error, "the part that holds policies failed");
-    }
+    while parts.join_next().await.is_some() {}
     drop(issuer);
     // What was committed and not published is swept by the other replicas, or at the next start.
     if let Ok(publisher) = Arc::try_unwrap(publisher) {
@@ -175,7 +182,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
         follower.shutdown().await;
     }
     store.close().await;
-    Ok(())
+    ended.map_or(Ok(()), |why| Err(RunError::Part(why)))
 }
 
 async fn client(config: &Config) -> Result<Client, Box<dyn std::error::Error + Send + Sync>> {

@@ -17,7 +17,10 @@ use kube::{
     },
 };
 use serde_json::Value;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
@@ -80,6 +83,8 @@ pub(crate) enum Change {
 /// What all watches are told by.
 pub(crate) struct Watches {
     pub(crate) changes: mpsc::Receiver<Change>,
+    /// They end when they are told to, and otherwise by a fault of ours.
+    pub(crate) tasks: JoinSet<()>,
 }
 
 /// Begins all watches; they end with `stop`.
@@ -91,17 +96,18 @@ pub(crate) fn begin(client: &Client, system: &str, bundles: &str, stop: &Cancell
     let maps = Api::<ConfigMap>::namespaced(client.clone(), bundles);
     let telling = |source| Telling { source, send: send.clone(), history: history.clone(), tell_history: None };
     let all = watcher::Config::default;
-    spawn(stop, watch_for_ever(secrets(system), labelled(KEY_RING_LABEL), telling(Source::Rings)));
-    spawn(stop, watch_for_ever(secrets(system), labelled(ISSUE_LABEL), telling(Source::Sections)));
-    spawn(stop, watch_for_ever(secrets(bundles), all(), telling(Source::VerifySecrets)));
+    let mut tasks = JoinSet::new();
+    spawn(&mut tasks, stop, watch_for_ever(secrets(system), labelled(KEY_RING_LABEL), telling(Source::Rings)));
+    spawn(&mut tasks, stop, watch_for_ever(secrets(system), labelled(ISSUE_LABEL), telling(Source::Sections)));
+    spawn(&mut tasks, stop, watch_for_ever(secrets(bundles), all(), telling(Source::VerifySecrets)));
     let of_bundles = Telling { tell_history: Some(tell_history), ..telling(Source::Bundles) };
-    spawn(stop, watch_for_ever(maps, all(), of_bundles));
-    Watches { changes }
+    spawn(&mut tasks, stop, watch_for_ever(maps, all(), of_bundles));
+    Watches { changes, tasks }
 }
 
-fn spawn(stop: &CancellationToken, watch: impl Future<Output = ()> + Send + 'static) {
+fn spawn(tasks: &mut JoinSet<()>, stop: &CancellationToken, watch: impl Future<Output = ()> + Send + 'static) {
     let stop = stop.clone();
-    tokio::spawn(async move {
+    tasks.spawn(async move {
         tokio::select! {
             () = stop.cancelled() => {}
             () = watch => {}

@@ -103,7 +103,7 @@ fn of_policies() -> Described {
         .routes(routes!(support::diagnose))
         .routes(routes!(support::debug_report))
         .merge(people());
-    Described::new().nest("/admin/v1/policies/{namespace}/{name}", of_policy)
+    Described::new().nest(authority::OF_POLICY, of_policy)
 }
 
 fn of_process() -> Described {

@@ -93,7 +93,7 @@ impl Reference {
     }
 
     /// The document, with the one server that its reader means.
-    fn document(&self, server: &str) -> String {
+    pub(crate) fn document(&self, server: &str) -> String {
         let servers = json!([{"url": server}]);
         let rest = self.text.strip_prefix('{').unwrap_or(&self.text);
         format!("{{\"servers\":{servers},{rest}")

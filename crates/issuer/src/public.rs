@@ -30,14 +30,17 @@ use std::{
 
 use axum::{
     Json, Router,
-    extract::{ConnectInfo, DefaultBodyLimit, Request, State},
+    extract::{ConnectInfo, DefaultBodyLimit, MatchedPath, Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, Uri, uri::PathAndQuery},
+    middleware::{self, Next},
     response::{IntoResponse, Response},
 };
 use countersign_core::names::PolicyName;
 use countersign_store::Appended;
+use countersign_telemetry::traces::TARGET;
 use serde_json::json;
 use tower_service::Service as _;
+use tracing::{Instrument as _, Span, field::Empty};
 use utoipa_axum::routes;
 
 use crate::{
@@ -73,8 +76,17 @@ fn of_policy(issuer: Issuer) -> Router {
         .nest("/v1/auth", operations().into_router())
         .fallback(async || Problem::not_found("no such call"))
         .method_not_allowed_fallback(async || Problem::method_not_allowed("no such method on this call"))
+        .route_layer(middleware::from_fn(named))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(issuer)
+}
+
+/// Says in a request's span which call it is: never the path as it was sent, which may hold anything.
+async fn named(call: MatchedPath, request: Request, next: Next) -> Response {
+    let span = Span::current();
+    span.record("route", call.as_str());
+    span.record("method", request.method().as_str());
+    next.run(request).await
 }
 
 /// A policy's routes, with what there is to say of each.
@@ -140,7 +152,8 @@ async fn answer(State(Front { issuer, mut inner }): State<Front>, mut request: R
     let counted_by = CountedBy::default();
     request.extensions_mut().insert(counted_by.clone());
     let (routed, request_id) = find(&issuer, &mut request);
-    let policy = routed.as_ref().ok();
+    let policy = routed.as_ref().ok().cloned();
+    let policy = policy.as_ref();
     let https = policy.and_then(|policy| policy.own.as_ref()).is_some_and(|own| own.issuer.starts_with("https://"));
     let cors = policy.and_then(|policy| policy.login.as_ref()).and_then(|login| login.settings.cors.clone());
     let keeping = if request.uri().path().starts_with("/.well-known/") { Keeping::AsItSays } else { Keeping::Never };
@@ -150,7 +163,15 @@ async fn answer(State(Front { issuer, mut inner }): State<Front>, mut request: R
     let mut answer = match (routed, preflight) {
         (Err(problem), _) => problem.into_response(),
         (Ok(_), Some(preflight)) => preflight,
-        (Ok(_), None) => inner.call(request).await.unwrap_or_else(|never| match never {}),
+        (Ok(policy), None) => {
+            let span = tracing::info_span!(
+                target: TARGET, parent: None, "request", policy = %policy.name, method = Empty, route = Empty, status = Empty
+            );
+            let answered = inner.call(request).instrument(span.clone()).await;
+            let answer = answered.unwrap_or_else(|never| match never {});
+            span.record("status", answer.status().as_u16());
+            answer
+        }
     };
     let headers = answer.headers_mut();
     counted_by.tell(headers);

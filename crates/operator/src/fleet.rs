@@ -185,10 +185,12 @@ impl Fleet {
         self.reached && !self.history.is_empty() && ack.history == self.history
     }
 
-    /// How many issuers have applied the key rings up to a version of the API server, of how many.
-    pub fn issuers_at(&self, version: u64) -> (usize, usize) {
+    /// How many issuers have applied a policy's key rings as they stand at a version of the API server, of how many. One that
+    /// refuses the policy may still sign by what it held before.
+    pub fn issuers_at(&self, policy: &PolicyName, version: u64) -> (usize, usize) {
         let revision = |ack: &Ack| ack.revision.parse().unwrap_or(0_u64);
-        let acks = self.issuers.values().flatten().filter(|ack| self.is_of_now(ack));
+        let refuses = |ack: &Ack| ack.refused_more || ack.refused.iter().any(|refused| refused.policy == policy.as_str());
+        let acks = self.issuers.values().flatten().filter(|ack| self.is_of_now(ack) && !refuses(ack));
         (acks.filter(|ack| version > 0 && revision(ack) >= version).count(), self.issuers.len())
     }
 

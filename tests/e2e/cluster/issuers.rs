@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     http::{Answer, Request},
-    rig::{Issuer, PATIENCE, SYSTEM, Setup, Verifier, condition, eventually, object_path},
+    rig::{Collector, Issuer, PATIENCE, SYSTEM, Setup, Verifier, condition, eventually, object_path},
 };
 
 /// A cluster with issuers that run.
@@ -25,7 +25,10 @@ struct Served {
 
 impl Served {
     fn start(issuers: usize) -> Self {
-        let world = World::with(Setup { nodes: 2, operators: 1, issuers, ..Setup::default() });
+        let collector = Collector::start();
+        let issuer_arguments = vec![format!("--otlp-endpoint={}", collector.url())];
+        let world = World::with(Setup { nodes: 2, operators: 1, issuers, issuer_arguments, ..Setup::default() });
+        let world = World { collector: Some(collector), ..world };
         let issuers = (0..issuers).map(|number| world.installation.issuer(number)).collect();
         Self { issuers, world, asked: AtomicUsize::new(0) }
     }
@@ -103,6 +106,13 @@ fn people_log_in_at_one_issuer_refresh_at_another_and_a_logout_is_refused_on_eve
     assert!(matches!(ended.status, 200 | 202 | 204), "{} {}", ended.status, ended.json());
     for token in [&first, &second] {
         served.world.eventually(&policy, token, (401, "revoked"));
+    }
+    let collector = served.world.collector.as_ref().unwrap();
+    for told in ["countersign-issuer", "people/shop", "/auth/login", "/auth/logout"] {
+        eventually(&format!("the collector is told {told:?}"), PATIENCE, || collector.has(told).then_some(()));
+    }
+    for said in [&first, &second, &refresh, "ann@shop.example", "correct horse"] {
+        assert!(!collector.has(said), "{said}");
     }
     let again = served.post(&path("refresh"), None, &json!({"refresh_token": text(&refreshed, "refresh_token")}));
     assert_eq!(again.status, 401, "{}", again.json());

@@ -115,6 +115,8 @@ async fn a_verifier_can_revoke_nothing_and_hide_nothing() {
         ("take activity", verifier.take_activity(1).await.map(|_| ()).unwrap_err()),
         ("hide uses", verifier.take_out_uses(&["1-1".to_owned()]).await.unwrap_err()),
         ("leases", verifier.leases().await.map(|_| ()).unwrap_err()),
+        ("an issuer's lease", verifier.write_lease(&lease("issuer:pod", None)).await.map(|_| ()).unwrap_err()),
+        ("an issuer's end", verifier.release_lease(&lease("issuer:pod", None)).await.unwrap_err()),
     ];
     for (what, error) in refused {
         assert!(matches!(error, FeedError::Protocol(_)), "{what}: {error:?}");

@@ -255,3 +255,39 @@ async fn texts_that_no_database_keeps_are_a_callers_mistake() {
     let bell = post(&rig, "revocations", json!({"kind": "subject", "id": "x", "reason": "a\u{7}b"})).await;
     assert_eq!(bell.refusal(), (422, "validation_failed"));
 }
+
+/// Lets somebody do whatever is asked, and notes what that was.
+#[derive(Default)]
+struct Noting(parking_lot::Mutex<Vec<(&'static str, &'static str)>>);
+
+impl crate::Authority for Noting {
+    fn admit<'a>(
+        &'a self,
+        _headers: &'a axum::http::HeaderMap,
+        right: crate::Right,
+        _policy: Option<&'a countersign_core::names::PolicyName>,
+    ) -> std::pin::Pin<Box<dyn Future<Output = Result<String, crate::NotAdmitted>> + Send + 'a>> {
+        self.0.lock().push((right.verb, right.part));
+        Box::pin(async { Ok("system:serviceaccount:shop:helpdesk".to_owned()) })
+    }
+}
+
+#[tokio::test]
+async fn a_user_of_the_cluster_needs_the_right_of_the_call_that_answers_however_the_path_is_written() {
+    let rig = Rig::new(QUICK).await;
+    let emergency = json!({"subject": "eve", "emergency": true, "reason": "x"});
+    let token = [("create", "token"), ("create", "emergency")];
+    for (path, body, expected) in [
+        (format!("{BASE}/tokens"), emergency.clone(), &token[..]),
+        ("/admin/v1/policies/sh%6Fp/shop/tokens".to_owned(), emergency.clone(), &token),
+        ("/admin/v1/policies/shop/sho%70/%74okens".to_owned(), emergency, &[]),
+        (format!("{BASE}/keys/rotate"), json!({"ring": "all"}), &[("update", "keys")]),
+        (format!("{BASE}/audit/verify"), json!({}), &[("get", "audit")]),
+        (format!("{BASE}/users/nobody/lock"), json!({"reason": "x"}), &[("update", "users")]),
+    ] {
+        let noting = std::sync::Arc::new(Noting::default());
+        let answer = rig.post(&path).json(body).vouched_for_by(noting.clone()).send().await;
+        let asked = noting.0.lock().clone();
+        assert_eq!(asked, expected, "{path}: {}", answer.body);
+    }
+}

@@ -193,6 +193,12 @@ impl Asking {
         self
     }
 
+    /// To the admin API for those whom somebody else vouches for.
+    pub(crate) fn vouched_for_by(mut self, authority: Arc<dyn crate::Authority>) -> Self {
+        self.router = crate::admin::routes(self.issuer.clone(), crate::admin::Door::Authority(authority));
+        self
+    }
+
     /// To the admin API over TCP, where a token lets in.
     pub(crate) fn over_admin_tcp(mut self) -> Self {
         self.router = crate::admin::routes(self.issuer.clone(), crate::admin::Door::Bearer);

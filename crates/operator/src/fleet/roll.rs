@@ -188,7 +188,8 @@ impl Roll {
         lasting.map(|(name, _)| name).filter(|name| !self.remembered.contains(*name)).cloned().collect()
     }
 
-    /// The fleet of what [`Roll::observe`] gave, and of the issuer pods that the API server lists.
+    /// The fleet of what [`Roll::observe`] gave, and of the issuer pods that the API server lists. An issuer whose lease lives
+    /// signs, whether or not a pod of its name is listed.
     pub(crate) fn fleet(
         &mut self,
         verifiers: Vec<Verifier>,
@@ -203,7 +204,8 @@ impl Roll {
             let ack = present.issuers.get(&name).filter(|_| present.fresh).cloned().flatten();
             (name, ack)
         };
-        let issuers = issuers.into_iter().map(with_ack).collect();
+        let alive = present.issuers.keys().filter(|_| present.fresh).cloned();
+        let issuers = issuers.into_iter().chain(alive).map(with_ack).collect();
         let fleet = Fleet::new(verifiers, history.to_owned(), present.fresh, self.ever_reached()).at(latest);
         Fleet { issuers, heard, ..fleet }
     }

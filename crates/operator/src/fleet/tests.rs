@@ -343,18 +343,25 @@ fn a_pod_that_ended_or_was_never_placed_is_not_missed() {
 }
 
 #[test]
-fn every_issuer_that_is_listed_counts_and_holds_what_its_live_lease_says() {
+fn every_issuer_that_is_listed_or_alive_counts_and_holds_what_its_live_lease_says() {
     let mut scene = Scene::new(&["a"]);
     let lease = |name: &str, ack: Option<Ack>| (name.to_owned(), ack);
-    scene.present.issuers = [lease("one", Some(ack("7"))), lease("gone", Some(ack("9"))), lease("mute", None)].into();
+    scene.present.issuers = [lease("one", Some(ack("7"))), lease("unlisted", Some(ack("9"))), lease("mute", None)].into();
     let verifiers = scene.look();
     let listed = ["one", "mute", "silent"].map(str::to_owned);
     let mut fleet = |present: &FeedPresent| scene.roll.fleet(verifiers.clone(), "h", present, listed.clone(), NOW);
     let present = scene.present.clone();
     let now = fleet(&present);
-    assert_eq!([0, 7, 8].map(|version| now.issuers_at(version)), [(0, 3), (1, 3), (0, 3)]);
+    let shop = "shop/shop".parse().unwrap();
+    assert_eq!([0, 7, 8].map(|version| now.issuers_at(&shop, version)), [(0, 4), (2, 4), (1, 4)]);
     let away = fleet(&FeedPresent { fresh: false, ..present });
-    assert_eq!(away.issuers_at(7), (0, 3), "nobody knows");
+    assert_eq!(away.issuers_at(&shop, 7), (0, 3), "nobody knows");
+    let refused = vec![RefusedPolicy { policy: "shop/shop".into(), held: None, reason: "NotOne".into() }];
+    let refusing = Ack { refused, ..ack("9") };
+    let of_one = FeedPresent { issuers: [lease("one", Some(refusing))].into(), ..scene.present.clone() };
+    let now = scene.roll.fleet(verifiers.clone(), "h", &of_one, ["one".to_owned()], NOW);
+    assert_eq!(now.issuers_at(&shop, 7), (0, 1), "it may sign by what it held before");
+    assert_eq!(now.issuers_at(&"shop/other".parse().unwrap(), 7), (1, 1));
 }
 
 #[test]

@@ -48,8 +48,8 @@ const RETRY_AT_MOST: Duration = Duration::from_mins(1);
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Member {
     Verifier(PodSeen),
-    /// One that the API server lists may still sign. Its name.
-    Issuer(String),
+    /// One that the API server lists may still sign, unless all its containers have ended.
+    Issuer { name: String, terminated: bool },
 }
 
 /// What is watched.
@@ -121,8 +121,8 @@ async fn observe(context: &Context, watched: &Watched, history: &History) {
         let verifiers = look(&mut roll, context, watched, &present);
         memory.keep(context, watched, &roll).await;
         let issuers = watched.members.all().into_iter().filter_map(|member| match member {
-            Member::Issuer(name) => Some(name),
-            Member::Verifier(_) => None,
+            Member::Issuer { name, terminated: false } => Some(name),
+            Member::Issuer { .. } | Member::Verifier(_) => None,
         });
         let value = history.value();
         let key = (said(&verifiers), present.fresh, value.clone());
@@ -147,7 +147,7 @@ fn look(roll: &mut Roll, context: &Context, watched: &Watched, present: &FeedPre
     let ended = std::mem::take(&mut *watched.ended.lock());
     let pod = |member| match member {
         Member::Verifier(pod) => Some(pod),
-        Member::Issuer(_) => None,
+        Member::Issuer { .. } => None,
     };
     let pods: Vec<PodSeen> = watched.members.all().into_iter().filter_map(pod).collect();
     let nodes: BTreeSet<String> = watched.nodes.keys().into_iter().collect();
@@ -177,9 +177,6 @@ fn said(verifiers: &[Verifier]) -> Vec<Verifier> {
 fn member(pod: Pod) -> Option<(String, Member)> {
     let name = pod.metadata.name?;
     let issuer = pod.metadata.labels.as_ref().and_then(|l| l.get(COMPONENT_LABEL)).is_some_and(|c| c == ISSUER);
-    if issuer {
-        return Some((name.clone(), Member::Issuer(name)));
-    }
     let status = pod.status.unwrap_or_default();
     let containers = status.container_statuses.unwrap_or_default();
     let ended = |c: &k8s_openapi::api::core::v1::ContainerStatus| c.state.as_ref().is_some_and(|s| s.terminated.is_some());
@@ -188,6 +185,9 @@ fn member(pod: Pod) -> Option<(String, Member)> {
     let phase_over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
     let being_deleted = pod.metadata.deletion_timestamp.is_some();
     let terminated = (phase_over || being_deleted) && !containers.is_empty() && containers.iter().all(ended);
+    if issuer {
+        return Some((name.clone(), Member::Issuer { name, terminated }));
+    }
     let node = pod.spec.and_then(|spec| spec.node_name).filter(|node| !node.is_empty());
     Some((name.clone(), Member::Verifier(PodSeen { name, node, terminated })))
 }

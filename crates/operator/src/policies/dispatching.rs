@@ -368,8 +368,8 @@ impl Dispatcher {
         };
         let mut names: Vec<PolicyName> =
             self.waiting.iter().filter(|(_, waits)| served(waits)).map(|(name, _)| name.clone()).collect();
-        let told = |version: &u64| matches!(fleet.issuers_at(*version), (hold, all) if hold == all);
-        let by_issuers = self.waiting_for_issuers.iter().filter(|(_, version)| told(version));
+        let told = |name: &PolicyName, version: u64| matches!(fleet.issuers_at(name, version), (hold, all) if hold == all);
+        let by_issuers = self.waiting_for_issuers.iter().filter(|(name, version)| told(name, **version));
         names.extend(by_issuers.map(|(name, _)| name.clone()));
         let said = fleet.refused();
         let said: HashMap<String, Vec<(String, Option<u64>)>> = said

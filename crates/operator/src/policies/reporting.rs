@@ -140,7 +140,7 @@ impl Reconciler {
             let due = situation.next_change(&kept.rings);
             next.within = due.map(|at| Duration::from_millis(u64::try_from(at.since(now)).unwrap_or(0)));
             keys = Keys::Rings(turned);
-            issuers = Some(fleet.issuers_at(managed.stored_version())).filter(|(_, replicas)| *replicas > 0);
+            issuers = Some(fleet.issuers_at(name, managed.stored_version())).filter(|(_, replicas)| *replicas > 0);
             next.waits_for_issuers = issuers.filter(|(hold, all)| hold < all).map(|_| managed.stored_version());
         }
         let before = before(declared, managed);

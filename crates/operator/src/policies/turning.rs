@@ -53,7 +53,7 @@ impl Reconciler {
         let view = self.context.registry.policy(name);
         let rings = view.iter().flat_map(|view| &view.own).flat_map(|own| &own.rings);
         let stored = managed.stored.as_ref();
-        let (hold, issuers) = fleet.issuers_at(managed.stored_version());
+        let (hold, issuers) = fleet.issuers_at(name, managed.stored_version());
         // What issuers have applied is what is stored.
         let of_issuers = |ring: &RingName| match stored.and_then(|stored| stored.kept.rings.get(ring)) {
             _ if issuers == 0 => u64::MAX,

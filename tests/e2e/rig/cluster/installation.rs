@@ -45,6 +45,8 @@ pub(crate) struct Setup {
     pub(crate) without_verifiers: bool,
     /// Further arguments of operators.
     pub(crate) operator_arguments: Vec<String>,
+    /// Further arguments of issuers.
+    pub(crate) issuer_arguments: Vec<String>,
 }
 
 /// A cluster with everything installed, and a Redis.
@@ -55,6 +57,7 @@ pub(crate) struct Installation {
     directory: TempDir,
     operator_arguments: Vec<String>,
     database: Option<Postgres>,
+    issuer_arguments: Vec<String>,
 }
 
 impl Installation {
@@ -92,7 +95,7 @@ impl Installation {
             database.create(DATABASE, None).unwrap();
         }
         let mount = Mount::start(cluster.api(), directory.path().join("bundle-trust"));
-        let installation = Self { mount, cluster, redis, directory, operator_arguments, database };
+        let installation = Self { mount, cluster, redis, directory, operator_arguments, database, issuer_arguments: setup.issuer_arguments };
         installation.pods("operator", setup.operators);
         installation.pods("issuer", setup.issuers);
         if !setup.without_verifiers {
@@ -147,6 +150,7 @@ impl Installation {
             trust: self.mount.wait(),
             redis: &self.redis.url(),
             database: &database.url(DATABASE),
+            arguments: &self.issuer_arguments,
         });
         let pod_address = format!("{}:7493", pod["status"]["podIP"].as_str().unwrap());
         self.cluster.route(&pod_address, issuer.cluster_address());

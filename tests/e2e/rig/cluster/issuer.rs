@@ -18,6 +18,7 @@ pub(super) struct Given<'a> {
     pub(super) trust: &'a Path,
     pub(super) redis: &'a str,
     pub(super) database: &'a str,
+    pub(super) arguments: &'a [String],
 }
 
 /// A running issuer.
@@ -47,11 +48,13 @@ impl Issuer {
                 .arg(given.kubeconfig)
                 .arg("--bundle-trust")
                 .arg(given.trust)
+                .args(given.arguments)
                 .env("POD_NAME", identity)
                 .env("DATABASE_URL", given.database)
                 .env("REDIS_URL", given.redis)
                 .env("TOKEN_ENCRYPTION_KEY", "the same for every replica")
-                .env("NO_COLOR", "1");
+                .env("NO_COLOR", "1")
+                .env("OTEL_BSP_SCHEDULE_DELAY", "200");
             let mut process = Process::start(&mut command, directory.path().join("issuer.log"));
             let up = eventually("the issuer answers or ends", PATIENCE, || {
                 if process.ended().is_some() {
