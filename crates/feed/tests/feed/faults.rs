@@ -92,11 +92,15 @@ async fn an_entry_that_can_t_be_read_hides_no_other_and_lets_nobody_call_itself_
     let (redis, scene, publisher, follower, _) = begin().await;
     let present = scene.server.state().await.unwrap().record.unwrap();
     let place = present.tail().score() + 1;
-    // As a later release might write it: both keys and their size agree, the value is of another make.
-    redis.run(&format!("ZADD {{cs}}:live {place} later-release"));
-    redis.run("HSET {cs}:entries later-release something-new");
-    redis.run("HINCRBY {cs}:epoch size 1");
-    redis.run("HINCRBY {cs}:epoch place 1");
+    // As a later release might write it, in one step: both keys and their size agree, the value is of another make.
+    let calls = [
+        format!("'ZADD','{{cs}}:live','{place}','later-release'"),
+        "'HSET','{cs}:entries','later-release','something-new'".to_owned(),
+        "'HINCRBY','{cs}:epoch','size','1'".to_owned(),
+        "'HINCRBY','{cs}:epoch','place','1'".to_owned(),
+    ];
+    let script: String = calls.iter().map(|call| format!("redis.call({call});")).collect();
+    redis.run(&format!("EVAL {script} 0"));
     scene.revoke(&publisher, session("s2")).await;
     let late = scene.follower("late");
     for state in [follower.state(), late.state()] {
