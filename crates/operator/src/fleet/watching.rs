@@ -49,7 +49,10 @@ const RETRY_AT_MOST: Duration = Duration::from_mins(1);
 enum Member {
     Verifier(PodSeen),
     /// One that the API server lists may still sign, unless all its containers have ended.
-    Issuer { name: String, terminated: bool },
+    Issuer {
+        name: String,
+        terminated: bool,
+    },
 }
 
 /// What is watched.

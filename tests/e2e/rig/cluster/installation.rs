@@ -95,7 +95,15 @@ impl Installation {
             database.create(DATABASE, None).unwrap();
         }
         let mount = Mount::start(cluster.api(), directory.path().join("bundle-trust"));
-        let installation = Self { mount, cluster, redis, directory, operator_arguments, database, issuer_arguments: setup.issuer_arguments };
+        let installation = Self {
+            mount,
+            cluster,
+            redis,
+            directory,
+            operator_arguments,
+            database,
+            issuer_arguments: setup.issuer_arguments,
+        };
         installation.pods("operator", setup.operators);
         installation.pods("issuer", setup.issuers);
         if !setup.without_verifiers {
