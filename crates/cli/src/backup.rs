@@ -26,7 +26,7 @@ use crate::{
     args::{Backup, Restore, SecretArgs},
     commands::{now, relative},
     consent,
-    dev::data_dir::{DATABASE, DataDir},
+    dev::data_dir::{ContentLock, DATABASE, DataDir},
     failure::{Exit, Failure, chain},
     output::{Block, Report, printable},
 };
@@ -49,6 +49,7 @@ pub(crate) async fn backup(session: &Session, args: &Backup) -> Result<Exit, Fai
         return session.printer.dry_run(&format!("write {} to {}", args.data_dir.display(), args.to.display()));
     }
     let failed = |error: &dyn std::fmt::Display| Failure::unable(format!("the backup failed: {error}"));
+    let _lock = ContentLock::take_to_copy(&args.data_dir)?;
     // Beside the database, where its content is as well guarded.
     let copy = Scratch::new(&args.data_dir.join(COPY)).map_err(|error| failed(&error))?;
     Store::copy(&database, &copy.path.join(DATABASE)).await.map_err(|error| failed(&chain(&error)))?;
@@ -160,6 +161,7 @@ pub(crate) async fn restore(session: &Session, args: &Restore) -> Result<Exit, F
         if session.common.dry_run {
             return Ok((manifest, None));
         }
+        let _lock = ContentLock::take(data_dir.path())?;
         let known = known(args, &data_dir).await?;
         let question = format!("Put the backup of {} in the place of {}?", at(&manifest), data_dir.path().display());
         if data_dir.database().exists() {

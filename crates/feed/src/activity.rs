@@ -18,7 +18,7 @@ use crate::{
 pub const MAX_WAITING_SESSIONS: usize = 100_000;
 
 /// How long moments wait where nobody takes them.
-pub(crate) const KEPT_FOR: Duration = Duration::from_hours(1);
+pub const KEPT_FOR: Duration = Duration::from_hours(1);
 
 /// The longest id of a session that is told, bytes: ours are shorter.
 pub const MAX_SESSION_ID: usize = 128;

@@ -24,7 +24,8 @@ mod state;
 mod uses;
 
 pub use activity::{
-    ActivityKeeper, MAX_SESSION_ID, MAX_WAITING_SESSIONS, SeenSession, collect_activity, collect_waiting_activity,
+    ActivityKeeper, KEPT_FOR as ACTIVITY_KEPT_FOR, MAX_SESSION_ID, MAX_WAITING_SESSIONS, SeenSession, collect_activity,
+    collect_waiting_activity,
 };
 pub use clock::Clock;
 pub use collecting::CollectError;

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use countersign_feed::{ActivityKeeper, BoxFuture, OutboxError, SeenSession};
+use countersign_feed::{ACTIVITY_KEPT_FOR, ActivityKeeper, BoxFuture, OutboxError, SeenSession};
 use countersign_store::{Store, StoreError, transact};
 
 /// Sessions that are written in one transaction, so that none holds the database for long.
@@ -24,7 +24,9 @@ impl SessionActivity {
             transact!(&self.0, |tx| {
                 // A verifier whose clock is ahead lengthens no session.
                 let now = tx.database_now().await?;
-                for SeenSession { policy, session, at } in some {
+                // No moment waits longer than this: who tells of an earlier one would only revive what is over.
+                let earliest = now.minus(i64::try_from(ACTIVITY_KEPT_FOR.as_millis()).unwrap_or(i64::MAX));
+                for SeenSession { policy, session, at } in some.iter().filter(|seen| seen.at >= earliest) {
                     tx.session_seen(policy, session, (*at).min(now)).await?;
                 }
                 Ok(())

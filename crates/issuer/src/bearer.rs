@@ -144,6 +144,24 @@ pub(crate) async fn judge(
     permission: Option<&'static str>,
     around: &Around<'_>,
 ) -> Result<Caller, Failed> {
+    judged(issuer, policy, token, Demands::Of { permission, around }).await
+}
+
+/// Whether a token of the policy is good still, whatever it may do and wherever it may come from: for who has no request to
+/// tell of.
+pub(crate) async fn standing(issuer: &Issuer, policy: &IssuerPolicy, token: &str) -> Result<Caller, Failed> {
+    judged(issuer, policy, token, Demands::None).await
+}
+
+/// What is demanded of a token beside that it is good.
+enum Demands<'a> {
+    /// A permission, if any, and what the policy's rules and address lists say of the request.
+    Of { permission: Option<&'static str>, around: &'a Around<'a> },
+    /// Nothing.
+    None,
+}
+
+async fn judged(issuer: &Issuer, policy: &IssuerPolicy, token: &str, demands: Demands<'_>) -> Result<Caller, Failed> {
     let parts = &issuer.parts;
     let feed = &parts.feed;
     let view = feed.view();
@@ -157,7 +175,10 @@ pub(crate) async fn judge(
         rate_limiter: &limiter,
         witness: &noted,
     };
-    let ask = around.ask(permission);
+    let (permission, ask) = match demands {
+        Demands::Of { permission, around } => (permission, around.ask(permission)),
+        Demands::None => (None, Ask::default()),
+    };
     let refused = |refusal: Refusal| match refusal.status() {
         401 if is_suspicious(&refusal) => Problem::invalid_token(refusal.detail()).suspicious(),
         401 => Problem::invalid_token(refusal.detail()),
@@ -169,7 +190,11 @@ pub(crate) async fn judge(
     };
     let credential =
         check::authenticate(&policy.compiled, token, world.now, feed.revocations().hasher()).map_err(refused)?;
-    check::judge(&policy.compiled, &credential, &ask, &world).map(|_| ()).map_err(refused)?;
+    match (check::judge(&policy.compiled, &credential, &ask, &world), &demands) {
+        // Demands come after times and revocations: what is only denied is good.
+        (Ok(_), _) | (Err(Refusal::Denied(_)), Demands::None) => {}
+        (Err(refusal), _) => return Err(refused(refusal).into()),
+    }
     if !view.fresh && ended_in_sql(&parts.store, policy, &credential, token).await? {
         return Err(Problem::invalid_token("the token was revoked").suspicious().into());
     }

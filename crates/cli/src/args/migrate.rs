@@ -31,7 +31,8 @@ pub(crate) enum Migrate {
     /// Take back what a run brought: the accounts that nobody has logged in to or changed since; asks first
     #[command(after_long_help = ROLLBACK_EXAMPLES)]
     Rollback(Rollback),
-    /// Print the API keys of the mapping as the file, or the Secrets, that a policy's `opaqueKeys` names
+    /// Print the API keys of the mapping as the file, or the Secrets, that a policy's `opaqueKeys` names: those of owners that a
+    /// run has brought, and that are active at the issuer still
     #[command(after_long_help = KEYS_EXAMPLES)]
     Keys(KeysArgs),
     /// Print a mapping to begin with

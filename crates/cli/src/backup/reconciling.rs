@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use countersign_api::bundle::RingName;
 use countersign_core::{
     names::PolicyName,
-    revocation::{Entry, Kind, Position},
+    revocation::{ACCESS_RING_ONLY, Entry, EntryKey, Kind, Position},
     ring::Ring,
     time::UnixMillis,
 };
 use countersign_feed::{FeedServer as _, Outbox as _, RedisFeed};
-use countersign_store::{AuditEvent, NewRevocation, Severity, Store, StoreError, transact};
+use countersign_store::{AuditEvent, NewRevocation, Recorded, Severity, Store, StoreError, transact};
 use serde_json::json;
 
 use crate::{
@@ -53,7 +53,7 @@ pub(super) async fn reconcile(copy: &Store, known: Known, now: UnixMillis) -> Re
     let policies = copy.known_policies().await.map_err(failed)?;
     let (since, cut_off) = match known {
         Known::Nothing => (everything(copy, &policies, now).await.map_err(failed)?, true),
-        Known::By { present, redis } => (heard(copy, present, redis).await?, false),
+        Known::By { present, redis } => (heard(copy, present, redis, now).await?, false),
     };
     apply(copy, &policies, &since, cut_off, now).await.map_err(failed)?;
     let taken_over = (!cut_off).then_some(since.revocations.len());
@@ -92,24 +92,41 @@ fn end(policy: &PolicyName, kind: Kind, id: &str, cutoff: UnixMillis) -> NewRevo
     NewRevocation { entry, subject: None, access_only: false }
 }
 
-/// What the database in use, and the feed, say that the copy doesn't.
-async fn heard(copy: &Store, present: Option<Store>, redis: Option<Box<RedisFeed>>) -> Result<Since, Failure> {
+/// An entry of the copy.
+struct Held {
+    entry: Entry,
+    /// Whether the feed had it.
+    published: bool,
+}
+
+/// What the database in use, and the feed, say that the copy doesn't. Where both say something, both count.
+async fn heard(
+    copy: &Store,
+    present: Option<Store>,
+    redis: Option<Box<RedisFeed>>,
+    now: UnixMillis,
+) -> Result<Since, Failure> {
     let mut since = Since::default();
     let mut have = BTreeMap::new();
-    each_revocation(copy, |new| {
-        have.insert(new.entry.key(), new.entry);
+    each_revocation(copy, |recorded| {
+        let held = Held { published: recorded.position.is_some(), entry: recorded.entry };
+        have.insert(held.entry.key(), held);
     })
     .await
     .map_err(|error| Failure::unable(chain(&error)))?;
-    let mut more = BTreeMap::new();
+    let mut more: BTreeMap<EntryKey, NewRevocation> = BTreeMap::new();
     let mut take = |new: NewRevocation| {
         let key = new.entry.key();
-        if have.get(&key) != Some(&new.entry) {
-            more.insert(key, new);
+        if have.get(&key).map(|held| &held.entry) != Some(&new.entry) {
+            let both = match more.remove(&key) {
+                Some(other) => joined(other, new),
+                None => new,
+            };
+            more.insert(key, both);
         }
     };
     if let Some(redis) = redis {
-        of_redis(copy, &redis, &mut take).await?;
+        of_redis(copy, &redis, &have, now, &mut take).await?;
     }
     if let Some(present) = present {
         let read = of_present(copy, &present, &mut since, &mut take).await;
@@ -141,18 +158,16 @@ async fn of_present(
         }
     }
     since.epoch = present.epoch().await.map_err(|error| Failure::unable(chain(&error)))?;
-    each_revocation(present, take).await.map_err(failed)
+    each_revocation(present, |recorded| take(of_entry(recorded.entry, recorded.subject))).await.map_err(failed)
 }
 
-async fn each_revocation(store: &Store, mut take: impl FnMut(NewRevocation)) -> Result<(), StoreError> {
+async fn each_revocation(store: &Store, mut take: impl FnMut(Recorded)) -> Result<(), StoreError> {
     let mut after = 0;
     loop {
         let page = store.revocations_after(after, PAGE).await?;
         let Some(last) = page.last() else { return Ok(()) };
         after = last.id;
-        for recorded in page {
-            take(of_entry(recorded.entry, recorded.subject));
-        }
+        page.into_iter().for_each(&mut take);
     }
 }
 
@@ -162,7 +177,50 @@ fn of_entry(entry: Entry, subject: Option<String>) -> NewRevocation {
     NewRevocation { entry, subject, access_only }
 }
 
-async fn of_redis(copy: &Store, redis: &RedisFeed, take: &mut impl FnMut(NewRevocation)) -> Result<(), Failure> {
+/// Two words about one thing: as strict as either.
+fn joined(one: NewRevocation, other: NewRevocation) -> NewRevocation {
+    NewRevocation {
+        entry: one.entry.join(other.entry),
+        subject: one.subject.or(other.subject),
+        access_only: one.access_only && other.access_only,
+    }
+}
+
+/// Whether a feed says of an entry's credentials what the entry says, or more: itself, or by the cut-off of the access ring that
+/// took its place. Blocks of addresses are lifted, and may be gone.
+fn stands(entry: &Entry, standing: &BTreeMap<EntryKey, Entry>) -> bool {
+    if entry.kind == Kind::Ip || standing.get(&entry.key()).is_some_and(|found| !entry.is_stricter_than(found)) {
+        return true;
+    }
+    if !matches!(entry.kind, Kind::Token | Kind::Session) || entry.version == 0 {
+        return false;
+    }
+    let ring = Entry {
+        kind: Kind::Policy,
+        issuer: None,
+        id: ACCESS_RING_ONLY.to_owned(),
+        policy: entry.policy.clone(),
+        cutoff: entry.cutoff,
+        expires: entry.expires,
+        version: 0,
+        reason: String::new(),
+        source: String::new(),
+    };
+    let at = if entry.cutoff == UnixMillis::FOREVER {
+        UnixMillis(i64::try_from(entry.version).unwrap_or(i64::MAX))
+    } else {
+        entry.cutoff
+    };
+    standing.get(&ring.key()).is_some_and(|ring| ring.cutoff >= at)
+}
+
+async fn of_redis(
+    copy: &Store,
+    redis: &RedisFeed,
+    have: &BTreeMap<EntryKey, Held>,
+    now: UnixMillis,
+    take: &mut impl FnMut(NewRevocation),
+) -> Result<(), Failure> {
     let unable = |said: String| Failure::unable(format!("{}: {said}", redis.describe()));
     let state = redis.state().await.map_err(|error| unable(chain(&error)))?;
     let held = copy.epoch().await.map_err(|error| Failure::unable(chain(&error)))?;
@@ -175,20 +233,32 @@ async fn of_redis(copy: &Store, redis: &RedisFeed, take: &mut impl FnMut(NewRevo
         )
         .fix("--without-feed cuts off everything issued before"));
     }
-    let mut after = Position::ZERO;
-    loop {
+    let (mut after, mut standing) = (Position::ZERO, BTreeMap::new());
+    let server_now = loop {
         let page = redis.page(after, PAGE as usize).await.map_err(|error| unable(chain(&error)))?;
         if !page.unreadable.is_empty() {
             return Err(unable("it holds entries of a later release".into()).fix("restore with that release"));
         }
-        for (_, entry) in &page.entries {
-            take(of_entry(entry.clone(), None));
+        let (last, more) = (page.last(), page.more);
+        standing.extend(page.entries.into_iter().map(|(_, entry)| (entry.key(), entry)));
+        match last {
+            Some(last) if more => after = last,
+            _ => break UnixMillis(page.state.now_micros.div_euclid(1000)),
         }
-        match page.entries.last() {
-            Some((last, _)) if page.more => after = *last,
-            _ => return Ok(()),
-        }
+    };
+    // By whichever clock is ahead: what has run out by it may be gone.
+    let now = now.max(server_now);
+    let owed = |held: &&Held| held.published && held.entry.expires > now;
+    if have.values().filter(owed).any(|held| !stands(&held.entry, &standing)) {
+        let said = "it lacks revocations that this backup has: it is another installation's, or has lost some";
+        return Err(unable(said.to_owned()).fix(
+            "name the Redis that this installation published to; or give --without-feed, which cuts off everything issued before",
+        ));
     }
+    for entry in standing.into_values() {
+        take(of_entry(entry, None));
+    }
+    Ok(())
 }
 
 async fn apply(
@@ -245,4 +315,58 @@ async fn apply(
 fn restored(ring: &Ring, now: UnixMillis) -> Ring {
     let longest_ms = ring.keys.iter().map(|key| key.longest_ttl_ms).max().unwrap_or(0);
     ring.restored(longest_ms, ring.version, now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(kind: Kind, id: &str, cutoff: i64) -> Entry {
+        Entry {
+            policy: "shop/shop".parse().unwrap(),
+            kind,
+            issuer: None,
+            id: id.into(),
+            cutoff: UnixMillis(cutoff),
+            expires: UnixMillis(1_000_000),
+            version: 0,
+            reason: String::new(),
+            source: String::new(),
+        }
+    }
+
+    #[test]
+    fn of_two_that_know_of_one_thing_the_stricter_counts_whoever_is_asked_first() {
+        let new = |cutoff, subject: Option<&str>, access_only| NewRevocation {
+            entry: entry(Kind::Subject, "carol", cutoff),
+            subject: subject.map(str::to_owned),
+            access_only,
+        };
+        let (early, late) = (new(1, Some("carol"), true), new(2, None, false));
+        for both in [joined(early.clone(), late.clone()), joined(late, early)] {
+            assert_eq!((both.entry.cutoff, both.subject.as_deref()), (UnixMillis(2), Some("carol")));
+            assert!(!both.access_only);
+        }
+    }
+
+    #[test]
+    fn a_feed_says_what_the_copy_says_or_is_not_its_own() {
+        let token = |version| Entry { version, ..entry(Kind::Token, "t", i64::MAX) };
+        let ring = |cutoff| entry(Kind::Policy, ACCESS_RING_ONLY, cutoff);
+        for (held, found, expected) in [
+            (entry(Kind::Subject, "carol", 5), None, false),
+            (entry(Kind::Subject, "carol", 5), Some(entry(Kind::Subject, "carol", 5)), true),
+            (entry(Kind::Subject, "carol", 5), Some(entry(Kind::Subject, "carol", 6)), true),
+            (entry(Kind::Subject, "carol", 5), Some(entry(Kind::Subject, "carol", 4)), false),
+            (entry(Kind::Subject, "carol", 5), Some(entry(Kind::Subject, "dave", 5)), false),
+            (entry(Kind::Subject, "carol", 5), Some(ring(9)), false),
+            (token(7), Some(ring(7)), true),
+            (token(7), Some(ring(6)), false),
+            (token(0), Some(ring(9)), false),
+            (entry(Kind::Ip, "192.0.2.0/24", 5), None, true),
+        ] {
+            let standing = found.iter().map(|found| (found.key(), found.clone())).collect();
+            assert_eq!(stands(&held, &standing), expected, "{held:?} {found:?}");
+        }
+    }
 }

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use self::{
     mapping::Mapping,
     reading::{Person, Source},
-    tally::{Progress, Tally},
+    tally::{Answered, Progress, Tally},
 };
 use super::{
     people::{Asking, segment},
@@ -131,27 +131,27 @@ impl<'a> Batch<'a> {
     }
 
     /// Takes a row, and sends what there is when that is enough.
-    async fn take(&mut self, person: Person, tally: &mut Tally) -> Result<(), Failure> {
+    async fn take(&mut self, person: Person, told: &mut impl Answered) -> Result<(), Failure> {
         let bytes = match &person.mapped {
             Err(reason) => {
-                tally.reject(&person, reason);
+                told.reject(&person, reason);
                 return Ok(());
             }
             Ok(mapped) => mapped.told.to_string().len(),
         };
         if bytes > BATCH_BYTES {
-            tally.reject(&person, "it is larger than an issuer takes");
+            told.reject(&person, "it is larger than an issuer takes");
             return Ok(());
         }
         if self.people.len() == BATCH_ROWS || self.bytes + bytes > BATCH_BYTES {
-            self.send(tally, false).await?;
+            self.send(told, false).await?;
         }
         self.bytes += bytes;
         self.people.push(person);
         Ok(())
     }
 
-    async fn send(&mut self, tally: &mut Tally, last: bool) -> Result<(), Failure> {
+    async fn send(&mut self, told: &mut impl Answered, last: bool) -> Result<(), Failure> {
         if self.people.is_empty() && !(last && self.mode == Mode::Run) {
             return Ok(());
         }
@@ -166,7 +166,7 @@ impl<'a> Batch<'a> {
             return Err(Failure::unable("the issuer did not answer of each row: is it of another release?"));
         }
         for (person, result) in self.people.iter().zip(results) {
-            tally.settle(person, result);
+            told.settle(person, result);
         }
         self.people.clear();
         self.bytes = 0;

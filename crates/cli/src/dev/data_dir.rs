@@ -41,6 +41,46 @@ const ADOPTED: [&str; 2] = [DATABASE, SECRET];
 /// The file whose lock says that the directory is in use.
 const LOCK: &str = "dev.lock";
 
+/// The file whose lock says that a backup copies the directory's content, or that a restore replaces it.
+const BACKUP_LOCK: &str = "backup.lock";
+
+/// Says that nobody else copies or replaces a data directory's content for as long as this lives. `dev` may run meanwhile.
+#[derive(Debug)]
+pub(crate) struct ContentLock {
+    /// Held open, as the directory's own lock is.
+    _lock: File,
+}
+
+impl ContentLock {
+    /// Takes the lock of a data directory that is there.
+    pub(crate) fn take(path: &Path) -> Result<Self, Failure> {
+        use rustix::fs::{FlockOperation, flock};
+
+        let failed =
+            |error: &dyn std::fmt::Display| Failure::unable(format!("{}: can't be locked: {error}", path.display()));
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path.join(BACKUP_LOCK));
+        let file = file.map_err(|error| failed(&error))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { _lock: file }),
+            Err(error) if error == rustix::io::Errno::WOULDBLOCK => {
+                let said = format!("{}: another `countersign backup` or `restore` is at work there", path.display());
+                Err(Failure::unable(said).fix("try again once it has ended"))
+            }
+            Err(error) => Err(failed(&error)),
+        }
+    }
+
+    /// The same for who copies: refused where a restore was stopped halfway, because what is there is of two times.
+    pub(crate) fn take_to_copy(path: &Path) -> Result<Self, Failure> {
+        let taken = Self::take(path)?;
+        if path.join(ADOPTING).exists() {
+            return Err(Failure::unable(format!("{}: a restore was stopped halfway there", path.display()))
+                .fix("start `countersign dev` with that directory: it finishes it"));
+        }
+        Ok(taken)
+    }
+}
+
 /// The data directory, locked for as long as this lives.
 #[derive(Debug)]
 pub(crate) struct DataDir {
@@ -295,6 +335,20 @@ mod tests {
         assert!(refused.message.contains("another `countersign dev` uses it"), "{refused}");
         drop(held);
         DataDir::open(&path).unwrap();
+    }
+
+    #[test]
+    fn content_is_copied_or_replaced_by_one_at_a_time_and_never_copied_halfway() {
+        let path = tempfile::tempdir().unwrap();
+        let path = path.path();
+        let copying = ContentLock::take_to_copy(path).unwrap();
+        for refused in [ContentLock::take(path), ContentLock::take_to_copy(path)] {
+            assert!(refused.unwrap_err().message.contains("is at work there"));
+        }
+        drop(copying);
+        fs::create_dir(path.join(ADOPTING)).unwrap();
+        assert!(ContentLock::take_to_copy(path).unwrap_err().message.contains("stopped halfway"));
+        ContentLock::take(path).unwrap();
     }
 
     #[test]

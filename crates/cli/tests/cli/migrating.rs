@@ -203,13 +203,28 @@ fn a_run_that_was_killed_goes_on_and_loses_and_doubles_nobody() {
 #[test]
 fn old_api_keys_keep_working_by_their_hashes() {
     let ann = format!("1, 'ann', 'ann@old.example', TRUE, '{BCRYPT}', 'superuser', NULL");
-    let shop = beside_an_old_shop(&[&ann]);
+    let bob = format!("2, 'bob', 'bob@old.example', TRUE, '{BCRYPT}', 'superuser', NULL");
+    let nobody = format!("3, 'nobody', 'nobody@old.example', NULL, '{BCRYPT}', 'superuser', NULL");
+    let shop = beside_an_old_shop(&[&ann, &bob, &nobody]);
+    in_database(&shop.path().join("old.db"), async |pool| {
+        let sql =
+            "INSERT INTO api_keys VALUES (2, 'old-key-of-bob', 'ci', 'orders:read', NULL), (3, 'k', 'ci', NULL, NULL)";
+        sqlx::raw_sql(sql).execute(&pool).await.unwrap();
+    });
+    let early = migrate(&shop, "keys", &[]);
+    assert!(early.out.trim() == "[]" && early.err.contains("account 1 are left out: was not brought"), "{early:?}");
+    assert_eq!(outcomes(&migrate(&shop, "run", &["-o", "json"])), json!({"imported": 2, "rejected": 1}));
+    assert_eq!(shop.run(&["users", "disable", "bob", "--yes"]).status, 0);
     let keys = migrate(&shop, "keys", &[]);
     assert_eq!(keys.status, 0, "{keys:?}");
+    for why in ["account 2 are left out: used or changed here since: status", "account 3 are left out: active: is empty"] {
+        assert!(keys.err.contains(why), "{why}: {}", keys.err);
+    }
+    assert_eq!(keys.out.matches("sha256").count(), 1, "{}", keys.out);
     assert!(!keys.out.contains("old-key-of-ann"), "only the hash is printed");
     assert!(keys.err.contains("spec.opaqueKeys"), "{}", keys.err);
-    let secrets = migrate(&shop, "keys", &["--secret", "old-api-keys", "-n", "shop"]);
-    for expected in ["kind: Secret", "name: old-api-keys", "namespace: shop", "keys.json:"] {
+    let secrets = migrate(&shop, "keys", &["--secret", "old-api-keys", "-n", "default"]);
+    for expected in ["kind: Secret", "name: old-api-keys", "namespace: default", "keys.json:"] {
         assert!(secrets.out.contains(expected), "{expected}: {}", secrets.out);
     }
     let named = "  opaqueKeys: {secretKeyRefs: [{name: old-api-keys, key: keys.json}]}\n";

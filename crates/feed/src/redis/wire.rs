@@ -10,7 +10,7 @@ use redis::{FromRedisValue, Value, from_redis_value_ref, streams::StreamId};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    activity::SeenSession,
+    activity::{MAX_SESSION_ID, SeenSession},
     lease::{Ack, MAX_ACK_BYTES, is_lease_name},
     server::{EpochRecord, FeedError, LeaseWrite, ServerState, TailItem},
 };
@@ -182,6 +182,10 @@ pub(super) fn seen_member(seen: &SeenSession) -> String {
 /// A session and when it was seen; none when the two name neither.
 pub(super) fn seen(member: &[u8], at: &str) -> Option<SeenSession> {
     let (policy, session) = std::str::from_utf8(member).ok()?.split_once(' ')?;
+    // Every verifier may write here: what is no id goes no further.
+    if session.is_empty() || session.len() > MAX_SESSION_ID || session.chars().any(char::is_control) {
+        return None;
+    }
     // Scores are doubles, which hold milliseconds exactly for longer than there will be any.
     #[expect(clippy::cast_possible_truncation, reason = "a moment beyond every calendar saturates")]
     let at = UnixMillis(at.parse::<f64>().ok()? as i64);
@@ -271,6 +275,17 @@ mod tests {
         ] {
             assert_eq!(lease_name(bytes.to_vec()).as_deref(), name);
         }
+    }
+
+    #[test]
+    fn what_is_no_session_s_id_is_dropped_whoever_wrote_it() {
+        let (longest, longer) = ("s".repeat(MAX_SESSION_ID), "s".repeat(MAX_SESSION_ID + 1));
+        for (id, good) in [("s1", true), (&*longest, true), (&*longer, false), ("", false), ("a\nb", false), ("a\0", false)]
+        {
+            let found = seen(format!("shop/shop {id}").as_bytes(), "1700000000000");
+            assert_eq!(found.map(|seen| seen.session), good.then(|| id.to_owned()), "{id:?}");
+        }
+        assert_eq!(seen(b"no policy s1", "1"), None);
     }
 
     #[test]

@@ -57,6 +57,8 @@ pub(crate) enum Notice {
     },
     /// The account has no second factor any more.
     SecondFactorRemoved,
+    /// Codes go to another telephone number.
+    PhoneChanged,
     /// The account takes no logins for a while.
     AccountLocked {
         /// For how long, milliseconds.
@@ -190,6 +192,14 @@ impl Notice {
                         service at once."
                     .into(),
             },
+            Self::PhoneChanged => Words {
+                subject: "Your telephone number was changed",
+                before: "Codes to log in to your account with can be sent to another telephone number from now on.",
+                line: None,
+                is_link: false,
+                after: "If it wasn't you, change your password, take the number away and tell whoever runs this service at once."
+                    .into(),
+            },
             Self::AccountLocked { for_ms } => Words {
                 subject: "Your account is locked for a while",
                 before: "Too many wrong passwords or codes were entered for your account.",
@@ -278,6 +288,7 @@ mod tests {
             Notice::SecondFactorCode { code: "493817".into(), valid_for_ms: 300_000 },
             Notice::AccountLocked { for_ms: 1_800_000 },
             Notice::SecondFactorRemoved,
+            Notice::PhoneChanged,
         ]
     }
 

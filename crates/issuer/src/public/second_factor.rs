@@ -199,6 +199,9 @@ struct Number {
     /// As E.164 has it.
     #[schema(example = "+4915112345678")]
     phone: String,
+    /// Of the second factor that is on.
+    #[schema(pattern = "[0-9A-Za-z]", max_length = 64, example = "123456")]
+    code: String,
 }
 
 #[utoipa::path(
@@ -206,11 +209,14 @@ struct Number {
     path = "/auth/2fa/setup/sms",
     tag = "second factor",
     summary = "Begin to set up a telephone number",
-    description = "Within ten minutes of a login. A code goes to the number; a number that was confirmed before stays until then.",
+    description = "Within ten minutes of a login, with a code of the second factor: without one a number is none. The account has \
+        a verified address. A code goes to the number; a number that was confirmed before stays until it is shown.",
     request_body = Number,
     security(("bearer" = [])),
     responses(
         (status = 202, description = "On its way", body = shapes::people::PhoneBegun),
+        (status = 401, description = "`invalid_code`, or no good credential"),
+        (status = 423, description = "`account_locked`"),
         (status = 429, description = "Too many codes were sent"),
     )
 )]
@@ -219,7 +225,9 @@ pub(super) async fn set_up_phone(person: Person, Content(bytes): Content) -> Res
     let body: Number = body_of(&bytes)?;
     is_fresh(&call, &session).await?;
     let number = body.phone.trim();
-    phone::begin(&call, &user, &session, number).await?;
+    if !phone::begin(&call, &user, &session, number, &Code::parse(&body.code)?).await? {
+        return Err(invalid_code().into());
+    }
     let begun = json!({"phone": phone::masked(number), "expires_in": phone::LIFE_MS / 1000});
     Ok((StatusCode::ACCEPTED, NO_STORE, Json(begun)).into_response())
 }

@@ -177,6 +177,8 @@ async fn confirmed(tx: &mut Tx, call: &Call, user: &User, by: &By, code: &Code) 
         return Err(is_set_up());
     }
     tx.withdraw_one_time_tokens(policy, &user.id, SETUP).await?;
+    // Of before there was a second factor: nobody showed one to set it up.
+    phone::forget(tx, call, &user.id, now).await?;
     let shown = replaced(tx, call, &user.id).await?;
     call.event(EventKind::MfaEnabled).subject(&user.id).detail("method", "totp").write(tx, now).await?;
     Ok(Some(shown))

@@ -1,5 +1,6 @@
-//! An account's telephone number: set up by its owner soon after a login, and good for codes once one was shown that went to
-//! it. It is one more way to show a second factor for accounts that have an authenticator, and none by itself.
+//! An account's telephone number: set up by its owner soon after a login and by a code of the second factor, and good for codes
+//! once one was shown that went to it. It is one more way to show a second factor for accounts that have an authenticator, and
+//! none by itself.
 
 use countersign_core::time::UnixMillis;
 use countersign_store::{NumberProof, Session, StoreError, Tx, User, transact};
@@ -9,6 +10,7 @@ use crate::{
     audit::EventKind,
     call::Call,
     lockout::{self, Counter},
+    mail::Notice,
     problem::{Failed, Problem},
     sms,
 };
@@ -31,29 +33,54 @@ pub(crate) fn masked(number: &str) -> String {
     format!("\u{2026}{}", &number[number.len().saturating_sub(2)..])
 }
 
-/// Sends a code to a number that the account shall have.
-pub(crate) async fn begin(call: &Call, user: &User, session: &Session, number: &str) -> Result<(), Failed> {
+/// Sends a code to a number that the account shall have, for a code of the second factor that is on. Whether that was right.
+pub(crate) async fn begin(
+    call: &Call,
+    user: &User,
+    session: &Session,
+    number: &str,
+    shown_code: &Code,
+) -> Result<bool, Failed> {
     if !are_on(call)? || !sms::works(call)? {
         return Err(Problem::forbidden("this policy sends no codes by SMS").into());
     }
     if !sms::is_number(number) {
         return Err(Problem::validation("phone is a telephone number in the form +4915112345678").into());
     }
+    // Its owner is told there when the number changes.
+    if !user.email_verified || user.email.is_none() {
+        return Err(Problem::forbidden("a telephone number needs an e-mail address that is verified").into());
+    }
+    let right = transact!(call.store(), Failed, |tx| {
+        tx.lock_subject(&user.policy, &user.id).await?;
+        let now = tx.database_now().await?;
+        still_live(tx, session, now).await?;
+        let counter = Counter::Account(user.id.clone());
+        shown(tx, call, (&user.id, &counter), shown_code, "a number", now).await
+    })?;
+    if !right {
+        return Ok(false);
+    }
     sending::may_set_up(call, &user.id, number).await?;
     let (code, kept) = codes::code_for_number(call, &user.id)?;
     let now = transact!(call.store(), Failed, |tx| {
         tx.lock_subject(&user.policy, &user.id).await?;
         let now = tx.database_now().await?;
-        // A changed password ends it, for instance.
-        let held = tx.session(&user.policy, &session.id).await?;
-        if !held.is_some_and(|held| held.is_live(now)) {
-            return Err(Problem::invalid_token("the session has ended").into());
-        }
+        still_live(tx, session, now).await?;
         tx.begin_phone(&user.policy, &user.id, number, &kept, now.plus(LIFE_MS)).await?;
         call.event(EventKind::MfaChallenged).subject(&user.id).detail("channel", "sms").write(tx, now).await?;
         Ok(now)
     })?;
-    Ok(sending::text(call, number, None, (&code, LIFE_MS), now)?)
+    sending::text(call, number, None, (&code, LIFE_MS), now)?;
+    Ok(true)
+}
+
+/// Refuses when a session has ended meanwhile: a changed password ends it, for instance.
+async fn still_live(tx: &mut Tx, session: &Session, now: UnixMillis) -> Result<(), Failed> {
+    match tx.session(&session.policy, &session.id).await? {
+        Some(held) if held.is_live(now) => Ok(()),
+        _ => Err(Problem::invalid_token("the session has ended").into()),
+    }
 }
 
 /// What came of a code for a number.
@@ -68,16 +95,13 @@ pub(crate) enum Proof {
 pub(crate) async fn confirm(call: &Call, user: &User, session: &Session, code: &Code) -> Result<Proof, Failed> {
     let (policy, counter) = (&user.policy, Counter::Account(user.id.clone()));
     let hashes = codes::number_hashes(call, &user.id, code);
-    transact!(call.store(), Failed, |tx| {
+    let proof = transact!(call.store(), Failed, |tx| {
         tx.lock_subject(policy, &user.id).await?;
         let now = tx.database_now().await?;
         if let Some(until) = counter.locked_in(tx, policy, now).await? {
             return Err(lockout::locked(until, now).into());
         }
-        let held = tx.session(policy, &session.id).await?;
-        if !held.is_some_and(|held| held.is_live(now)) {
-            return Err(Problem::invalid_token("the session has ended").into());
-        }
+        still_live(tx, session, now).await?;
         match tx.prove_phone(policy, &user.id, &hashes, MAX_ATTEMPTS, now).await? {
             NumberProof::Confirmed(number) => {
                 let event = call.event(EventKind::PhoneChanged).subject(&user.id).session(&session.id);
@@ -93,7 +117,11 @@ pub(crate) async fn confirm(call: &Call, user: &User, session: &Session, code: &
                 Err(problem.fix("POST /auth/2fa/setup/sms").into())
             }
         }
-    })
+    })?;
+    if let (Proof::Confirmed(_), Some(address)) = (&proof, sending::address(call, user)?) {
+        call.issuer.parts.mailer.send(&call.login()?.sending, &address.written, Notice::PhoneChanged);
+    }
+    Ok(proof)
 }
 
 /// Takes an account's number away in a transaction that holds its owner, who has shown the password; with a code where a

@@ -20,6 +20,8 @@ use crate::{
 const MAX_SENT: u32 = 5;
 /// ... within so long a time, milliseconds: whoever knows a password can't flood its owner's mailbox.
 const SENT_WINDOW_MS: i64 = 15 * 60_000;
+/// So many codes to log in with are sent to one number in a day.
+const MAX_SMS_TO_NUMBER: u32 = 20;
 /// So many messages go to one number, and are asked for by one account, that shall be confirmed: whoever doesn't own a number
 /// can't bother its owner, nor keep them from the codes that they need. In a day, milliseconds.
 const MAX_TO_UNCONFIRMED: u32 = 5;
@@ -28,6 +30,8 @@ const DAY_MS: i64 = 24 * 3_600_000;
 /// So many messages by SMS are caused from one address, whatever the accounts, in so long a time: each costs money.
 const MAX_SMS_BY_ADDRESS: u32 = 20;
 const SMS_ADDRESS_WINDOW_MS: i64 = 3_600_000;
+/// So many messages by SMS one policy sends in a day, whoever causes them.
+const MAX_SMS_BY_POLICY: u32 = 1_000;
 
 /// By what a code is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +98,7 @@ pub(crate) async fn send(call: &Call, id: &str, channel: Channel) -> Result<(), 
         }
         Goal::Sms(number) => {
             let window = Window { what: "sms-code", key: number.clone(), limit: MAX_SENT, window_ms: SENT_WINDOW_MS };
-            call.count([Some(window), Some(texts_by_address(call))]).await?;
+            may_text(call, [window, of_day("sms-code-day", number, MAX_SMS_TO_NUMBER)]).await?;
         }
     }
     let (code, kept) = codes::code_to_send(call, id)?;
@@ -130,13 +134,26 @@ pub(crate) async fn send(call: &Call, id: &str, channel: Channel) -> Result<(), 
 
 /// Counts a message to a number that isn't confirmed, or refuses it with 429.
 pub(super) async fn may_set_up(call: &Call, user: &str, number: &str) -> Result<(), Failed> {
-    let of_day = |what, key: &str, limit| Some(Window { what, key: key.to_owned(), limit, window_ms: DAY_MS });
-    let windows = [
-        of_day("sms-unconfirmed", number, MAX_TO_UNCONFIRMED),
-        of_day("sms-setup", user, MAX_SETUPS),
-        Some(texts_by_address(call)),
-    ];
-    call.count(windows).await.map(|_| ())
+    may_text(call, [of_day("sms-unconfirmed", number, MAX_TO_UNCONFIRMED), of_day("sms-setup", user, MAX_SETUPS)]).await
+}
+
+fn of_day(what: &'static str, key: &str, limit: u32) -> Window {
+    Window { what, key: key.to_owned(), limit, window_ms: DAY_MS }
+}
+
+/// Counts a message by SMS, or refuses it with 429: by these limits, by the address' and by the policy's.
+async fn may_text(call: &Call, windows: [Window; 2]) -> Result<(), Failed> {
+    let of_policy = of_day("sms-policy", "", MAX_SMS_BY_POLICY);
+    let all = windows.into_iter().chain([texts_by_address(call), of_policy.clone()]);
+    let counted = call.count(all.map(Some)).await;
+    if counted.is_err() {
+        let (policy, now) = (&call.policy.name, call.now().await?);
+        let standing = call.issuer.parts.limits.peek(policy, &[of_policy], now).await?;
+        if standing.is_some_and(|standing| !standing.allowed) {
+            tracing::warn!(%policy, limit = MAX_SMS_BY_POLICY, "no more codes by SMS today: the policy's bound is reached");
+        }
+    }
+    counted.map(|_| ())
 }
 
 fn texts_by_address(call: &Call) -> Window {

@@ -171,7 +171,10 @@ async fn statuses_and_second_factors_come_along_and_secrets_are_sealed() {
     let now = rig.store.database_now().await.unwrap().as_secs();
     let code = secret.code_at(&rig.policy.login.as_ref().unwrap().totp, u64::try_from(now).unwrap()).unwrap();
     let body = json!({"challenge_id": careful.body["challenge_id"], "code": code});
-    assert_eq!(rig.post("/auth/2fa/verify").json(body).send().await.status, 200);
+    let refused = rig.post("/auth/2fa/verify").json(body).send().await;
+    assert_eq!(refused.refusal(), (401, "invalid_code"), "it may have been shown where it comes from");
+    assert!(held.last_step >= now.div_euclid(30), "and is none of a later step: {}", held.last_step);
+    assert_eq!(rows(&rig, "verify", &people[2..]).await, ["changed: password"], "it is the same authenticator");
     let another = row("careful", json!({"email_verified": true, "totp_secret": SECRET.replace('J', "K")}));
     let told = rows(&rig, "verify", &[people[0].clone(), another]).await;
     assert_eq!(told[0], "changed: password", "hashed anew when its owner showed it");
@@ -194,7 +197,10 @@ async fn what_nobody_used_is_taken_back_and_the_rest_with_force_alone() {
     let dry = undo(&rig, json!({"dry_run": true})).await;
     assert_eq!((&dry["removed"], dry["kept"].as_array().unwrap().len()), (&json!(1), 3));
     assert!(rig.store.user(rig.name(), "quiet").await.unwrap().is_some());
+    let minted = rig.post(&format!("{BASE}/tokens")).json(json!({"subject": "quiet"})).over_admin_socket().send().await;
+    let minted = minted.text("token");
     let undone = undo(&rig, json!({})).await;
+    assert!(!rig.is_good(&minted).await, "what was minted for it ended with it");
     let kept: Vec<(&str, &str)> = undone["kept"]
         .as_array()
         .unwrap()

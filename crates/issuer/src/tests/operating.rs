@@ -42,6 +42,11 @@ async fn what_verifiers_saw_keeps_a_session_alive_once_a_minute_and_a_clock_that
     assert_eq!(last_seen("busy").await, now.minus(90_000), "written at most once a minute");
     keeper.keep(&[saw("busy", -30_000)]).await.unwrap();
     assert_eq!(last_seen("busy").await, now.minus(30_000));
+    let (hour, long_over) = (3_600_000, now.minus(4 * 3_600_000));
+    let session = Session { id: "idle".to_owned(), created: long_over, last_seen: long_over, idle_ms: hour, ..begun };
+    transact!(&store, |tx| { tx.open_session(&session, None, &ending).await }).unwrap();
+    keeper.keep(&[saw("idle", -3 * hour - 60_000)]).await.unwrap();
+    assert_eq!(last_seen("idle").await, long_over, "what has been over for longer than moments wait stays over");
 }
 
 #[tokio::test]

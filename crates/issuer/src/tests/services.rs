@@ -60,8 +60,12 @@ async fn an_api_key_beyond_its_owner_or_its_life_is_refused_with_the_field() {
 
 /// A policy with an OAuth client.
 async fn with_client() -> Rig {
+    with_client_and("").await
+}
+
+async fn with_client_and(more: &str) -> Rig {
     let client = "    clients: [{clientID: billing, secretKeyRef: {name: billing, key: secret}, scopes: ['orders:read', 'orders:list'], roles: [user]}]\n";
-    Rig::with_references(&format!("{QUICK}{client}"), |references| {
+    Rig::with_references(&format!("{QUICK}{client}{more}"), |references| {
         references.clients.insert("billing".into(), b"a secret of the client".to_vec().into());
     })
     .await
@@ -91,6 +95,19 @@ async fn a_service_gets_a_token_by_its_secret_and_may_introspect_and_revoke() {
     let gone = oauth(&rig, "/oauth/introspect", &format!("token={token}&{CLIENT}")).await;
     assert_eq!(gone.body, json!({"active": false}));
     assert_eq!(oauth(&rig, "/oauth/revoke", &format!("token=nonsense&{CLIENT}")).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_token_that_rules_allow_nothing_without_a_request_is_active_until_its_session_ends() {
+    let rig = with_client_and("  rules: [{name: by-path, expression: \"request.path.startsWith('/closed')\"}]\n").await;
+    rig.account("alice", PASSWORD, &["user"]).await;
+    let token = token_of(&rig, "alice").await;
+    let active = async || oauth(&rig, "/oauth/introspect", &format!("token={token}&{CLIENT}")).await.body["active"].clone();
+    assert_eq!(active().await, json!(true), "nobody tells of a request");
+    // The feed can't tell; what is kept here does.
+    rig.take_feed_away();
+    assert_eq!(rig.post("/auth/logout").bearer(&token).send().await.status, 202);
+    assert_eq!(active().await, json!(false));
 }
 
 #[tokio::test]

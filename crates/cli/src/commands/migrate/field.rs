@@ -91,6 +91,12 @@ impl Field {
         }
     }
 
+    /// Yes or no, which a row must say, or the field's default for it: nobody is taken for active by saying nothing.
+    pub(super) fn certain_flag(&self, row: &Texts, name: &str) -> Result<bool, String> {
+        let said = self.flag(row, name)?;
+        said.ok_or_else(|| format!("{name}: is empty; say by its `default` what that stands for"))
+    }
+
     /// A time in seconds since the Unix epoch, if it is said. Without an offset it is UTC.
     pub(super) fn time(&self, row: &Texts, name: &str) -> Result<Option<i64>, String> {
         /// What can only be milliseconds: in seconds it would be the year 5138.
@@ -146,6 +152,13 @@ mod tests {
             assert_eq!(field.flag(&row(text), "active"), Ok(expected), "{text}");
         }
         assert!(field.flag(&row("perhaps"), "active").is_err());
+        let mut active = Field::of_column(0);
+        assert_eq!(active.certain_flag(&row("f"), "active"), Ok(false));
+        for nothing in [[None], row("")] {
+            assert!(active.certain_flag(&nothing, "active").unwrap_err().contains("`default`"));
+        }
+        active.default = Some(vec!["true".into()]);
+        assert_eq!(active.certain_flag(&[None], "active"), Ok(true));
         for text in [
             "1700000000",
             "1700000000000",

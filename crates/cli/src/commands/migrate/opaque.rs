@@ -1,7 +1,7 @@
 //! API keys of the old system, as the files or Secrets that a policy's `opaqueKeys` names: verifiers know such keys by their
 //! hashes alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use countersign_core::{
     opaque::{MAX_KEYS_PER_FILE, parse_keys},
@@ -11,14 +11,17 @@ use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 
 use super::{
+    Batch, Mode,
     mapping::Mapping,
-    reading::{Key, MAX_SECRETS, Source},
+    reading::{Key, MAX_SECRETS, Person, Source},
+    tally::{Answered, why},
 };
 use crate::{
     Session,
     args::KeysArgs,
+    commands::{people::Asking, text, texts},
     failure::{Exit, Failure},
-    output::write_out,
+    output::{printable, write_out},
 };
 
 /// The file in a Secret.
@@ -30,13 +33,12 @@ pub(super) async fn keys(session: &Session, args: &KeysArgs) -> Result<Exit, Fai
     if mapping.api_keys.is_none() {
         return Err(Failure::usage(format!("--mapping {}: names no apiKeys", args.reading.mapping.display())));
     }
+    let asking = Asking::of(session, Mode::Verify.intent()).await?;
     let source = Source::open(&args.reading.from, session.common.timeout.0).await?;
-    let (entries, ownerless) = entries(&source, &mapping).await?;
+    let (entries, left_out) = entries(&asking, &source, &mapping).await?;
     source.close().await;
-    if ownerless > 0 {
-        session
-            .printer
-            .warn(&format!("{ownerless} keys are left out: their owners are rejected or inactive, or not there"));
+    for (row, why) in &left_out {
+        session.printer.warn(&format!("the keys of account {} are left out: {}", printable(row), printable(why)));
     }
     let files: Vec<Vec<Value>> = entries.chunks(MAX_KEYS_PER_FILE).map(<[Value]>::to_vec).collect();
     let texts = files.iter().map(file).collect::<Result<Vec<_>, _>>()?;
@@ -79,26 +81,70 @@ pub(super) async fn keys(session: &Session, args: &KeysArgs) -> Result<Exit, Fai
     Ok(Exit::Done)
 }
 
-/// The entries of every owner that is brought, and how many keys have none.
-async fn entries(source: &Source, mapping: &Mapping) -> Result<(Vec<Value>, usize), Failure> {
-    let mut keys = source.keys(mapping).await?;
-    let mut entries = Vec::new();
-    let mut people = source.people(mapping, std::collections::HashMap::new());
-    while let Some(person) = people.next().await {
-        let person = person?;
-        let subject = person.mapped.ok().filter(|mapped| mapped.told["active"] == Value::Bool(true));
-        let subject = subject.and_then(|mapped| mapped.told["id"].as_str().map(str::to_owned));
-        if let Some(subject) = subject {
-            for key in keys.remove(&person.key).unwrap_or_default() {
-                entries.push(entry(&key, &subject)?);
-            }
+/// The keys of owners that the issuer has, and why those of others are left out.
+struct Owned {
+    /// Of every owner who isn't settled yet, by the key of their row.
+    keys: HashMap<String, Vec<Key>>,
+    kept: Vec<(String, Key)>,
+    left_out: Vec<(String, String)>,
+}
+
+impl Owned {
+    fn leave_out(&mut self, row: &str, why: impl Into<String>) {
+        if self.keys.remove(row).is_some() {
+            self.left_out.push((row.to_owned(), why.into()));
         }
     }
-    let ownerless = keys.values().map(Vec::len).sum();
-    if entries.len() > MAX_KEYS_PER_FILE * MAX_SECRETS {
+}
+
+impl Answered for Owned {
+    fn reject(&mut self, person: &Person, reason: &str) {
+        self.leave_out(&person.key, reason);
+    }
+
+    fn settle(&mut self, person: &Person, answer: &Value) {
+        let changed = texts(answer, "fields");
+        let is_active = person.mapped.as_ref().is_ok_and(|mapped| mapped.told["active"] == Value::Bool(true));
+        match text(answer, "outcome") {
+            "same" | "changed" if !is_active => self.leave_out(&person.key, "is not active"),
+            // An account that was disabled here, and keys that its list doesn't hold: nothing here would end them with it.
+            "changed" if changed.iter().any(|field| matches!(field.as_str(), "status" | "api_keys")) => {
+                self.leave_out(&person.key, why(answer));
+            }
+            "same" | "changed" => {
+                let subject = text(answer, "id");
+                let keys = self.keys.remove(&person.key).unwrap_or_default();
+                self.kept.extend(keys.into_iter().map(|key| (subject.to_owned(), key)));
+            }
+            _ => self.leave_out(&person.key, why(answer)),
+        }
+    }
+}
+
+/// The entries of every owner that the issuer has as the source does, and why those of others are left out, by their rows.
+async fn entries(
+    asking: &Asking,
+    source: &Source,
+    mapping: &Mapping,
+) -> Result<(Vec<Value>, Vec<(String, String)>), Failure> {
+    let keys = source.keys(mapping).await?;
+    let mut owned = Owned { keys: keys.clone(), kept: Vec::new(), left_out: Vec::new() };
+    let mut batch = Batch::new(asking, &mapping.name, &source.shown, Mode::Verify);
+    {
+        let mut people = source.people(mapping, keys);
+        while let Some(person) = people.next().await {
+            batch.take(person?, &mut owned).await?;
+        }
+    }
+    batch.send(&mut owned, true).await?;
+    let Owned { keys, kept, mut left_out } = owned;
+    left_out.extend(keys.into_keys().map(|row| (row, "is no row of the accounts".to_owned())));
+    left_out.sort();
+    if kept.len() > MAX_KEYS_PER_FILE * MAX_SECRETS {
         return Err(Failure::unable("there are more keys than a policy's Secrets hold"));
     }
-    Ok((entries, ownerless))
+    let entries = kept.iter().map(|(subject, key)| entry(key, subject)).collect::<Result<_, _>>()?;
+    Ok((entries, left_out))
 }
 
 fn entry(key: &Key, subject: &str) -> Result<Value, Failure> {

@@ -150,9 +150,13 @@ fn person(users: &Users, key: &str, row: &Texts, api_keys: &[Key], seen: &mut Se
         }
     }
     let password = password(users, text(&users.password))?;
-    let flag = |field: &Option<super::field::Field>, name: &str| match field {
-        Some(field) => field.flag(row, name),
-        None => Ok(None),
+    let verified = match &users.email_verified {
+        Some(field) => field.flag(row, "emailVerified")?.unwrap_or(false),
+        None => false,
+    };
+    let active = match &users.active {
+        Some(field) => field.certain_flag(row, "active")?,
+        None => true,
     };
     let created = match &users.created_at {
         Some(field) => field.time(row, "createdAt")?,
@@ -165,8 +169,8 @@ fn person(users: &Users, key: &str, row: &Texts, api_keys: &[Key], seen: &mut Se
         "email": email,
         "first_name": text(&users.first_name),
         "last_name": text(&users.last_name),
-        "email_verified": flag(&users.email_verified, "emailVerified")?.unwrap_or(false),
-        "active": flag(&users.active, "active")?.unwrap_or(true),
+        "email_verified": verified,
+        "active": active,
         "roles": users.roles.as_ref().and_then(|field| field.list(row)),
         "password_hash": password,
         "totp_secret": text(&users.totp),
@@ -193,7 +197,7 @@ fn password(users: &Users, hash: Option<String>) -> Result<Option<String>, Strin
 /// A key, unless it is switched off.
 fn key(keys: &ApiKeys, row: &Texts) -> Result<Option<Key>, String> {
     if let Some(active) = &keys.active
-        && active.flag(row, "active")? == Some(false)
+        && !active.certain_flag(row, "active")?
     {
         return Ok(None);
     }

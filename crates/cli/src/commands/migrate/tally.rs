@@ -15,6 +15,27 @@ const PLAIN_EVERY: u64 = 10_000;
 /// How often a terminal is told, milliseconds.
 const TERMINAL_EVERY_MS: u128 = 200;
 
+/// Who is told what becomes of rows.
+pub(super) trait Answered {
+    /// A row that was not even sent.
+    fn reject(&mut self, person: &Person, reason: &str);
+
+    /// What the issuer answered of a row.
+    fn settle(&mut self, person: &Person, answer: &Value);
+}
+
+/// Why a row is not simply as it should be, as the issuer answered; empty where it is.
+pub(super) fn why(answer: &Value) -> String {
+    match text(answer, "outcome") {
+        "rejected" => text(answer, "reason").to_owned(),
+        "changed" => format!("used or changed here since: {}", texts(answer, "fields").join(", ")),
+        "differs" => format!("not as in the source: {}", texts(answer, "fields").join(", ")),
+        "missing" => "was not brought".to_owned(),
+        "erased" => "was brought, and erased here since".to_owned(),
+        _ => String::new(),
+    }
+}
+
 /// Counts, and every row of which there is more to say.
 #[derive(Default)]
 pub(super) struct Tally {
@@ -32,18 +53,12 @@ struct Told {
     why: String,
 }
 
-impl Tally {
-    pub(super) fn count(&self, outcome: &str) -> u64 {
-        self.outcomes.get(outcome).copied().unwrap_or(0)
-    }
-
-    /// A row that was not even sent.
-    pub(super) fn reject(&mut self, person: &Person, reason: &str) {
+impl Answered for Tally {
+    fn reject(&mut self, person: &Person, reason: &str) {
         self.note(person, "rejected", reason.to_owned());
     }
 
-    /// What the issuer answered of a row.
-    pub(super) fn settle(&mut self, person: &Person, answer: &Value) {
+    fn settle(&mut self, person: &Person, answer: &Value) {
         let outcome = text(answer, "outcome");
         if let Ok(mapped) = &person.mapped
             && matches!(outcome, "new" | "imported")
@@ -51,15 +66,13 @@ impl Tally {
             self.without_password += u64::from(mapped.without_password);
             self.api_keys += mapped.api_keys;
         }
-        let why = match outcome {
-            "rejected" => text(answer, "reason").to_owned(),
-            "changed" => format!("used or changed here since: {}", texts(answer, "fields").join(", ")),
-            "differs" => format!("not as in the source: {}", texts(answer, "fields").join(", ")),
-            "missing" => "was not brought".to_owned(),
-            "erased" => "was brought, and erased here since".to_owned(),
-            _ => String::new(),
-        };
-        self.note(person, outcome, why);
+        self.note(person, outcome, why(answer));
+    }
+}
+
+impl Tally {
+    pub(super) fn count(&self, outcome: &str) -> u64 {
+        self.outcomes.get(outcome).copied().unwrap_or(0)
     }
 
     fn note(&mut self, person: &Person, outcome: &str, why: String) {

@@ -44,7 +44,7 @@ const SECRETS: [&str; 18] = [
 const PRIVATE_OF_A_KEY: [&str; 7] = ["d", "k", "p", "q", "dp", "dq", "qi"];
 
 /// Members that say who somebody is, and what stands for it.
-const PEOPLE: [(&str, &str); 10] = [
+const PEOPLE: [(&str, &str); 12] = [
     ("subject", "subject"),
     ("sub", "subject"),
     ("actor", "subject"),
@@ -55,6 +55,9 @@ const PEOPLE: [(&str, &str); 10] = [
     ("user_agent", "agent"),
     ("device", "agent"),
     ("device_id", "agent"),
+    ("cluster_user", "subject"),
+    // Where a session came from until it came from elsewhere.
+    ("before", "agent"),
 ];
 
 /// Takes out what must not be read.
@@ -95,10 +98,7 @@ impl Mask {
             Value::String(text) => {
                 let people = PEOPLE.iter().find(|(member, _)| *member == name).filter(|_| self.people_too);
                 *text = match people {
-                    // An id tells nobody's name.
-                    Some((_, kind)) if !text.is_empty() && uuid::Uuid::try_parse(text).is_err() => {
-                        self.stand_in(kind, text)
-                    }
+                    Some((_, kind)) if tells(text) => self.stand_in(kind, text),
                     _ => self.text(text),
                 };
             }
@@ -106,10 +106,21 @@ impl Mask {
         }
     }
 
-    /// A text, word by word: credentials, e-mail addresses and network addresses can stand anywhere.
+    /// A text: credentials, e-mail addresses and network addresses can stand anywhere.
     fn text(&mut self, text: &str) -> String {
         let text = without_userinfo(text);
         let mut out = String::with_capacity(text.len());
+        let mut rest = text.as_str();
+        while let Some((before, email, after)) = self.people_too.then(|| next_email(rest)).flatten() {
+            self.words(before, &mut out);
+            out.push_str(&self.stand_in("email", &email.to_lowercase()));
+            rest = after;
+        }
+        self.words(rest, &mut out);
+        out
+    }
+
+    fn words(&mut self, text: &str, out: &mut String) {
         let mut word = String::new();
         for c in text.chars() {
             if is_of_a_word(c) {
@@ -120,7 +131,6 @@ impl Mask {
             }
         }
         out.push_str(&self.word(&word));
-        out
     }
 
     fn word(&mut self, word: &str) -> String {
@@ -132,9 +142,6 @@ impl Mask {
         }
         let bare = word.trim_end_matches(['.', ':']);
         let rest = &word[bare.len()..];
-        if is_email(bare) {
-            return format!("{}{rest}", self.stand_in("email", &bare.to_lowercase()));
-        }
         if let Ok(ip) = bare.parse::<IpAddr>() {
             return format!("{}{rest}", self.address(ip));
         }
@@ -160,9 +167,19 @@ impl Mask {
     }
 }
 
-/// What words are made of: all that stands in credentials, e-mail addresses and network addresses.
+/// Whether a text may say who somebody is: an id tells nobody's name, and network addresses have a kind of their own.
+fn tells(text: &str) -> bool {
+    !text.is_empty() && uuid::Uuid::try_parse(text).is_err() && text.parse::<IpAddr>().is_err()
+}
+
+/// What words are made of: all that stands in credentials and network addresses.
 fn is_of_a_word(c: char) -> bool {
     c.is_alphanumeric() || "-._~+@:%".contains(c)
+}
+
+/// What stands before the `@` of an address that an account can have.
+fn is_of_a_mailbox(c: char) -> bool {
+    c.is_alphanumeric() || "!#$%&'*+-/=?^_`{|}~.".contains(c)
 }
 
 fn is_credential(word: &str) -> bool {
@@ -171,9 +188,18 @@ fn is_credential(word: &str) -> bool {
     is_jws || PREFIXES.iter().any(|prefix| word.len() > prefix.len() + 8 && word.starts_with(prefix))
 }
 
-fn is_email(word: &str) -> bool {
-    let Some((local, domain)) = word.rsplit_once('@') else { return false };
-    !local.is_empty() && domain.contains('.') && !domain.starts_with('.')
+/// The first e-mail address in a text, with what stands before and after it. Marks before it are none of it: quotes, mostly.
+fn next_email(text: &str) -> Option<(&str, &str, &str)> {
+    text.match_indices('@').find_map(|(at, _)| {
+        let (before, after) = (&text[..at], &text[at + 1..]);
+        let mailbox = &before[before.trim_end_matches(is_of_a_mailbox).len()..];
+        let mailbox = mailbox.trim_start_matches(|c: char| !c.is_alphanumeric());
+        let domain = &after[..after.find(|c: char| !c.is_alphanumeric() && c != '-' && c != '.').unwrap_or(after.len())];
+        let domain = domain.trim_end_matches(['.', '-']);
+        let found = !mailbox.is_empty() && domain.contains('.') && !domain.starts_with('.');
+        let (start, end) = (at - mailbox.len(), at + 1 + domain.len());
+        found.then(|| (&text[..start], &text[start..end], &text[end..]))
+    })
 }
 
 /// Without the user and password of a URL (RFC 3986 section 3.2.1).
@@ -251,5 +277,20 @@ mod tests {
             assert!(!text.to_string().to_lowercase().contains(hidden), "{hidden} in {text}");
         }
         assert_eq!(masked(&told, true), told);
+    }
+
+    #[test]
+    fn of_people_nothing_shows_whatever_their_addresses_are_made_of_and_wherever_they_came_from() {
+        let told = json!({
+            "why": "no mail to 'o'brien/sales@shop.example' (o'brien/sales@shop.example.); a@b is none",
+            "details": {"cluster_user": "system:serviceaccount:ci:deployer", "before": "curl/8 of carol"},
+            "moved": {"ip": "203.0.113.7", "before": "203.0.113.7"},
+            "cut": {"before": 1_700_000_000},
+        });
+        let text = masked(&told, false);
+        assert_eq!(text["why"], "no mail to 'email-1' (email-1.); a@b is none");
+        assert_eq!(text["details"], json!({"cluster_user": "subject-1", "before": "agent-1"}));
+        assert_eq!(text["moved"]["ip"], text["moved"]["before"]);
+        assert_eq!(text["cut"], told["cut"]);
     }
 }

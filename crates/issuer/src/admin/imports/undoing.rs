@@ -37,7 +37,7 @@ struct Undo {
 
 /// What became of an account.
 enum Undone {
-    /// It is no more. With what ended, where something had been issued for it.
+    /// It is no more, or wouldn't be. With what ended with it.
     Gone(Option<Appended>),
     /// It had been erased before.
     WasGone,
@@ -128,17 +128,17 @@ async fn undo_one(
     } else {
         None
     };
-    let ended = match touched {
+    match touched {
         Some(reason) if !asked.force => return Ok(Undone::Kept(reason)),
         _ if asked.dry_run => return Ok(Undone::Gone(None)),
-        // What was issued for it ends with it. For an account that nobody used there is nothing.
-        Some(_) => Some(close(tx, &call.issuer.parts.issued, &call.policy, id, "import taken back").await?),
-        None => None,
-    };
+        _ => {}
+    }
+    // What was issued for it ends with it: an administrator may have minted tokens for an account that nobody used.
+    let ended = close(tx, &call.issuer.parts.issued, &call.policy, id, "import taken back").await?;
     tx.forget_imported_api_keys(policy, id).await?;
     tx.delete_user(policy, id).await?;
     tx.forget_imported_user(policy, import, &brought.row_key).await?;
     let event = call.event(EventKind::UserDeleted).subject(id).detail("by", "administrator");
     event.detail("import", import).write(tx, now).await?;
-    Ok(Undone::Gone(ended))
+    Ok(Undone::Gone(Some(ended)))
 }
