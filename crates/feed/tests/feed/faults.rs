@@ -93,13 +93,11 @@ async fn an_entry_that_can_t_be_read_hides_no_other_and_lets_nobody_call_itself_
     let present = scene.server.state().await.unwrap().record.unwrap();
     let place = present.tail().score() + 1;
     // As a later release might write it, in one step: both keys and their size agree, the value is of another make.
-    let calls = [
-        format!("'ZADD','{{cs}}:live','{place}','later-release'"),
-        "'HSET','{cs}:entries','later-release','something-new'".to_owned(),
-        "'HINCRBY','{cs}:epoch','size','1'".to_owned(),
-        "'HINCRBY','{cs}:epoch','place','1'".to_owned(),
-    ];
-    let script: String = calls.iter().map(|call| format!("redis.call({call});")).collect();
+    let script = format!(
+        "redis.call('ZADD','{{cs}}:live',{place},'later-release');\
+         redis.call('HSET','{{cs}}:entries','later-release','something-new');\
+         redis.call('HINCRBY','{{cs}}:epoch','size',1);redis.call('HINCRBY','{{cs}}:epoch','place',1)"
+    );
     redis.run(&format!("EVAL {script} 0"));
     scene.revoke(&publisher, session("s2")).await;
     let late = scene.follower("late");
