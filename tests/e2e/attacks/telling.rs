@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use super::{PASSWORD, World, text};
 use crate::http::{Answer, Request};
 
-/// So often is each thing asked at most, each time of other names: what else goes on in the process only ever adds statements.
+/// So often is each thing asked at most, each time of other names: what else goes on in the process adds statements, and a line
+/// may come into the log only after the answer.
 const TRIES: usize = 20;
 /// A device's secret as clients hold it.
 const DEVICE: &str = "AAECAwQFBgcICQoLDA0ODw";
@@ -77,10 +78,10 @@ struct Question<'a> {
 }
 
 impl Question<'_> {
-    /// Every time the answers are alike; and so is the work, once nothing else goes on in the process meanwhile.
+    /// Every time the answers are alike; and so is the work of some time to that of some other, when nothing else went on in the
+    /// process.
     fn is_answered_alike(&self, world: &mut World) {
-        let mut quietest: [Option<Seen>; 2] = [None, None];
-        let mut differs = (Vec::new(), Vec::new());
+        let mut all: [Vec<Seen>; 2] = [Vec::new(), Vec::new()];
         for n in 0..TRIES {
             let account = format!("{}-{n}", self.what.replace(|c: char| !c.is_ascii_alphanumeric(), "-"));
             (self.account)(world, &account);
@@ -89,20 +90,21 @@ impl Question<'_> {
                 let mut seen = Seen::of(world, &name, &(self.ask)(&name));
                 assert!(!seen.statements.is_empty(), "statements are logged");
                 seen.statements.retain(|statement| (self.counts)(statement));
-                if let Some(other) = quietest.iter().flatten().next() {
+                if let Some(other) = all.iter().flatten().next() {
                     assert_eq!((&seen.answer, &seen.headers), (&other.answer, &other.headers), "{}: {name}", self.what);
                 }
-                if quietest[side].as_ref().is_none_or(|held| seen.statements.len() < held.statements.len()) {
-                    quietest[side] = Some(seen);
-                }
+                all[side].push(seen);
             }
-            let [Some(one), Some(other)] = &quietest else { panic!("both were asked") };
-            differs = (beyond(&one.statements, &other.statements), beyond(&other.statements, &one.statements));
-            if differs.0.is_empty() && differs.1.is_empty() {
+            let [of_accounts, of_nobody] = &all;
+            if of_accounts.iter().any(|one| of_nobody.iter().any(|other| one.statements == other.statements)) {
                 return;
             }
         }
-        panic!("{}: done for an account alone: {:?}; for nobody alone: {:?}", self.what, differs.0, differs.1);
+        let quietest =
+            |side: &[Seen]| side.iter().map(|seen| seen.statements.clone()).min_by_key(Vec::len).unwrap_or_default();
+        let [one, other] = all.map(|side| quietest(&side));
+        let (account, nobody) = (beyond(&one, &other), beyond(&other, &one));
+        panic!("{}: done for an account alone: {account:?}; for nobody alone: {nobody:?}", self.what);
     }
 }
 
