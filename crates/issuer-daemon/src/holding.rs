@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     assembling::{self, FleetSeen, Lying, Opened, Refused, Stands},
     trust::Trusted,
-    watching::{Change, Object, Source, described},
+    watching::{Change, Object, Source, missing},
 };
 
 /// How often verifiers are looked at, and what failed is tried again.
@@ -409,10 +409,7 @@ impl Holder {
 
     fn tell(&self, world: &World) {
         let mut state = self.told.state.write();
-        let listed: Vec<Source> = world.listed.iter().copied().collect();
-        let missing = described(&listed);
-        let mut problems: Vec<String> =
-            missing.as_array().into_iter().flatten().filter_map(|text| text.as_str().map(str::to_owned)).collect();
+        let mut problems = missing(&world.listed);
         let mut broken = BTreeSet::new();
         for (hash, why) in &world.refused {
             let policy = world.names.get(hash).cloned();

@@ -3,7 +3,11 @@
 //! The watch of rings is begun anew when the bundles' history becomes another one: the API server was restored, and versions
 //! from before say nothing any more. What was read stays in use until the new list is there.
 
-use std::{collections::BTreeMap, fmt::Debug, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+    time::Duration,
+};
 
 use countersign_api::cluster::{FORMAT, HISTORY, HISTORY_KEY, ISSUE_LABEL, KEY_RING_LABEL};
 use futures_util::StreamExt as _;
@@ -16,7 +20,6 @@ use kube::{
         watcher::{self, Event, watcher},
     },
 };
-use serde_json::Value;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -214,8 +217,8 @@ fn version_of(meta: &ObjectMeta) -> u64 {
     meta.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
 }
 
-/// How the world looks to whoever asks for the status.
-pub(crate) fn described(listed: &[Source]) -> Value {
+/// What is still to be read, for whoever asks for the status.
+pub(crate) fn missing(listed: &BTreeSet<Source>) -> Vec<String> {
     let missing = Source::ALL.into_iter().filter(|source| !listed.contains(source));
-    Value::from(missing.map(|source| format!("{} are not read yet", source.words())).collect::<Vec<_>>())
+    missing.map(|source| format!("{} are not read yet", source.words())).collect()
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use countersign_api::{
     bundle::RingName,
     key_ring::Kept,
-    policy::{EffectivePolicy, OnUnacknowledged, ROTATE_ANNOTATION, ROTATE_API_KEY_ANNOTATION},
+    policy::{EffectivePolicy, ROTATE_ANNOTATION, ROTATE_API_KEY_ANNOTATION},
 };
 use countersign_core::{
     keys::SigningKey,
@@ -84,26 +84,7 @@ pub(crate) fn rotate_annotations(declared: &Declared) -> BTreeMap<RingName, Stri
 impl Situation<'_> {
     /// What the policy says about a ring.
     pub(crate) fn spec(&self, ring: RingName) -> RotationSpec {
-        let (tokens, keys) = (&self.effective.tokens, &self.effective.keys);
-        let (interval, max_ttl_ms) = match ring {
-            RingName::Access => (keys.rotation.interval, self.effective.longest_access_life_ms()),
-            RingName::ApiKey => (keys.rotation.api_key_interval, tokens.api_key_max_ttl.as_millis()),
-        };
-        RotationSpec {
-            algorithm: tokens.algorithm.into(),
-            interval_ms: interval.as_millis(),
-            prepublish_ms: keys.rotation.prepublish.as_millis(),
-            revision: Some(keys.rotation.revision.clone()),
-            rotation: self.rotate.get(&ring).cloned(),
-            revoked: self.revoked.clone(),
-            on_unacknowledged: match keys.on_unacknowledged {
-                OnUnacknowledged::Wait => ring::OnUnacknowledged::Wait,
-                OnUnacknowledged::Proceed => ring::OnUnacknowledged::Proceed,
-            },
-            ack_timeout_ms: keys.ack_timeout.as_millis(),
-            max_ttl_ms,
-            clock_skew_ms: tokens.clock_skew.as_millis(),
-        }
+        self.effective.rotation_spec(ring, self.rotate.get(&ring).cloned(), self.revoked.clone())
     }
 
     /// What the fleet holds of a ring.
