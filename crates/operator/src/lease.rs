@@ -29,6 +29,8 @@ use crate::{
 
 /// How long one call may take, at most.
 const CALL: Duration = Duration::from_secs(4);
+/// How long at most between two renewals.
+const MAX_EVERY: Duration = Duration::from_secs(2);
 
 /// Why leading ended.
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +101,8 @@ struct Timing {
     duration: Duration,
     /// How long its holder goes on without having renewed it.
     deadline: Duration,
-    /// How often it is renewed, or looked at by those who wait.
+    /// How often it is renewed, or looked at by those who wait. Renewing shows whether the API server was restored, which is
+    /// to be known soon, however long the Lease is good for.
     every: Duration,
     /// How long one call may take.
     call: Duration,
@@ -109,7 +112,7 @@ impl Timing {
     /// Of a Lease that is good for `duration`.
     fn of(duration: Duration) -> Self {
         let deadline = duration * 2 / 3;
-        Self { duration, deadline, every: duration * 2 / 15, call: CALL.min(deadline * 2 / 5) }
+        Self { duration, deadline, every: MAX_EVERY.min(duration * 2 / 15), call: CALL.min(deadline * 2 / 5) }
     }
 }
 

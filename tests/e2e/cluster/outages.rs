@@ -77,7 +77,7 @@ fn a_restored_backup_of_etcd_revives_no_revoked_key_and_its_tokens_stay_good() {
     let policy = world.enforced(&policy("restored", "shop"));
     let path = object_path(&policy);
     let leaked = world.minter.mint(&policy, "ann");
-    world.installation.cluster.save("before");
+    world.back_up("before");
 
     world.api().merge(&path, &json!({"spec": {"keys": {"revoked": [{"kid": key_of(&leaked)}]}}}));
     world.eventually(&policy, &leaked, (401, "revoked"));
@@ -101,7 +101,7 @@ fn a_restored_backup_of_etcd_revives_no_revoked_key_and_its_tokens_stay_good() {
     refused_for_good(&world, &policy, &leaked);
 
     // Once more, and nobody is left who remembers but the verifiers and the feed.
-    world.installation.cluster.save("again");
+    world.back_up("again");
     world.api().merge(&path, &json!({"spec": {"keys": {"revoked": [{"kid": key_of(&fresh)}]}}}));
     world.eventually_restarting("the second key is refused", |world| {
         (world.verdicts(&policy, &fresh) == [(401, "revoked".to_owned())].into()).then_some(())

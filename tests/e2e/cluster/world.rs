@@ -94,11 +94,24 @@ impl World {
         })
     }
 
+    fn lease(&self) -> Option<Value> {
+        self.api().object(&format!("/apis/coordination.k8s.io/v1/namespaces/{SYSTEM}/leases/countersign-operator"))
+    }
+
+    /// Takes a backup that is older than the leader's last renewal, as all but those of the last two seconds are.
+    pub(super) fn back_up(&mut self, name: &str) {
+        self.installation.cluster.save(name);
+        let renewed = |lease: &Value| lease["spec"]["renewTime"].clone();
+        let before = self.lease().as_ref().map(renewed);
+        self.eventually_restarting("the Lease is renewed", |world| {
+            (world.lease().as_ref().map(renewed) != before).then_some(())
+        });
+    }
+
     /// Which operator leads.
     pub(super) fn leader(&self) -> usize {
-        let lease = format!("/apis/coordination.k8s.io/v1/namespaces/{SYSTEM}/leases/countersign-operator");
         eventually("an operator leads", LONG, || {
-            let lease = self.api().object(&lease)?;
+            let lease = self.lease()?;
             let holder = lease["spec"]["holderIdentity"].as_str()?;
             self.operators.iter().position(|operator| operator.identity() == holder)
         })

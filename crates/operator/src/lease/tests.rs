@@ -44,7 +44,7 @@ fn a_holder_stops_before_anyone_else_may_begin_however_long_a_lease_lasts() {
     for (duration, deadline, every, call) in [
         (secs(15), secs(10), secs(2), secs(4)),
         (secs(3), secs(2), millis(400), millis(800)),
-        (secs(120), secs(80), secs(16), secs(4)),
+        (secs(120), secs(80), secs(2), secs(4)),
     ] {
         assert_eq!(Timing::of(duration), Timing { duration, deadline, every, call });
     }

@@ -191,8 +191,9 @@ impl Reconciler {
         managed: &mut Managed,
     ) -> Result<bool, ReconcileError> {
         let Some(written) = managed.written else { return Ok(true) };
-        let found = self.maps().get_metadata_opt(&bundle_name(name)).await?;
-        let same = found.is_some_and(|found| version_of(&found.metadata) == written.since.version);
+        let found = self.maps().get_metadata_opt(&bundle_name(name)).await?.map(|found| version_of(&found.metadata));
+        self.not_before(name, Some(written.since.version), found).await?;
+        let same = found == Some(written.since.version);
         if !same {
             managed.bundle_changed();
             managed.bundle_unsure = true;
@@ -207,6 +208,7 @@ impl Reconciler {
         if managed.bundle_unsure {
             let bundle = self.maps().get_metadata_opt(&object).await?.map(|found| version_of(&found.metadata));
             let secrets = self.secrets().get_metadata_opt(&object).await?.map(|found| version_of(&found.metadata));
+            self.not_before(name, managed.written.map(|written| written.since.version), bundle).await?;
             managed.since.clear();
             return Ok(DecidedOn { bundle, secrets });
         }

@@ -171,8 +171,9 @@ impl Reconciler {
     ) -> Result<Option<u64>, ReconcileError> {
         let object = issue_name(name);
         if managed.told_unsure {
-            let found = self.system_secrets().get_metadata_opt(&object).await?;
-            return Ok(found.map(|found| version_of(&found.metadata)));
+            let found = self.system_secrets().get_metadata_opt(&object).await?.map(|found| version_of(&found.metadata));
+            self.not_before(name, managed.told.as_ref().map(|told| told.version), found).await?;
+            return Ok(found);
         }
         let told = managed.told.as_ref().map(|told| told.version);
         Ok(told.or_else(|| Some(self.caches.issues.one(&object)?.version)))

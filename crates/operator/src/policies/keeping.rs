@@ -80,6 +80,8 @@ impl Reconciler {
             // Deleted, without its label, or not yet seen by the watch.
             (Shown::Lags | Shown::Gone, _) => self.read_ring(&object).await?,
         };
+        let before = stored.version;
+        self.not_before(name, before, found.as_ref().map(|secret| secret.version)).await?;
         managed.unsure = false;
         match found {
             None => {
@@ -110,6 +112,20 @@ impl Reconciler {
             }
         }
         Ok(Found::Stored)
+    }
+
+    /// Holds what the API server itself says of an object's version against the one that this process knew it at. No watch need
+    /// say so: one that asks from a version that is yet to come again is shown nothing.
+    pub(super) async fn not_before(
+        &self,
+        name: &PolicyName,
+        known: Option<u64>,
+        found: Option<u64>,
+    ) -> Result<(), ReconcileError> {
+        if found.is_some_and(|found| known.is_some_and(|known| found < known)) {
+            return Err(self.went_back(name).await);
+        }
+        Ok(())
     }
 
     /// The API server was restored from a backup: everything begins anew.

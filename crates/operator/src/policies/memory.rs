@@ -151,10 +151,15 @@ impl Managed {
     /// The API server was restored: no version of before means anything, and verifiers may hold later bundles.
     pub(crate) fn went_back(&mut self) {
         self.unsure = true;
+        if let Some(stored) = &mut self.stored {
+            (stored.version, stored.confirmed) = (None, false);
+        }
         self.rewrite_bundle = true;
         self.bundle_unsure = true;
         self.bundle_changed();
         self.reserved = None;
+        // The same generation may be of another spec now.
+        (self.understood, self.resolved) = (None, None);
         self.present = None;
         self.secrets = None;
         self.told = None;

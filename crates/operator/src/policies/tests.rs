@@ -2,6 +2,7 @@
 
 mod informing;
 mod issuers;
+mod restores;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -21,7 +22,10 @@ use countersign_core::{
 use countersign_feed::{Ack, Clock};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use serde_json::{Value, json};
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
 use super::{
     Dirty, Reconciler,
@@ -37,7 +41,7 @@ use super::{
 };
 use crate::{
     fleet::{Fleet, Verifier},
-    registry::{FeedPresent, Registry},
+    registry::{FeedPresent, Registry, Request},
     scripted::ApiServer,
 };
 
@@ -69,12 +73,14 @@ struct Leader {
     server: ApiServer,
     reconciler: Reconciler,
     managed: Managed,
+    /// What the reconciler asks of whoever has it look.
+    inbox: mpsc::Receiver<Request>,
 }
 
 impl Leader {
     /// One who has just begun.
     async fn begins(server: &ApiServer) -> Self {
-        let (context, _inbox) = server.context();
+        let (context, inbox) = server.context();
         let keys = BundleKeys::load(&context, Clock::wall()).await.unwrap();
         let reconciler = Reconciler {
             caches: Caches::default(),
@@ -87,7 +93,7 @@ impl Leader {
             context,
         };
         reconciler.caches.namespaces.set("shop", Some("n1".into()));
-        let leader = Self { server: server.clone(), reconciler, managed: Managed::default() };
+        let leader = Self { server: server.clone(), reconciler, managed: Managed::default(), inbox };
         leader.watches();
         leader
     }
