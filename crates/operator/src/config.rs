@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use countersign_api::{cluster, values};
 use countersign_feed::{InvalidRedisUrl, RedisUrl};
-use countersign_telemetry::{Endpoint, InvalidEndpoint};
+use countersign_process::TellingFlags;
 
 /// The flags of `countersign-operator`. Each is also an environment variable, `COUNTERSIGN_` and its name.
 #[derive(Clone, Debug, clap::Parser)]
@@ -54,15 +54,9 @@ pub struct Flags {
     /// Whether metrics carry the label `policy`
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, env = "COUNTERSIGN_METRICS_POLICY_LABEL")]
     pub metrics_policy_label: bool,
-    /// Collector that gets traces (OTLP over HTTP), as http://otel-collector:4318; without it none are made
-    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
-    pub otlp_endpoint: Option<String>,
-    /// Least severe messages to log: error, warn, info, debug, trace, or per module as `info,hyper=warn`
-    #[arg(long, value_name = "LEVEL", default_value = "info", env = "LOG_LEVEL")]
-    pub log_level: String,
-    /// Log lines as `text` or `json`
-    #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = ["text", "json"], env = "COUNTERSIGN_LOG_FORMAT")]
-    pub log_format: String,
+    /// Log and traces
+    #[command(flatten)]
+    pub telling: TellingFlags,
 }
 
 /// Settings that hold together.
@@ -94,8 +88,6 @@ pub struct Config {
     pub startup_taint: bool,
     /// Metrics carry the label `policy`.
     pub metrics_policy_label: bool,
-    /// Where traces go.
-    pub otlp_endpoint: Option<Endpoint>,
 }
 
 /// The feed's server.
@@ -161,9 +153,6 @@ pub enum ConfigError {
         "--bundles-namespace is the system namespace {0:?}: verifiers may read everything there, and key rings are in it"
     )]
     OneNamespace(String),
-    /// Not a collector.
-    #[error("--otlp-endpoint (OTEL_EXPORTER_OTLP_ENDPOINT): {0}")]
-    Collector(#[source] InvalidEndpoint),
     /// Nothing identifies the process.
     #[error("--identity is empty")]
     NoIdentity,
@@ -206,15 +195,8 @@ impl Config {
             jwks_ca_file: flags.jwks_ca_file.clone(),
             startup_taint: flags.startup_taint,
             metrics_policy_label: flags.metrics_policy_label,
-            otlp_endpoint: endpoint(flags.otlp_endpoint.as_deref())?,
         })
     }
-}
-
-/// An empty variable says nothing.
-fn endpoint(value: Option<&str>) -> Result<Option<Endpoint>, ConfigError> {
-    let given = value.filter(|value| !value.is_empty());
-    given.map(|value| value.parse().map_err(ConfigError::Collector)).transpose()
 }
 
 fn address(flag: &'static str, value: &str) -> Result<Option<SocketAddr>, ConfigError> {
@@ -246,7 +228,6 @@ mod tests {
             (&["--redis-ca-file", "/nonexistent"], "/nonexistent"),
             (&["--identity", ""], "--identity"),
             (&["--lease-duration", "2999ms"], "--lease-duration"),
-            (&["--otlp-endpoint", "otel-collector:4318"], "--otlp-endpoint"),
             (&["--bundles-namespace", "countersign-system"], "--bundles-namespace"),
         ] {
             let said = config(arguments, Some(redis)).unwrap_err().to_string();

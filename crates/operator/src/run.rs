@@ -9,7 +9,8 @@ use std::{
 };
 
 use countersign_api::cluster;
-use kube::{Client, config::KubeConfigOptions, config::Kubeconfig};
+use countersign_process::find_cluster;
+use kube::Client;
 use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -213,14 +214,5 @@ impl Parts {
 }
 
 async fn api_server(config: &Config) -> Result<ApiServer, PartError> {
-    // One provider of cryptography for the whole process; another part may have been first.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let settings = match &config.kubeconfig {
-        None => kube::Config::infer().await?,
-        Some(path) => {
-            let kubeconfig = Kubeconfig::read_from(path)?;
-            kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?
-        }
-    };
-    Ok(ApiServer::new(&settings)?)
+    Ok(ApiServer::new(&find_cluster(config.kubeconfig.as_deref()).await?)?)
 }

@@ -1,10 +1,18 @@
-//! What every process of Countersign does alike: certificates that change on disk, words for log levels, variables of the
-//! environment that mean nothing.
+//! What every process of Countersign does alike: how it starts, logs and ends, whom it trusts, which cluster it works in,
+//! certificates that change on disk, variables of the environment that mean nothing.
 
+mod cluster;
 mod logging;
+mod starting;
+mod telling;
 mod tls;
+mod trust;
 mod variables;
 
+pub use cluster::{ClusterError, UnusableKubeconfig, cluster_of, find_cluster};
 pub use logging::{InvalidLogLevel, log_filter};
-pub use tls::{ServingTls, TlsError};
+pub use starting::{Failure, Process, Signals, exit_code, until_told, warn_of_unknown_variables};
+pub use telling::{Telling, TellingError, TellingFlags};
+pub use tls::{HalfTls, ServingTls, TlsError, TlsFiles, TlsFlags};
+pub use trust::{TrustError, TrustFile, Trusted};
 pub use variables::{known_variables, unknown_variables, variable_behind};

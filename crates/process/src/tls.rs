@@ -20,6 +20,45 @@ use tokio_rustls::TlsAcceptor;
 /// How often the files are looked at. Certificates are renewed days ahead.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
+/// The flags of a certificate. Which listeners it is for each process says in its own words ([`clap::Command::mut_arg`]).
+#[derive(Clone, Debug, clap::Args)]
+pub struct TlsFlags {
+    /// Certificate chain (PEM); reloaded when it changes
+    #[arg(long, value_name = "FILE", env = "COUNTERSIGN_TLS_CERT")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key (PEM) of --tls-cert
+    #[arg(long, value_name = "FILE", env = "COUNTERSIGN_TLS_KEY")]
+    pub tls_key: Option<PathBuf>,
+}
+
+/// A certificate chain and its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// PEM.
+    pub cert: PathBuf,
+    /// PEM.
+    pub key: PathBuf,
+}
+
+/// One without the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("--tls-cert and --tls-key belong together: {missing} is missing")]
+pub struct HalfTls {
+    missing: &'static str,
+}
+
+impl TlsFlags {
+    /// Both, or neither.
+    pub fn files(&self) -> Result<Option<TlsFiles>, HalfTls> {
+        match (&self.tls_cert, &self.tls_key) {
+            (None, None) => Ok(None),
+            (Some(cert), Some(key)) => Ok(Some(TlsFiles { cert: cert.clone(), key: key.clone() })),
+            (Some(_), None) => Err(HalfTls { missing: "--tls-key" }),
+            (None, Some(_)) => Err(HalfTls { missing: "--tls-cert" }),
+        }
+    }
+}
+
 /// Why a certificate and its key can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {

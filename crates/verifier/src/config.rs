@@ -10,8 +10,8 @@ use countersign_api::cluster::BUNDLES_NAMESPACE;
 use countersign_core::proxies::InvalidProxy;
 pub use countersign_core::proxies::TrustedProxies;
 use countersign_feed::{ISSUER_PREFIX, InvalidRedisUrl, MAX_LEASE_NAME, RedisUrl, is_lease_name};
-use countersign_process::{InvalidLogLevel, ServingTls, TlsError, log_filter};
-use countersign_telemetry::{Endpoint, InvalidEndpoint};
+pub use countersign_process::TlsFiles;
+use countersign_process::{HalfTls, ServingTls, TellingFlags, TlsError, TlsFlags};
 
 use crate::emergency::AuditLog;
 pub use crate::source::jwks::FetchRules;
@@ -21,7 +21,16 @@ pub const DEFAULT_SOCKET: &str = "/run/countersign/verifier.sock";
 
 /// The flags of `countersign-verifier`. Each is also an environment variable, `COUNTERSIGN_` and its name.
 #[derive(Clone, Debug, clap::Parser)]
-#[command(name = "countersign-verifier", version, about = "Answers whether tokens are good, now, from memory")]
+#[command(
+    name = "countersign-verifier",
+    version,
+    about = "Answers whether tokens are good, now, from memory",
+    mut_arg("tls_cert", |cert| {
+        cert.help(
+            "Certificate chain (PEM) for the TCP listeners; reloaded when it changes. The health listener then takes both",
+        )
+    })
+)]
 pub struct Flags {
     /// Directory of policy bundles to serve and follow (`countersign dev` writes them to DATA_DIR/bundles)
     #[arg(long, value_name = "DIR", env = "COUNTERSIGN_BUNDLES")]
@@ -67,12 +76,9 @@ pub struct Flags {
     /// Address for /healthz, /readyz and /metrics, or `off`
     #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:7481", env = "COUNTERSIGN_HEALTH_LISTEN")]
     pub health_listen: String,
-    /// Certificate chain (PEM) for the TCP listeners; reloaded when it changes. The health listener then takes both
-    #[arg(long, value_name = "FILE", env = "COUNTERSIGN_TLS_CERT")]
-    pub tls_cert: Option<PathBuf>,
-    /// Private key (PEM) of --tls-cert
-    #[arg(long, value_name = "FILE", env = "COUNTERSIGN_TLS_KEY")]
-    pub tls_key: Option<PathBuf>,
+    /// Certificate of the TCP listeners
+    #[command(flatten)]
+    pub tls: TlsFlags,
     /// Whose X-Forwarded-… headers are believed: networks, `loopback`, `socket`, separated by commas
     #[arg(long, value_name = "LIST", default_value = "loopback,socket", env = "COUNTERSIGN_TRUSTED_PROXIES")]
     pub trusted_proxies: String,
@@ -97,15 +103,9 @@ pub struct Flags {
     /// Certificates (PEM) of authorities to trust for fetching keys, beside the system's
     #[arg(long, value_name = "FILE", env = "COUNTERSIGN_JWKS_CA_FILE")]
     pub jwks_ca_file: Option<PathBuf>,
-    /// Collector that gets traces (OTLP over HTTP), as http://otel-collector:4318; without it none are made
-    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
-    pub otlp_endpoint: Option<String>,
-    /// Least severe messages to log: error, warn, info, debug, trace or off, or per module as `info,hyper=warn`
-    #[arg(long, value_name = "LEVEL", default_value = "info", env = "LOG_LEVEL")]
-    pub log_level: String,
-    /// Log lines as `text` or `json`
-    #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = ["text", "json"], env = "COUNTERSIGN_LOG_FORMAT")]
-    pub log_format: String,
+    /// Log and traces
+    #[command(flatten)]
+    pub telling: TellingFlags,
 }
 
 /// Settings that hold together. Made of [`Flags`], or by a program that has a verifier within.
@@ -161,20 +161,15 @@ pub struct KubernetesSource {
     pub trust: PathBuf,
     /// The longest random wait before all bundles are listed again after a gap, so that a fleet doesn't come at once.
     pub relist_jitter: Duration,
+    /// A watch that could not be resumed for longer than this may have been resumed in another history.
+    pub doubtful_after: Duration,
 }
 
 impl KubernetesSource {
     /// The longest random wait before another list, unless told otherwise.
     pub const RELIST_JITTER: Duration = Duration::from_secs(5);
-}
-
-/// A certificate chain and its key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsFiles {
-    /// PEM.
-    pub cert: PathBuf,
-    /// PEM.
-    pub key: PathBuf,
+    /// How long without a watch a restored backup goes unnoticed at most, unless told otherwise.
+    pub const DOUBTFUL_AFTER: Duration = Duration::from_secs(2);
 }
 
 /// Where revocations come from.
@@ -253,21 +248,12 @@ pub enum ConfigError {
         /// What it says.
         value: String,
     },
-    /// One without the other.
-    #[error("--tls-cert and --tls-key belong together: {missing} is missing")]
-    HalfTls {
-        /// The absent flag.
-        missing: &'static str,
-    },
+    /// A certificate without its key, or the other way round.
+    #[error(transparent)]
+    HalfTls(#[from] HalfTls),
     /// TLS can't be served with these.
     #[error("--tls-cert, --tls-key: {0}")]
     Tls(#[from] TlsError),
-    /// Not a level.
-    #[error("--log-level: {0}")]
-    LogLevel(#[from] InvalidLogLevel),
-    /// Not a collector.
-    #[error("--otlp-endpoint: {0}")]
-    Collector(#[from] InvalidEndpoint),
     /// Not a network.
     #[error("--trusted-proxies: {0}")]
     Proxy(#[from] InvalidProxy),
@@ -291,8 +277,6 @@ impl ConfigError {
             Self::Redis(_) => Some("redis"),
             Self::File { flag, .. } | Self::Address { flag, .. } => Some(flag.trim_start_matches('-')),
             Self::Tls(_) => Some("tls-cert"),
-            Self::LogLevel(_) => Some("log-level"),
-            Self::Collector(_) => Some("otlp-endpoint"),
             Self::Proxy(_) => Some("trusted-proxies"),
             Self::Budget(_) => Some("uncached-budget"),
             Self::NoConnections => Some("max-connections"),
@@ -302,24 +286,13 @@ impl ConfigError {
             | Self::NoName
             | Self::NoFeed
             | Self::TwoFeeds
-            | Self::HalfTls { .. }
+            | Self::HalfTls(_)
             | Self::NoListener => None,
         }
     }
 }
 
 impl Flags {
-    /// The `tracing` filter of what to log.
-    pub fn log_filter(&self) -> Result<String, ConfigError> {
-        Ok(log_filter(&self.log_level)?)
-    }
-
-    /// Where traces go, if anywhere. An empty variable says nothing.
-    pub fn traces(&self) -> Result<Option<Endpoint>, ConfigError> {
-        let given = self.otlp_endpoint.as_deref().filter(|endpoint| !endpoint.is_empty());
-        Ok(given.map(str::parse).transpose()?)
-    }
-
     /// The name in the fleet that flags or environment give, if any.
     pub fn given_name(&self) -> Option<&str> {
         [&self.name, &self.pod_name].into_iter().flatten().map(String::as_str).find(|name| !name.is_empty())
@@ -342,12 +315,7 @@ impl TryFrom<&Flags> for Config {
     type Error = ConfigError;
 
     fn try_from(flags: &Flags) -> Result<Self, ConfigError> {
-        let tls = match (&flags.tls_cert, &flags.tls_key) {
-            (None, None) => None,
-            (Some(cert), Some(key)) => Some(TlsFiles { cert: cert.clone(), key: key.clone() }),
-            (Some(_), None) => return Err(ConfigError::HalfTls { missing: "--tls-key" }),
-            (None, Some(_)) => return Err(ConfigError::HalfTls { missing: "--tls-cert" }),
-        };
+        let tls = flags.tls.files()?;
         if let Some(files) = &tls {
             ServingTls::load(&files.cert, &files.key)?;
         }
@@ -428,6 +396,7 @@ fn source(flags: &Flags) -> Result<Source, ConfigError> {
         namespace,
         trust: flags.bundle_trust.clone().ok_or(ConfigError::NoTrust)?,
         relist_jitter: KubernetesSource::RELIST_JITTER,
+        doubtful_after: KubernetesSource::DOUBTFUL_AFTER,
     }))
 }
 

@@ -19,9 +19,11 @@ mod slot;
 mod source;
 mod verifier;
 
+pub use countersign_process::TrustError;
+
 pub use config::{Config, ConfigError, FeedConfig, Flags};
 pub use emergency::AuditLog;
 pub use metrics::METRICS;
 pub use net::BindError;
-pub use source::{jwks::ClientError, keeper::SourceError, kubernetes::ApiError, status::KeySetProblem, trust::TrustError};
+pub use source::{jwks::ClientError, keeper::SourceError, kubernetes::ApiError, status::KeySetProblem};
 pub use verifier::{Addresses, Feed, RunningVerifier, StartError, Verifier};

@@ -7,6 +7,5 @@ pub(crate) mod keeper;
 pub(crate) mod kubernetes;
 pub(crate) mod saved;
 pub(crate) mod status;
-pub(crate) mod trust;
 
 pub(crate) use countersign_jwks as jwks;

@@ -13,6 +13,7 @@ use std::{
 
 use countersign_api::bundle;
 use countersign_core::digest::sha256;
+use countersign_process::Trusted;
 use notify::Watcher as _;
 use serde::Deserialize;
 use tokio::sync::mpsc;
@@ -20,9 +21,8 @@ use tokio::sync::mpsc;
 pub(crate) use keeper::DirectoryKeeper;
 
 use super::{
-    held::{Content, Offer, Trusted},
+    held::{Content, Offer},
     saved::read_bounded,
-    trust,
 };
 
 /// How often the directory is looked at, whatever the watch says.
@@ -99,10 +99,10 @@ impl Directory {
                 (name.clone(), Offer { content: content.clone(), secrets, policy: None })
             })
             .collect();
-        let trusted = trust.map_or_else(trust::in_file_system, |bytes| {
-            trust::parse(&bytes).unwrap_or_else(|error| {
+        let trusted = trust.map_or_else(Trusted::in_file_system, |bytes| {
+            Trusted::parse(&bytes).unwrap_or_else(|error| {
                 tracing::error!(file = TRUST_FILE, %error, "no bundle is trusted until the file is mended");
-                trust::in_nobody(&bytes)
+                Trusted::in_nobody(&bytes)
             })
         });
         let revision = revision

@@ -8,11 +8,12 @@ use std::{
 use countersign_api::bundle::{self, SCHEMA, Trust};
 use countersign_core::jose::JwkSet;
 use countersign_feed::{Ack, Clock, MAX_REFUSED, RefusedPolicy};
+use countersign_process::Trusted;
 use countersign_telemetry::traces::TARGET;
 use parking_lot::Mutex;
 
 use super::{
-    held::{Held, KeySets, Offer, Outcome, Trusted, Unusable},
+    held::{Held, KeySets, Offer, Outcome, Unusable},
     jwks::Target,
     saved::{Saved, SavedBundle, ToSave},
 };

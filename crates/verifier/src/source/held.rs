@@ -9,6 +9,7 @@ use std::{
 
 use countersign_api::bundle::{self, Bundle, CompileError, Trust, VerifySecrets};
 use countersign_core::names::PolicyName;
+use countersign_process::Trusted;
 
 pub(crate) use compiling::KeySets;
 
@@ -44,16 +45,6 @@ pub(crate) type Content = Result<Arc<[u8]>, Unreadable>;
 /// There, and can't be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Unreadable(pub(crate) String);
-
-/// Whose signature counts at present.
-#[derive(Debug)]
-pub(crate) struct Trusted {
-    pub(crate) trust: Trust,
-    /// The trusted keys' ids; empty where the file system is the trust.
-    pub(crate) kids: Vec<String>,
-    /// What the trust file says, in a word: another one makes every bundle be judged anew.
-    pub(crate) digest: [u8; 32],
-}
 
 /// A good bundle.
 #[derive(Debug)]

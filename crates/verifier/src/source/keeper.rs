@@ -7,6 +7,7 @@ use std::{
 };
 
 use countersign_feed::{Ack, Follower};
+use countersign_process::TrustError;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +18,6 @@ use super::{
     jwks::ClientError,
     kubernetes::{ApiError, KubernetesKeeper},
     saved::Saved,
-    trust::TrustError,
 };
 use crate::{
     app::{App, UnknownKey},

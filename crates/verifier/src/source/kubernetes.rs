@@ -20,6 +20,7 @@ use std::{
 };
 
 use countersign_feed::UnknownIssuerKey;
+use countersign_process::{TrustFile, Trusted};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
@@ -34,7 +35,6 @@ use super::{
     held::Offer,
     keeper::{Acknowledging, Post, Shared, SourceError},
     saved::{Saved, SavedPosition},
-    trust::{self, TrustFile},
 };
 use crate::{
     app::{App, UnknownKey},
@@ -87,11 +87,11 @@ impl KubernetesKeeper {
         let Post { app, follower, unknown_keys } = post;
         app.source.is_kubernetes();
         let client = connect::connect(&source).await?;
-        let mut enforced = Enforced::new(app.clone(), disk, trust::in_nobody(&[]));
+        let mut enforced = Enforced::new(app.clone(), disk, Trusted::in_nobody(&[]));
         let (whole, saved) = (enforced.restore(), enforced.disk().and_then(Saved::position));
         let has_something = !enforced.held.is_empty();
         let mut trust = TrustFile::new(source.trust.clone());
-        match trust::read(trust.path()) {
+        match Trusted::read(trust.path()) {
             Ok(trusted) => enforced.trust(trusted),
             Err(source) if !has_something => {
                 return Err(SourceError::Trust { path: trust.path().to_owned(), source });
@@ -107,8 +107,7 @@ impl KubernetesKeeper {
         let reader = Reader::new(
             app.clone(),
             client.clone(),
-            &source.namespace,
-            source.relist_jitter,
+            &source,
             tell,
             unconfirmed_ms.subscribe(),
         );

@@ -7,10 +7,8 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::Context as _;
 use clap::Parser;
 use countersign_api::cluster::SYSTEM_NAMESPACE;
-use kube::{
-    Client, Config,
-    config::{KubeConfigOptions, Kubeconfig},
-};
+use countersign_process::find_cluster;
+use kube::Client;
 
 use self::uninstall::{Released, uninstall};
 
@@ -49,13 +47,7 @@ fn run(flags: &Flags) -> anyhow::Result<Released> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("the runtime does not start")?;
     runtime.block_on(async {
-        let config = match &flags.kubeconfig {
-            Some(file) => {
-                Config::from_custom_kubeconfig(Kubeconfig::read_from(file)?, &KubeConfigOptions::default()).await?
-            }
-            None => Config::infer().await?,
-        };
-        let client = Client::try_from(config)?;
+        let client = Client::try_from(find_cluster(flags.kubeconfig.as_deref()).await?)?;
         Ok(uninstall(&client, &flags.system_namespace, Duration::from_secs(flags.patience)).await?)
     })
 }

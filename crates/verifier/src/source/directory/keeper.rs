@@ -3,6 +3,7 @@
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use countersign_core::names::PolicyName;
+use countersign_process::Trusted;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -14,7 +15,6 @@ use super::{
         keeper::{Acknowledging, Post, Shared, SourceError},
         saved::Saved,
         status::KeySetProblem,
-        trust,
     },
     Directory, LOOK_EVERY, Listing, Revision,
 };
@@ -55,7 +55,7 @@ impl DirectoryKeeper {
         let Post { app, follower, unknown_keys } = post;
         app.source.is_directory();
         let mut keeper = Self {
-            enforced: Shared::new(Enforced::new(app.clone(), disk, trust::in_file_system())),
+            enforced: Shared::new(Enforced::new(app.clone(), disk, Trusted::in_file_system())),
             app,
             directory: Some(Directory::new(path.clone())),
             path,

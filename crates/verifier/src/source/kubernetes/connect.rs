@@ -1,11 +1,9 @@
 //! The way to the API server, and what can go wrong on it.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
-use kube::{
-    Client,
-    config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError},
-};
+use countersign_process::{UnusableKubeconfig, cluster_of};
+use kube::{Client, config::InClusterError};
 
 use crate::config::KubernetesSource;
 
@@ -17,13 +15,8 @@ const ANSWER: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
     /// The kubeconfig can't be used.
-    #[error("--kubeconfig {}: {source}", path.display())]
-    Kubeconfig {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: KubeconfigError,
-    },
+    #[error(transparent)]
+    Kubeconfig(#[from] UnusableKubeconfig),
     /// Not a pod, or one without a service account's token.
     #[error("this is no pod that may ask its cluster ({0}): mount the service account's token, or give --kubeconfig FILE")]
     NotInCluster(#[from] InClusterError),
@@ -57,7 +50,7 @@ pub enum ApiError {
 impl ApiError {
     /// Whether somebody has to change something before it can go away.
     pub(super) const fn wants_mending(&self) -> bool {
-        matches!(self, Self::Kubeconfig { .. } | Self::NotInCluster(_) | Self::Client(_) | Self::Denied { .. })
+        matches!(self, Self::Kubeconfig(_) | Self::NotInCluster(_) | Self::Client(_) | Self::Denied { .. })
     }
 
     /// What a request for `what` came to.
@@ -77,11 +70,7 @@ impl ApiError {
 /// A client for the cluster. Asks nothing yet.
 pub(super) async fn connect(source: &KubernetesSource) -> Result<Client, ApiError> {
     let mut config = match &source.kubeconfig {
-        Some(path) => {
-            let wrong = |source| ApiError::Kubeconfig { path: path.clone(), source };
-            let kubeconfig = Kubeconfig::read_from(path).map_err(wrong)?;
-            kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(wrong)?
-        }
+        Some(path) => cluster_of(path).await?,
         None => kube::Config::incluster()?,
     };
     config.connect_timeout = Some(CONNECT);
