@@ -291,6 +291,17 @@ impl Fleet {
         Count { required: quorum.required.len(), held, lagging, refused: Vec::new() }
     }
 
+    /// Which issuers believe what is signed with a key. One that doesn't yet goes on by what it held before, without the keys
+    /// that were made and revoked since.
+    pub fn issuers_trusting(&self, kid: &str) -> Count {
+        let believes = |ack: &Option<Ack>| {
+            ack.as_ref().is_some_and(|ack| self.is_of_now(ack) && ack.trusted_bundle_keys.iter().any(|k| k == kid))
+        };
+        let held = self.issuers.values().filter(|ack| believes(ack)).count();
+        let lagging = self.issuers.iter().filter(|(_, ack)| !believes(ack)).map(|(name, _)| name.clone());
+        Count { required: self.issuers.len(), held, lagging: lagging.take(MAX_NAMED).collect(), refused: Vec::new() }
+    }
+
     /// The latest generation that anybody can have made: they are made of the clock.
     fn plausible(&self) -> u64 {
         self.now.and_then(|now| u64::try_from(now.plus(PLAUSIBLY_AHEAD_MS).0).ok()).unwrap_or(0)

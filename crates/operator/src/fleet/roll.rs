@@ -64,12 +64,20 @@ pub(crate) struct Roll {
     ended: BTreeSet<String>,
     /// What live verifiers say, and since when.
     acks: BTreeMap<String, (Ack, UnixMillis)>,
+    /// Issuers that sign or may: by name, from when on their absence counts, by our clock.
+    issuers: BTreeMap<String, i64>,
+    /// Those of them that were seen to have ended, as long as their leases live on.
+    issuers_ended: BTreeSet<String>,
+    /// How long one that vanished is waited for.
+    longest_absent_after_ms: i64,
 }
 
 impl Roll {
     /// Takes in what is seen now. `boot_ms` is the machine's monotonic clock.
     pub(crate) fn observe(&mut self, seen: &Listed<'_>, present: &FeedPresent, boot_ms: i64) -> Vec<Verifier> {
         self.advance(present, boot_ms);
+        self.issuers_ended.extend(seen.ended.iter().filter(|name| self.issuers.contains_key(*name)).cloned());
+        self.longest_absent_after_ms = seen.longest_absent_after_ms;
         let leases = if present.fresh { present.leases.as_slice() } else { &[] };
         let leases: BTreeMap<&str, &Lease> = leases.iter().map(|lease| (lease.name.as_str(), lease)).collect();
         self.note_pods(seen, &leases, present.fresh);
@@ -133,9 +141,9 @@ impl Roll {
         self.were_pods.retain(heard_of);
     }
 
-    /// Whether a pod is waited for that isn't listed any more.
-    pub(crate) fn misses_pods(&self) -> bool {
-        !self.vanished.is_empty()
+    /// Whether a pod is waited for that isn't listed any more, or perhaps an issuer.
+    pub(crate) fn misses_any(&self) -> bool {
+        !self.vanished.is_empty() || self.issuers.values().any(|until| *until < self.clock_ms)
     }
 
     /// Verifiers outside pods: kept until they are forgotten by name, or were never remembered and are long gone.
@@ -189,7 +197,8 @@ impl Roll {
     }
 
     /// The fleet of what [`Roll::observe`] gave, and of the issuer pods that the API server lists. An issuer whose lease lives
-    /// signs, whether or not a pod of its name is listed.
+    /// signs, whether or not a pod of its name is listed. One that vanished without having ended may sign still, until nobody
+    /// has confirmed its keys for half of `absentAfter`: it is waited for like a verifier.
     pub(crate) fn fleet(
         &mut self,
         verifiers: Vec<Verifier>,
@@ -205,9 +214,19 @@ impl Roll {
             (name, ack)
         };
         let alive = present.issuers.keys().filter(|_| present.fresh).cloned();
-        let issuers = issuers.into_iter().chain(alive).map(with_ack).collect();
+        let seen: BTreeSet<String> = issuers.into_iter().chain(alive).collect();
+        let issuers = self.signing(seen).into_iter().map(with_ack).collect();
         let fleet = Fleet::new(verifiers, history.to_owned(), present.fresh, self.ever_reached()).at(latest);
         Fleet { issuers, heard, ..fleet }
+    }
+
+    /// Issuers that sign or may, of whom these are listed or alive.
+    fn signing(&mut self, seen: BTreeSet<String>) -> BTreeSet<String> {
+        let (now, longest, ended) = (self.clock_ms, self.longest_absent_after_ms, &self.issuers_ended);
+        self.issuers.retain(|name, until| !ended.contains(name) && now - *until < longest);
+        self.issuers_ended.retain(|name| seen.contains(name));
+        self.issuers.extend(seen.into_iter().map(|name| (name, now)));
+        self.issuers.keys().cloned().collect()
     }
 
     /// Where live verifiers stand, and since when they have said what they say.

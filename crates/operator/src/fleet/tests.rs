@@ -312,7 +312,7 @@ fn a_pod_that_is_deleted_by_force_is_waited_for_as_long_as_its_containers_may_ru
     let mut scene = vanished();
     assert_eq!(scene.after(2).required(), ["a"], "absent for too long");
     assert_eq!(scene.look().len(), 1, "and forgotten");
-    assert!(!scene.roll.misses_pods());
+    assert!(!scene.roll.misses_any());
 
     let mut scene = vanished();
     scene.ended.insert("b".to_owned());
@@ -339,7 +339,7 @@ fn a_pod_that_ended_or_was_never_placed_is_not_missed() {
     assert_eq!(scene.alive(&["a"]).required(), ["a", "c"]);
     scene.pods.truncate(1);
     assert_eq!(scene.required(), ["a"]);
-    assert!(!scene.roll.misses_pods());
+    assert!(!scene.roll.misses_any());
 }
 
 #[test]
@@ -355,13 +355,49 @@ fn every_issuer_that_is_listed_or_alive_counts_and_holds_what_its_live_lease_say
     let shop = "shop/shop".parse().unwrap();
     assert_eq!([0, 7, 8].map(|version| now.issuers_at(&shop, version)), [(0, 4), (2, 4), (1, 4)]);
     let away = fleet(&FeedPresent { fresh: false, ..present });
-    assert_eq!(away.issuers_at(&shop, 7), (0, 3), "nobody knows");
+    assert_eq!(away.issuers_at(&shop, 7), (0, 4), "nobody knows");
+}
+
+#[test]
+fn an_issuer_that_refuses_a_policy_may_sign_by_what_it_held_before() {
+    let mut scene = Scene::new(&["a"]);
+    let verifiers = scene.look();
     let refused = vec![RefusedPolicy { policy: "shop/shop".into(), held: None, reason: "NotOne".into() }];
     let refusing = Ack { refused, ..ack("9") };
-    let of_one = FeedPresent { issuers: [lease("one", Some(refusing))].into(), ..scene.present.clone() };
-    let now = scene.roll.fleet(verifiers.clone(), "h", &of_one, ["one".to_owned()], NOW);
-    assert_eq!(now.issuers_at(&shop, 7), (0, 1), "it may sign by what it held before");
+    let of_one = FeedPresent { issuers: [("one".to_owned(), Some(refusing))].into(), ..scene.present.clone() };
+    let now = scene.roll.fleet(verifiers, "h", &of_one, ["one".to_owned()], NOW);
+    assert_eq!(now.issuers_at(&"shop/shop".parse().unwrap(), 7), (0, 1));
     assert_eq!(now.issuers_at(&"shop/other".parse().unwrap(), 7), (1, 1));
+}
+
+#[test]
+fn an_issuer_that_vanished_is_waited_for_like_a_verifier_and_one_that_ended_is_not() {
+    let mut scene = Scene::new(&["a"]);
+    let shop = "shop/shop".parse().unwrap();
+    let count = |scene: &mut Scene, listed: &[&str]| {
+        let verifiers = scene.look();
+        let listed: Vec<String> = listed.iter().map(|name| (*name).to_owned()).collect();
+        scene.roll.fleet(verifiers, "h", &scene.present.clone(), listed, NOW).issuers_at(&shop, 7).1
+    };
+    assert_eq!(count(&mut scene, &["one", "two"]), 2);
+    scene.ended = ["two".to_owned()].into();
+    assert_eq!(count(&mut scene, &["one"]), 1, "its containers have ended");
+    scene.ended.clear();
+    assert_eq!(count(&mut scene, &[]), 1, "deleted by force: it may sign still");
+    scene.now += ABSENT_AFTER - 1;
+    assert_eq!(count(&mut scene, &[]), 1);
+    scene.now += 1;
+    assert_eq!(count(&mut scene, &[]), 0, "it has stopped by itself");
+}
+
+#[test]
+fn what_issuers_trust_is_what_their_live_leases_say() {
+    let mut fleet = fleet(vec![verifier("a", Some(ack("1")))]);
+    assert_eq!(fleet.issuers_trusting("k"), Count::default(), "there are none");
+    fleet.issuers = [("one".to_owned(), Some(ack("1"))), ("two".to_owned(), None)].into();
+    let count = fleet.issuers_trusting("k");
+    assert_eq!((count.held, count.required, count.lagging), (1, 2, vec!["two".to_owned()]));
+    assert_eq!(fleet.issuers_trusting("another").held, 0);
 }
 
 #[test]

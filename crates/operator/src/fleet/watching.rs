@@ -62,7 +62,7 @@ struct Watched {
     nodes: Mirror<()>,
     remembered: Mirror<BTreeSet<String>>,
     history: Mirror<(String, u64)>,
-    /// Verifiers' pods that were seen to have ended since the last look, were it by their last word.
+    /// Pods that were seen to have ended since the last look, were it by their last word.
     ended: Mutex<BTreeSet<String>>,
     changed: Notify,
 }
@@ -70,7 +70,11 @@ struct Watched {
 impl Watched {
     fn member(&self, pod: Pod) -> Option<(String, Member)> {
         let (name, member) = member(pod)?;
-        if matches!(&member, Member::Verifier(pod) if pod.terminated) {
+        let terminated = match &member {
+            Member::Verifier(pod) => pod.terminated,
+            Member::Issuer { terminated, .. } => *terminated,
+        };
+        if terminated {
             self.ended.lock().insert(name.clone());
         }
         Some((name, member))
@@ -160,7 +164,7 @@ fn look(roll: &mut Roll, context: &Context, watched: &Watched, present: &FeedPre
         nodes: &nodes,
         ended: &ended,
         remembered: &remembered,
-        longest_absent_after_ms: if roll.misses_pods() { longest_absent_after(context) } else { i64::MAX },
+        longest_absent_after_ms: if roll.misses_any() { longest_absent_after(context) } else { i64::MAX },
     };
     roll.observe(&listed, present, Clock::boot_millis())
 }

@@ -1,6 +1,6 @@
 //! How the key that signs bundles is replaced, and its objects are kept as they ought to be.
 //!
-//! Publish the new one, wait until every verifier that is waited for trusts it, sign with it and have everything signed anew,
+//! Publish the new one, wait until every verifier that is waited for and every issuer trusts it, sign with it and have everything signed anew,
 //! then remove the old one when nothing that is signed with it is left and everybody holds what took its place. Each step is
 //! stored before it is acted on, so a new leader goes on where the last one stopped.
 
@@ -27,7 +27,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{BundleKeys, Held, HeldKey, SigningError, params};
 use crate::{
-    fleet::watching::longest_absent_after,
+    fleet::{Count, watching::longest_absent_after},
     mirror::{Mirror, WatchLost},
     policies::record::sealed_by,
     run::Context,
@@ -169,13 +169,13 @@ impl<'a> Keeper<'a> {
             }
             Step::SignOnceTrusted(kid) => {
                 let trusting = self.context.registry.fleet().trusting(&kid, longest_absent_after(self.context));
-                if !trusting.complete() {
-                    let text = format!(
-                        "{} of {} verifiers trust the new key; not yet: {}",
-                        trusting.held,
-                        trusting.required,
-                        trusting.lagging.join(", ")
-                    );
+                let issuers = self.context.registry.fleet().issuers_trusting(&kid);
+                let waits_for =
+                    [("verifiers", !trusting.complete(), trusting), ("issuers", issuers.held < issuers.required, issuers)];
+                if let Some((who, _, count)) = waits_for.iter().find(|(_, waits, _)| *waits) {
+                    let Count { held, required, lagging, .. } = count;
+                    let lagging = lagging.join(", ");
+                    let text = format!("{held} of {required} {who} trust the new key; not yet: {lagging}");
                     return Ok((WHILE_ROTATING, Some(text)));
                 }
                 self.store(held.signed_by_newest(), &found).await?;
@@ -479,6 +479,13 @@ mod tests {
         assert_eq!(waits_for.as_deref(), Some("0 of 1 verifiers trust the new key; not yet: v"));
         assert!(keys.signs(&old));
 
+        let mut with_issuers = trusting(vec![old.clone(), new.clone()]);
+        let of_before = Ack { history: "h".into(), trusted_bundle_keys: vec![old.clone()], ..Ack::default() };
+        with_issuers.issuers = [("one".to_owned(), Some(of_before))].into();
+        context.registry.set_fleet(with_issuers);
+        let (_, waits_for) = keeper.look(&|| {}).await.unwrap();
+        assert_eq!(waits_for.as_deref(), Some("0 of 1 issuers trust the new key; not yet: one"));
+        assert!(keys.signs(&old), "an issuer would refuse what it signs");
         context.registry.set_fleet(trusting(vec![old.clone(), new.clone()]));
         let touched = std::cell::Cell::new(false);
         keeper.look(&|| touched.set(true)).await.unwrap();
