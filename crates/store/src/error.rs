@@ -33,6 +33,9 @@ pub enum StoreError {
     /// A row holds what this release can't read.
     #[error("the database holds {0} that this release can't read")]
     Corrupt(&'static str),
+    /// A query of another application's tables holds more than one.
+    #[error("the query is more than one statement")]
+    Statements,
     /// Someone else has written since it was read.
     #[error("{0} was changed meanwhile; read it again")]
     Conflict(&'static str),
@@ -51,6 +54,8 @@ const UNDONE: [&str; 2] = ["40001", "40P01"];
 /// SQLSTATE classes of a server that can't serve now: connection exceptions, insufficient resources, operator intervention (it
 /// stops, starts or was killed), and 55P03, a lock that was not got in time.
 const AWAY: [&str; 4] = ["08", "53", "57", "55P03"];
+/// SQLSTATE 57014, query_canceled.
+const QUERY_CANCELED: &str = "57014";
 /// The length of an SQLSTATE. SQLite's own codes are shorter.
 const SQLSTATE: usize = 5;
 
@@ -90,6 +95,12 @@ impl StoreError {
             }
             _ => false,
         }
+    }
+
+    /// Whether a statement was ended because it took longer than it may.
+    pub fn is_out_of_time(&self) -> bool {
+        let Self::Sql(sqlx::Error::Database(error)) = self else { return false };
+        error.code().is_some_and(|code| code == QUERY_CANCELED)
     }
 
     /// Says `what` of a row that is not unique, and leaves any other failure as it is.

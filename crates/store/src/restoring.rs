@@ -10,10 +10,10 @@ use countersign_core::{
     revocation::{Entry, Kind},
     time::UnixMillis,
 };
-use sqlx::Executor as _;
+use sqlx::{AnyConnection, Connection as _, Executor as _};
 
 use crate::{
-    Recorded, Store, StoreError, Tx,
+    Location, Recorded, Store, StoreError, Tx,
     connection::{file_options, pool},
     revocations::recorded,
 };
@@ -29,6 +29,20 @@ impl Store {
         source.close().await;
         copied?;
         Ok(())
+    }
+
+    /// How many others are connected to a PostgreSQL database as the same user. Of a file nobody knows.
+    pub async fn others_on(location: &Location) -> Result<u64, StoreError> {
+        let Location::Server(server) = location else { return Ok(0) };
+        sqlx::any::install_default_drivers();
+        let mut connection = AnyConnection::connect(server.url()).await?;
+        let count = sqlx::query_scalar::<_, i64>(
+            "SELECT count(*) FROM pg_stat_activity
+             WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid()",
+        );
+        let count = count.fetch_one(&mut connection).await;
+        connection.close().await?;
+        Ok(count?.unsigned_abs())
     }
 
     /// Every policy that has anything here.

@@ -51,7 +51,8 @@ async fn a_path_is_taken_letter_by_letter() {
 async fn what_an_earlier_release_wrote_is_there_in_this_one() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store.db");
-    let earlier = sqlx::migrate!("migrations/sqlite").iter().take(2).cloned().collect();
+    let all = sqlx::migrate::Migrator::new(Path::new("migrations/sqlite")).await.unwrap();
+    let earlier = all.iter().take(2).cloned().collect();
     sqlx::any::install_default_drivers();
     let raw = sqlx::AnyPool::connect(&format!("sqlite://{}?mode=rwc", path.display())).await.unwrap();
     sqlx::migrate::Migrator::with_migrations(earlier).run(&raw).await.unwrap();
