@@ -5,6 +5,8 @@ mod chaos;
 mod starting;
 mod trusting;
 
+use std::time::Duration;
+
 use countersign_api::bundle::{self, BundleKey, VerifySection};
 use countersign_core::keys::SigningKey;
 use countersign_feed::{Ack, FeedServer as _};
@@ -27,6 +29,7 @@ pub(crate) struct Cluster {
     pub(crate) data: TempDir,
     files: TempDir,
     no_directory: Bundles,
+    pub(crate) doubtful_after: Duration,
 }
 
 impl Cluster {
@@ -49,7 +52,9 @@ impl Cluster {
         });
         std::fs::write(files.path().join("kubeconfig"), kubeconfig.to_string()).unwrap();
         let feed = TestFeed::new().await;
-        let cluster = Self { api, feed, data: tempfile::tempdir().unwrap(), files, no_directory: Bundles::new() };
+        let (data, no_directory) = (tempfile::tempdir().unwrap(), Bundles::new());
+        let doubtful_after = KubernetesSource::DOUBTFUL_AFTER;
+        let cluster = Self { api, feed, data, files, no_directory, doubtful_after };
         cluster.trust(&[&keys().bundles]);
         cluster
     }
@@ -86,7 +91,8 @@ impl Cluster {
             kubeconfig: Some(self.kubeconfig()),
             namespace: NAMESPACE.into(),
             trust: self.files.path().to_owned(),
-            relist_jitter: std::time::Duration::from_millis(20),
+            relist_jitter: Duration::from_millis(20),
+            doubtful_after: self.doubtful_after,
         };
         let data = self.data.path().to_owned();
         move |config| {

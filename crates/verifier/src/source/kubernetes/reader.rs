@@ -27,7 +27,7 @@ use super::{
     pace::{Backoff, confirm_every, random_fraction, watch_for},
     probe::{CONFIG_MAPS, History, Probe, history_of, probe},
 };
-use crate::app::App;
+use crate::{app::App, config::KubernetesSource};
 
 /// Objects of one page of a list.
 const PAGE: u32 = 500;
@@ -37,8 +37,6 @@ const CHUNK: usize = 256;
 const GRACE: Duration = Duration::from_secs(10);
 /// How long an API server has to begin a watch.
 const BEGIN: Duration = Duration::from_secs(30);
-/// A watch that can't be resumed within this time may have been resumed in another history.
-const GAP: Duration = Duration::from_secs(2);
 /// A watch that ends sooner than this counts as a failure.
 const SHORT: Duration = Duration::from_secs(1);
 
@@ -51,6 +49,7 @@ pub(super) struct Reader {
     /// The shortest time that a policy may go unconfirmed, milliseconds.
     unconfirmed_ms: watch::Receiver<Option<i64>>,
     relist_jitter: Duration,
+    doubtful_after: Duration,
     /// Up to here everything is handed over.
     position: Option<u64>,
     history: Option<History>,
@@ -68,18 +67,18 @@ impl Reader {
     pub(super) fn new(
         app: Arc<App>,
         client: Client,
-        namespace: &str,
-        relist_jitter: Duration,
+        source: &KubernetesSource,
         tell: mpsc::Sender<Message>,
         unconfirmed_ms: watch::Receiver<Option<i64>>,
     ) -> Self {
         Self {
             app,
-            api: Api::namespaced(client, namespace),
-            namespace: namespace.to_owned(),
+            api: Api::namespaced(client, &source.namespace),
+            namespace: source.namespace.clone(),
             tell,
             unconfirmed_ms,
-            relist_jitter,
+            relist_jitter: source.relist_jitter,
+            doubtful_after: source.doubtful_after,
             position: None,
             history: None,
             unwatched_since: None,
@@ -203,7 +202,7 @@ impl Reader {
         let events = begun.map_err(|_| ApiError::Away("no watch was begun within 30 s".into()))?;
         let events = events.map_err(|error| ApiError::of(error, CONFIG_MAPS, &self.namespace))?;
         let mut events = pin!(events.ready_chunks(CHUNK));
-        self.doubtful |= self.unwatched_since.take().is_some_and(|since| since.elapsed() > GAP);
+        self.doubtful |= self.unwatched_since.take().is_some_and(|since| since.elapsed() > self.doubtful_after);
         self.unreached.push_back((first.asked_at, first.version));
         self.settle().await?;
 
