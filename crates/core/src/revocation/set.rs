@@ -77,7 +77,8 @@ impl RevocationSet {
         &self.hasher
     }
 
-    /// Rises after every change, before the call that made it returns: while it stays, every lookup answers as before.
+    /// Rises after every change, before the call that made it returns: a lookup after this was read knows of every change that
+    /// it counts, and while it stays no call that changed anything has returned.
     pub fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
     }
