@@ -1,4 +1,5 @@
-//! Failures to prove who one is, counted. They survive a restart, saturate, expire, and are bounded in number.
+//! Failures to prove who one is, counted. They survive a restart, saturate, expire, and are bounded in number: by accounts, and
+//! by housekeeping where nobody has the name.
 
 use std::borrow::Cow;
 
@@ -29,6 +30,8 @@ impl<'a> LockoutKey<'a> {
 }
 
 const DEVICE: &str = "device";
+/// Rows of this kind count nothing: they say since when an account's tries count.
+const TRIES: &str = "tries";
 
 /// A counter as it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -48,14 +51,31 @@ pub struct Counting {
     pub window_ms: i64,
     /// When the counter itself is forgotten, unless it is touched again.
     pub expires: UnixMillis,
-    /// The most counters of this kind that a policy keeps; beyond it those that were touched least recently go.
-    pub at_most: u32,
 }
+
+/// Of the counters of names that no account has, a batch beyond those that were touched last. Policy, limit, how many stay.
+pub(crate) const UNKNOWN_BEYOND: &str = "DELETE FROM lockouts WHERE policy = $1 AND kind = 'name' AND name IN
+   (SELECT name FROM lockouts WHERE policy = $1 AND kind = 'name' ORDER BY updated DESC, name DESC LIMIT $2 OFFSET $3)";
 
 impl Store {
     /// A counter; all zero when there is none.
     pub async fn lockout(&self, policy: &PolicyName, key: LockoutKey<'_>) -> Result<Lockout, StoreError> {
         by_key(&self.readers, policy, key).await
+    }
+
+    /// Since when an account's tries to log in count, where those before were forgotten.
+    pub async fn tries_since(&self, policy: &PolicyName, user: &str) -> Result<Option<UnixMillis>, StoreError> {
+        let since =
+            sqlx::query_scalar::<_, i64>("SELECT updated FROM lockouts WHERE policy = $1 AND kind = $2 AND name = $3");
+        let since = since.bind(policy.as_str()).bind(TRIES).bind(user).fetch_optional(&self.readers).await?;
+        Ok(since.map(UnixMillis))
+    }
+
+    /// Forgets counters of names that no account has, at most `batch`, where a policy keeps more than `at_most`: those that were
+    /// touched least recently. How many. Counters of accounts and devices are as many as there are accounts.
+    pub async fn trim_unknown_names(&self, policy: &PolicyName, at_most: u32, batch: u32) -> Result<u64, StoreError> {
+        let gone = sqlx::query(UNKNOWN_BEYOND).bind(policy.as_str()).bind(i64::from(batch)).bind(i64::from(at_most));
+        Ok(gone.execute(&self.writer).await?.rows_affected())
     }
 
     /// The ids of accounts that are locked at `now`, page by page.
@@ -106,19 +126,7 @@ impl Tx {
         .bind(i64::from(u32::MAX))
         .fetch_one(self.connection())
         .await?;
-        let counted = lockout(&row)?;
-        if counted.failures == 1 {
-            sqlx::query(
-                "DELETE FROM lockouts WHERE policy = $1 AND kind = $2 AND name IN
-                   (SELECT name FROM lockouts WHERE policy = $1 AND kind = $2 ORDER BY updated DESC, name DESC LIMIT 100 OFFSET $3)",
-            )
-            .bind(policy.as_str())
-            .bind(kind)
-            .bind(i64::from(counting.at_most))
-            .execute(self.connection())
-            .await?;
-        }
-        Ok(counted)
+        lockout(&row)
     }
 
     /// Locks a counter until then, begins its failures anew, and counts the lock. Whether it was not locked before, so that
@@ -148,6 +156,30 @@ impl Tx {
         .execute(self.connection())
         .await?;
         Ok(locked.rows_affected() == 1)
+    }
+
+    /// Lets an account's tries to log in count from `now`, wherever those before were made and counted. That is to be
+    /// remembered until no window of then is open.
+    pub async fn forget_tries(
+        &mut self,
+        policy: &PolicyName,
+        user: &str,
+        expires: UnixMillis,
+        now: UnixMillis,
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT INTO lockouts (policy, kind, name, failures, window_start, updated, expires)
+             VALUES ($1, $2, $3, 0, $4, $4, $5)
+             ON CONFLICT (policy, kind, name) DO UPDATE SET window_start = $4, updated = $4, expires = $5",
+        )
+        .bind(policy.as_str())
+        .bind(TRIES)
+        .bind(user)
+        .bind(now.0)
+        .bind(expires.0)
+        .execute(self.connection())
+        .await?;
+        Ok(())
     }
 
     /// A counter as this transaction sees it.

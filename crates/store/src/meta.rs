@@ -2,7 +2,7 @@
 
 use countersign_core::{names::PolicyName, time::UnixMillis};
 
-use crate::{Store, StoreError};
+use crate::{Store, StoreError, Tx};
 
 impl Store {
     /// A value kept under a name.
@@ -50,5 +50,13 @@ impl Store {
         .bind(policy.as_str())
         .bind(now.0.max(1));
         Ok(row.fetch_one(&self.writer).await?.unsigned_abs())
+    }
+}
+
+impl Tx {
+    /// Keeps that something has happened, with the transaction. Whether nobody had kept it before.
+    pub async fn note_once(&mut self, name: &str) -> Result<bool, StoreError> {
+        let noted = sqlx::query("INSERT INTO meta (name, value) VALUES ($1, '') ON CONFLICT (name) DO NOTHING").bind(name);
+        Ok(noted.execute(self.connection()).await?.rows_affected() == 1)
     }
 }

@@ -52,14 +52,23 @@ impl Tx {
 
 impl Store {
     /// Takes notices that nobody is sending, at most so many, for as long as `lease_ms`: what isn't done by then, by
-    /// [`Self::drop_notice`], is given to whoever asks next. Of several at once each gets others.
-    pub async fn take_notices(&self, now: UnixMillis, lease_ms: i64, limit: u32) -> Result<Vec<Notice>, StoreError> {
+    /// [`Self::drop_notice`], is given to whoever asks next. Of several at once each gets others. None of the policies `except`.
+    pub async fn take_notices(
+        &self,
+        now: UnixMillis,
+        lease_ms: i64,
+        limit: u32,
+        except: &[PolicyName],
+    ) -> Result<Vec<Notice>, StoreError> {
+        let except: Vec<String> = except.iter().map(ToString::to_string).collect();
         transact!(self, |tx| {
-            let rows = sqlx::query(
-                "UPDATE notices SET taken_until = $2 WHERE taken_until <= $1 AND id IN
-                   (SELECT id FROM notices WHERE taken_until <= $1 AND expires > $1 ORDER BY taken_until, id LIMIT $3)
+            let sql = tx.dialect.with_elements(
+                "UPDATE notices SET taken_until = $3 WHERE taken_until <= $2 AND id IN
+                   (SELECT id FROM notices WHERE taken_until <= $2 AND expires > $2
+                      AND policy NOT IN (SELECT value FROM elements($1)) ORDER BY taken_until, id LIMIT $4)
                  RETURNING id, policy, user_id, kind, content",
             );
+            let rows = sqlx::query(sql).bind(columns::list(&except)?);
             let rows = rows.bind(now.0).bind(now.plus(lease_ms).0).bind(columns::page(limit));
             rows.fetch_all(tx.connection()).await?.iter().map(notice).collect()
         })

@@ -124,8 +124,8 @@ impl Tx {
 
     /// Commits revocations with the transaction, and says which rows to publish after it. What is already said as strictly is
     /// not said again. `now` is this process' clock; the times recorded for a policy never go back. `max_entries` is each
-    /// policy's bound of live entries about its access tokens: past it, one cut-off of the access ring, at the last of their
-    /// times, takes their place. Mints that these could concern come before or after the whole transaction.
+    /// policy's bound of live entries about its access tokens: past it, by a 64th at most, one cut-off of the access ring, at the
+    /// last of their times, takes their place. Mints that these could concern come before or after the whole transaction.
     pub async fn revoke(
         &mut self,
         revocations: &[NewRevocation],
@@ -167,8 +167,13 @@ async fn revoke(
             .fetch_one(tx.connection())
             .await?;
         let created = latest.map_or(now.0, |latest| latest.max(now.0));
+        let mut added = 0;
         for revocation in revocations.iter().filter(|r| r.entry.policy == *policy) {
+            added += i64::from(revocation.access_only && matches!(revocation.entry.kind, Kind::Token | Kind::Session));
             ids.insert(append(tx, revocation, created).await?);
+        }
+        if has_room(tx, policy, *bound, added).await? {
+            continue;
         }
         if let Some(id) = merge_past(tx, policy, *bound, created).await? {
             let gone = sqlx::query_scalar::<_, i64>("SELECT id FROM revocations WHERE merged_into = $1 AND removed = 0");
@@ -281,19 +286,51 @@ fn says_more(new: &Entry, held: &Entry) -> bool {
     new.cutoff > held.cutoff || new.expires > held.expires || (new.version == 0 && held.version > 0)
 }
 
-/// Puts one cut-off in the place of a policy's entries about access tokens when there are more than `bound`.
-async fn merge_past(tx: &mut Tx, policy: &PolicyName, bound: usize, created: i64) -> Result<Option<i64>, StoreError> {
-    let row = sqlx::query(
-        "SELECT count(*), max(CASE WHEN cutoff = $2 THEN version ELSE cutoff END), max(expires) FROM revocations
-         WHERE policy = $1 AND merged_into IS NULL AND version > 0 AND kind IN ('token', 'session')",
+/// How many live entries a cut-off could take the place of, and the latest of their times. Policy, the end of time, now.
+pub(crate) const MERGEABLE: &str = "SELECT count(*), max(CASE WHEN cutoff = $2 THEN version ELSE cutoff END), max(expires)
+   FROM revocations WHERE policy = $1 AND expires > $3 AND merged_into IS NULL AND version > 0 AND kind IN ('token', 'session')";
+/// Takes room for entries that came, of what there was under the same bound. Policy, how many, bound.
+pub(crate) const ROOM: &str = "UPDATE revocation_room SET room = room - $2 WHERE policy = $1 AND bound = $3 RETURNING room";
+/// Near its bound a policy's entries are counted again after so large a part of it: each count reads them all.
+const UNCOUNTED_PART: i64 = 64;
+
+/// Whether so many more entries can't have gone past the bound since they were counted last.
+async fn has_room(tx: &mut Tx, policy: &PolicyName, bound: usize, added: i64) -> Result<bool, StoreError> {
+    if added == 0 {
+        return Ok(true);
+    }
+    let room = sqlx::query_scalar::<_, i64>(ROOM).bind(policy.as_str()).bind(added).bind(as_count(bound));
+    Ok(room.fetch_optional(tx.connection()).await?.is_some_and(|room| room >= 0))
+}
+
+/// Keeps how many entries may come before they are counted again.
+async fn leave_room(tx: &mut Tx, policy: &PolicyName, bound: usize, counted: i64) -> Result<(), StoreError> {
+    let bound = as_count(bound);
+    sqlx::query(
+        "INSERT INTO revocation_room (policy, bound, room) VALUES ($1, $2, $3)
+         ON CONFLICT (policy) DO UPDATE SET bound = $2, room = $3",
     )
     .bind(policy.as_str())
-    .bind(i64::MAX)
-    .fetch_one(tx.connection())
+    .bind(bound)
+    .bind((bound - counted).max(bound / UNCOUNTED_PART))
+    .execute(tx.connection())
     .await?;
-    if usize::try_from(row.try_get::<i64, _>(0)?).unwrap_or(0) <= bound {
+    Ok(())
+}
+
+fn as_count(bound: usize) -> i64 {
+    i64::try_from(bound).unwrap_or(i64::MAX)
+}
+
+/// Puts one cut-off in the place of a policy's entries about access tokens when more than `bound` live.
+async fn merge_past(tx: &mut Tx, policy: &PolicyName, bound: usize, created: i64) -> Result<Option<i64>, StoreError> {
+    let row = sqlx::query(MERGEABLE).bind(policy.as_str()).bind(i64::MAX).bind(created).fetch_one(tx.connection()).await?;
+    let live: i64 = row.try_get(0)?;
+    if live <= as_count(bound) {
+        leave_room(tx, policy, bound, live).await?;
         return Ok(None);
     }
+    leave_room(tx, policy, bound, 0).await?;
     let cutoff = Entry {
         policy: policy.clone(),
         kind: Kind::Policy,

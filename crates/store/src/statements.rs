@@ -1,6 +1,6 @@
 //! The statements whose cost must not grow with the database. Tests ask both databases how they would run them.
 
-use crate::{audit, expiry, refresh, sessions};
+use crate::{audit, expiry, lockouts, refresh, revocations, sessions};
 
 /// The next page of a subject's sessions. Policy, subject, time and id of the last one, now, limit.
 pub const SESSIONS_OF_SUBJECT: &str = sessions::PAGE;
@@ -31,3 +31,9 @@ pub const AUDIT_OF_CONCERN: &str = audit::OF_CONCERN;
 pub const AUDIT: &str = audit::ALL;
 /// A batch of expired rows of each table. Time, limit.
 pub const EXPIRED: [&str; 10] = expiry::EXPIRED;
+/// A batch of counters of unknown names that are too many. Policy, limit, how many stay.
+pub const UNKNOWN_BEYOND: &str = lockouts::UNKNOWN_BEYOND;
+/// Entries that a cut-off could take the place of, counted. Policy, the end of time, now.
+pub const REVOCATIONS_MERGEABLE: &str = revocations::MERGEABLE;
+/// Room for more of them. Policy, how many come, bound.
+pub const REVOCATION_ROOM: &str = revocations::ROOM;

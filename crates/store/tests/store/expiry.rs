@@ -41,7 +41,7 @@ async fn expired_rows_leave_in_batches_and_only_by_both_clocks(db: Database) {
             created: UnixMillis(1),
             expires: ends,
         };
-        let counting = Counting { window_ms: 1, expires: ends, at_most: 100 };
+        let counting = Counting { window_ms: 1, expires: ends };
         transact!(&store, |tx| {
             tx.insert_family(&family).await?;
             tx.count_failure(&policy, key, counting, UnixMillis(1)).await?;

@@ -17,14 +17,14 @@ conformance! {
     of_many_failures_at_once_each_is_counted_and_one_locks,
     failures_outside_the_window_are_forgotten,
     a_counter_saturates_and_never_wraps,
-    counters_are_bounded_in_number_and_the_eldest_go,
+    counters_of_unknown_names_are_bounded_in_number_and_the_eldest_go,
     a_cleared_counter_begins_anew,
     a_reset_clears_the_account_and_its_devices_and_no_others,
     hits_are_counted_in_windows_that_begin_with_the_first,
     blocks_are_found_listed_lifted_and_bounded,
 }
 
-const COUNTING: Counting = Counting { window_ms: 900_000, expires: NOW.plus(86_400_000), at_most: 100 };
+const COUNTING: Counting = Counting { window_ms: 900_000, expires: NOW.plus(86_400_000) };
 const ALICE: LockoutKey<'static> = LockoutKey::Account("a");
 
 async fn of_many_failures_at_once_each_is_counted_and_one_locks(db: Database) {
@@ -106,16 +106,18 @@ async fn a_counter_saturates_and_never_wraps(db: Database) {
     assert_eq!(store.lockout(&shop(), ALICE).await.unwrap().locks, u32::MAX);
 }
 
-async fn counters_are_bounded_in_number_and_the_eldest_go(db: Database) {
+async fn counters_of_unknown_names_are_bounded_in_number_and_the_eldest_go(db: Database) {
     let store = db.open().await;
     let fail = async |key: LockoutKey<'_>, at| {
-        let counting = Counting { at_most: 3, ..COUNTING };
-        transact!(&store, |tx| { tx.count_failure(&shop(), key, counting, NOW.plus(at)).await }).unwrap()
+        transact!(&store, |tx| { tx.count_failure(&shop(), key, COUNTING, NOW.plus(at)).await }).unwrap()
     };
     fail(ALICE, 0).await;
     for (name, at) in [("n1", 1), ("n2", 2), ("n3", 3), ("n1", 4), ("n4", 5)] {
         fail(LockoutKey::UnknownName(&SecretHash::of(name.as_bytes())), at).await;
     }
+    assert_eq!(store.trim_unknown_names(&shop(), 4, 100).await.unwrap(), 0);
+    assert_eq!(store.trim_unknown_names(&"shop/other".parse().unwrap(), 0, 100).await.unwrap(), 0, "each policy by itself");
+    assert_eq!(store.trim_unknown_names(&shop(), 3, 100).await.unwrap(), 1);
     let mut held = Vec::new();
     for name in ["n1", "n2", "n3", "n4"] {
         held.push(
@@ -123,7 +125,7 @@ async fn counters_are_bounded_in_number_and_the_eldest_go(db: Database) {
         );
     }
     assert_eq!(held, [2, 0, 1, 1], "the one touched least recently went");
-    assert_eq!(store.lockout(&shop(), ALICE).await.unwrap().failures, 1, "another kind has its own bound");
+    assert_eq!(store.lockout(&shop(), ALICE).await.unwrap().failures, 1, "accounts' counters stay");
     assert_eq!(store.lockout(&shop(), LockoutKey::Device(&SecretHash::of(b"n1"))).await.unwrap(), Lockout::default());
 }
 
@@ -179,6 +181,15 @@ async fn hits_are_counted_in_windows_that_begin_with_the_first(db: Database) {
     assert_eq!(window(1000).await, None);
     let next = store.count_hit(&shop(), "login:a", 1000, NOW.plus(1000)).await.unwrap();
     assert_eq!(next, RateWindow { hits: 1, ends: NOW.plus(2000) });
+    let again = store.count_hit(&shop(), "login:a", 1000, NOW.plus(1500)).await.unwrap();
+    assert_eq!(again, RateWindow { hits: 2, ends: NOW.plus(2000) });
+    store.take_back_hit(&shop(), "login:a").await.unwrap();
+    assert_eq!(window(1500).await, Some(RateWindow { hits: 1, ends: NOW.plus(2000) }), "it ends when it would have");
+    for _ in 0..2 {
+        store.take_back_hit(&shop(), "login:a").await.unwrap();
+        assert_eq!(window(1500).await, None, "nothing is counted below nothing");
+    }
+    store.count_hit(&shop(), "login:a", 1000, NOW.plus(1500)).await.unwrap();
     assert!(store.clear_rate_window(&shop(), "login:a").await.unwrap());
     assert!(!store.clear_rate_window(&shop(), "login:a").await.unwrap());
 }

@@ -11,6 +11,7 @@ use crate::{
 
 conformance! {
     a_notice_is_given_to_one_sender_and_again_when_that_one_is_gone,
+    a_policy_that_has_enough_on_its_way_holds_up_no_other_s_notices,
     a_notice_stands_if_what_it_tells_of_does_and_goes_with_its_account,
     a_number_is_an_accounts_once_its_code_was_shown,
 }
@@ -40,26 +41,40 @@ async fn a_notice_is_given_to_one_sender_and_again_when_that_one_is_gone(db: Dat
     let senders: Vec<_> = (0..8)
         .map(|_| {
             let store = store.clone();
-            tokio::spawn(async move { store.take_notices(NOW, LEASE_MS, 3).await.unwrap() })
+            tokio::spawn(async move { store.take_notices(NOW, LEASE_MS, 3, &[]).await.unwrap() })
         })
         .collect();
     let mut taken = Vec::new();
     for sender in senders {
         taken.extend(sender.await.unwrap().into_iter().map(|notice| notice.id));
     }
-    taken.extend(store.take_notices(NOW, LEASE_MS, 100).await.unwrap().into_iter().map(|notice| notice.id));
+    taken.extend(store.take_notices(NOW, LEASE_MS, 100, &[]).await.unwrap().into_iter().map(|notice| notice.id));
     let all = taken.len();
     taken.sort_unstable();
     taken.dedup();
     assert_eq!((all, taken.len()), (20, 20), "each was given to one");
     store.drop_notice(taken[0]).await.unwrap();
-    assert_eq!(store.take_notices(NOW.plus(LEASE_MS - 1), LEASE_MS, 100).await.unwrap(), []);
+    assert_eq!(store.take_notices(NOW.plus(LEASE_MS - 1), LEASE_MS, 100, &[]).await.unwrap(), []);
     assert_eq!(
-        store.take_notices(NOW.plus(LEASE_MS), LEASE_MS, 100).await.unwrap().len(),
+        store.take_notices(NOW.plus(LEASE_MS), LEASE_MS, 100, &[]).await.unwrap().len(),
         19,
         "but for the one that was sent"
     );
-    assert_eq!(store.take_notices(NOW.plus(3_600_000), LEASE_MS, 100).await.unwrap(), [], "worth nothing any more");
+    assert_eq!(store.take_notices(NOW.plus(3_600_000), LEASE_MS, 100, &[]).await.unwrap(), [], "worth nothing any more");
+}
+
+async fn a_policy_that_has_enough_on_its_way_holds_up_no_other_s_notices(db: Database) {
+    let store = db.open().await;
+    for n in 0..20 {
+        put(&store, None, &n.to_string(), false).await;
+    }
+    let other = "shop/other".parse().unwrap();
+    let notice = NewNotice { policy: &other, user: None, kind: "locked", content: "other", expires: NOW.plus(1) };
+    transact!(&store, |tx| { tx.put_notice(&notice).await }).unwrap();
+    let taken = store.take_notices(NOW, LEASE_MS, 8, &[shop()]).await.unwrap();
+    assert_eq!(contents(&taken), ["other"]);
+    assert_eq!(store.take_notices(NOW, LEASE_MS, 8, &[shop(), other.clone()]).await.unwrap(), []);
+    assert_eq!(store.take_notices(NOW, LEASE_MS, 8, &[other.clone()]).await.unwrap().len(), 8, "they wait all the same");
 }
 
 async fn a_notice_stands_if_what_it_tells_of_does_and_goes_with_its_account(db: Database) {
@@ -68,11 +83,11 @@ async fn a_notice_stands_if_what_it_tells_of_does_and_goes_with_its_account(db: 
     put(&store, Some("a"), "undone", true).await;
     put(&store, Some("a"), "done", false).await;
     put(&store, None, "nobody's", false).await;
-    let taken = store.take_notices(NOW, 0, 100).await.unwrap();
+    let taken = store.take_notices(NOW, 0, 100, &[]).await.unwrap();
     assert_eq!(contents(&taken), ["done", "nobody's"]);
     assert_eq!((taken[0].user.as_deref(), taken[1].user.as_deref()), (Some("a"), None));
     transact!(&store, |tx| { tx.delete_user(&shop(), "a").await }).unwrap();
-    assert_eq!(contents(&store.take_notices(NOW, 0, 100).await.unwrap()), ["nobody's"]);
+    assert_eq!(contents(&store.take_notices(NOW, 0, 100, &[]).await.unwrap()), ["nobody's"]);
 }
 
 async fn a_number_is_an_accounts_once_its_code_was_shown(db: Database) {

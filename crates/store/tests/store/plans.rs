@@ -12,7 +12,7 @@ conformance! {
 const ROWS: u32 = 100_000;
 
 /// Many rows of one policy, ten sessions for each subject.
-const FILL: [&str; 4] = [
+const FILL: [&str; 7] = [
     "INSERT INTO sessions (policy, id, subject, created, auth_time, last_seen, idle_ms, absolute_end, ends, remember_me, amr)
      SELECT 'shop/shop', 's' || i, 'u' || (i % (rows / 10)), i, i, i, 1, i + 1, i + 1, 0, '[]' FROM n",
     "INSERT INTO refresh_families (policy, id, session_id, rotates, created, expires)
@@ -21,6 +21,11 @@ const FILL: [&str; 4] = [
     "INSERT INTO audit_events (policy, time, type, severity, subject, ip, details)
      SELECT 'shop/shop', i, 'T' || (i % 20), CASE WHEN i % 50 = 0 THEN 1 ELSE 0 END, 'u' || (i % (rows / 10)),
        '192.0.2.' || (i % 250), '{}' FROM n",
+    "INSERT INTO lockouts (policy, kind, name, failures, window_start, updated, expires)
+     SELECT 'shop/shop', CASE WHEN i % 2 = 0 THEN 'account' ELSE 'name' END, 'n' || i, 1, i, i, i FROM n",
+    "INSERT INTO revocations (key, policy, kind, name, cutoff, expires, version, reason, source, created)
+     SELECT 'k' || i, 'shop/' || (i % 100), 'session', 's' || i, i, i, 1, '', '', i FROM n",
+    "INSERT INTO revocation_room (policy, bound, room) SELECT 'shop/' || i, 1, i FROM n",
 ];
 
 async fn no_hot_statement_reads_a_whole_table(db: Database) {
@@ -61,6 +66,9 @@ async fn no_hot_statement_reads_a_whole_table(db: Database) {
         ("concern", statements::AUDIT_OF_CONCERN, audit(none, none, "1").to_vec()),
         ("ip", statements::AUDIT_OF_IP, from.to_vec()),
         ("all", statements::AUDIT, audit(none, none, "0").to_vec()),
+        ("unknown", statements::UNKNOWN_BEYOND, vec!["'shop/shop'", "50", "10000"]),
+        ("mergeable", statements::REVOCATIONS_MERGEABLE, vec!["'shop/7'", "9", "70000"]),
+        ("room", statements::REVOCATION_ROOM, vec!["'shop/7'", "1", "1"]),
     ]
     .into_iter()
     .chain(statements::EXPIRED.into_iter().map(|sql| ("expired", sql, vec!["100", "50"])))

@@ -29,6 +29,7 @@ conformance! {
     rows_leave_only_when_both_clocks_call_them_long_expired_and_keys_never,
     after_the_clock_went_back_the_later_word_on_an_address_still_counts,
     a_merged_cut_off_is_no_earlier_than_a_token_that_may_have_been_issued,
+    what_has_expired_takes_no_room_and_no_revocation_counts_all_of_them,
 }
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -274,6 +275,38 @@ async fn after_the_clock_went_back_the_later_word_on_an_address_still_counts(db:
     assert_eq!(blocks("").await, 0, "a lifted block blocks nothing");
     revoke(&store, &[block(1_000, UnixMillis::FOREVER)], 10).await;
     assert_eq!((blocks("").await, blocks("203.0.113.7/32").await), (1, 0));
+}
+
+async fn what_has_expired_takes_no_room_and_no_revocation_counts_all_of_them(db: Database) {
+    let store = db.open().await;
+    let raw = db.raw().await;
+    let revoke = async |id: &str, expires: i64, at: i64, bound: usize| {
+        let new = session(id);
+        let new = NewRevocation { entry: Entry { expires: UnixMillis(expires), ..new.entry }, ..new };
+        store.revoke(&[new], UnixMillis(at), |_| bound).await.unwrap().merged.len()
+    };
+    let room = async || {
+        let room = sqlx::query_scalar::<_, i64>("SELECT room FROM revocation_room WHERE policy = 'shop/shop'");
+        room.fetch_one(&raw).await.unwrap()
+    };
+    for n in 0..10 {
+        assert_eq!(revoke(&format!("old{n}"), 2000, 1000 + n, 10).await, 0);
+    }
+    assert_eq!(room().await, 0, "counted once, then only taken from");
+    // Nothing has removed them yet, and they end nothing any more.
+    for n in 0..10 {
+        assert_eq!(revoke(&format!("new{n}"), 9000, 3000 + n, 10).await, 0, "{n}");
+    }
+    assert_eq!(revoke("newest", 9000, 3100, 10).await, 1);
+    assert_eq!(room().await, 10);
+    assert_eq!(revoke("after", 9000, 3200, 10).await, 0);
+    assert_eq!(room().await, 9);
+    // A bound that was lowered holds at once.
+    assert_eq!([revoke("one", 9000, 3300, 1).await, revoke("two", 9000, 3400, 1).await], [1, 0]);
+    // Near the bound they are counted after every 64th part of it.
+    let many: Vec<_> = (0..128).map(|n| session(&format!("many{n}"))).collect();
+    assert_eq!(store.revoke(&many, UnixMillis(3500), |_| 129).await.unwrap().merged, []);
+    assert_eq!(room().await, 2);
 }
 
 async fn a_merged_cut_off_is_no_earlier_than_a_token_that_may_have_been_issued(db: Database) {
