@@ -1,6 +1,6 @@
 //! From settings to the end of the process.
 
-use std::{future::Future, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{future::Future, io, net::SocketAddr, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
 use aws_lc_rs::rand;
 use countersign_api::{bundle::RingName, cluster::ISSUER_SERVICE};
@@ -10,16 +10,13 @@ use countersign_feed::{
     RedisFeed, RedisOptions,
 };
 use countersign_issuer::{
-    AdminSocket, Delivery, Fleet, Issuer, IssuerConfig, KeyOperator, Listeners, Mailer, Policies, RingChoice, RotateError,
+    AdminSocket, Confirmation, Delivery, Fleet, Issuer, IssuerConfig, KeyOperator, Listeners, Mailer, Policies, RingChoice, RotateError,
     Secrets, ServeError, SmsSender, StatusSource, Vouched, passwords::Pool,
 };
-use countersign_process::{ServingTls, TlsError};
+use countersign_process::{ServingTls, TlsError, TrustError, TrustFile, Trusted, find_cluster};
 use countersign_reviews::{CertificateError, Reviewer, self_signed};
 use countersign_store::{Store, StoreError};
-use kube::{
-    Client,
-    config::{KubeConfigOptions, Kubeconfig},
-};
+use kube::Client;
 use serde_json::Value;
 use tokio::{
     net::TcpListener,
@@ -30,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Config,
     holding::{Holder, Told},
+    people::{ApiServer, Eraser},
     trust,
     users::Users,
     watching,
@@ -42,8 +40,13 @@ const DATABASE_AGAIN: Duration = Duration::from_secs(2);
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// Nobody is trusted.
-    #[error(transparent)]
-    Trust(Box<dyn std::error::Error + Send + Sync>),
+    #[error("--bundle-trust {}: {source}", path.display())]
+    Trust {
+        /// What the flag says.
+        path: PathBuf,
+        /// Why.
+        source: TrustError,
+    },
     /// There is no cluster to work in.
     #[error("there is no cluster to work in")]
     Cluster(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -91,12 +94,12 @@ pub enum RunError {
 
 /// Serves until `stop`.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError> {
-    // One provider of cryptography for the whole process; another part may have been first.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let trusted = trust::read(&config.bundle_trust).map_err(|error| RunError::Trust(error.into()))?;
+    let path = &config.bundle_trust;
+    let trusted = Trusted::read(path).map_err(|source| RunError::Trust { path: path.clone(), source })?;
+    let trust_file = TrustFile::new(path.clone());
     let (tell_trusted, trusted) = watch::channel(Arc::new(trusted));
     let client = client(&config).await.map_err(RunError::Cluster)?;
-    let tls = config.tls.as_ref().map(|(cert, key)| ServingTls::load(cert, key)).transpose()?;
+    let tls = config.tls.as_ref().map(|files| ServingTls::load(&files.cert, &files.key)).transpose()?;
     let listeners = bind(&config, &client, tls.as_ref()).await?;
     let Some(store) = open_store(&config, &stop).await? else { return Ok(()) };
     let options = RedisOptions { ca_pem: config.redis.ca_pem.clone(), ..RedisOptions::default() };
@@ -121,12 +124,17 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
         fleet: fleet.clone(),
         policies: policies.clone(),
         default: config.default_policy.clone(),
-        trusted,
+        trusted: trusted.clone(),
         start_id: fresh_id()?,
         told: told.clone(),
+        confirmed: Confirmation::default(),
+        within_ms: watches.within_ms,
     };
     watches.tasks.spawn(holder.run(watches.changes, parts_stop.clone()));
-    watches.tasks.spawn(trust::follow(config.bundle_trust.clone(), tell_trusted, parts_stop.clone()));
+    watches.tasks.spawn(trust::follow(trust_file, tell_trusted, parts_stop.clone()));
+    let api = ApiServer::new(&client, &config.system_namespace, &config.bundles_namespace);
+    let eraser = Eraser { store: store.clone(), api, trusted: trusted.clone() };
+    watches.tasks.spawn(eraser.run(parts_stop.clone()));
     let mut parts = watches.tasks;
     if let Some(tls) = tls {
         let until = parts_stop.clone();
@@ -149,13 +157,14 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
         status: Arc::new(InCluster(told.clone())),
         secrets: Arc::new(derived.map_err(|error| RunError::Secrets(error.to_string()))?),
         passwords: Pool::of_this_machine(),
-        mailer: Mailer::spawn(config.smtp.clone().map_or(Delivery::Disabled, Delivery::Smtp)),
+        mailer: Mailer::new(config.smtp.clone().map_or(Delivery::Disabled, Delivery::Smtp)),
         sms: SmsSender::try_new(false).map_err(|error| RunError::Sms(error.to_string()))?,
         counters: Some(counters),
         trusted_proxies: config.trusted_proxies.clone(),
         trusted_hosts: config.trusted_hosts.clone(),
         environment: config.environment.clone(),
         audit_retention: config.audit_retention,
+        audit_log: config.audit_log.clone(),
     });
     // Until the policies are read nobody could be answered: the Service sends nobody here before that.
     let serving = async {
@@ -186,14 +195,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
 }
 
 async fn client(config: &Config) -> Result<Client, Box<dyn std::error::Error + Send + Sync>> {
-    let settings = match &config.kubeconfig {
-        None => kube::Config::infer().await?,
-        Some(path) => {
-            let kubeconfig = Kubeconfig::read_from(path)?;
-            kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?
-        }
-    };
-    Ok(Client::try_from(settings)?)
+    Ok(Client::try_from(find_cluster(config.kubeconfig.as_deref()).await?)?)
 }
 
 async fn bind(config: &Config, client: &Client, tls: Option<&ServingTls>) -> Result<Listeners, RunError> {

@@ -2,7 +2,10 @@
 
 use std::net::IpAddr;
 
-use countersign_core::{revocation::Kind, time::UnixMillis};
+use countersign_core::{
+    revocation::{Entry, Kind},
+    time::UnixMillis,
+};
 use countersign_store::{AddressBlock, NewRevocation, StoreError, Tx};
 use ipnet::IpNet;
 
@@ -40,20 +43,25 @@ impl Blocking {
         new: &NewRevocation,
         now: UnixMillis,
     ) -> Result<AddressBlock, StoreError> {
-        let block = AddressBlock {
-            policy: call.policy.name.clone(),
-            network: new.entry.id.clone(),
-            reason: self.reason.clone(),
-            source: self.source.to_owned(),
-            created: now,
-            expires: new.entry.expires,
-        };
-        tx.block(&block).await?;
-        let event = call.event(EventKind::IpBlocked).detail("network", block.network.as_str());
-        let event = if call.actor.is_some() { event.detail("by", "administrator") } else { event };
-        event.detail("until", block.expires.as_secs()).write(tx, now).await?;
-        Ok(block)
+        block(tx, call, &new.entry, now).await
     }
+}
+
+/// Blocks at issuers what an entry has verifiers refuse, and tells of it.
+pub(crate) async fn block(tx: &mut Tx, call: &Call, entry: &Entry, now: UnixMillis) -> Result<AddressBlock, StoreError> {
+    let block = AddressBlock {
+        policy: call.policy.name.clone(),
+        network: entry.id.clone(),
+        reason: entry.reason.clone(),
+        source: entry.source.clone(),
+        created: now,
+        expires: entry.expires,
+    };
+    tx.block(&block).await?;
+    let event = call.event(EventKind::IpBlocked).detail("network", block.network.as_str());
+    let event = if call.actor.is_some() { event.detail("by", "administrator") } else { event };
+    event.detail("until", block.expires.as_secs()).write(tx, now).await?;
+    Ok(block)
 }
 
 /// An address' own network and every one around it, in the one spelling in which blocks are kept.

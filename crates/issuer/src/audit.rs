@@ -4,7 +4,7 @@ use countersign_core::{names::PolicyName, time::UnixMillis};
 use countersign_store::{AuditEvent, Severity, StoreError, Tx};
 use serde_json::{Map, Value};
 
-use crate::{actor::Actor, client::Client};
+use crate::{actor::Actor, client::Client, metrics::Metrics};
 
 macro_rules! kinds {
     ($($(#[doc = $doc:literal])* $kind:ident $word:literal $severity:ident,)*) => {
@@ -109,14 +109,16 @@ pub(crate) struct Event<'a> {
     policy: &'a PolicyName,
     kind: EventKind,
     client: Option<&'a Client>,
+    metrics: &'a Metrics,
     subject: Option<String>,
     session: Option<String>,
     details: Map<String, Value>,
 }
 
 impl<'a> Event<'a> {
-    pub(crate) fn new(policy: &'a PolicyName, kind: EventKind, client: Option<&'a Client>) -> Self {
-        Self { policy, kind, client, subject: None, session: None, details: Map::new() }
+    /// An event that is counted in `metrics`.
+    pub(crate) fn new(policy: &'a PolicyName, kind: EventKind, client: Option<&'a Client>, metrics: &'a Metrics) -> Self {
+        Self { policy, kind, client, metrics, subject: None, session: None, details: Map::new() }
     }
 
     /// Whom it concerns.
@@ -159,6 +161,8 @@ impl<'a> Event<'a> {
             request: self.client.map(|client| client.request_id.clone()),
             details: Value::Object(self.details).to_string(),
         };
-        tx.append_audit(&event).await
+        tx.append_audit(&event).await?;
+        self.metrics.audited(event.severity);
+        Ok(())
     }
 }

@@ -65,7 +65,8 @@ impl Call {
 
     /// An event of this call, to be written in the transaction that does what it tells of.
     pub(crate) fn event(&self, kind: EventKind) -> Event<'_> {
-        Event::new(&self.policy.name, kind, Some(&self.client)).by(self.actor.as_ref())
+        let metrics = &self.issuer.parts.metrics;
+        Event::new(&self.policy.name, kind, Some(&self.client), metrics).by(self.actor.as_ref())
     }
 
     /// Counts a try, or refuses it with 429. The answer tells how the tightest limit stands.

@@ -12,7 +12,7 @@ use countersign_telemetry::{Exposition, exposition::CONTENT_TYPE, families};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::{IssuerPolicy, RingView, serving::Issuer};
+use crate::{IssuerPolicy, RingView, SignsWhile, serving::Issuer};
 
 families! {
     pub METRICS;
@@ -20,6 +20,10 @@ families! {
     OUTBOX_PENDING = Gauge "countersign_outbox_pending" [] "Revocations that are written and not yet in the feed.";
     ROTATION_WAITING = Gauge "countersign_key_rotation_waiting" ["policy", "ring"]
         "1 while a published key waits for verifiers longer than planned.";
+    CONFIRMED_AGE = Gauge "countersign_issuer_confirmed_age_seconds" []
+        "For how long the API server has not confirmed what this issuer holds; absent outside a cluster, and before it ever did.";
+    UNCONFIRMED = Gauge "countersign_issuer_unconfirmed_policies" []
+        "Policies for which nothing is signed because the API server has not confirmed what is held; absent outside a cluster.";
     NEXT_ROTATION = Gauge "countersign_key_next_rotation_timestamp_seconds" ["policy", "ring"]
         "When the schedule wants the next key to sign.";
     POLICY_VERIFIERS = Gauge "countersign_policy_verifiers" ["policy", "state"]
@@ -37,6 +41,13 @@ families! {
     pub(crate) LIMITS_FALLBACKS = Counter "countersign_rate_limit_fallbacks_total" []
         "Counts of rate limits that were kept in the store because Redis was away.";
     pub(crate) LIMITS_REDIS_AWAY = Gauge "countersign_rate_limit_redis_away" [] "1 while rate limits are counted in the store because Redis is away.";
+    pub(crate) AUDIT_EVENTS = Counter "countersign_audit_events_total" ["severity"]
+        "Audit events of concern that were written here: `warning`, `critical`.";
+    pub(crate) AUDIT_LOG_EVENTS = Counter "countersign_audit_log_events_total" [] "Events that this issuer wrote to the audit log (`--audit-log`).";
+    pub(crate) AUDIT_LOG_FAILURES = Counter "countersign_audit_log_failures_total" []
+        "Times the audit log could not be written, and every ten seconds that a write takes.";
+    pub(crate) AUDIT_LOG_WAITING = Gauge "countersign_audit_log_waiting" []
+        "Sealed events that are not in the audit log yet, of all issuers on one database; absent without `--audit-log`.";
 }
 
 /// Whether the process takes calls.
@@ -82,11 +93,15 @@ async fn readyz(State(issuer): State<Issuer>) -> Response {
         .filter(|p| p.own.as_ref().is_some_and(|own| own.access.signer.is_none()))
         .map(|p| p.name.to_string())
         .collect();
+    let lapsed = |p: &&std::sync::Arc<IssuerPolicy>| p.signs_while.as_ref().is_some_and(|signs| !signs.holds());
+    let unconfirmed: Vec<String> =
+        parts.policies.load().by_name.values().filter(lapsed).map(|p| p.name.to_string()).collect();
     let body = json!({
         "ready": ready,
         "outbox_pending": publisher.pending,
         "feed_problem": publisher.problem.as_deref(),
         "without_signing_key": without_key,
+        "unconfirmed": unconfirmed,
     });
     (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(body)).into_response()
 }
@@ -109,6 +124,7 @@ async fn metrics(State(issuer): State<Issuer>) -> Response {
             next.add(&[("policy", policy.name.as_str()), ("ring", ring)], at.as_secs());
         }
     }
+    unconfirmed(policies.by_name.values().filter_map(|policy| policy.signs_while.as_ref()), &mut text);
     if parts.fleet.acknowledges_generations()
         && let Ok(fleet) = parts.fleet.verifiers().await
     {
@@ -123,6 +139,22 @@ async fn metrics(State(issuer): State<Issuer>) -> Response {
     }
     crate::metrics::tell(parts, &mut text).await;
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], text.into_text()).into_response()
+}
+
+/// Until when what is held is known to be what there is.
+fn unconfirmed<'p>(policies: impl Iterator<Item = &'p SignsWhile>, text: &mut Exposition) {
+    let (mut lapsed, mut age_ms, mut any) = (0_u64, None, false);
+    for signs in policies {
+        any = true;
+        lapsed += u64::from(!signs.holds());
+        age_ms = age_ms.max(signs.confirmed.age_ms());
+    }
+    if let Some(age_ms) = age_ms {
+        text.single(&CONFIRMED_AGE, age_ms / 1000);
+    }
+    if any {
+        text.single(&UNCONFIRMED, lapsed);
+    }
 }
 
 fn rings(policy: &IssuerPolicy) -> impl Iterator<Item = (&IssuerPolicy, &'static str, &RingView)> {

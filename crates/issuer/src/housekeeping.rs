@@ -7,11 +7,14 @@ use std::{sync::Arc, time::Duration};
 
 use countersign_feed::Clock;
 use countersign_store::{Store, StoreError};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, interval},
+};
 use tokio_util::sync::CancellationToken;
 
 pub use self::retention::{AuditRetention, InvalidRetention};
-use crate::{Secrets, second_factor};
+use crate::{Policies, Secrets, lockout::MAX_UNKNOWN_NAMES, second_factor};
 
 /// How often events are sealed and refresh tokens' bits erased.
 const SEAL_EVERY: Duration = Duration::from_secs(1);
@@ -24,11 +27,22 @@ const BATCH: u32 = 1000;
 /// Steps in a row before others have their turn.
 const STEPS: u32 = 20;
 
+/// What becomes of the audit trail.
+pub(crate) struct Trail {
+    /// How long events are kept.
+    pub(crate) retention: AuditRetention,
+    /// Whether there is an audit log: events stay until they are in it.
+    pub(crate) has_log: bool,
+    /// Shown whenever events were sealed.
+    pub(crate) sealed: watch::Sender<()>,
+}
+
 /// Works until `stop`. Any number of issuers may do so on one database.
 pub(crate) async fn keep(
     store: Arc<Store>,
     secrets: Arc<Secrets>,
-    audit_retention: AuditRetention,
+    policies: Policies,
+    trail: Trail,
     stop: CancellationToken,
 ) {
     let mut ticks = interval(SEAL_EVERY);
@@ -38,16 +52,17 @@ pub(crate) async fn keep(
         tokio::select! {
             () = stop.cancelled() => {
                 // What was answered is sealed before the process ends.
-                report("sealing the audit trail", seal(&store).await);
+                report("sealing the audit trail", seal(&store, &trail.sealed).await);
                 return;
             }
             _ = ticks.tick() => {}
         }
-        report("sealing the audit trail", seal(&store).await);
+        report("sealing the audit trail", seal(&store, &trail.sealed).await);
         report("erasing refresh tokens' bits", erase(&store).await);
         if count.is_multiple_of(TICKS_PER_REMOVAL) {
             report("removing what has expired", remove(&store).await);
-            report("removing events beyond retention", retention::forget(&store, audit_retention).await);
+            report("forgetting unknown names", trim(&store, &policies, MAX_UNKNOWN_NAMES).await);
+            report("removing events beyond retention", retention::forget(&store, &trail).await);
         }
         if count.is_multiple_of(TICKS_PER_RESEALING) {
             report("sealing secrets under the present key", second_factor::reseal(&store, &secrets).await);
@@ -62,12 +77,13 @@ fn report(what: &str, done: Result<(), StoreError>) {
     }
 }
 
-async fn seal(store: &Store) -> Result<(), StoreError> {
+async fn seal(store: &Store, sealed: &watch::Sender<()>) -> Result<(), StoreError> {
     for policy in store.unsealed_policies().await? {
         for _ in 0..STEPS {
             let Some(head) = store.seal_audit(&policy, BATCH).await? else { break };
             // Outside SQL, so that whoever can change the database can't change this as well.
             tracing::info!(target: "countersign::audit", %policy, place = head.place, hash = hex::encode(head.hash), "audit trail sealed");
+            sealed.send_replace(());
         }
     }
     Ok(())
@@ -88,6 +104,19 @@ async fn remove(store: &Store) -> Result<(), StoreError> {
     for _ in 0..STEPS {
         if store.remove_expired(Clock::wall(), BATCH).await? == 0 {
             break;
+        }
+    }
+    Ok(())
+}
+
+/// Failures with names that nobody has are counted, as many as `at_most` of each policy: a stranger chooses how many there are.
+pub(crate) async fn trim(store: &Store, policies: &Policies, at_most: u32) -> Result<(), StoreError> {
+    let names: Vec<_> = policies.load().by_name.keys().cloned().collect();
+    for policy in names {
+        for _ in 0..STEPS {
+            if store.trim_unknown_names(&policy, at_most, BATCH).await? < u64::from(BATCH) {
+                break;
+            }
         }
     }
     Ok(())

@@ -9,6 +9,7 @@ mod actor;
 mod addresses;
 mod admin;
 mod audit;
+mod audit_log;
 mod bearer;
 mod body;
 mod call;
@@ -17,11 +18,13 @@ mod closing;
 mod cookies;
 mod csrf;
 mod emergency;
+mod erasing;
 mod fleet;
 mod guard;
 mod health;
 mod housekeeping;
 mod issued;
+mod lanes;
 mod limits;
 mod lockout;
 mod mail;
@@ -37,6 +40,7 @@ mod problem;
 mod public;
 mod recent;
 mod revoker;
+mod rotations;
 pub mod sealing;
 mod second_factor;
 mod secrets;
@@ -48,16 +52,18 @@ pub mod totp;
 mod tests;
 
 pub use activity::SessionActivity;
-pub use admin::{Authority, NotAdmitted, Right};
+pub use admin::{Authority, Caller, NotAdmitted, Right};
+pub use audit_log::{AuditLog, InvalidAuditLog};
 pub use emergency::UseAudit;
+pub use erasing::erase_people;
 pub use fleet::{Enforcement, Fleet, Verifier};
 pub use health::{Health, METRICS};
 pub use housekeeping::{AuditRetention, InvalidRetention};
 pub use mail::{Delivery, InvalidSmtp, Kept, MailCounts, Mailer, Outbox, SmtpSettings, SmtpTls};
 pub use minter::{MintError, MintRequest, Minted, Minter};
 pub use policies::{
-    BundleWrite, IssuerPolicy, Lives, LoginPolicy, OpaqueEnd, OwnKeys, Policies, RingView, Signer, TokenSettings,
-    TrustedIssuerName,
+    BundleWrite, Confirmation, IssuerPolicy, Lives, LoginPolicy, OpaqueEnd, OwnKeys, Policies, RingView, Signer, SignsWhile,
+    TokenSettings, TrustedIssuerName,
 };
 pub use revoker::{InvalidRevocation, RevocationRequest, RevokeError, Revoked, Revoker};
 pub use secrets::Secrets;

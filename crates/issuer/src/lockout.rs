@@ -3,16 +3,16 @@
 //! A device that the account knows has its own counter, so that strangers who guess can't lock its owner out; names that no
 //! account has lock the same way.
 
+use axum::http::StatusCode;
 use countersign_api::policy::{EffectiveLockout, Switch};
 use countersign_core::{names::PolicyName, time::UnixMillis};
-use countersign_store::{Counting, Lockout, LockoutKey, SecretHash, Store, StoreError, Tx, User};
+use countersign_store::{Counting, Lockout, LockoutKey, SecretHash, Store, StoreError, Tx, User, UserStatus};
+use serde_json::Value;
 
 use crate::{audit::EventKind, call::Call, notices, problem::Problem};
 
 /// The most counters of unknown names that a policy keeps.
-const MAX_UNKNOWN_NAMES: u32 = 100_000;
-/// The most counters of accounts or devices.
-const MAX_KNOWN: u32 = u32::MAX;
+pub(crate) const MAX_UNKNOWN_NAMES: u32 = 100_000;
 /// How long a counter is remembered after its last failure, at least, milliseconds: so that growing locks grow.
 const REMEMBERED_MS: i64 = 24 * 3_600_000;
 
@@ -24,7 +24,12 @@ pub(crate) enum Counter {
     /// A name that no account has, by its hash.
     Unknown(SecretHash),
     /// A known device, by its secret's hash.
-    Device(SecretHash),
+    Device {
+        /// Its secret's hash.
+        secret: SecretHash,
+        /// The account that knows it.
+        user: String,
+    },
 }
 
 impl Counter {
@@ -44,7 +49,9 @@ impl Counter {
             return Ok(Self::Unknown(call.issuer.parts.secrets.hash("name", &format!("{}\0{folded}", call.policy.name))));
         };
         match (device, known) {
-            (Some(secret), Some(known)) if known.user == user.id => Ok(Self::Device(*secret)),
+            (Some(secret), Some(known)) if known.user == user.id => {
+                Ok(Self::Device { secret: *secret, user: known.user })
+            }
             _ => Ok(Self::Account(user.id.clone())),
         }
     }
@@ -53,7 +60,7 @@ impl Counter {
         match self {
             Self::Account(id) => LockoutKey::Account(id),
             Self::Unknown(hash) => LockoutKey::UnknownName(hash),
-            Self::Device(secret) => LockoutKey::Device(secret),
+            Self::Device { secret, .. } => LockoutKey::Device(secret),
         }
     }
 
@@ -92,11 +99,7 @@ impl Counter {
         }
         let policy = &call.policy.name;
         let remembered = settings.window.as_millis().max(settings.max_duration.as_millis()).max(REMEMBERED_MS);
-        let counting = Counting {
-            window_ms: settings.window.as_millis(),
-            expires: now.plus(remembered),
-            at_most: if matches!(self, Self::Unknown(_)) { MAX_UNKNOWN_NAMES } else { MAX_KNOWN },
-        };
+        let counting = Counting { window_ms: settings.window.as_millis(), expires: now.plus(remembered) };
         let standing = tx.count_failure(policy, self.key(), counting, now).await?;
         if standing.failures < settings.max_failures {
             return Ok(());
@@ -110,14 +113,15 @@ impl Counter {
             let event = match self {
                 Self::Account(id) => event.subject(id),
                 Self::Unknown(_) => event.detail("unknown_name", true),
-                Self::Device(_) => event.detail("device", true),
+                Self::Device { .. } => event.detail("device", true),
             };
             event.write(tx, now).await?;
             match self {
-                Self::Account(id) => notices::locked(tx, call, Some(id), until, now).await?,
+                // A device, too, may be in a stranger's hands.
+                Self::Account(user) | Self::Device { user, .. } => {
+                    notices::locked(tx, call, Some(user), until, now).await?;
+                }
                 Self::Unknown(_) => notices::locked(tx, call, None, until, now).await?,
-                // Its owner has that device in hand, and can log in by others.
-                Self::Device(_) => {}
             }
         }
         Ok(())
@@ -139,16 +143,39 @@ fn lock_ms(settings: &EffectiveLockout, standing: &Lockout) -> i64 {
         .min(settings.max_duration.as_millis().max(settings.duration.as_millis()))
 }
 
+/// What an administrator keeps an account's owner out by: 423 while their lock stands, 403 when it is disabled.
+pub(crate) fn closed(user: &User, now: UnixMillis) -> Result<(), Problem> {
+    match user.status {
+        UserStatus::Active | UserStatus::Pending => Ok(()),
+        UserStatus::Disabled => {
+            Err(Problem::new(StatusCode::FORBIDDEN, "account_disabled", "the account is disabled"))
+        }
+        UserStatus::Locked => match user.status_until {
+            Some(until) if until <= now => Ok(()),
+            until => {
+                let problem = Problem::new(StatusCode::LOCKED, "account_locked", "an administrator has locked the account");
+                Err(match until {
+                    Some(until) => problem.with("locked_until", until.as_secs()).retry_after(seconds_left(until, now)),
+                    None => problem.with("locked_until", Value::Null),
+                })
+            }
+        },
+    }
+}
+
+fn seconds_left(until: UnixMillis, now: UnixMillis) -> u64 {
+    u64::try_from(until.since(now).max(0)).unwrap_or(0).div_ceil(1000).max(1)
+}
+
 /// 423, with the time to wait.
 pub(crate) fn locked(until: UnixMillis, now: UnixMillis) -> Problem {
-    let left_s = u64::try_from(until.since(now).max(0)).unwrap_or(0).div_ceil(1000).max(1);
     Problem::new(
-        axum::http::StatusCode::LOCKED,
+        StatusCode::LOCKED,
         "account_locked",
         "too many failed attempts: the account is locked for a while",
     )
     .with("locked_until", until.as_secs())
-    .retry_after(left_s)
+    .retry_after(seconds_left(until, now))
 }
 
 #[cfg(test)]

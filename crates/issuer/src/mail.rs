@@ -1,9 +1,9 @@
 //! Mails to people: what they say, and how they get out.
 //!
-//! A mail is put into a bounded queue and sent from there, so that no answer takes longer because one goes out. What can't be
-//! sent is tried again a few times, then counted and logged by kind alone: a log holds no address, code or link. A mail that
-//! waits is lost with the process; what is mailed so can be asked for again. What can't be is kept in the store until it has
-//! left: see [`crate::notices`].
+//! A mail is put into its policy's bounded queue and sent from there, so that no answer takes longer because one goes out, and
+//! no policy's mails wait for another's server. What can't be sent is tried again a few times, then counted and logged by kind
+//! alone: a log holds no address, code or link. A mail that waits is lost with the process; what is mailed so can be asked for
+//! again. What can't be is kept in the store until it has left: see [`crate::notices`].
 
 mod letter;
 mod links;
@@ -22,8 +22,9 @@ use std::{
 };
 
 use countersign_api::policy::EffectiveMail;
+use countersign_core::names::PolicyName;
 use lettre::{Address, Message, message::Mailbox};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::watch;
 
 pub(crate) use self::{
     letter::{Letter, Notice},
@@ -34,13 +35,16 @@ pub use self::{
     outbox::{Kept, Outbox},
     smtp::{InvalidSmtp, SmtpSettings, SmtpTls},
 };
+use crate::lanes::{Bounds, Lanes, Place};
 
 /// The target of what is logged here.
 const TARGET: &str = "countersign::mail";
-/// Mails that wait at once. Further ones are dropped and counted.
+/// Mails of a policy that wait at once. Further ones are dropped and counted.
 const QUEUE: usize = 1024;
-/// Mails on their way at once.
+/// Mails of a policy on their way at once. One that waits for its next try is not on its way.
 const AT_ONCE: usize = 4;
+/// See [`QUEUE`] and [`AT_ONCE`]; and what all policies may have waiting: thirty with dead servers leave room for the rest.
+const BOUNDS: Bounds = Bounds { each: QUEUE, all: 32 * QUEUE, at_once: AT_ONCE };
 /// The pauses after failures. After the last one a mail is given up.
 const PAUSES: Pauses = [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(25)];
 /// See [`PAUSES`].
@@ -60,8 +64,10 @@ pub enum Delivery {
 }
 
 /// A policy's own way of sending.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Sending {
+    /// Whose mails these are.
+    pub(crate) policy: PolicyName,
     /// The sender, as in `Shop <no-reply@shop.example>`.
     pub(crate) from: Option<String>,
     /// Its own server.
@@ -70,8 +76,8 @@ pub(crate) struct Sending {
 
 impl Sending {
     /// What a policy says, with the server that its Secret names.
-    pub(crate) fn new(mail: Option<&EffectiveMail>, smtp: Option<Arc<SmtpSettings>>) -> Self {
-        Self { from: mail.and_then(|mail| mail.from.clone()), smtp }
+    pub(crate) fn new(policy: &PolicyName, mail: Option<&EffectiveMail>, smtp: Option<Arc<SmtpSettings>>) -> Self {
+        Self { policy: policy.clone(), from: mail.and_then(|mail| mail.from.clone()), smtp }
     }
 }
 
@@ -112,7 +118,7 @@ pub struct MailCounts {
     pub sent: u64,
     /// They were given up.
     pub failed: u64,
-    /// The queue was full.
+    /// The policy's queue was full.
     pub dropped: u64,
 }
 
@@ -146,7 +152,7 @@ struct Job {
 /// Sends mails, in the background.
 #[derive(Clone)]
 pub struct Mailer {
-    queue: mpsc::Sender<Job>,
+    lanes: Lanes,
     counters: Arc<Counters>,
     pending: watch::Sender<usize>,
     route: Route,
@@ -160,19 +166,15 @@ impl std::fmt::Debug for Mailer {
 }
 
 impl Mailer {
-    /// Starts sending; ends when the last clone is dropped and the queue is empty. To be called within a runtime.
-    pub fn spawn(delivery: Delivery) -> Self {
+    /// A sender of mails by `delivery`, unless a policy has a way of its own.
+    pub fn new(delivery: Delivery) -> Self {
         let works = !matches!(delivery, Delivery::Disabled);
         Self::over(Arc::new(delivery), works, PAUSES)
     }
 
     fn over(post: Arc<dyn Post>, works: bool, pauses: Pauses) -> Self {
-        let (queue, jobs) = mpsc::channel(QUEUE);
-        let counters = Arc::new(Counters::default());
-        let pending = watch::Sender::new(0);
-        let route = Route { post, pauses };
-        tokio::spawn(work(jobs, route.clone(), counters.clone(), pending.clone()));
-        Self { queue, counters, pending, route, works }
+        let (lanes, route) = (Lanes::new(BOUNDS), Route { post, pauses });
+        Self { lanes, counters: Arc::default(), pending: watch::Sender::new(0), route, works }
     }
 
     /// Whether a mail of this policy can get out at all.
@@ -180,15 +182,22 @@ impl Mailer {
         self.works || sending.smtp.is_some()
     }
 
-    /// Puts a mail into the queue. Takes the same time whatever becomes of it.
+    /// Puts a mail into its policy's queue. Takes the same time whatever becomes of it. To be called within a runtime.
     pub(crate) fn send(&self, sending: &Sending, to: &str, notice: Notice) {
+        let Some(place) = self.lanes.enter(&sending.policy) else {
+            self.counters.dropped.fetch_add(1, Relaxed);
+            tracing::warn!(target: TARGET, policy = %sending.policy, "a mail was dropped: too many are waiting already");
+            return;
+        };
         self.pending.send_modify(|n| *n += 1);
         let job = Job { to: to.to_owned(), sending: sending.clone(), notice };
-        if self.queue.try_send(job).is_err() {
-            self.pending.send_modify(|n| *n -= 1);
-            self.counters.dropped.fetch_add(1, Relaxed);
-            tracing::warn!(target: TARGET, "a mail was dropped: {QUEUE} are waiting already");
-        }
+        let (route, counters, pending) = (self.route.clone(), self.counters.clone(), self.pending.clone());
+        tokio::spawn(async move {
+            // Counted and logged: there is nobody else to tell.
+            let _ = counters.count(carry(&route, job, Some(&place)).await);
+            drop(place);
+            pending.send_modify(|n| *n -= 1);
+        });
     }
 
     /// Sends a mail now, beside the queue: for who keeps it until it has left.
@@ -197,7 +206,7 @@ impl Mailer {
             return Err(SendError::NotSetUp);
         }
         let job = Job { to: to.to_owned(), sending: sending.clone(), notice };
-        self.counters.count(carry(&*self.route.post, self.route.pauses, job).await)
+        self.counters.count(carry(&self.route, job, None).await)
     }
 
     /// What became of mails so far.
@@ -264,32 +273,27 @@ struct Route {
     pauses: Pauses,
 }
 
-async fn work(mut jobs: mpsc::Receiver<Job>, route: Route, counters: Arc<Counters>, pending: watch::Sender<usize>) {
-    let places = Arc::new(Semaphore::new(AT_ONCE));
-    while let Some(job) = jobs.recv().await {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
-        let (route, counters, pending) = (route.clone(), counters.clone(), pending.clone());
-        tokio::spawn(async move {
-            // Counted and logged: there is nobody else to tell.
-            let _ = counters.count(carry(&*route.post, route.pauses, job).await);
-            drop(place);
-            pending.send_modify(|n| *n -= 1);
-        });
-    }
-}
-
-async fn carry(post: &dyn Post, pauses: Pauses, job: Job) -> Result<(), SendError> {
+/// Carries a mail away, in its turn where it has a place in a queue. Between two tries others have theirs.
+async fn carry(Route { post, pauses }: &Route, job: Job, place: Option<&Place>) -> Result<(), SendError> {
+    let turn = async || match place {
+        Some(place) => place.turn().await,
+        None => None,
+    };
+    let mut held = turn().await;
     let mail = prepared(job, post.sender())?;
-    let mut pauses = pauses.into_iter();
+    let mut pauses = pauses.iter();
     loop {
-        match (post.carry(&mail).await, pauses.next()) {
+        let carried = post.carry(&mail).await;
+        drop(held);
+        match (carried, pauses.next()) {
             (Ok(()), _) => return Ok(()),
             (Err(error), Some(pause)) if error.is_passing() => {
                 tracing::warn!(target: TARGET, %error, "a mail is tried again in {} ms", pause.as_millis());
-                tokio::time::sleep(pause).await;
+                tokio::time::sleep(*pause).await;
             }
             (Err(error), _) => return Err(error),
         }
+        held = turn().await;
     }
 }
 

@@ -5,12 +5,13 @@ use std::{
     time::Duration,
 };
 
+use countersign_store::Severity;
 use countersign_telemetry::Exposition;
 
 use crate::{
     health::{
-        ACTIVE_SESSIONS, CHALLENGES, LIMITS_FALLBACKS, LIMITS_REDIS_AWAY, LOGIN_ATTEMPTS, LOGIN_FAILURES, MAILS,
-        REFRESH_DURATION, SMS,
+        ACTIVE_SESSIONS, AUDIT_EVENTS, AUDIT_LOG_EVENTS, AUDIT_LOG_FAILURES, AUDIT_LOG_WAITING, CHALLENGES,
+        LIMITS_FALLBACKS, LIMITS_REDIS_AWAY, LOGIN_ATTEMPTS, LOGIN_FAILURES, MAILS, REFRESH_DURATION, SMS,
     },
     serving::Parts,
 };
@@ -45,6 +46,8 @@ pub(crate) struct Metrics {
     failed: AtomicU64,
     refused: AtomicU64,
     challenges: AtomicU64,
+    warnings: AtomicU64,
+    criticals: AtomicU64,
     refresh_at_most: [AtomicU64; BOUNDS.len()],
     refreshes: AtomicU64,
     refresh_us: AtomicU64,
@@ -66,6 +69,15 @@ impl Metrics {
         self.challenges.fetch_add(1, Relaxed);
     }
 
+    /// An audit event was written; those that tell of nothing wrong are not counted.
+    pub(crate) fn audited(&self, severity: Severity) {
+        match severity {
+            Severity::Info => {}
+            Severity::Warning => drop(self.warnings.fetch_add(1, Relaxed)),
+            Severity::Critical => drop(self.criticals.fetch_add(1, Relaxed)),
+        }
+    }
+
     /// A refresh took so long.
     pub(crate) fn refreshed(&self, took: Duration) {
         let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
@@ -81,7 +93,8 @@ impl Metrics {
 
 /// Tells them all.
 pub(crate) async fn tell(parts: &Parts, text: &mut Exposition) {
-    let Metrics { succeeded, failed, refused, challenges, refresh_at_most, refreshes, refresh_us } = &parts.metrics;
+    let Metrics { succeeded, failed, refused, challenges, warnings, criticals, refresh_at_most, refreshes, refresh_us } =
+        &parts.metrics;
     let read = |counter: &AtomicU64| counter.load(Relaxed);
     let mut attempts = text.family(&LOGIN_ATTEMPTS);
     for (result, counter) in [("success", succeeded), ("failure", failed), ("refused", refused)] {
@@ -89,6 +102,10 @@ pub(crate) async fn tell(parts: &Parts, text: &mut Exposition) {
     }
     text.single(&LOGIN_FAILURES, read(failed));
     text.single(&CHALLENGES, read(challenges));
+    let mut audited = text.family(&AUDIT_EVENTS);
+    for (severity, counter) in [("warning", warnings), ("critical", criticals)] {
+        audited.add(&[("severity", severity)], read(counter));
+    }
     active_sessions(parts, text).await;
     // The count is read first: a bucket never holds more than there were.
     let count = read(refreshes);
@@ -107,6 +124,14 @@ pub(crate) async fn tell(parts: &Parts, text: &mut Exposition) {
     }
     text.single(&LIMITS_FALLBACKS, parts.limits.fallbacks());
     text.single(&LIMITS_REDIS_AWAY, u8::from(parts.limits.redis_away()));
+    if parts.audit_log.is_some() {
+        text.single(&AUDIT_LOG_EVENTS, parts.audit_log_counts.written());
+        text.single(&AUDIT_LOG_FAILURES, parts.audit_log_counts.failures());
+        // Nothing is told while the store is out of reach: a zero would look like all's being written.
+        if let Ok(waiting) = parts.store.unlogged_events().await {
+            text.single(&AUDIT_LOG_WAITING, waiting);
+        }
+    }
 }
 
 /// Nothing is told while the store is out of reach: a zero would look like everybody's having left.

@@ -10,19 +10,31 @@ use countersign_core::time::UnixMillis;
 use countersign_store::{NewNotice, Notice as Kept, StoreError, Tx, User};
 use tokio::{
     sync::Notify,
-    task::JoinSet,
+    task::{JoinError, JoinSet},
     time::{MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{call::Call, mail::Notice, serving::Issuer};
+use crate::{
+    call::Call,
+    lanes::{Bounds, Lanes},
+    mail::Notice,
+    serving::Issuer,
+};
 
 /// How often is looked for notices that somebody else left.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How long sending one may take before another sender takes it up, milliseconds: longer than a mail is tried for.
 const LEASE_MS: i64 = 5 * 60_000;
-/// Notices that are on their way at once.
-const AT_ONCE: u32 = 8;
+/// How many are taken from the store at once.
+const TAKEN: u32 = 8;
+/// Of a policy that has so many on their way none is taken: its mail server may be dead.
+const OF_POLICY: usize = 8;
+/// Notices that are on their way at once, about.
+const AT_ONCE: usize = 256;
+/// Who is below [`OF_POLICY`] may be given [`TAKEN`] more; and so of all.
+const BOUNDS: Bounds =
+    Bounds { each: OF_POLICY + TAKEN as usize, all: AT_ONCE + TAKEN as usize, at_once: OF_POLICY + TAKEN as usize };
 /// How long a notice is worth sending, milliseconds.
 const WORTH_MS: i64 = 24 * 3_600_000;
 /// That failures have locked an account; its content is until when, milliseconds.
@@ -52,43 +64,89 @@ pub(crate) async fn locked(
 pub(crate) async fn keep(issuer: Issuer, stop: CancellationToken) {
     let mut look = interval(LOOK_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut under_way = UnderWay::default();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = issuer.parts.notices.0.notified() => {}
             _ = look.tick() => {}
+            Some(sent) = under_way.tasks.join_next() => {
+                reported(heard(sent));
+                if !under_way.held_back {
+                    continue;
+                }
+            }
         }
         tokio::select! {
             () = stop.cancelled() => return,
-            sent = send_all(&issuer) => {
-                if let Err(error) = sent {
-                    tracing::warn!(%error, "notices can't be sent; they are tried again");
-                }
-            }
+            begun = under_way.begin(&issuer) => reported(begun),
         }
     }
 }
 
-/// Sends what waits now.
-pub(crate) async fn send_all(issuer: &Issuer) -> Result<(), StoreError> {
-    if issuer.parts.policies.load().by_name.is_empty() {
-        // Not read yet: what is taken now would wait until its time is over.
-        return Ok(());
+fn reported(done: Result<(), StoreError>) {
+    if let Err(error) = done {
+        tracing::warn!(%error, "notices can't be sent; they are tried again");
     }
-    loop {
-        let now = issuer.parts.store.database_now().await?;
-        let taken = issuer.parts.store.take_notices(now, LEASE_MS, AT_ONCE).await?;
-        if taken.is_empty() {
+}
+
+/// One that panicked is given to another sender when its time is over.
+fn heard(sent: Result<Result<(), StoreError>, JoinError>) -> Result<(), StoreError> {
+    sent.unwrap_or(Ok(()))
+}
+
+/// Sends what waits now.
+#[cfg(test)]
+pub(crate) async fn send_all(issuer: &Issuer) -> Result<(), StoreError> {
+    let mut under_way = UnderWay::default();
+    under_way.begin(issuer).await?;
+    while let Some(sent) = under_way.tasks.join_next().await {
+        heard(sent)?;
+        under_way.begin(issuer).await?;
+    }
+    Ok(())
+}
+
+/// What is being sent. None waits for another's mail server.
+struct UnderWay {
+    tasks: JoinSet<Result<(), StoreError>>,
+    lanes: Lanes,
+    /// Whether something may wait in the store because too much is on its way.
+    held_back: bool,
+}
+
+impl Default for UnderWay {
+    fn default() -> Self {
+        Self { tasks: JoinSet::new(), lanes: Lanes::new(BOUNDS), held_back: false }
+    }
+}
+
+impl UnderWay {
+    /// Begins to send what waits now, as far as there is room.
+    async fn begin(&mut self, issuer: &Issuer) -> Result<(), StoreError> {
+        if issuer.parts.policies.load().by_name.is_empty() {
+            // Not read yet: what is taken now would wait until its time is over.
             return Ok(());
         }
-        let mut sending = JoinSet::new();
-        for notice in taken {
-            sending.spawn(send(issuer.clone(), notice, now));
-        }
-        while let Some(sent) = sending.join_next().await {
-            // One that panicked is given to another sender when its time is over.
-            if let Ok(sent) = sent {
-                sent?;
+        loop {
+            let busy = self.lanes.with_at_least(OF_POLICY);
+            let is_full = self.tasks.len() >= AT_ONCE;
+            self.held_back = is_full || !busy.is_empty();
+            if is_full {
+                return Ok(());
+            }
+            let now = issuer.parts.store.database_now().await?;
+            let taken = issuer.parts.store.take_notices(now, LEASE_MS, TAKEN, &busy).await?;
+            if taken.is_empty() {
+                return Ok(());
+            }
+            for notice in taken {
+                let (place, issuer) = (self.lanes.enter(&notice.policy), issuer.clone());
+                self.tasks.spawn(async move {
+                    let sent = send(issuer, notice, now).await;
+                    drop(place);
+                    sent
+                });
             }
         }
     }

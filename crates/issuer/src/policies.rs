@@ -1,5 +1,6 @@
 //! Policies as an issuer holds them: who may be minted for, with which key, and how long what it signs lives.
 
+mod confirmed;
 mod lives;
 mod login;
 
@@ -22,7 +23,11 @@ use countersign_store::Ending;
 
 use crate::Verifier;
 
-pub use self::{lives::OpaqueEnd, login::LoginPolicy};
+pub use self::{
+    confirmed::{Confirmation, SignsWhile},
+    lives::OpaqueEnd,
+    login::LoginPolicy,
+};
 
 /// Everything that an issuer needs of a policy. Immutable; replaced as a whole.
 #[derive(Debug)]
@@ -53,6 +58,8 @@ pub struct IssuerPolicy {
     pub compiled: Arc<Policy>,
     /// The write of its bundle, where verifiers acknowledge writes and not each policy's generation.
     pub written: Option<BundleWrite>,
+    /// What its keys sign by; absent: they always may.
+    pub signs_while: Option<SignsWhile>,
 }
 
 /// A write of a bundle to the API server of a cluster.
@@ -221,10 +228,11 @@ impl IssuerPolicy {
             max_entries: usize::try_from(effective.revocation.max_entries).unwrap_or(usize::MAX),
             lives,
             tokens: TokenSettings::from(&effective.tokens),
-            login: login.map(|(login, issuer)| Arc::new(LoginPolicy::new(login, issuer, references))),
+            login: login.map(|(login, issuer)| Arc::new(LoginPolicy::new(name, login, issuer, references))),
             trusted: trusted.collect(),
             compiled,
             written: None,
+            signs_while: None,
         }
     }
 

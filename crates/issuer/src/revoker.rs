@@ -19,13 +19,14 @@ pub use request::{InvalidRevocation, RevocationRequest};
 
 use self::credential::Belongs;
 use crate::{
-    Health,
+    Health, addresses,
     audit::{Event, EventKind},
     call::Call,
-    closing::both,
+    closing::{both, tell_keys},
     fleet::{Enforcement, Fleet},
     issued::Issued,
     policies::{IssuerPolicy, Policies},
+    rotations,
 };
 
 /// How long a revocation may take to the feed before the answer is "pending".
@@ -112,13 +113,22 @@ impl Revoker {
             }
             let now = self.issued.cut(tx, &policy.name).await?;
             let new = request.to_revocation(policy, source, now)?;
+            if new.entry.kind == Kind::Ip {
+                addresses::block(tx, call, &new.entry, now).await.map_err(no_room)?;
+            }
             if new.entry.kind == Kind::Ip && tx.other_blocks(&policy.name, &new.entry.id, now).await? >= MAX_BLOCKS {
                 return Err(InvalidRevocation::TooManyBlocks.into());
             }
             let entry = new.entry.clone();
             let appended = tx.revoke(&[new], now, |_| policy.max_entries).await?;
-            let held = end_held(tx, policy, &entry, now).await?;
-            told(call, &entry).write(tx, now).await?;
+            let held = end_held(tx, call, &entry, now).await?;
+            if let Some(event) = told(call, &entry) {
+                event.write(tx, now).await?;
+            }
+            if entry.kind == Kind::Key {
+                // Told with who asked: the ring, which loses the key next, has nothing to add.
+                tx.note_once(&rotations::revoked(&policy.name, &entry.id)).await?;
+            }
             Ok((entry.kind, entry.id, both(appended, held)))
         })?;
         let publication = self.published(policy, appended).await;
@@ -177,10 +187,12 @@ impl Revoker {
     }
 }
 
-/// What the audit trail says of it. A key's end is an event of its own, because everything that it signed ends with it.
-fn told<'a>(call: &'a Call, entry: &Entry) -> Event<'a> {
+/// What the audit trail says of it. A key's end is an event of its own, because everything that it signed ends with it; a
+/// block was told of where it was made.
+fn told<'a>(call: &'a Call, entry: &Entry) -> Option<Event<'a>> {
     let event = |kind| call.event(kind).detail("reason", entry.reason.as_str());
-    match entry.kind {
+    Some(match entry.kind {
+        Kind::Ip => return None,
         Kind::Key => event(EventKind::KeyRevoked).detail("kid", entry.id.as_str()),
         kind => {
             let event = event(EventKind::AdminAction).detail("action", "revoke").detail("kind", json!(kind));
@@ -190,26 +202,47 @@ fn told<'a>(call: &'a Call, entry: &Entry) -> Event<'a> {
                 _ => event.detail("id", entry.id.as_str()),
             }
         }
+    })
+}
+
+fn no_room(error: StoreError) -> RevokeError {
+    match error {
+        StoreError::Full(_) => InvalidRevocation::TooManyBlocks.into(),
+        error => error.into(),
     }
 }
 
 /// Ends what is kept here of what an entry ends: sessions with their refresh families, and API keys. A cut-off before now
 /// leaves the rows alone: each is judged by its own time when it is used.
-async fn end_held(tx: &mut Tx, policy: &IssuerPolicy, entry: &Entry, now: UnixMillis) -> Result<Appended, StoreError> {
+async fn end_held(tx: &mut Tx, call: &Call, entry: &Entry, now: UnixMillis) -> Result<Appended, StoreError> {
+    let policy = &*call.policy;
     let nothing = Appended { ids: Vec::new(), merged: Vec::new() };
     let own = policy.own.as_ref().is_some_and(|own| entry.issuer.as_ref().is_none_or(|issuer| *issuer == own.issuer));
     if !own {
         return Ok(nothing);
     }
-    let ending = policy.ending(now, entry.reason.clone());
+    let (id, reason) = (&entry.id, entry.reason.as_str());
+    let ending = policy.ending(now, reason);
     Ok(match entry.kind {
-        Kind::Session => tx.end_session(&policy.name, &entry.id, &ending).await?.map_or(nothing, |ended| ended.revocations),
+        Kind::Session => {
+            let Some(session) = tx.session(&policy.name, id).await? else { return Ok(nothing) };
+            let Some(ended) = tx.end_session(&policy.name, id, &ending).await? else { return Ok(nothing) };
+            call.tell_ended(tx, &session.subject, &ended, Some(("reason", reason)), now).await?;
+            ended.revocations
+        }
         Kind::Subject if entry.cutoff >= now => {
-            tx.mark_api_keys_of_revoked(&policy.name, &entry.id, now).await?;
-            tx.end_sessions(&policy.name, &entry.id, None, &ending).await?.revocations
+            let keys = tx.mark_api_keys_of_revoked(&policy.name, id, now).await?;
+            tell_keys(tx, call, id, &keys, reason, now).await?;
+            let ended = tx.end_sessions(&policy.name, id, None, &ending).await?;
+            call.tell_ended(tx, id, &ended, Some(("reason", reason)), now).await?;
+            ended.revocations
         }
         Kind::ApiKey => {
-            tx.mark_api_key_revoked(&policy.name, &entry.id, now).await?;
+            if tx.mark_api_key_revoked(&policy.name, id, now).await?
+                && let Some(key) = tx.api_key(&policy.name, id).await?
+            {
+                tell_keys(tx, call, &key.owner, std::slice::from_ref(id), reason, now).await?;
+            }
             nothing
         }
         Kind::Token | Kind::Subject | Kind::Key | Kind::Policy | Kind::Ip => nothing,

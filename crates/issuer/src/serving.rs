@@ -18,7 +18,7 @@ use countersign_feed::{FeedState, Publisher, RedisCounters, collect_activity, co
 use countersign_store::Store;
 use tokio::{
     net::{TcpListener, UnixListener},
-    sync::Notify,
+    sync::{Notify, watch},
     task::JoinSet,
 };
 use tokio_rustls::TlsAcceptor;
@@ -30,8 +30,8 @@ use self::{
     patience::Patience,
 };
 use crate::{
-    AuditRetention, Authority, Fleet, Health, Mailer, Minter, Policies, Revoker, SessionActivity, UseAudit, admin, health,
-    housekeeping,
+    AuditLog, AuditRetention, Authority, Fleet, Health, Mailer, Minter, Policies, Revoker, SessionActivity, UseAudit, admin, audit_log, health,
+    housekeeping::{self, Trail},
     issued::Issued,
     limits::Limits,
     metrics::Metrics,
@@ -39,6 +39,7 @@ use crate::{
     passwords::Pool,
     public,
     recent::Recent,
+    rotations,
     secrets::Secrets,
     sms::SmsSender,
 };
@@ -147,6 +148,8 @@ pub struct IssuerConfig {
     pub environment: String,
     /// How long events of the audit trail are kept.
     pub audit_retention: AuditRetention,
+    /// Where sealed events are written for log shippers, if anywhere.
+    pub audit_log: Option<AuditLog>,
 }
 
 /// An issuer: its parts, and routes over them.
@@ -170,6 +173,8 @@ pub(crate) struct Parts {
     pub(crate) trusted_hosts: Vec<String>,
     pub(crate) environment: String,
     audit_retention: AuditRetention,
+    pub(crate) audit_log: Option<AuditLog>,
+    pub(crate) audit_log_counts: Arc<audit_log::Counts>,
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) feed: Arc<FeedState>,
     pub(crate) fleet: Fleet,
@@ -224,6 +229,8 @@ impl Issuer {
             trusted_hosts: config.trusted_hosts,
             environment: config.environment,
             audit_retention: config.audit_retention,
+            audit_log: config.audit_log,
+            audit_log_counts: Arc::default(),
             publisher: config.publisher,
             feed: config.feed,
             fleet: config.fleet,
@@ -250,8 +257,15 @@ impl Issuer {
         let public = public::routes(self.clone());
         let parts = &self.parts;
         let (store, secrets) = (parts.store.clone(), parts.secrets.clone());
-        servers.spawn(housekeeping::keep(store, secrets, parts.audit_retention, stop.clone()));
+        let (sealed, sealing) = watch::channel(());
+        let trail = Trail { retention: parts.audit_retention, has_log: parts.audit_log.is_some(), sealed };
+        if let Some(log) = parts.audit_log.clone() {
+            let counts = parts.audit_log_counts.clone();
+            servers.spawn(audit_log::keep(log, store.clone(), counts, sealing, stop.clone()));
+        }
+        servers.spawn(housekeeping::keep(store, secrets, self.parts.policies.clone(), trail, stop.clone()));
         servers.spawn(notices::keep(self.clone(), stop.clone()));
+        servers.spawn(rotations::keep(self.clone(), stop.clone()));
         let uses = Arc::new(UseAudit::new(self.parts.store.clone()));
         servers.spawn(collect_uses(self.parts.fleet.server().clone(), uses, stop.clone()));
         let sessions = Arc::new(SessionActivity::new(self.parts.store.clone()));

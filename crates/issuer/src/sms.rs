@@ -14,10 +14,13 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use countersign_core::{names::PolicyName, time::UnixMillis};
 use countersign_jwks::{ClientError, FetchRules, Outbound, OutboundError};
 use serde::Serialize;
-use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
-use crate::{call::Call, problem::Problem};
+use crate::{
+    call::Call,
+    lanes::{Bounds, Lanes},
+    problem::Problem,
+};
 
 /// The header that carries the signature.
 const SIGNATURE: HeaderName = HeaderName::from_static("x-countersign-signature");
@@ -66,8 +69,10 @@ pub(crate) enum SmsError {
     Status(u16),
 }
 
-/// Messages on their way at once. Further ones are dropped and counted.
+/// Messages of a policy on their way at once. Further ones are dropped and counted.
 const AT_ONCE: usize = 32;
+/// See [`AT_ONCE`]; and those of all policies, each of which takes seconds at most.
+const BOUNDS: Bounds = Bounds { each: AT_ONCE, all: 64 * AT_ONCE, at_once: AT_ONCE };
 
 /// What became of messages since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,7 +96,7 @@ struct Counters {
 #[derive(Clone, Debug)]
 pub struct SmsSender {
     outbound: Outbound,
-    places: Arc<Semaphore>,
+    lanes: Lanes,
     counters: Arc<Counters>,
 }
 
@@ -118,9 +123,9 @@ pub(crate) fn send(call: &Call, message: &Message<'_>, now: UnixMillis) -> Resul
         return Err(Problem::validation("this policy sends no SMS (spec.login.sms is absent)"));
     };
     let sender = call.issuer.parts.sms.clone();
-    let Ok(place) = sender.places.clone().try_acquire_owned() else {
+    let Some(place) = sender.lanes.enter(&call.policy.name) else {
         sender.counters.dropped.fetch_add(1, Relaxed);
-        tracing::warn!("a message was dropped: {AT_ONCE} are on their way already");
+        tracing::warn!(policy = %call.policy.name, "a message was dropped: too many are on their way already");
         return Ok(());
     };
     let (url, signing_key): (String, Zeroizing<Vec<u8>>) = (settings.url.clone(), key.clone());
@@ -145,7 +150,7 @@ impl SmsSender {
     /// A sender; with `allow_private` webhooks may be on this machine or in its network, and speak plain http.
     pub fn try_new(allow_private: bool) -> Result<Self, ClientError> {
         let outbound = Outbound::new(&FetchRules { allow_private, ca_file: None })?;
-        Ok(Self { outbound, places: Arc::new(Semaphore::new(AT_ONCE)), counters: Arc::default() })
+        Ok(Self { outbound, lanes: Lanes::new(BOUNDS), counters: Arc::default() })
     }
 
     /// What became of messages so far.

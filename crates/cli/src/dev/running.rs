@@ -141,13 +141,14 @@ impl Running {
             status: dev_status,
             secrets: Arc::new(secrets(&settings, &data_dir)?),
             passwords: Pool::of_this_machine(),
-            mailer: Mailer::spawn(delivery(&settings, &data_dir)),
+            mailer: Mailer::new(delivery(&settings, &data_dir)),
             sms: SmsSender::try_new(true).map_err(|e| Failure::unable(chain(&e)))?,
             counters: counters(&settings)?,
             trusted_proxies: settings.issuer_proxies.clone(),
             trusted_hosts: settings.trusted_hosts.clone(),
             environment: "development".into(),
             audit_retention: settings.audit_retention,
+            audit_log: settings.audit_log.clone(),
         });
         let admin_socket = AdminSocket::bind(&data_dir.admin_socket()).map_err(|e| Failure::unable(e.to_string()))?;
         let addresses = addresses(&verifier, &bound, &data_dir)?;

@@ -1,10 +1,6 @@
 //! `GET keys`, `POST keys/rotate`.
 
-use axum::{
-    Json,
-    http::StatusCode,
-    response::{IntoResponse, Response},
-};
+use axum::{Json, http::StatusCode};
 use countersign_core::ring::{KeyState, RingKey};
 use countersign_store::transact;
 use serde::Deserialize;
@@ -74,11 +70,11 @@ struct Body {
     request_body = Option<Body>,
     security(("bearer" = [])),
     responses(
-        (status = 202, description = "It has begun", body = shapes::administration::RotationRequested),
+        (status = 200, description = "It has begun", body = shapes::administration::RotationRequested),
         (status = 409, description = "`elsewhere`: the operator rotates keys here, and `fix` is the command"),
     )
 )]
-pub(super) async fn rotate(Acting(call): Acting, Content(bytes): Content) -> Result<Response, Failed> {
+pub(super) async fn rotate(Acting(call): Acting, Content(bytes): Content) -> Result<Json<Value>, Failed> {
     let body: Body = if bytes.is_empty() { Body { ring: None } } else { body_of(&bytes)? };
     let ring = match body.ring.as_deref() {
         None | Some("access") => RingChoice::Access,
@@ -90,9 +86,11 @@ pub(super) async fn rotate(Acting(call): Acting, Content(bytes): Content) -> Res
         Ok(()) => {
             transact!(call.store(), |tx| {
                 let now = tx.database_now().await?;
-                call.event(EventKind::KeyRotated).detail("ring", ring.word()).write(tx, now).await
+                // `KEY_ROTATED` tells when the new key signs.
+                let event = call.event(EventKind::AdminAction).detail("action", "rotate_keys");
+                event.detail("ring", ring.word()).write(tx, now).await
             })?;
-            Ok((StatusCode::ACCEPTED, Json(json!({"requested": true}))).into_response())
+            Ok(Json(json!({"requested": true})))
         }
         Err(RotateError::Elsewhere { command }) => {
             let detail = RotateError::Elsewhere { command: String::new() }.to_string();

@@ -30,6 +30,14 @@ impl Post for Scripted {
     }
 }
 
+fn of(policy: &str) -> Sending {
+    Sending { policy: policy.parse().unwrap(), from: None, smtp: None }
+}
+
+fn shop() -> Sending {
+    of("shop/shop")
+}
+
 fn reset() -> Notice {
     let link = format!("https://auth.shop.example/auth/reset-password?token={}", "t".repeat(43));
     Notice::ResetPassword { link, valid_for_ms: 3_600_000 }
@@ -46,7 +54,7 @@ async fn a_mail_that_fails_in_passing_is_tried_again_and_another_is_given_up() {
     ] {
         let post = Arc::new(Scripted { failures: Mutex::new(failures.clone()), ..Scripted::default() });
         let mailer = Mailer::over(post.clone(), true, SOON);
-        mailer.send(&Sending::default(), "ann@shop.example", reset());
+        mailer.send(&shop(), "ann@shop.example", reset());
         assert!(mailer.settled(PATIENCE).await, "{failures:?}");
         let MailCounts { sent, failed, dropped } = mailer.counts();
         assert_eq!(((sent, failed), post.tries.load(Relaxed), dropped), (counts, tries, 0), "{failures:?}");
@@ -57,19 +65,67 @@ async fn a_mail_that_fails_in_passing_is_tried_again_and_another_is_given_up() {
 async fn a_full_queue_drops_mails_and_holds_nobody_up() {
     let mailer = Mailer::over(Arc::new(Scripted::default()), true, SOON);
     for _ in 0..QUEUE + 10 {
-        mailer.send(&Sending::default(), "ann@shop.example", reset());
+        mailer.send(&shop(), "ann@shop.example", reset());
     }
     assert_eq!(mailer.counts().dropped, 10);
     assert!(mailer.settled(PATIENCE).await);
     assert_eq!(mailer.counts().sent, QUEUE as u64);
 }
 
+/// Carries nothing to `dead.example`, ever; the rest into memory.
+#[derive(Default)]
+struct HalfDead(watch::Sender<Vec<String>>);
+
+impl Post for HalfDead {
+    fn sender(&self) -> Option<&str> {
+        Some("Shop <no-reply@shop.example>")
+    }
+
+    fn carry<'a>(&'a self, mail: &'a Prepared) -> Pin<Box<dyn Future<Output = Result<(), SendError>> + Send + 'a>> {
+        Box::pin(async move {
+            if mail.to.ends_with("@dead.example") {
+                return std::future::pending().await;
+            }
+            self.0.send_modify(|carried| carried.push(mail.to.clone()));
+            Ok(())
+        })
+    }
+}
+
+#[tokio::test]
+async fn one_policy_s_dead_server_holds_up_no_other_s_mails() {
+    let post = Arc::new(HalfDead::default());
+    let mailer = Mailer::over(post.clone(), true, SOON);
+    for _ in 0..QUEUE + 3 {
+        mailer.send(&of("shop/dead"), "ann@dead.example", reset());
+    }
+    assert_eq!(mailer.counts().dropped, 3);
+    mailer.send(&shop(), "bob@shop.example", reset());
+    let mut carried = post.0.subscribe();
+    let carried = tokio::time::timeout(PATIENCE, carried.wait_for(|carried| !carried.is_empty())).await.unwrap();
+    assert_eq!(*carried.unwrap(), ["bob@shop.example"]);
+    assert_eq!(mailer.counts().dropped, 3);
+}
+
+#[tokio::test]
+async fn a_mail_that_waits_for_its_next_try_keeps_no_other_from_going() {
+    let failures = vec![SendError::Unreachable("can't be reached"); AT_ONCE];
+    let post = Arc::new(Scripted { failures: Mutex::new(failures), ..Scripted::default() });
+    let mailer = Mailer::over(post.clone(), true, [Duration::from_secs(1_000_000); 3]);
+    for _ in 0..=AT_ONCE {
+        mailer.send(&shop(), "ann@shop.example", reset());
+    }
+    let mut pending = mailer.pending.subscribe();
+    tokio::time::timeout(PATIENCE, pending.wait_for(|n| *n == AT_ONCE)).await.unwrap().unwrap();
+    assert_eq!((mailer.counts().sent, post.tries.load(Relaxed)), (1, AT_ONCE as u64 + 1));
+}
+
 #[tokio::test]
 async fn a_mail_is_from_the_policy_to_one_address_with_the_link_as_it_is() {
     let post = Arc::new(Scripted::default());
     let mailer = Mailer::over(post.clone(), true, SOON);
-    mailer.send(&Sending::default(), "ann@shop.example", reset());
-    let own = Sending { from: Some("Other <other@shop.example>".into()), smtp: None };
+    mailer.send(&shop(), "ann@shop.example", reset());
+    let own = Sending { from: Some("Other <other@shop.example>".into()), ..shop() };
     mailer.send(&own, "ann@shop.example", reset());
     assert!(mailer.settled(PATIENCE).await);
     let carried = post.carried.lock().unwrap();
@@ -91,9 +147,9 @@ async fn what_a_person_typed_adds_no_header() {
     let mailer = Mailer::over(post.clone(), true, SOON);
     for to in ["ann@shop.example\r\nBcc: x@y.example", "ann@shop.example, x@y.example", "", "ann", "<ann@shop.example>\r\n"]
     {
-        mailer.send(&Sending::default(), to, reset());
+        mailer.send(&shop(), to, reset());
     }
-    let from = Sending { from: Some("Shop\r\nBcc: x@y.example <a@shop.example>".into()), smtp: None };
+    let from = Sending { from: Some("Shop\r\nBcc: x@y.example <a@shop.example>".into()), ..shop() };
     mailer.send(&from, "ann@shop.example", reset());
     assert!(mailer.settled(PATIENCE).await);
     for mail in &*post.carried.lock().unwrap() {
@@ -112,9 +168,9 @@ async fn an_outbox_keeps_mails_for_its_owner_and_tells_of_the_link() {
     let told: Arc<Mutex<Vec<Option<String>>>> = Arc::default();
     let tells = told.clone();
     let outbox = Outbox::new(path.clone(), move |kept| tells.lock().unwrap().push(kept.link.map(str::to_owned)));
-    let mailer = Mailer::spawn(Delivery::Outbox(outbox));
-    mailer.send(&Sending::default(), "ann@shop.example", reset());
-    mailer.send(&Sending::default(), "ünder@straße.example", Notice::AddressChanged);
+    let mailer = Mailer::new(Delivery::Outbox(outbox));
+    mailer.send(&shop(), "ann@shop.example", reset());
+    mailer.send(&shop(), "ünder@straße.example", Notice::AddressChanged);
     assert!(mailer.settled(PATIENCE).await);
     assert_eq!(mailer.counts(), MailCounts { sent: 2, failed: 0, dropped: 0 });
     let files: Vec<_> = std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -130,14 +186,14 @@ async fn an_outbox_keeps_mails_for_its_owner_and_tells_of_the_link() {
 
 #[tokio::test]
 async fn without_a_server_nothing_is_sent_and_a_policy_s_own_server_still_is() {
-    let mailer = Mailer::spawn(Delivery::Disabled);
-    assert!(!mailer.can_send(&Sending::default()));
-    mailer.send(&Sending::default(), "ann@shop.example", reset());
+    let mailer = Mailer::new(Delivery::Disabled);
+    assert!(!mailer.can_send(&shop()));
+    mailer.send(&shop(), "ann@shop.example", reset());
     assert!(mailer.settled(PATIENCE).await);
     assert_eq!(mailer.counts().failed, 1);
     let secret = [("host", "mail.example")].map(|(k, v)| (k.to_owned(), zeroize::Zeroizing::new(v.to_owned())));
     let smtp = Arc::new(SmtpSettings::from_secret(&secret.into()).unwrap());
-    assert!(mailer.can_send(&Sending { from: None, smtp: Some(smtp) }));
+    assert!(mailer.can_send(&Sending { smtp: Some(smtp), ..shop() }));
 }
 
 /// A server that says what an SMTP server says, and keeps what it hears.
@@ -189,8 +245,8 @@ fn plain(port: u16) -> SmtpSettings {
 #[tokio::test]
 async fn a_server_gets_the_mail_under_the_name_that_is_set() {
     let (port, serving) = smtp_server(false).await;
-    let mailer = Mailer::spawn(Delivery::Smtp(Arc::new(plain(port))));
-    mailer.send(&Sending::default(), "ann@shop.example", reset());
+    let mailer = Mailer::new(Delivery::Smtp(Arc::new(plain(port))));
+    mailer.send(&shop(), "ann@shop.example", reset());
     assert!(mailer.settled(PATIENCE).await);
     assert_eq!(mailer.counts().sent, 1);
     let heard = serving.await.unwrap();
@@ -202,8 +258,9 @@ async fn a_server_gets_the_mail_under_the_name_that_is_set() {
 #[tokio::test]
 async fn a_refusal_is_told_by_its_number_alone() {
     let (port, _serving) = smtp_server(true).await;
-    let job = Job { to: "ann@shop.example".into(), sending: Sending::default(), notice: reset() };
-    let error = carry(&Delivery::Smtp(Arc::new(plain(port))), SOON, job).await.unwrap_err();
+    let job = Job { to: "ann@shop.example".into(), sending: shop(), notice: reset() };
+    let route = Route { post: Arc::new(Delivery::Smtp(Arc::new(plain(port)))), pauses: SOON };
+    let error = carry(&route, job, None).await.unwrap_err();
     assert_eq!(error, SendError::Refused("550".into()));
     assert!(!error.to_string().contains("ann"));
 }
@@ -212,7 +269,7 @@ async fn a_refusal_is_told_by_its_number_alone() {
 async fn nothing_is_said_in_the_clear_to_a_server_that_must_be_spoken_tls_with() {
     let (port, serving) = smtp_server(false).await;
     let settings = SmtpSettings { tls: SmtpTls::Required, ..plain(port) };
-    let job = Job { to: "ann@shop.example".into(), sending: Sending::default(), notice: reset() };
+    let job = Job { to: "ann@shop.example".into(), sending: shop(), notice: reset() };
     let mail = prepared(job, settings.sender()).unwrap();
     settings.send(&mail.message).await.unwrap_err();
     let heard = serving.await.unwrap();

@@ -31,7 +31,7 @@ pub struct LoginPolicy {
 
 impl LoginPolicy {
     /// Of settings and what they refer to. `issuer` is the policy's own, in whose name authenticator apps show an account.
-    pub fn new(settings: EffectiveLogin, issuer: &str, references: LoginReferences) -> Self {
+    pub fn new(policy: &PolicyName, settings: EffectiveLogin, issuer: &str, references: LoginReferences) -> Self {
         let rules = rules(&settings.passwords, references.breached.clone());
         let argon2id = &settings.passwords.argon2id;
         let cost = Argon2idCost {
@@ -47,7 +47,7 @@ impl LoginPolicy {
             period_s: u64::try_from(totp.period.as_millis() / 1000).unwrap_or(30).max(1),
             skew: u16::try_from(totp.skew).unwrap_or(1),
         };
-        let sending = Sending::new(settings.mail.as_ref(), smtp(&references));
+        let sending = Sending::new(policy, settings.mail.as_ref(), smtp(&references));
         Self { settings, rules, cost, totp, references, sending }
     }
 
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     fn policy(login: &Login) -> LoginPolicy {
-        LoginPolicy::new(login.resolve(), "https://auth.shop.example:8443/x", LoginReferences::default())
+        LoginPolicy::new(&"shop/shop".parse().unwrap(), login.resolve(), "https://auth.shop.example:8443/x", LoginReferences::default())
     }
 
     #[test]

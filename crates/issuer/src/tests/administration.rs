@@ -171,12 +171,27 @@ async fn addresses_are_blocked_by_administrators_and_by_too_many_failures() {
         assert_eq!(rig.post("/auth/login").json(wrong).from("10.1.2.3").send().await.status, 401);
     }
     let block = post(&rig, "blocks", json!({"network": "198.51.100.0/24", "reason": "scraper", "ttl_s": 60})).await;
-    assert_eq!(block.status, 201, "{}", block.body);
+    assert_eq!(block.status, 200, "{}", block.body);
     let inside = rig.post("/auth/login").json(login).from("198.51.100.9").send().await;
     assert_eq!(inside.refusal(), (403, "address_blocked"));
     for own in ["127.0.0.1", "10.0.0.0/8", "nonsense"] {
         assert_eq!(post(&rig, "blocks", json!({"network": own})).await.refusal(), (422, "validation_failed"), "{own}");
     }
+}
+
+#[tokio::test]
+async fn a_revoked_address_is_blocked_at_issuers_too_and_listed_and_lifted_as_any() {
+    let rig = Rig::new(QUICK).await;
+    rig.account("alice", PASSWORD, &[]).await;
+    let revoked = post(&rig, "revocations", json!({"kind": "ip", "id": "203.0.113.7", "reason": "scraper"})).await;
+    assert_eq!(revoked.status, 200, "{}", revoked.body);
+    assert_eq!(rig.login("alice", PASSWORD).await.refusal(), (403, "address_blocked"));
+    let listed = get(&rig, "blocks").await;
+    assert_eq!((&listed["blocks"][0]["network"], &listed["blocks"][0]["reason"]), (&json!("203.0.113.7/32"), &json!("scraper")));
+    assert_eq!(rig.events().await.iter().filter(|kind| *kind == "IP_BLOCKED").count(), 1);
+    let lifted = rig.delete(&format!("{BASE}/blocks?network=203.0.113.7")).over_admin_socket().send().await;
+    assert_eq!(lifted.body["revoked"], 1);
+    assert_eq!(rig.login("alice", PASSWORD).await.status, 200);
 }
 
 #[tokio::test]
@@ -263,7 +278,7 @@ struct Noting(parking_lot::Mutex<Vec<(&'static str, &'static str)>>);
 impl crate::Authority for Noting {
     fn admit<'a>(
         &'a self,
-        _headers: &'a axum::http::HeaderMap,
+        _caller: crate::Caller<'a>,
         right: crate::Right,
         _policy: Option<&'a countersign_core::names::PolicyName>,
     ) -> std::pin::Pin<Box<dyn Future<Output = Result<String, crate::NotAdmitted>> + Send + 'a>> {
@@ -289,5 +304,78 @@ async fn a_user_of_the_cluster_needs_the_right_of_the_call_that_answers_however_
         let answer = rig.post(&path).json(body).vouched_for_by(noting.clone()).send().await;
         let asked = noting.0.lock().clone();
         assert_eq!(asked, expected, "{path}: {}", answer.body);
+    }
+}
+
+/// Lets nobody do anything.
+struct Refusing(crate::NotAdmitted);
+
+impl crate::Authority for Refusing {
+    fn admit<'a>(
+        &'a self,
+        _caller: crate::Caller<'a>,
+        _right: crate::Right,
+        _policy: Option<&'a countersign_core::names::PolicyName>,
+    ) -> std::pin::Pin<Box<dyn Future<Output = Result<String, crate::NotAdmitted>> + Send + 'a>> {
+        Box::pin(async { Err(self.0.clone()) })
+    }
+}
+
+#[tokio::test]
+async fn whoever_may_not_hears_neither_which_policies_there_are_nor_what_a_body_would_have_had_to_say() {
+    let rig = Rig::new(QUICK).await;
+    let too_large = json!({"subject": "x".repeat(100_000)});
+    for (refusal, expected) in [
+        (crate::NotAdmitted::Unknown("nobody knows you".to_owned()), 401),
+        (crate::NotAdmitted::Forbidden("you may not".to_owned()), 403),
+        (crate::NotAdmitted::Unavailable("who can say".to_owned()), 503),
+    ] {
+        let mut answers = Vec::new();
+        for (policy, body) in [("shop/shop", json!({})), ("shop/no-such", json!({})), ("shop/shop", too_large.clone())] {
+            let refusing = std::sync::Arc::new(Refusing(refusal.clone()));
+            let post = rig.post(&format!("/admin/v1/policies/{policy}/tokens")).json(body).vouched_for_by(refusing);
+            let answer = post.send().await;
+            assert_eq!(answer.status, expected, "{policy}: {}", answer.body);
+            answers.push(answer.body);
+        }
+        assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
+    }
+    let noting = std::sync::Arc::new(Noting::default());
+    let unknown = rig.post("/admin/v1/policies/shop/no-such/tokens").json(json!({})).vouched_for_by(noting.clone());
+    assert_eq!(unknown.send().await.status, 404, "who may is told");
+    let large = rig.post(&format!("{BASE}/tokens")).json(too_large).vouched_for_by(noting).send().await;
+    assert_eq!(large.status, 413, "{}", large.body);
+}
+
+#[tokio::test]
+async fn sessions_are_listed_by_pages_and_no_list_is_longer_than_it_may_be() {
+    let rig = Rig::new(QUICK).await;
+    rig.account("alice", PASSWORD, &[]).await;
+    rig.account("bob", PASSWORD, &[]).await;
+    let mut all = Vec::new();
+    for _ in 0..3 {
+        all.push(rig.login("alice", PASSWORD).await.text("session_id"));
+    }
+    let mut seen = Vec::new();
+    let mut query = "sessions?subject=alice&limit=2".to_owned();
+    loop {
+        let page = get(&rig, &query).await;
+        let ids = page["sessions"].as_array().unwrap().iter().map(|one| one["session_id"].as_str().unwrap().to_owned());
+        seen.extend(ids);
+        let Some(next) = page["next_cursor"].as_str() else { break };
+        query = format!("sessions?subject=alice&limit=2&cursor={next}");
+    }
+    assert_eq!(seen, all);
+    for call in [
+        "sessions?subject=alice&limit=0",
+        "sessions?subject=alice&limit=1001",
+        "sessions?subject=alice&cursor=nonsense",
+        &format!("sessions?subject=bob&cursor={}", all[0]),
+        "api-keys?limit=1001",
+        "revocations?limit=0",
+        "revocations?limit=1001",
+    ] {
+        let refused = rig.get(&format!("{BASE}/{call}")).over_admin_socket().send().await;
+        assert_eq!(refused.refusal(), (422, "validation_failed"), "{call}");
     }
 }

@@ -38,7 +38,7 @@ async fn a_lock_of_a_name_that_no_account_has_is_written_alike_and_told_to_nobod
     let rig = Rig::new(QUICK).await;
     let waiting = async || {
         let now = rig.store.database_now().await.unwrap();
-        rig.store.take_notices(now, 0, 100).await.unwrap().len()
+        rig.store.take_notices(now, 0, 100, &[]).await.unwrap().len()
     };
     lock(&rig, "nobody").await;
     assert_eq!(waiting().await, 1);

@@ -1,12 +1,12 @@
 //! What those who run an issuer see of it: limits, metrics, and events that nobody asked for.
 
-use countersign_feed::{ActivityKeeper as _, SeenSession};
+use countersign_feed::{ActivityKeeper as _, Clock, SeenSession};
 use countersign_store::{Session, transact};
 use countersign_telemetry::Exposition;
 use serde_json::{Value, json};
 
 use super::rig::{QUICK, Rig};
-use crate::SessionActivity;
+use crate::{Confirmation, SessionActivity, SignsWhile};
 
 const PASSWORD: &str = "correct horse battery staple";
 const QUICK_HASH: &str = "    passwords: {argon2id: {memory: 64Ki, iterations: 1}}\n";
@@ -118,6 +118,7 @@ async fn logins_and_refreshes_are_counted_under_the_names_that_dashboards_know()
         "auth_login_attempts_total{result=\"failure\"} 1",
         "auth_login_attempts_total{result=\"refused\"} 1",
         "auth_login_failures_total 1",
+        "countersign_audit_events_total{severity=\"critical\"} 0",
         "auth_2fa_challenges_total 0",
         "auth_active_sessions{policy=\"shop/shop\"} 1",
         "auth_token_refresh_duration_seconds_count 1",
@@ -161,4 +162,34 @@ async fn what_an_administrator_revokes_is_in_the_trail() {
         assert_eq!(answer.status, 200, "{}", answer.body);
         assert_eq!(rig.events().await.last().map(String::as_str), Some(kind));
     }
+}
+
+#[tokio::test]
+async fn nothing_is_signed_by_keys_that_nobody_has_confirmed_and_all_is_as_it_was_when_somebody_does() {
+    let confirmed = Confirmation::default();
+    let lapsed = Clock::boot_millis() - 300_000;
+    let rig = Rig::signing_while(SignsWhile::of(confirmed.clone(), 600_000)).await;
+    rig.account("alice", PASSWORD, &["user"]).await;
+    let login = async || {
+        let body = json!({"username": "alice", "password": PASSWORD});
+        rig.post("/auth/login").json(body).send().await
+    };
+    let refused = login().await;
+    assert_eq!(refused.refusal(), (503, "unavailable"), "it was never confirmed");
+    confirmed.note(lapsed);
+    let refused = login().await;
+    let detail = refused.text("detail");
+    assert!(detail.contains("the API server has not confirmed its keys for 300 s"), "{detail}");
+    let says = async |unconfirmed: &str, number: u8| {
+        let ready = rig.health("/readyz").await;
+        assert!(ready.contains(&format!("\"unconfirmed\":{unconfirmed}")) && ready.contains("\"ready\":true"), "{ready}");
+        let metrics = rig.health("/metrics").await;
+        assert!(metrics.contains(&format!("countersign_issuer_unconfirmed_policies {number}\n")), "{metrics}");
+    };
+    says("[\"shop/shop\"]", 1).await;
+    confirmed.note(Clock::boot_millis());
+    let refresh = login().await.text("refresh_token");
+    says("[]", 0).await;
+    let refreshed = rig.post("/auth/refresh").json(json!({"refresh_token": refresh})).send().await;
+    assert_eq!(refreshed.status, 200, "{}", refreshed.body);
 }

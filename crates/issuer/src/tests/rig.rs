@@ -47,8 +47,8 @@ use super::document;
 use super::home::Home;
 use crate::{
     AuditRetention, Delivery, Fleet, Issuer, IssuerConfig, IssuerPolicy, KeyOperator, Lives, LoginPolicy, Mailer, Outbox,
-    OwnKeys, Policies, RingChoice, RingView, RotateError, Secrets, Signer, SmsSender, StatusSource, TokenSettings,
-    minter::new_id, names, passwords::Pool, public,
+    OwnKeys, Policies, RingChoice, RingView, RotateError, Secrets, Signer, SignsWhile, SmsSender, StatusSource,
+    TokenSettings, minter::new_id, names, passwords::Pool, public,
 };
 
 /// The policy of a test: the given lines belong under `spec.login`.
@@ -73,6 +73,11 @@ spec:
 pub(crate) const QUICK: &str = "    passwords: {argon2id: {memory: 64Ki, iterations: 1}}
     rateLimits: {login: {}, register: {}, passwordReset: {}, api: {}}
 ";
+
+/// A name as it is kept.
+pub(crate) fn folded(text: &str) -> Folded {
+    Folded { written: text.to_owned(), folded: names::folded(text) }
+}
 
 /// An installation: one issuer, or two that take turns, as a test's [`Home`] has it.
 pub(crate) struct Rig {
@@ -256,6 +261,20 @@ impl Rig {
         Self::start(Home::new().await, policy(yaml, LoginReferences::default()), &[]).await
     }
 
+    /// Whose keys sign by this alone.
+    pub(crate) async fn signing_while(signs: SignsWhile) -> Self {
+        let policy = policy(&policy_yaml(QUICK), LoginReferences::default());
+        Self::start(Home::new().await, IssuerPolicy { signs_while: Some(signs), ..policy }, &[]).await
+    }
+
+    /// What is said where nobody but the cluster asks: `/readyz`, `/metrics`.
+    pub(crate) async fn health(&self, path: &str) -> String {
+        let request = Request::builder().uri(path).body(Body::empty()).unwrap();
+        let answer = crate::health::routes(self.issuer.clone()).call(request).await.unwrap();
+        let bytes = to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+        String::from_utf8(bytes.to_vec()).unwrap()
+    }
+
     /// With one issuer whatever the test's home has: for what each process counts for itself.
     pub(crate) fn alone(mut self) -> Self {
         self.replicas.truncate(1);
@@ -307,12 +326,13 @@ impl Rig {
                 secrets: Arc::new(Secrets::derive([b"a secret of this test".as_slice()]).unwrap()),
                 passwords: passwords.clone(),
                 sms: SmsSender::try_new(true).unwrap(),
-                mailer: Mailer::spawn(Delivery::Outbox(outbox)),
+                mailer: Mailer::new(Delivery::Outbox(outbox)),
                 counters: None,
                 trusted_proxies: TrustedProxies::none(),
                 trusted_hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
                 environment: "test".into(),
                 audit_retention: AuditRetention::OFF,
+                audit_log: None,
             });
             replicas.push(Replica { router: public::routes(issuer.clone()), issuer, follower });
         }
@@ -373,7 +393,6 @@ impl Rig {
         let login = self.policy.login.as_ref().unwrap();
         let hash = self.issuer.parts.passwords.hash(password, login.cost).await.unwrap().unwrap();
         let now = self.store.database_now().await.unwrap();
-        let folded = |text: &str| Folded { written: text.to_owned(), folded: names::folded(text) };
         let user = User {
             policy: self.name().clone(),
             id: new_id(),
@@ -475,8 +494,9 @@ pub(crate) fn policy(text: &str, references: LoginReferences) -> IssuerPolicy {
     let issuer = effective.issuer.clone().unwrap();
     IssuerPolicy {
         written: None,
-        name,
-        login: effective.login.clone().map(|login| Arc::new(LoginPolicy::new(login, &issuer, references))),
+        signs_while: None,
+        name: name.clone(),
+        login: effective.login.clone().map(|login| Arc::new(LoginPolicy::new(&name, login, &issuer, references))),
         own: Some(OwnKeys { issuer, access: view(access), api_key: view(api_key) }),
         audiences: effective.audiences.clone(),
         roles: effective.roles.iter().map(|role| role.name.clone()).collect(),

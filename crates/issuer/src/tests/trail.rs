@@ -96,3 +96,129 @@ async fn a_page_of_accounts_tells_of_each_how_it_stands() {
         users.iter().map(|user| (user["locked_until"].is_i64(), user["failures"].as_u64().unwrap())).collect();
     assert_eq!(told, [(false, 0), (true, 0), (false, 1)]);
 }
+
+#[tokio::test]
+async fn whatever_token_is_no_good_is_written_down_unless_it_has_merely_run_out() {
+    let rig = Rig::new(QUICK).await;
+    rig.account("alice", PASSWORD, &["user"]).await;
+    let mut logged_out = rig.login("alice", PASSWORD).await.text("access_token");
+    rig.post("/auth/logout").bearer(&logged_out).send().await;
+    let foreign = "eyJhbGciOiJFZERTQSJ9.eyJpc3MiOiJodHRwczovL2V2aWwuZXhhbXBsZSIsInN1YiI6ImEiLCJleHAiOjk5OTk5OTk5OTl9.c2ln";
+    let unsigned = logged_out.split_off(logged_out.rfind('.').unwrap());
+    let forged = format!("{logged_out}.{}", "A".repeat(unsigned.len() - 1));
+    logged_out.push_str(&unsigned);
+    // Each from an address of its own: of one only so many are written down.
+    for (number, (authorization, kind)) in [
+        (format!("Bearer {logged_out}"), "a session that ended"),
+        ("Bearer nonsense".to_owned(), "no token"),
+        (format!("Bearer {foreign}"), "nobody's token"),
+        (format!("Bearer {forged}"), "a forged one"),
+        ("Basic YWxpY2U6eA==".to_owned(), "another scheme"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let from = format!("198.51.100.{number}");
+        for asking in [
+            rig.get("/users/me"),
+            rig.get("/auth/csrf"),
+            rig.get(&format!("{BASE}/users")).over_admin_tcp(),
+        ] {
+            let before = rig.events().await.len();
+            let answer = asking.from(&from).header("authorization", &authorization).send().await;
+            assert_eq!(answer.refusal(), (401, "invalid_token"), "{kind}");
+            assert_eq!(rig.events().await[before..], ["INVALID_TOKEN"], "{kind}");
+        }
+    }
+    let before = rig.events().await.len();
+    assert_eq!(rig.get("/users/me").send().await.status, 401);
+    assert_eq!(rig.events().await.len(), before, "nobody showed anything");
+}
+
+#[tokio::test]
+async fn nobody_learns_from_the_admin_port_which_policies_there_are() {
+    let rig = Rig::new(QUICK).await;
+    rig.account("root", PASSWORD, &["admin"]).await;
+    let token = rig.login("root", PASSWORD).await.text("access_token");
+    for path in [format!("{BASE}/users"), "/admin/v1/policies/shop/other/users".to_owned()] {
+        assert_eq!(rig.get(&path).over_admin_tcp().send().await.refusal(), (401, "invalid_token"), "{path}");
+        let guess = rig.get(&path).over_admin_tcp().bearer("nonsense").send().await;
+        assert_eq!(guess.refusal(), (401, "invalid_token"), "{path}");
+    }
+    let mistyped = rig.get("/admin/v1/policies/shop/other/users").over_admin_tcp().bearer(&token).send().await;
+    assert_eq!(mistyped.refusal(), (404, "not_found"), "whoever has a token is told of a slip");
+}
+
+/// How often each kind of event was written since.
+async fn since(rig: &Rig, before: usize) -> (usize, usize) {
+    let events = rig.events().await;
+    let count = |kind: &str| events[before..].iter().filter(|event| *event == kind).count();
+    (count("SESSION_REVOKED"), count("API_KEY_REVOKED"))
+}
+
+#[tokio::test]
+async fn each_session_and_key_that_ends_is_told_of_by_whatever_ends_it() {
+    let rig = Rig::new(QUICK).await;
+    for (number, how) in
+        ["lock", "disable", "delete", "fewer roles", "revoke subject", "revoke session", "revoke key", "erase", "reuse"]
+            .into_iter()
+            .enumerate()
+    {
+        let name = format!("person{number}");
+        let user = rig.account(&name, PASSWORD, &["user", "admin"]).await;
+        rig.login(&name, PASSWORD).await;
+        let login = rig.login(&name, PASSWORD).await;
+        let token = login.text("access_token");
+        let key = rig.post("/auth/api-keys").bearer(&token).json(json!({"name": "ci", "scopes": ["orders:read"]})).send();
+        let key = key.await.text("id");
+        let before = rig.events().await.len();
+        let refresh = json!({"refresh_token": login.text("refresh_token")});
+        let account = format!("{BASE}/users/{}", user.id);
+        let revoke = |kind: &str, id: &str| {
+            rig.post(&format!("{BASE}/revocations")).json(json!({"kind": kind, "id": id})).over_admin_socket()
+        };
+        let (asking, ended) = match how {
+            "lock" => (rig.post(&format!("{account}/lock")).json(json!({"reason": "x"})).over_admin_socket(), (2, 1)),
+            "disable" => (rig.patch(&account).json(json!({"status": "disabled"})).over_admin_socket(), (2, 1)),
+            "delete" => (rig.delete(&account).over_admin_socket(), (2, 1)),
+            "fewer roles" => (rig.patch(&account).json(json!({"roles": ["user"]})).over_admin_socket(), (2, 1)),
+            "revoke subject" => (revoke("subject", &user.id), (2, 1)),
+            "revoke session" => (revoke("session", &login.text("session_id")), (1, 0)),
+            "revoke key" => (revoke("api_key", &key), (0, 1)),
+            "erase" => (rig.delete("/users/me").bearer(&token).json(json!({"password": PASSWORD})), (2, 1)),
+            _ => {
+                let mut last = refresh.clone();
+                for _ in 0..2 {
+                    let next = rig.post("/auth/refresh").json(last).send().await;
+                    last = json!({"refresh_token": next.text("refresh_token")});
+                }
+                (rig.post("/auth/refresh").json(refresh), (1, 0))
+            }
+        };
+        let status = asking.send().await.status.as_u16();
+        assert!(status == if how == "reuse" { 401 } else { 200 }, "{how}: {status}");
+        assert_eq!(since(&rig, before).await, ended, "{how}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_begins_to_sign_is_told_once_whichever_issuer_sees_it() {
+    use crate::rotations::{Seen, look};
+
+    let rig = Rig::new(QUICK).await.alone();
+    let told = async || rig.events().await.iter().filter(|kind| *kind == "KEY_ROTATED").count();
+    let policies = &rig.issuer.parts.policies;
+    let before = policies.load().by_name.clone();
+    look(&rig.issuer, &mut Seen::new()).await.unwrap();
+    assert_eq!(told().await, 0, "a first key takes the place of none");
+    let other = super::rig::policy(&super::rig::policy_yaml(QUICK), countersign_api::LoginReferences::default());
+    let name = other.name.clone();
+    policies.store([(name.clone(), std::sync::Arc::new(other))].into(), Some(name.clone()));
+    for _ in 0..2 {
+        look(&rig.issuer, &mut Seen::new()).await.unwrap();
+        assert_eq!(told().await, 2, "one of each ring, however many issuers look");
+    }
+    policies.store(before, Some(name));
+    look(&rig.issuer, &mut Seen::new()).await.unwrap();
+    assert_eq!(told().await, 2, "an issuer that lags behind tells of no way back");
+}
