@@ -11,6 +11,7 @@ mod claims;
 mod dispatching;
 mod drafting;
 mod finalizing;
+mod foreign;
 mod hearing;
 mod informing;
 mod keeping;

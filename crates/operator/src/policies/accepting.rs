@@ -10,6 +10,7 @@ use super::{
     Reconciler,
     caches::Declared,
     drafting::{Base, foreign_keys},
+    foreign,
     memory::{Managed, Understood},
     reconcile::ReconcileError,
     references::{self, Audience, Resolution},
@@ -76,14 +77,14 @@ impl Reconciler {
             None => return Err(ReconcileError::Conflict),
         };
         let fetched = self.context.registry.foreign_keys(name);
-        let held = if references::lacks_foreign(effective, &fetched) {
+        let held = if foreign::lacks(effective, &fetched) {
             let held = self.present(name, managed).await?.map(|bundle| foreign_keys(&bundle)).unwrap_or_default();
             let sources = managed.stored.as_ref().map(|stored| &stored.kept.record.key_sources);
-            sources.map(|sources| references::still_theirs(effective, held, sources)).unwrap_or_default()
+            sources.map(|sources| foreign::still_theirs(effective, held, sources)).unwrap_or_default()
         } else {
             BTreeMap::new()
         };
-        let missing = references::add_foreign(effective, &mut resolved, &fetched, &held);
+        let missing = foreign::add(effective, &mut resolved, &fetched, &held);
         let acceptance = match missing {
             Some((remark, remedy)) => Acceptance::Refused { remark, remedy },
             None => Acceptance::Accepted(self.warnings(name, effective, &warnings)),
