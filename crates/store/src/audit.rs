@@ -1,12 +1,14 @@
 //! What happened: written in the transaction that did it, read page by page, chained so that a change shows.
 
 mod chain;
+mod log;
 mod sealing;
 
 use countersign_core::{names::PolicyName, time::UnixMillis};
 use sqlx::{AnyExecutor, Row as _, any::AnyRow};
 
 pub use chain::{Break, Chain, Link};
+pub use log::{Logged, Unlogged};
 pub use sealing::Followed;
 
 use crate::{Store, StoreError, Tx, columns};
@@ -189,6 +191,17 @@ impl Tx {
         .await?;
         Ok(())
     }
+}
+
+async fn sealed_after<'c>(
+    executor: impl AnyExecutor<'c>,
+    policy: &PolicyName,
+    place: i64,
+    limit: u32,
+) -> Result<Vec<KeptEvent>, StoreError> {
+    let rows = sqlx::query("SELECT * FROM audit_events WHERE policy = $1 AND place > $2 ORDER BY place LIMIT $3");
+    let rows = rows.bind(policy.as_str()).bind(place).bind(columns::page(limit));
+    rows.fetch_all(executor).await?.iter().map(kept).collect()
 }
 
 fn kept(row: &AnyRow) -> Result<KeptEvent, StoreError> {

@@ -7,7 +7,7 @@ use countersign_core::time::UnixMillis;
 use countersign_feed::Clock;
 use countersign_store::{Store, StoreError};
 
-use super::{BATCH, STEPS};
+use super::{BATCH, STEPS, Trail};
 
 /// How long events of the audit trail are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,16 +41,16 @@ impl FromStr for AuditRetention {
 
 /// Removes events that both clocks call older than that, in bounded steps. Every chain then begins later, and can still be
 /// verified.
-pub(super) async fn forget(store: &Store, retention: AuditRetention) -> Result<(), StoreError> {
-    let AuditRetention(Some(kept)) = retention else { return Ok(()) };
+pub(super) async fn forget(store: &Store, trail: &Trail) -> Result<(), StoreError> {
+    let AuditRetention(Some(kept)) = trail.retention else { return Ok(()) };
     let before = store.database_now().await?.min(Clock::wall()).minus(kept.as_millis());
-    forget_before(store, before).await
+    forget_before(store, before, trail.has_log).await
 }
 
-async fn forget_before(store: &Store, before: UnixMillis) -> Result<(), StoreError> {
+async fn forget_before(store: &Store, before: UnixMillis, only_logged: bool) -> Result<(), StoreError> {
     for policy in store.audited_policies().await? {
         for _ in 0..STEPS {
-            let removed = store.forget_audit(&policy, before, BATCH).await?;
+            let removed = store.forget_audit(&policy, before, BATCH, only_logged).await?;
             if removed == 0 {
                 break;
             }

@@ -29,6 +29,9 @@ pub(crate) struct Problem {
     error: Code,
     /// For people; never a secret.
     detail: String,
+    /// At `/userinfo`: the detail once more, by the name that OAuth has for it.
+    #[schema(nullable = false)]
+    error_description: Option<String>,
     /// What to do about it, where that is known.
     #[schema(nullable = false)]
     fix: Option<String>,
@@ -165,6 +168,8 @@ pub(crate) struct Events {
 #[derive(ToSchema)]
 pub(crate) struct Event {
     id: i64,
+    #[schema(example = "shop/shop")]
+    policy: String,
     /// Seconds.
     at: i64,
     at_ms: i64,
@@ -183,6 +188,12 @@ pub(crate) struct Event {
     request_id: Option<String>,
     /// What else there is to say of it, by its type.
     details: Value,
+    /// Its place in the policy's chain; null until it is sealed, within a second.
+    #[schema(required)]
+    place: Option<i64>,
+    /// SHA-256 of the event and the hash before it; null until it is sealed.
+    #[schema(required)]
+    hash: Option<String>,
 }
 
 /// How much an event matters.

@@ -94,10 +94,12 @@ pub(crate) fn shown_page(events: &[KeptEvent], limit: u32) -> Value {
     json!({"events": events.iter().map(shown).collect::<Vec<_>>(), "next_cursor": next})
 }
 
-fn shown(kept: &KeptEvent) -> Value {
+/// An event, as lists and the audit log show it.
+pub(crate) fn shown(kept: &KeptEvent) -> Value {
     let event = &kept.event;
     json!({
         "id": kept.id,
+        "policy": event.policy.as_str(),
         "at": event.time.as_secs(),
         "at_ms": event.time.0,
         "event_type": event.kind,
@@ -108,6 +110,8 @@ fn shown(kept: &KeptEvent) -> Value {
         "user_agent": event.user_agent,
         "request_id": event.request,
         "details": serde_json::from_str::<Value>(&event.details).unwrap_or(Value::Null),
+        "place": kept.link.map(|link| link.place),
+        "hash": kept.link.map(|link| hex::encode(link.hash)),
     })
 }
 

@@ -85,6 +85,7 @@ fn cut_off(rig: &Rig) -> Issuer {
         trusted_hosts: Vec::new(),
         environment: "test".into(),
         audit_retention: AuditRetention::OFF,
+        audit_log: None,
     })
 }
 

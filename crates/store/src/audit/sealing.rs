@@ -3,7 +3,7 @@
 use countersign_core::{names::PolicyName, time::UnixMillis};
 use sqlx::{Row as _, any::AnyRow};
 
-use super::{Break, Chain, KeptEvent, Link, kept};
+use super::{Break, Chain, KeptEvent, Link, kept, sealed_after};
 use crate::{Store, StoreError, Tx, columns, transact};
 
 /// A policy's chain as it is kept.
@@ -13,6 +13,8 @@ struct Kept {
     head: Link,
     /// What the first event that is left follows.
     from: Link,
+    /// The last place that is in the audit log.
+    logged: i64,
 }
 
 /// How far a chain was followed.
@@ -129,14 +131,22 @@ impl Store {
     }
 
     /// Removes a policy's sealed events from before `before`, oldest first, at most so many; what is left can still be
-    /// verified, from where it now begins. How many were removed.
-    pub async fn forget_audit(&self, policy: &PolicyName, before: UnixMillis, at_most: u32) -> Result<u64, StoreError> {
+    /// verified, from where it now begins. With `only_logged` those stay that aren't in the audit log yet. How many were
+    /// removed.
+    pub async fn forget_audit(
+        &self,
+        policy: &PolicyName,
+        before: UnixMillis,
+        at_most: u32,
+        only_logged: bool,
+    ) -> Result<u64, StoreError> {
         transact!(self, |tx| {
             tx.lock_row("audit_chains", policy, "").await?;
             let held = tx.chain(policy).await?;
             let events = tx.sealed_after(policy, held.from.place).await?;
             let limit = usize::try_from(at_most).unwrap_or(usize::MAX);
-            let gone = events.iter().take(limit).take_while(|kept| kept.event.time < before).filter_map(|kept| kept.link);
+            let old = events.iter().take(limit).take_while(|kept| kept.event.time < before).filter_map(|kept| kept.link);
+            let gone = old.take_while(|link| !only_logged || link.place <= held.logged);
             let Some(last) = gone.last() else { return Ok(0) };
             let removed = sqlx::query("DELETE FROM audit_events WHERE policy = $1 AND place <= $2")
                 .bind(policy.as_str())
@@ -156,8 +166,12 @@ impl Tx {
             Ok::<_, StoreError>(Link { place: row.try_get(place)?, hash: columns::hash(row, hash)? })
         };
         match row.fetch_optional(self.connection()).await? {
-            None => Ok(Kept { head: Chain::EMPTY.head(), from: Chain::EMPTY.head() }),
-            Some(row) => Ok(Kept { head: link(&row, "place", "hash")?, from: link(&row, "from_place", "from_hash")? }),
+            None => Ok(Kept { head: Chain::EMPTY.head(), from: Chain::EMPTY.head(), logged: 0 }),
+            Some(row) => Ok(Kept {
+                head: link(&row, "place", "hash")?,
+                from: link(&row, "from_place", "from_hash")?,
+                logged: row.try_get("logged")?,
+            }),
         }
     }
 
@@ -177,8 +191,6 @@ impl Tx {
     }
 
     async fn sealed_after(&mut self, policy: &PolicyName, place: i64) -> Result<Vec<KeptEvent>, StoreError> {
-        let rows = sqlx::query("SELECT * FROM audit_events WHERE policy = $1 AND place > $2 ORDER BY place LIMIT $3");
-        let rows = rows.bind(policy.as_str()).bind(place).bind(i64::from(columns::PAGE));
-        rows.fetch_all(self.connection()).await?.iter().map(kept).collect()
+        sealed_after(self.connection(), policy, place, columns::PAGE).await
     }
 }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use countersign_store::{AuditCursor, AuditEvent, AuditFilter, Break, Chain, Link, Severity, Store, StoreError, transact};
+use countersign_store::{
+    AuditCursor, AuditEvent, AuditFilter, Break, Chain, Link, Logged, Severity, Store, StoreError, Unlogged, transact,
+};
 
 use crate::{
     accounts::user,
@@ -17,6 +19,9 @@ conformance! {
     a_long_chain_is_followed_a_part_at_a_time,
     what_is_left_after_retention_can_be_verified,
     a_chain_that_was_made_anew_does_not_fit_what_was_logged,
+    each_place_is_logged_once_by_whoever_holds_the_log,
+    the_log_is_held_by_one_at_a_time,
+    what_waits_for_the_log_outlives_its_retention,
 }
 
 fn event(kind: &str, severity: Severity, subject: Option<&str>, at: i64) -> AuditEvent {
@@ -192,13 +197,13 @@ async fn a_changed_removed_or_added_event_shows(db: Database) {
 async fn what_is_left_after_retention_can_be_verified(db: Database) {
     let store = with_chain(&db, 9).await;
     assert_eq!(store.audited_policies().await.unwrap(), [shop()]);
-    assert_eq!(store.forget_audit(&shop(), NOW, 100).await.unwrap(), 0);
-    assert_eq!(store.forget_audit(&shop(), NOW.plus(5), 3).await.unwrap(), 3, "in batches");
-    assert_eq!(store.forget_audit(&shop(), NOW.plus(5), 100).await.unwrap(), 2);
+    assert_eq!(store.forget_audit(&shop(), NOW, 100, false).await.unwrap(), 0);
+    assert_eq!(store.forget_audit(&shop(), NOW.plus(5), 3, false).await.unwrap(), 3, "in batches");
+    assert_eq!(store.forget_audit(&shop(), NOW.plus(5), 100, false).await.unwrap(), 2);
     let head = store.verify_audit(&shop(), &[]).await.unwrap().unwrap();
     assert_eq!(head.place, 9);
     assert_eq!(store.audit(&shop(), &AuditFilter { limit: 100, ..AuditFilter::default() }).await.unwrap().len(), 4);
-    assert_eq!(store.forget_audit(&shop(), NOW.plus(500), 100).await.unwrap(), 4);
+    assert_eq!(store.forget_audit(&shop(), NOW.plus(500), 100, false).await.unwrap(), 4);
     assert_eq!(store.verify_audit(&shop(), &[]).await.unwrap(), Ok(head), "an empty chain still knows where it was");
     append(&store, &event("LOGIN_FAILED", Severity::Warning, None, 10)).await;
     assert_eq!(store.seal_audit(&shop(), 10).await.unwrap().unwrap().place, 10);
@@ -217,4 +222,60 @@ async fn a_chain_that_was_made_anew_does_not_fit_what_was_logged(db: Database) {
     assert_eq!(store.verify_audit(&shop(), &[logged]).await.unwrap(), Err(Break::Rewritten { place: 5 }));
     sqlx::raw_sql("DELETE FROM audit_events; DELETE FROM audit_chains").execute(&raw).await.unwrap();
     assert_eq!(store.verify_audit(&shop(), &[logged]).await.unwrap(), Err(Break::End { expected: 5, found: 0 }));
+}
+
+fn logged(after: i64, to: i64) -> Logged {
+    Logged { policy: shop(), after, to }
+}
+
+async fn each_place_is_logged_once_by_whoever_holds_the_log(db: Database) {
+    let store = with_chain(&db, 9).await;
+    assert!(store.hold_audit_log("one", 60_000).await.unwrap());
+    assert_eq!(store.unlogged_audit().await.unwrap(), [Unlogged { policy: shop(), logged: 0, sealed: 9 }]);
+    let places = async |after, limit| {
+        let events = store.sealed_audit(&shop(), after, limit).await.unwrap();
+        events.into_iter().map(|kept| kept.link.unwrap().place).collect::<Vec<_>>()
+    };
+    assert_eq!(places(0, 4).await, [1, 2, 3, 4]);
+    assert!(store.audit_logged("one", &[logged(0, 4)], 60_000).await.unwrap());
+    assert_eq!(store.unlogged_audit().await.unwrap(), [Unlogged { policy: shop(), logged: 4, sealed: 9 }]);
+    assert_eq!((places(4, 100).await, store.unlogged_events().await.unwrap()), (vec![5, 6, 7, 8, 9], 5));
+    assert!(store.audit_logged("one", &[logged(0, 9)], 60_000).await.unwrap());
+    assert_eq!(store.unlogged_events().await.unwrap(), 5, "from another place than where the log ends");
+    assert!(!store.audit_logged("two", &[logged(4, 9)], 60_000).await.unwrap());
+    assert_eq!(store.unlogged_events().await.unwrap(), 5, "by somebody who doesn't hold it");
+    assert!(store.audit_logged("one", &[logged(4, 9)], 60_000).await.unwrap());
+    assert_eq!((store.unlogged_audit().await.unwrap(), store.unlogged_events().await.unwrap()), (vec![], 0));
+    append(&store, &event("LOGIN_FAILED", Severity::Warning, None, 10)).await;
+    assert_eq!(store.unlogged_audit().await.unwrap(), [], "it isn't sealed");
+    store.seal_audit(&shop(), 10).await.unwrap();
+    assert_eq!(store.unlogged_audit().await.unwrap(), [Unlogged { policy: shop(), logged: 9, sealed: 10 }]);
+    assert_eq!(store.verify_audit(&shop(), &[]).await.unwrap().unwrap().place, 10);
+}
+
+async fn the_log_is_held_by_one_at_a_time(db: Database) {
+    let store = with_chain(&db, 3).await;
+    assert!(store.hold_audit_log("one", 60_000).await.unwrap());
+    assert!(store.hold_audit_log("one", 60_000).await.unwrap(), "again");
+    assert!(!store.hold_audit_log("two", 60_000).await.unwrap());
+    store.release_audit_log("two").await.unwrap();
+    assert!(!store.hold_audit_log("two", 60_000).await.unwrap(), "nobody releases another's");
+    store.release_audit_log("one").await.unwrap();
+    assert!(store.hold_audit_log("two", 0).await.unwrap());
+    assert!(store.hold_audit_log("one", 60_000).await.unwrap(), "the other's time is over");
+    assert!(!store.audit_logged("two", &[logged(0, 3)], 60_000).await.unwrap());
+    assert_eq!(store.unlogged_events().await.unwrap(), 3);
+}
+
+async fn what_waits_for_the_log_outlives_its_retention(db: Database) {
+    let store = with_chain(&db, 9).await;
+    let later = NOW.plus(500);
+    assert_eq!(store.forget_audit(&shop(), later, 100, true).await.unwrap(), 0);
+    assert!(store.hold_audit_log("one", 60_000).await.unwrap());
+    assert!(store.audit_logged("one", &[logged(0, 4)], 60_000).await.unwrap());
+    assert_eq!(store.forget_audit(&shop(), later, 100, true).await.unwrap(), 4);
+    assert_eq!(store.unlogged_events().await.unwrap(), 5);
+    assert_eq!(store.forget_audit(&shop(), later, 3, false).await.unwrap(), 3, "where there is no log");
+    assert_eq!(store.unlogged_events().await.unwrap(), 2, "what is gone waits for nothing");
+    assert_eq!(store.verify_audit(&shop(), &[]).await.unwrap().unwrap().place, 9);
 }
