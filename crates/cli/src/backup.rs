@@ -1,6 +1,8 @@
-//! `backup` and `restore`: one encrypted file of what `dev` keeps, and back, so that nothing that died since lives again.
+//! `backup` and `restore`: one encrypted file of what `dev` keeps, and back, so that nothing that died since lives again; the
+//! same for a database that was put back by other means.
 
 mod archive;
+mod elsewhere;
 mod reconciling;
 mod sealed;
 
@@ -13,7 +15,7 @@ use std::{
 
 use countersign_feed::{RedisFeed, RedisOptions, RedisUrl};
 use countersign_store::{Location, Store};
-use serde_json::json;
+use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use self::{
@@ -144,20 +146,28 @@ fn secret(args: &SecretArgs) -> Result<Secret, Failure> {
 
 /// `countersign restore`
 pub(crate) async fn restore(session: &Session, args: &Restore) -> Result<Exit, Failure> {
+    match (&args.from, &args.database) {
+        (Some(from), None) => of_file(session, args, from).await,
+        (None, Some(url)) => elsewhere::restore(session, args, url).await,
+        _ => Err(Failure::usage("one of --from and --database is needed")),
+    }
+}
+
+async fn of_file(session: &Session, args: &Restore, from: &Path) -> Result<Exit, Failure> {
     let secret = secret(&args.secret)?;
     let database = database(&args.data_dir)?;
     if database != args.data_dir.join(DATABASE) {
         return Err(Failure::usage("DATABASE_URL names a database elsewhere, and a restore is to the data directory")
             .fix("unset it, restore, and move the database there"));
     }
-    let unreadable = |error: &SealedError| Failure::unable(format!("{}: {error}", args.from.display()));
-    if !args.from.is_file() {
-        return Err(Failure::usage(format!("--from {}: there is no such file", args.from.display())));
+    let unreadable = |error: &SealedError| Failure::unable(format!("{}: {error}", from.display()));
+    if !from.is_file() {
+        return Err(Failure::usage(format!("--from {}: there is no such file", from.display())));
     }
     let data_dir = DataDir::open(&args.data_dir)?;
     let staging = data_dir.staging().map_err(|error| Failure::unable(format!("{}: {error}", args.data_dir.display())))?;
     let restored = async {
-        let manifest = archive::unpack(&args.from, &staging, &secret).map_err(|error| unreadable(&error))?;
+        let manifest = archive::unpack(from, &staging, &secret).map_err(|error| unreadable(&error))?;
         if session.common.dry_run {
             return Ok((manifest, None));
         }
@@ -183,7 +193,7 @@ pub(crate) async fn restore(session: &Session, args: &Restore) -> Result<Exit, F
         session.printer.warn(&format!("{}: {error}", staging.display()));
     }
     let (manifest, reconciled) = done?;
-    report(session, args, &manifest, reconciled)
+    report(session, from, &args.data_dir, &manifest, reconciled)
 }
 
 fn at(manifest: &Manifest) -> String {
@@ -206,15 +216,7 @@ async fn known(args: &Restore, data_dir: &DataDir) -> Result<Known, Failure> {
     } else {
         None
     };
-    let url = args.redis.clone().or_else(|| std::env::var("REDIS_URL").ok().filter(|url| !url.is_empty()));
-    let redis = match url {
-        None => None,
-        Some(url) => {
-            let url: RedisUrl = url.parse().map_err(|error| Failure::usage(format!("--redis: {error}")))?;
-            let redis = RedisFeed::new(url, RedisOptions::default());
-            Some(Box::new(redis.map_err(|error| Failure::usage(format!("--redis: {error}")))?))
-        }
-    };
+    let redis = known_to_redis(args)?;
     if present.is_none() && redis.is_none() {
         return Err(Failure::usage("nothing here knows what was revoked since the backup was made").fix(
             "name the Redis that `dev` published to with --redis; or give --without-feed, which cuts off everything issued before",
@@ -223,15 +225,37 @@ async fn known(args: &Restore, data_dir: &DataDir) -> Result<Known, Failure> {
     Ok(Known::By { present, redis })
 }
 
-fn report(session: &Session, args: &Restore, manifest: &Manifest, reconciled: Option<Reconciled>) -> Result<Exit, Failure> {
+/// The Redis that is to say what was revoked since, if one is named.
+fn known_to_redis(args: &Restore) -> Result<Option<Box<RedisFeed>>, Failure> {
+    let url = args.redis.clone().or_else(|| std::env::var("REDIS_URL").ok().filter(|url| !url.is_empty()));
+    let Some(url) = url else { return Ok(None) };
+    let wrong = |error: &dyn std::fmt::Display| Failure::usage(format!("--redis: {error}"));
+    let url: RedisUrl = url.parse().map_err(|error| wrong(&error))?;
+    Ok(Some(Box::new(RedisFeed::new(url, RedisOptions::default()).map_err(|error| wrong(&error))?)))
+}
+
+fn report(
+    session: &Session,
+    from: &Path,
+    data_dir: &Path,
+    manifest: &Manifest,
+    reconciled: Option<Reconciled>,
+) -> Result<Exit, Failure> {
     let mut document = json!({"made_at": manifest.made().as_secs(), "release": manifest.release});
     let Some(done) = reconciled else {
         document["dry_run"] = json!(true);
-        let text = format!("dry run: {} is whole: a backup of {}", args.from.display(), at(manifest));
+        let text = format!("dry run: {} is whole: a backup of {}", from.display(), at(manifest));
         session.printer.report(&Report { document, human: vec![Block::Text(text)], names: Vec::new() })?;
         return Ok(Exit::Done);
     };
-    let mut human = vec![Block::Text(format!("{} holds the backup of {}", args.data_dir.display(), at(manifest)))];
+    let mut human = vec![Block::Text(format!("{} holds the backup of {}", data_dir.display(), at(manifest)))];
+    let names = said_of(&done, &mut document, &mut human);
+    session.printer.report(&Report { document, human, names })?;
+    Ok(Exit::Done)
+}
+
+/// Tells what was done to a copy; the policies in it.
+fn said_of(done: &Reconciled, document: &mut Value, human: &mut Vec<Block>) -> Vec<String> {
     let policies: Vec<String> = done.policies.iter().map(ToString::to_string).collect();
     let shown = if policies.is_empty() { "no policy".to_owned() } else { policies.join(", ") };
     human.push(Block::Text(match done.taken_over {
@@ -247,6 +271,5 @@ fn report(session: &Session, args: &Restore, manifest: &Manifest, reconciled: Op
     document["policies"] = json!(policies);
     document["revocations_taken_over"] = json!(done.taken_over);
     document["cut_off"] = json!(done.taken_over.is_none());
-    session.printer.report(&Report { document, human, names: policies })?;
-    Ok(Exit::Done)
+    policies
 }

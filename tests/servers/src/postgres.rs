@@ -85,6 +85,18 @@ impl Postgres {
         run(&mut psql)
     }
 
+    /// Writes a database to a file, which the server's user must be able to make.
+    pub fn dump(&self, database: &str, file: &Path) -> io::Result<()> {
+        run(program("pg_dump")?.args(["--format=custom", "--file"]).arg(file).arg(self.url(database)))
+    }
+
+    /// Puts what was dumped in the place of what a database holds.
+    pub fn put_back(&self, database: &str, file: &Path) -> io::Result<()> {
+        let mut restore = program("pg_restore")?;
+        restore.args(["--clean", "--if-exists", "--exit-on-error", "--dbname"]).arg(self.url(database)).arg(file);
+        run(&mut restore)
+    }
+
     /// Where a database of it is.
     pub fn url(&self, database: &str) -> String {
         format!("postgresql://postgres@localhost/{database}?host={}", self.directory().display())

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use crate::span::Span;
+
 const PLAN_EXAMPLES: &str = "Examples:\n  countersign migrate plan --from sqlite:old.db --mapping old-shop.yaml\n  \
     countersign migrate plan --from postgresql+asyncpg://shop@db.example/shop --mapping old-shop.yaml -o json";
 const RUN_EXAMPLES: &str = "Examples:\n  countersign migrate run --from sqlite:old.db --mapping old-shop.yaml\n  \
@@ -54,6 +56,9 @@ pub(crate) struct Reading {
     /// The file that says which column is what
     #[arg(long, value_name = "FILE", env = "COUNTERSIGN_MAPPING")]
     pub(crate) mapping: PathBuf,
+    /// How long a PostgreSQL may take to find the next rows before the query is given up; 0s: as long as it likes
+    #[arg(long, value_name = "DURATION", default_value = "5m")]
+    pub(crate) query_timeout: Span,
 }
 
 /// `countersign migrate rollback`

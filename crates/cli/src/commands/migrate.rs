@@ -88,7 +88,7 @@ impl Mode {
 async fn work(session: &Session, args: &Reading, mode: Mode) -> Result<Exit, Failure> {
     let mapping = Mapping::read(&args.mapping)?;
     let asking = Asking::of(session, mode.intent()).await?;
-    let source = Source::open(&args.from, session.common.timeout.0).await?;
+    let source = Source::open(args, session.common.timeout.0).await?;
     session.printer.remark(&format!("{} as import {}", source.shown, mapping.name));
     let keys = source.keys(&mapping).await?;
     let mut tally = Tally::default();

@@ -81,6 +81,14 @@ impl ContentLock {
     }
 }
 
+/// The lock of the data directory that a database lies in, if it lies in one.
+pub(crate) fn lock_around(database: &Path) -> Result<Option<File>, Failure> {
+    match database.parent() {
+        Some(directory) if directory.join(LOCK).is_file() => lock(directory).map(Some),
+        _ => Ok(None),
+    }
+}
+
 /// The data directory, locked for as long as this lives.
 #[derive(Debug)]
 pub(crate) struct DataDir {

@@ -47,17 +47,17 @@ impl Shelf {
     }
 }
 
-fn verdict(dev: &Dev, token: &str) -> String {
+pub(crate) fn verdict(dev: &Dev, token: &str) -> String {
     dev.verdict(token, &[]).1
 }
 
-fn account(dev: &Dev, name: &str) {
+pub(crate) fn account(dev: &Dev, name: &str) {
     let email = format!("{name}@shop.example");
     let arguments = ["users", "create", "--email", &email, "--username", name, "--password-stdin", "--verified"];
     assert_eq!(dev.run_with(&arguments, &format!("{PASSWORD}\n")).status, 0);
 }
 
-fn login(dev: &Dev, name: &str) -> Value {
+pub(crate) fn login(dev: &Dev, name: &str) -> Value {
     let (status, body) = post(dev, "/auth/login", &json!({"username": name, "password": PASSWORD}));
     assert_eq!(status, 200, "{body}");
     body
@@ -163,14 +163,14 @@ fn without_the_feed_everything_issued_before_is_cut_off_and_said() {
 }
 
 /// A `redis-server` of a test's own, for as long as this lives.
-struct Redis {
+pub(crate) struct Redis {
     child: Child,
     port: u16,
     _dir: tempfile::TempDir,
 }
 
 impl Redis {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         eventually("redis-server is up", || {
             let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
             let dir = tempfile::tempdir().unwrap();
@@ -188,11 +188,11 @@ impl Redis {
         })
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    fn empty(&self) {
+    pub(crate) fn empty(&self) {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         stream.write_all(b"FLUSHALL\r\n").unwrap();
         let mut answer = [0; 5];

@@ -15,6 +15,7 @@ mod keys;
 mod migrating;
 mod people;
 mod policies;
+mod putting_back;
 mod revoking;
 mod rig;
 mod support;

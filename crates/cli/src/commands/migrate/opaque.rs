@@ -34,7 +34,7 @@ pub(super) async fn keys(session: &Session, args: &KeysArgs) -> Result<Exit, Fai
         return Err(Failure::usage(format!("--mapping {}: names no apiKeys", args.reading.mapping.display())));
     }
     let asking = Asking::of(session, Mode::Verify.intent()).await?;
-    let source = Source::open(&args.reading.from, session.common.timeout.0).await?;
+    let source = Source::open(&args.reading, session.common.timeout.0).await?;
     let (entries, left_out) = entries(&asking, &source, &mapping).await?;
     source.close().await;
     for (row, why) in &left_out {

@@ -15,7 +15,10 @@ use super::{
     field::Texts,
     mapping::{ApiKeys, KeySecret, Mapping, UnusablePasswords, Users},
 };
-use crate::failure::{Failure, chain};
+use crate::{
+    args::Reading,
+    failure::{Failure, chain},
+};
 
 /// How many Secrets of API keys a policy may name.
 pub(super) const MAX_SECRETS: usize = 3;
@@ -57,13 +60,14 @@ pub(super) struct Source {
 }
 
 impl Source {
-    pub(super) async fn open(url: &str, timeout: Duration) -> Result<Self, Failure> {
-        let location: Location = url.parse().map_err(|error| Failure::usage(format!("--from: {error}")))?;
+    /// Opens it within `timeout`.
+    pub(super) async fn open(args: &Reading, timeout: Duration) -> Result<Self, Failure> {
+        let location: Location = args.from.parse().map_err(|error| Failure::usage(format!("--from: {error}")))?;
         let shown = match &location {
             Location::File(path) => format!("sqlite:{}", path.display()),
             Location::Server(server) => server.to_string(),
         };
-        let opened = tokio::time::timeout(timeout, Foreign::open(&location)).await;
+        let opened = tokio::time::timeout(timeout, Foreign::open(&location, args.query_timeout.0)).await;
         let opened = opened.map_err(|_| Failure::unable(format!("{shown} did not answer in time")))?;
         Ok(Self { foreign: opened.map_err(|error| unreadable(&shown, &error))?, shown })
     }
@@ -117,7 +121,8 @@ impl Source {
 }
 
 fn unreadable(shown: &str, error: &StoreError) -> Failure {
-    Failure::unable(format!("{shown}: {}", chain(error)))
+    let failure = Failure::unable(format!("{shown}: {}", chain(error)));
+    if error.is_out_of_time() { failure.fix("give the query longer with --query-timeout") } else { failure }
 }
 
 /// What rows before this one have: two alike can't both be brought, whichever it is, so that a plan says what a run does.
