@@ -3,9 +3,8 @@
 use std::{future::Future, pin::Pin};
 
 use countersign_core::names::PolicyName;
-use countersign_issuer::{Authority, NotAdmitted, Right};
+use countersign_issuer::{Authority, Caller, NotAdmitted, Right};
 use countersign_reviews::{Refusal, Reviewer};
-use http::HeaderMap;
 
 /// The API server, asked by TokenReview and SubjectAccessReview.
 pub(crate) struct Users(pub(crate) Reviewer);
@@ -13,12 +12,12 @@ pub(crate) struct Users(pub(crate) Reviewer);
 impl Authority for Users {
     fn admit<'a>(
         &'a self,
-        headers: &'a HeaderMap,
+        caller: Caller<'a>,
         right: Right,
         policy: Option<&'a PolicyName>,
     ) -> Pin<Box<dyn Future<Output = Result<String, NotAdmitted>> + Send + 'a>> {
         Box::pin(async move {
-            let person = self.0.person(headers).await.map_err(|refusal| told(&refusal))?;
+            let person = self.0.person(caller.headers, caller.source).await.map_err(|refusal| told(&refusal))?;
             let wanted = countersign_reviews::Right {
                 verb: right.verb,
                 subresource: right.part,

@@ -29,7 +29,7 @@ use axum::{
 use countersign_core::names::PolicyName;
 use utoipa_axum::routes;
 
-pub use self::authority::{Authority, NotAdmitted, Right};
+pub use self::authority::{Authority, Caller, NotAdmitted, Right};
 pub(crate) use crate::body::{Content, OfQuery, body_of};
 use crate::{
     Enforcement, IssuerPolicy, Verifier,

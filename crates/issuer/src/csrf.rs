@@ -6,7 +6,7 @@ use countersign_store::Session;
 
 use crate::{
     IssuerPolicy, cookies,
-    minter::MintError,
+    minter::{MintError, signer},
     problem::{Failed, Problem},
     serving::Issuer,
 };
@@ -14,7 +14,7 @@ use crate::{
 /// A token that stands beside a session's cookies as long as it lives.
 pub(crate) fn token(issuer: &Issuer, policy: &IssuerPolicy, session: &Session) -> Result<String, Failed> {
     let own = policy.own.as_ref().ok_or_else(|| MintError::VerifiesOnly(policy.name.clone()))?;
-    let signer = own.access.signer.as_ref().ok_or_else(|| MintError::NoSigningKey("access", policy.name.clone()))?;
+    let signer = signer(policy, &own.access, "access")?;
     let issued_at = issuer.parts.feed.now(policy.clock_skew_ms);
     let spec = CsrfTokenSpec { issuer: &own.issuer, session_id: &session.id, issued_at, expires: session.ends() };
     Ok(mint_csrf(signer.key(), &spec).map_err(MintError::from)?)

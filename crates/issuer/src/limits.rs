@@ -7,6 +7,7 @@
 
 mod attack;
 mod headers;
+mod reserving;
 
 use std::{
     fmt::{self, Write as _},
@@ -25,6 +26,7 @@ use countersign_store::{Store, StoreError};
 pub(crate) use self::{
     attack::{Pressure, halved_under_attack},
     headers::{CountedBy, rate_limit_headers},
+    reserving::Reserved,
 };
 
 /// Bytes of a hash that are kept: enough that nobody finds two names with one.
@@ -70,6 +72,7 @@ pub(crate) struct Limits {
     key: hmac::Key,
     redis_away: AtomicBool,
     fallbacks: AtomicU64,
+    turns: reserving::Turns,
 }
 
 impl fmt::Debug for Limits {
@@ -82,7 +85,14 @@ impl Limits {
     /// Counts on `redis` if given, else in `store`. `key` must be the same in every issuer of an installation.
     pub(crate) fn new(store: Arc<Store>, redis: Option<RedisCounters>, key: &[u8]) -> Self {
         let key = hmac::Key::new(hmac::HMAC_SHA256, key);
-        Self { store, redis, key, redis_away: AtomicBool::new(false), fallbacks: AtomicU64::new(0) }
+        Self {
+            store,
+            redis,
+            key,
+            redis_away: AtomicBool::new(false),
+            fallbacks: AtomicU64::new(0),
+            turns: reserving::Turns::default(),
+        }
     }
 
     /// Tries: counted by every limit, or by none when one of them refuses. The tightest answers. Without any limit nothing is
@@ -93,19 +103,7 @@ impl Limits {
         windows: &[Window],
         now: UnixMillis,
     ) -> Result<Option<Standing>, StoreError> {
-        if windows.is_empty() {
-            return Ok(None);
-        }
-        let names: Vec<String> = windows.iter().map(|w| self.name(policy, w.what, &w.key)).collect();
-        let counted = match self.on_redis(async |redis| redis.hit(&asked(windows, &names)).await).await {
-            Some(counted) => counted,
-            None => self.hit_in_store(policy, windows, &names, now).await?,
-        };
-        let standing = |(window, count): (&Window, &Count)| {
-            let refuses = !counted.counted && count.hits >= window.limit;
-            standing(window, count, !refuses)
-        };
-        Ok(windows.iter().zip(&counted.windows).map(standing).reduce(tightest))
+        Ok(self.reserve(policy, windows, now).await?.standing)
     }
 
     /// How the limits stand, without a try: `allowed` says whether the next one may be made.
@@ -174,8 +172,8 @@ impl Limits {
         Ok(counts)
     }
 
-    /// Looks first, so that what one limit refuses isn't counted by another; of two at once both may be counted, and at most
-    /// as many as the limit are let through.
+    /// Looks first, so that what one limit refuses isn't counted by another. Of two at once at most as many as the limit are let
+    /// through; what the other has counted it takes back.
     async fn hit_in_store(
         &self,
         policy: &PolicyName,
@@ -200,6 +198,12 @@ impl Limits {
             found.push(Count { hits: held.hits, ends_in_ms: held.ends.since(now) });
         }
         let counted = windows.iter().zip(&found).all(|(window, count)| count.hits <= window.limit);
+        if !counted {
+            // Another one was quicker: what is refused is no try.
+            for name in names {
+                self.store.take_back_hit(policy, name).await?;
+            }
+        }
         Ok(Counted { counted, windows: found })
     }
 

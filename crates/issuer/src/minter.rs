@@ -24,7 +24,7 @@ use crate::{
     audit::EventKind,
     call::Call,
     issued::Issued,
-    policies::{IssuerPolicy, RingView, Signer},
+    policies::{IssuerPolicy, RingView, Signer, SignsWhile},
 };
 
 /// The longest subject, session id, role, scope or audience, bytes.
@@ -95,6 +95,12 @@ pub enum MintError {
     /// No key signs now.
     #[error("the {0} ring of {1} has no active key; `countersign keys list` says what it waits for")]
     NoSigningKey(&'static str, PolicyName),
+    /// Nobody has said for too long that the keys are still those that sign.
+    #[error(
+        "nothing is signed for {0} now: the API server has not confirmed its keys for {within_s} s, and others may sign by then",
+        within_s = .1.within_ms / 1000
+    )]
+    Unconfirmed(PolicyName, SignsWhile),
     /// The clock is behind a cut-off that was written.
     #[error("this machine's clock is {behind_ms} ms behind a cut-off that was written, more than the policy's clockSkew")]
     ClockBehind {
@@ -272,7 +278,11 @@ impl Minter {
     }
 }
 
-fn signer(policy: &IssuerPolicy, ring: &RingView, name: &'static str) -> Result<Signer, MintError> {
+/// The key that signs, if there is one and it may.
+pub(crate) fn signer(policy: &IssuerPolicy, ring: &RingView, name: &'static str) -> Result<Signer, MintError> {
+    if let Some(lapsed) = policy.signs_while.as_ref().filter(|signs| !signs.holds()) {
+        return Err(MintError::Unconfirmed(policy.name.clone(), lapsed.clone()));
+    }
     ring.signer.clone().ok_or_else(|| MintError::NoSigningKey(name, policy.name.clone()))
 }
 

@@ -245,7 +245,9 @@ impl From<&MintError> for Problem {
                 Self::validation(error.to_string())
             }
             MintError::NoEmergency(..) => Self::forbidden(error.to_string()),
-            MintError::NoSigningKey(..) | MintError::ClockBehind { .. } => Self::unavailable(error.to_string()),
+            MintError::NoSigningKey(..) | MintError::Unconfirmed(..) | MintError::ClockBehind { .. } => {
+                Self::unavailable(error.to_string())
+            }
             MintError::Store(error) => Self::of_store(error),
             MintError::Sign(_) => Self::internal(error),
         }

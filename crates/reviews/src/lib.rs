@@ -6,7 +6,7 @@
 mod strangers;
 mod tls;
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Instant};
 
 use countersign_core::jose::compact;
 use http::HeaderMap;
@@ -82,8 +82,9 @@ impl Reviewer {
         Self { client, strangers: Arc::new(Strangers::new(Instant::now())) }
     }
 
-    /// Whoever the token in the header belongs to.
-    pub async fn person(&self, headers: &HeaderMap) -> Result<Person, Refusal> {
+    /// Whoever the token in the header belongs to. `source`: the address that the call comes from, where that is known; so many
+    /// strangers of one address are asked about.
+    pub async fn person(&self, headers: &HeaderMap, source: Option<IpAddr>) -> Result<Person, Refusal> {
         let mut tokens = headers.get_all(TOKEN_HEADER).iter();
         let (token, another) = (tokens.next(), tokens.next());
         let token = token.and_then(|value| value.to_str().ok()).filter(|token| !token.is_empty());
@@ -95,7 +96,7 @@ impl Reviewer {
             return Err(Refusal::Unauthenticated("the token is over 16 KiB"));
         }
         let token = Zeroizing::new(token.to_owned());
-        match self.strangers.admit(&token, Instant::now()) {
+        match self.strangers.admit(&token, source, Instant::now()) {
             Admission::Ask => {}
             Admission::Refused => return Err(UNKNOWN),
             Admission::TooMany => return Err(Refusal::Overloaded),

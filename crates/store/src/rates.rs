@@ -41,6 +41,16 @@ impl Store {
         Ok(RateWindow { hits: columns::count(row.try_get("hits")?), ends: columns::time(&row, "expires")? })
     }
 
+    /// Takes back a hit. A window of which nothing is left is gone, so that the next hit begins another.
+    pub async fn take_back_hit(&self, policy: &PolicyName, name: &str) -> Result<(), StoreError> {
+        let less = sqlx::query("UPDATE rate_buckets SET hits = hits - 1 WHERE policy = $1 AND name = $2 AND hits > 1");
+        if less.bind(policy.as_str()).bind(name).execute(&self.writer).await?.rows_affected() == 0 {
+            let gone = sqlx::query("DELETE FROM rate_buckets WHERE policy = $1 AND name = $2 AND hits <= 1");
+            gone.bind(policy.as_str()).bind(name).execute(&self.writer).await?;
+        }
+        Ok(())
+    }
+
     /// A window as it stands, without a hit; absent when it is over.
     pub async fn rate_window(
         &self,

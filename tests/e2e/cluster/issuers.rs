@@ -46,12 +46,18 @@ impl Served {
 
     /// A policy with a login, once every issuer serves it.
     fn with_login(&self, name: &str) -> Value {
+        self.with_login_and(name, |_| {})
+    }
+
+    /// The same, with what a test needs beside.
+    fn with_login_and(&self, name: &str, more: impl FnOnce(&mut Value)) -> Value {
         let mut policy = policy(name, "shop");
         let often = json!({"limit": 100_000, "window": "1m"});
         policy["spec"]["login"] = json!({
             "registration": {"emailVerification": "Disabled", "defaultRoles": ["user"]},
             "rateLimits": {"login": {"perAccountAndAddress": often, "perAddress": often}},
         });
+        more(&mut policy["spec"]);
         let policy = self.world.enforced(&policy);
         for issuer in &self.issuers {
             eventually("the issuer serves the policy", PATIENCE, || {
@@ -170,7 +176,7 @@ fn a_rotation_under_issuers_fails_no_login_and_no_key_ends_before_every_issuer_h
 #[ignore = "needs the test cluster: cargo xtask test"]
 fn a_killed_issuer_s_logout_is_enforced_by_the_other_and_an_edit_of_the_login_wakes_no_verifier() {
     let mut served = Served::start(2);
-    let policy = served.with_login("killed");
+    let policy = served.with_login_and("killed", |spec| spec["keys"]["absentAfter"] = "20s".into());
     let object = object_path(&policy);
     let account = json!({"username": "ann", "email": "ann@shop.example", "password": "correct horse 1A!"});
     assert_eq!(served.post("/killed/shop/auth/register", None, &account).status, 201);
@@ -203,8 +209,16 @@ fn a_killed_issuer_s_logout_is_enforced_by_the_other_and_an_edit_of_the_login_wa
     served.issuers[other].stop();
     served.issuers[took] = served.world.installation.issuer(took);
     served.world.verifiers.iter_mut().for_each(Verifier::wait_until_fresh);
-    let answer = served.issuers[took].send(&Request::post("/killed/shop/auth/login", &login));
-    assert_eq!(answer.expect("it answers").status, 200);
+    let log_in = || Some(served.issuers[took].send(&Request::post("/killed/shop/auth/login", &login)).expect("it answers"));
+    assert_eq!(log_in().unwrap().status, 200);
+
+    // Cut off from the API server it signs nothing by what may be long over.
+    served.world.installation.cluster.kill_api_server();
+    eventually("it signs no more", PATIENCE, || log_in().filter(|answer| answer.status == 503));
+    let refused = log_in().unwrap();
+    assert!(text(&refused, "detail").contains("the API server has not confirmed"), "{}", refused.json());
+    served.world.installation.cluster.revive_api_server();
+    eventually("it signs again", LONG, || log_in().filter(|answer| answer.status == 200));
 }
 
 #[test]

@@ -27,6 +27,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 const CONNECT: Duration = Duration::from_secs(1);
 
 static COUNT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("counters.lua")));
+static TAKE_BACK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("counters_back.lua")));
 
 /// A window to count in.
 #[derive(Clone, Copy, Debug)]
@@ -92,6 +93,16 @@ impl RedisCounters {
     /// The windows as they stand.
     pub async fn peek(&self, windows: &[CounterWindow<'_>]) -> Result<Vec<Count>, FeedError> {
         self.count(windows, false).await.map(|answer| answer.windows)
+    }
+
+    /// Takes back what [`Self::hit`] counted once in each of these windows, as far as they are still there.
+    pub async fn take_back(&self, keys: &[String]) -> Result<(), FeedError> {
+        let mut call = TAKE_BACK.prepare_invoke();
+        for key in keys {
+            call.key(format!("{PREFIX}{key}"));
+        }
+        let ask = async |connection: &mut MultiplexedConnection| call.invoke_async::<Value>(connection).await;
+        self.within_budget(ask).await.map(|_| ())
     }
 
     /// Forgets a window. Whether there was one.

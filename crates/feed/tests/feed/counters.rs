@@ -51,6 +51,30 @@ async fn what_one_window_refuses_uses_up_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_taken_back_was_never_counted_and_lengthens_no_window() {
+    let redis = RedisServer::start();
+    let counters = counters(&redis.url());
+    let (a, b) = (window("a", 2), window("b", 9));
+    let take_back = async || {
+        let keys = ["a".to_owned(), "b".to_owned()];
+        until("it is taken back", || async { counters.take_back(&keys).await.is_ok() }).await;
+    };
+    assert_eq!(counted(&counters, &[a, b]).await, (true, vec![1, 1]));
+    assert_eq!(counted(&counters, &[a, b]).await, (true, vec![2, 2]));
+    take_back().await;
+    let rest: i64 = match redis.run("PTTL {cs}:limit:a") {
+        redis::Value::Int(rest) => rest,
+        other => panic!("{other:?}"),
+    };
+    assert!((1..=60_000).contains(&rest), "it still ends: {rest}");
+    assert_eq!(counted(&counters, &[a, b]).await, (true, vec![2, 2]));
+    take_back().await;
+    take_back().await;
+    take_back().await;
+    assert_eq!(redis.run("DBSIZE"), redis::Value::Int(0), "nothing is counted below nothing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_window_ends_by_itself_and_leaves_nothing() {
     let redis = RedisServer::start();
     let counters = counters(&redis.url());

@@ -83,6 +83,8 @@ async fn an_issuer_publishes_and_counts_as_the_user_that_the_chart_ships() {
     let counters = |user: &str| RedisCounters::new(url(&redis, user).parse().unwrap(), None).unwrap();
     let issuers = counters(ISSUER);
     until("the issuer counts", || async { issuers.hit(&[window]).await.is_ok() }).await;
+    until("the issuer takes it back", || async { issuers.take_back(&["a".to_owned()]).await.is_ok() }).await;
+    until("the issuer counts", || async { issuers.hit(&[window]).await.is_ok() }).await;
     assert!(issuers.clear("a").await.unwrap());
     feed(&redis, VERIFIER).report_activity(&[saw("s")]).await.unwrap();
     assert_eq!(scene.server.take_activity(10).await, Ok(vec![saw("s")]));

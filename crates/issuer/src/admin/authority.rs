@@ -1,18 +1,28 @@
 //! Callers whom somebody else vouches for: in a cluster, Kubernetes knows who asks and what they may.
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{
+    future::Future,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     body::Body,
-    extract::{FromRequest as _, FromRequestParts as _, MatchedPath, Request, State},
-    http::{HeaderMap, Method},
+    extract::{ConnectInfo, FromRequest as _, FromRequestParts as _, MatchedPath, Path, Request, State},
+    http::{HeaderMap, Method, request::Parts},
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
 use countersign_core::names::PolicyName;
+use tokio::time::Instant;
 
-use super::{Content, OfPolicy};
+use super::{Content, Named};
 use crate::{actor::Actor, problem::Problem, serving::Issuer};
+
+/// A body that took longer than this has its caller judged again: what they may can have ended meanwhile.
+const JUDGED_FOR: Duration = Duration::from_secs(1);
 
 /// What a caller wants to do, as a verb and a part of an AuthPolicy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,12 +44,29 @@ pub enum NotAdmitted {
     Unavailable(String),
 }
 
+/// What tells who asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller<'a> {
+    /// The headers of the call.
+    pub headers: &'a HeaderMap,
+    /// The address that its connection comes from; absent: none that could be told.
+    pub source: Option<IpAddr>,
+}
+
+impl<'a> Caller<'a> {
+    fn of(parts: &'a Parts) -> Self {
+        let source = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip());
+        Self { headers: &parts.headers, source }
+    }
+}
+
 /// Whoever says who a caller is, and whether they may.
 pub trait Authority: Send + Sync + 'static {
-    /// The caller's name, if they may do this to `policy` (`None`: to all).
+    /// The caller's name, if they may do this to `policy` (`None`: to all). Whether there is such a policy is no part of the
+    /// question: who may not hears the same either way.
     fn admit<'a>(
         &'a self,
-        headers: &'a HeaderMap,
+        caller: Caller<'a>,
         right: Right,
         policy: Option<&'a PolicyName>,
     ) -> Pin<Box<dyn Future<Output = Result<String, NotAdmitted>> + Send + 'a>>;
@@ -58,58 +85,72 @@ impl From<NotAdmitted> for Problem {
 /// What the routes of a policy begin with.
 pub(super) const OF_POLICY: &str = "/admin/v1/policies/{namespace}/{name}";
 
-/// Lets a call about a policy through, in its caller's name.
+/// Lets a call about a policy through, in its caller's name. Who asks and what they may is settled by the call alone, before its
+/// body is read and before it is looked whether there is such a policy: neither is for strangers.
 pub(super) async fn of_policy(
     State((issuer, authority)): State<(Issuer, Arc<dyn Authority>)>,
     request: Request,
     next: Next,
 ) -> Response {
-    // The whole request first: who may is judged when it is done, however long its body took.
-    let (mut parts, body) = request.into_parts();
-    let Content(bytes) = match Content::from_request(Request::from_parts(parts.clone(), body), &issuer).await {
-        Ok(content) => content,
-        Err(problem) => return problem.into_response(),
-    };
-    let policy = match OfPolicy::from_request_parts(&mut parts, &issuer).await {
-        Ok(OfPolicy(policy)) => policy,
-        Err(problem) => return problem.into_response(),
-    };
-    let call =
-        parts.extensions.get::<MatchedPath>().and_then(|path| path.as_str().strip_prefix(OF_POLICY)).unwrap_or_default();
-    let Some(rights) = rights(&parts.method, call, &bytes) else {
-        return Problem::forbidden("no right of the cluster lets anybody make this call").into_response();
-    };
-    for right in rights {
-        match authority.admit(&parts.headers, right, Some(&policy.name)).await {
-            Ok(name) => drop(parts.extensions.insert(Actor::Vouched { name })),
-            Err(refusal) => return Problem::from(refusal).into_response(),
-        }
+    match admitted(&issuer, &*authority, request).await {
+        Ok(request) => next.run(request).await,
+        Err(problem) => problem.into_response(),
     }
-    next.run(Request::from_parts(parts, Body::from(bytes))).await
+}
+
+async fn admitted(issuer: &Issuer, authority: &dyn Authority, request: Request) -> Result<Request, Problem> {
+    let (mut parts, body) = request.into_parts();
+    let Path(Named { namespace, name }) =
+        Path::<Named>::from_request_parts(&mut parts, issuer).await.map_err(|_| Problem::not_found("no such call"))?;
+    let unknown = || Problem::not_found(format!("there is no policy {namespace}/{name}"));
+    let policy = PolicyName::try_new(&namespace, &name).map_err(|_| unknown())?;
+    let call = parts.extensions.get::<MatchedPath>().and_then(|path| path.as_str().strip_prefix(OF_POLICY));
+    let Some(right) = right(&parts.method, call.unwrap_or_default()) else {
+        return Err(Problem::forbidden("no right of the cluster lets anybody make this call"));
+    };
+    let admit = async |right| authority.admit(Caller::of(&parts), right, Some(&policy)).await;
+    let mut actor = admit(right).await?;
+    if issuer.parts.policies.one(&policy).is_none() {
+        return Err(unknown());
+    }
+    let begun = Instant::now();
+    let Content(bytes) = Content::from_request(Request::from_parts(parts.clone(), body), issuer).await?;
+    if begun.elapsed() >= JUDGED_FOR {
+        actor = admit(right).await?;
+    }
+    if right == MINTS && is_emergency(&bytes) {
+        actor = admit(BREAKS_THE_GLASS).await?;
+    }
+    parts.extensions.insert(Actor::Vouched { name: actor });
+    Ok(Request::from_parts(parts, Body::from(bytes)))
 }
 
 /// Lets a call about the whole process through.
 pub(super) async fn of_process(State(authority): State<Arc<dyn Authority>>, request: Request, next: Next) -> Response {
     let everything = Right { verb: "list", part: "" };
-    match authority.admit(request.headers(), everything, None).await {
-        Ok(_) => next.run(request).await,
+    let (parts, body) = request.into_parts();
+    match authority.admit(Caller::of(&parts), everything, None).await {
+        Ok(_) => next.run(Request::from_parts(parts, body)).await,
         Err(refusal) => Problem::from(refusal).into_response(),
     }
 }
 
-/// What a call needs, each of which is asked for: by the route that will answer it, never by the path as it was sent. `None`:
-/// nobody has thought of it.
-fn rights(method: &Method, call: &str, body: &[u8]) -> Option<Vec<Right>> {
+/// To make a token.
+const MINTS: Right = Right { verb: "create", part: "token" };
+/// What an emergency token needs beside [`MINTS`]: neither right holds the other.
+const BREAKS_THE_GLASS: Right = Right { verb: "create", part: "emergency" };
+
+/// What a call needs: by the route that will answer it, never by the path as it was sent. `None`: nobody has thought of it.
+fn right(method: &Method, call: &str) -> Option<Right> {
     let right = |verb, part| Right { verb, part };
     let reads = method == Method::GET || method == Method::HEAD;
     Some(match call.trim_start_matches('/') {
-        "tokens" if is_emergency(body) => vec![right("create", "token"), right("create", "emergency")],
-        "tokens" => vec![right("create", "token")],
-        "revocations" if !reads => vec![right("create", "revocations")],
-        "keys/rotate" => vec![right("update", "keys")],
-        "audit" | "audit/verify" => vec![right("get", "audit")],
-        "verifiers" | "keys" | "effective" | "revocations" if reads => vec![right("get", "")],
-        call if PEOPLE.iter().any(|part| call.split('/').next() == Some(part)) => vec![right("update", "users")],
+        "tokens" => MINTS,
+        "revocations" if !reads => right("create", "revocations"),
+        "keys/rotate" => right("update", "keys"),
+        "audit" | "audit/verify" => right("get", "audit"),
+        "verifiers" | "keys" | "effective" | "revocations" if reads => right("get", ""),
+        call if PEOPLE.iter().any(|part| call.split('/').next() == Some(part)) => right("update", "users"),
         _ => return None,
     })
 }
@@ -127,25 +168,22 @@ mod tests {
 
     #[test]
     fn each_call_asks_for_the_right_that_it_needs_and_one_that_nobody_thought_of_is_nobody_s() {
-        for (method, call, body, expected) in [
-            (Method::POST, "/tokens", "{}", &[("create", "token")][..]),
-            (Method::POST, "/tokens", r#"{"emergency": true}"#, &[("create", "token"), ("create", "emergency")]),
-            (Method::POST, "/revocations", "{}", &[("create", "revocations")]),
-            (Method::GET, "/revocations", "", &[("get", "")]),
-            (Method::POST, "/keys/rotate", "{}", &[("update", "keys")]),
-            (Method::GET, "/keys", "", &[("get", "")]),
-            (Method::GET, "/audit", "", &[("get", "audit")]),
-            (Method::POST, "/audit/verify", "", &[("get", "audit")]),
-            (Method::GET, "/users", "", &[("update", "users")]),
-            (Method::DELETE, "/sessions/{id}", "", &[("update", "users")]),
-            (Method::POST, "/blocks", "{}", &[("update", "users")]),
+        for (method, call, verb, part) in [
+            (Method::POST, "/tokens", "create", "token"),
+            (Method::POST, "/revocations", "create", "revocations"),
+            (Method::GET, "/revocations", "get", ""),
+            (Method::POST, "/keys/rotate", "update", "keys"),
+            (Method::GET, "/keys", "get", ""),
+            (Method::GET, "/audit", "get", "audit"),
+            (Method::POST, "/audit/verify", "get", "audit"),
+            (Method::GET, "/users", "update", "users"),
+            (Method::DELETE, "/sessions/{id}", "update", "users"),
+            (Method::POST, "/blocks", "update", "users"),
         ] {
-            let found = rights(&method, call, body.as_bytes());
-            let expected: Vec<Right> = expected.iter().map(|(verb, part)| Right { verb, part }).collect();
-            assert_eq!(found, Some(expected), "{method} {call}");
+            assert_eq!(right(&method, call), Some(Right { verb, part }), "{method} {call}");
         }
         for (method, call) in [(Method::POST, "/something-new"), (Method::POST, "/keys"), (Method::GET, "")] {
-            assert_eq!(rights(&method, call, b"{}"), None, "{method} {call}");
+            assert_eq!(right(&method, call), None, "{method} {call}");
         }
     }
 
@@ -159,7 +197,7 @@ mod tests {
             for method in calls.as_object().unwrap().keys().filter_map(|name| name.to_uppercase().parse::<Method>().ok()) {
                 if ["GET", "POST", "PATCH", "PUT", "DELETE"].contains(&method.as_str()) {
                     seen += 1;
-                    assert!(rights(&method, call, b"{}").is_some(), "{method} {path}");
+                    assert!(right(&method, call).is_some(), "{method} {path}");
                 }
             }
         }

@@ -6,13 +6,14 @@ use axum::http::StatusCode;
 use countersign_api::policy::Switch;
 use countersign_core::time::UnixMillis;
 use countersign_store::{Appended, StoreError, User, transact};
+use tokio::sync::OwnedMutexGuard;
 
 use super::owner::{of_account, of_address};
 use crate::{
     addresses::{Blocking, block_of, networks_around},
     audit::EventKind,
     call::Call,
-    limits::{Standing, Window, address_key, halved_under_attack, joined_key},
+    limits::{Reserved, Standing, Window, address_key, halved_under_attack, joined_key},
     problem::{Failed, Problem},
 };
 
@@ -21,9 +22,14 @@ pub(super) const BY_ACCOUNT: &str = "login-account";
 const BY_ADDRESS: &str = "login-address";
 /// What failures of one address are counted under.
 const FAILURES: &str = "login-failures";
-/// What wrong secrets of OAuth clients are counted under: of one client from one address, and from one address.
+/// What wrong secrets of OAuth clients are counted under: of one client from one address, from one address, and of one client
+/// from addresses that haven't shown its secret.
 const CLIENT_SECRETS: &str = "client-secret";
 const CLIENT_SECRETS_BY_ADDRESS: &str = "client-secret-address";
+const CLIENT_SECRETS_OF_CLIENT: &str = "client-secret-client";
+/// What it is remembered under that an address has shown a client's secret, and for how long.
+const CLIENT_AT_HOME: &str = "client-at-home";
+const AT_HOME_MS: i64 = 24 * 3_600_000;
 /// What tokens that are no good are counted under, and how many of them a minute are written down.
 const BAD_TOKENS: &str = "bad-tokens";
 const BAD_TOKENS_TOLD: u32 = 5;
@@ -115,46 +121,81 @@ async fn block(call: &Call, duration_ms: i64, verifiers: bool) -> Result<Option<
     })
 }
 
-/// The limits on guessing an OAuth client's secret: those on logins.
-fn client_windows(call: &Call, client: &str) -> Result<Vec<Window>, Failed> {
-    let limits = &call.login()?.settings.rate_limits.login;
-    let key = joined_key(&[client, &address_key(call.client.ip)]);
-    let windows = [
-        of_account(CLIENT_SECRETS, &key, limits.per_account_and_address.as_ref()),
-        of_address(call, CLIENT_SECRETS_BY_ADDRESS, limits.per_address.as_ref()),
-    ];
-    Ok(windows.into_iter().flatten().collect())
+/// A client's secret that was shown and is not compared yet. It counts as wrong until then, so that of many guesses at once none
+/// is compared beyond a limit.
+pub(super) struct ShownSecret<'c> {
+    call: &'c Call,
+    client: &'c str,
+    reserved: Reserved,
+    /// How long the address is remembered to have shown the client's secret, milliseconds.
+    at_home_ms: i64,
+    /// Right secrets that an address shows at once don't refuse each other.
+    _turn: OwnedMutexGuard<()>,
 }
 
-/// 429 once too many wrong secrets were shown: then a right one isn't looked at either. Right ones aren't counted: a service
-/// shows its secret as often as it has to.
-pub(super) async fn may_show_client_secret(call: &Call, client: &str) -> Result<(), Failed> {
-    let windows = client_windows(call, client)?;
-    let standing = call.issuer.parts.limits.peek(&call.policy.name, &windows, call.now().await?).await?;
-    match standing.filter(|standing| !standing.allowed) {
+/// 429 once too many wrong secrets were shown: then a right one isn't compared either. The limits are those on logins: on one
+/// client from one address, on one address, and on one client from all addresses that haven't shown its secret, so that
+/// guesses from many places are limited and keep no service from its tokens.
+pub(super) async fn client_secret<'c>(call: &'c Call, client: &'c str) -> Result<ShownSecret<'c>, Failed> {
+    let (policy, limits) = (&call.policy.name, &call.issuer.parts.limits);
+    let address = address_key(call.client.ip);
+    let turn = limits.turn(policy, CLIENT_SECRETS, &address).await;
+    let now = call.now().await?;
+    let known = limits.peek(policy, &[at_home(client, &address)], now).await?;
+    let at_home_ms = known.filter(|known| !known.allowed).map_or(0, |known| known.reset_ms);
+    let login = &call.login()?.settings.rate_limits.login;
+    let windows = [
+        of_account(CLIENT_SECRETS, &joined_key(&[client, &address]), login.per_account_and_address.as_ref()),
+        of_address(call, CLIENT_SECRETS_BY_ADDRESS, login.per_address.as_ref()),
+        of_account(CLIENT_SECRETS_OF_CLIENT, client, login.per_address.as_ref()).filter(|_| at_home_ms == 0),
+    ];
+    let windows: Vec<Window> = windows.into_iter().flatten().collect();
+    let reserved = limits.reserve(policy, &windows, now).await?;
+    match reserved.standing.filter(|standing| !standing.allowed) {
         Some(standing) => {
             call.counted_by.note(standing);
             Err(Problem::rate_limited(standing).into())
         }
-        None => Ok(()),
+        None => Ok(ShownSecret { call, client, reserved, at_home_ms, _turn: turn }),
     }
 }
 
-/// Counts a wrong secret of a client, writes it down, and blocks the address when it is one too many.
-pub(super) async fn wrong_client_secret(call: &Call, client: &str, known: bool) -> Result<(), Failed> {
-    call.count(client_windows(call, client)?.into_iter().map(Some)).await?;
-    transact!(call.store(), Failed, |tx| {
-        let now = tx.database_now().await?;
-        let event = call.event(EventKind::ClientRejected);
-        // What isn't the name of a client may be somebody's password.
-        let event = if known {
-            event.detail("client_id", client)
-        } else {
-            event.detail("unknown_client", call.issuer.parts.secrets.short_hash("name", client))
-        };
-        Ok(event.write(tx, now).await?)
-    })?;
-    failed(call).await
+fn at_home(client: &str, address: &str) -> Window {
+    Window { what: CLIENT_AT_HOME, key: joined_key(&[client, address]), limit: 1, window_ms: AT_HOME_MS }
+}
+
+impl ShownSecret<'_> {
+    /// It is right: nothing was guessed. A service shows its secret as often as it has to.
+    pub(super) async fn is_right(self) -> Result<(), Failed> {
+        let (policy, limits) = (&self.call.policy.name, &self.call.issuer.parts.limits);
+        limits.take_back(policy, self.reserved).await?;
+        if self.at_home_ms < AT_HOME_MS / 2 {
+            let home = at_home(self.client, &address_key(self.call.client.ip));
+            limits.clear(policy, home.what, &home.key).await?;
+            limits.hit(policy, &[home], self.call.now().await?).await?;
+        }
+        Ok(())
+    }
+
+    /// It is wrong: that stays counted and is written down, and the address is blocked when it is one too many.
+    pub(super) async fn is_wrong(self, known: bool) -> Result<(), Failed> {
+        let Self { call, client, .. } = self;
+        if let Some(standing) = self.reserved.standing {
+            call.counted_by.note(standing);
+        }
+        transact!(call.store(), Failed, |tx| {
+            let now = tx.database_now().await?;
+            let event = call.event(EventKind::ClientRejected);
+            // What isn't the name of a client may be somebody's password.
+            let event = if known {
+                event.detail("client_id", client)
+            } else {
+                event.detail("unknown_client", call.issuer.parts.secrets.short_hash("name", client))
+            };
+            Ok(event.write(tx, now).await?)
+        })?;
+        failed(call).await
+    }
 }
 
 /// Writes down that a token was shown which is no good, and has not merely run out: so many a minute of one address, so that

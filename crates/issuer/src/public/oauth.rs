@@ -130,13 +130,16 @@ async fn client<'c>(call: &'c Call, headers: &HeaderMap, form: &Form) -> Result<
         }
         may => may?,
     }
-    door::may_show_client_secret(call, &id).await?;
+    let shown = door::client_secret(call, &id).await?;
     let known = login.settings.clients.iter().find(|known| known.client_id == id);
     let held = known.and_then(|known| login.references.clients.get(&known.client_id));
     match (known, held) {
-        (Some(known), Some(held)) if verify_slices_are_equal(held, secret.as_bytes()).is_ok() => Ok(known),
+        (Some(known), Some(held)) if verify_slices_are_equal(held, secret.as_bytes()).is_ok() => {
+            shown.is_right().await?;
+            Ok(known)
+        }
         _ => {
-            door::wrong_client_secret(call, &id, known.is_some()).await?;
+            shown.is_wrong(known.is_some()).await?;
             Err(OauthError::invalid_client(basic))
         }
     }

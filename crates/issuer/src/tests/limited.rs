@@ -136,6 +136,47 @@ async fn a_clients_secret_is_not_found_by_trying_at_any_of_its_calls() {
 }
 
 #[tokio::test]
+async fn of_many_guesses_at_once_no_more_are_compared_than_one_after_the_other() {
+    let rig = with_client("").await;
+    let text = |n: u32| {
+        let secret = if n == 9 { "a+secret".to_owned() } else { format!("no-{n}") };
+        format!("grant_type=client_credentials&client_id=billing&client_secret={secret}")
+    };
+    let guesses = (0..20).map(async |n| form(&rig, "/oauth/token", &text(n), "203.0.113.7").await.status.as_u16());
+    let answers = futures_util::future::join_all(guesses).await;
+    let refused = answers.iter().filter(|status| **status == 429).count();
+    assert!(refused >= 16 && answers.iter().filter(|status| **status == 401).count() == 3, "{answers:?}");
+}
+
+#[tokio::test]
+async fn right_secrets_at_once_refuse_none_of_each_other() {
+    let rig = with_client("").await;
+    let right = "grant_type=client_credentials&client_id=billing&client_secret=a+secret";
+    let calls = (0..20).map(async |_| form(&rig, "/oauth/token", right, "203.0.113.7").await.status.as_u16());
+    assert_eq!(futures_util::future::join_all(calls).await, [200; 20]);
+}
+
+#[tokio::test]
+async fn guesses_from_many_addresses_are_limited_and_keep_no_service_from_its_tokens() {
+    let rig = with_client("").await;
+    let right = "grant_type=client_credentials&client_id=billing&client_secret=a+secret";
+    let home = "203.0.113.7";
+    assert_eq!(form(&rig, "/oauth/token", right, home).await.status, 200);
+    let wrong = "grant_type=client_credentials&client_id=billing&client_secret=no";
+    for n in 0..100 {
+        let guess = form(&rig, "/oauth/token", wrong, &format!("198.51.100.{n}")).await;
+        assert_eq!(guess.refusal(), (401, "invalid_client"), "{n}");
+    }
+    for text in [wrong, right] {
+        let refused = form(&rig, "/oauth/token", text, "198.51.100.200").await;
+        assert_eq!(refused.refusal(), (429, "temporarily_unavailable"), "{text}");
+    }
+    assert_eq!(form(&rig, "/oauth/token", right, home).await.status, 200, "where its secret was shown before");
+    let other = wrong.replace("billing", "other");
+    assert_eq!(form(&rig, "/oauth/token", &other, "198.51.100.200").await.refusal(), (401, "invalid_client"));
+}
+
+#[tokio::test]
 async fn guessing_clients_secrets_blocks_the_address() {
     let rig = with_client("    addressBlocking: {failedLogins: 4}\n").await;
     rig.account("alice", PASSWORD, &["user"]).await;

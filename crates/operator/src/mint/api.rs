@@ -66,7 +66,7 @@ async fn mint(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Value>, Problem> {
     let policy = policy_name(&namespace, &name)?;
-    let person = api.reviewer.person(&headers).await?;
+    let person = api.reviewer.person(&headers, None).await?;
     let asked = received(body).and_then(|body| read::<Asked>(&body));
     // Breaking the glass is a right of its own: neither holds the other.
     let subresource = if asked.as_ref().is_ok_and(Asked::is_emergency) { "emergency" } else { "token" };
@@ -173,7 +173,7 @@ async fn list_keys(
     headers: HeaderMap,
 ) -> Result<Json<Value>, Problem> {
     let policy = policy_name(&namespace, &name)?;
-    let person = api.reviewer.person(&headers).await?;
+    let person = api.reviewer.person(&headers, None).await?;
     let right = Right { verb: "get", subresource: "", namespace: Some(&namespace), name: Some(&name) };
     api.reviewer.may(&person, right).await?;
     Ok(Json(keys::shown(&*api.view(&policy).await?)))
@@ -183,7 +183,7 @@ async fn list_keys(
 const EVERYTHING: Right<'static> = Right { verb: "list", subresource: "", namespace: None, name: None };
 
 async fn list_fleet(State(api): State<Api>, headers: HeaderMap) -> Result<Json<Value>, Problem> {
-    let person = api.reviewer.person(&headers).await?;
+    let person = api.reviewer.person(&headers, None).await?;
     api.reviewer.may(&person, EVERYTHING).await?;
     let registry = &api.context.registry;
     let (fleet, feed) = (registry.fleet(), registry.feed().borrow().clone());
@@ -241,7 +241,7 @@ async fn forget(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Value>, Problem> {
-    let person = api.reviewer.person(&headers).await?;
+    let person = api.reviewer.person(&headers, None).await?;
     let right = Right { verb: "update", subresource: "keys", namespace: None, name: None };
     api.reviewer.may(&person, right).await?;
     let Forget { name } = read(&received(body)?)?;
@@ -254,7 +254,7 @@ async fn forget(
 }
 
 async fn status(State(api): State<Api>, headers: HeaderMap) -> Result<Json<Value>, Problem> {
-    let person = api.reviewer.person(&headers).await?;
+    let person = api.reviewer.person(&headers, None).await?;
     api.reviewer.may(&person, EVERYTHING).await?;
     let registry = &api.context.registry;
     let feed = registry.feed().borrow().clone();
