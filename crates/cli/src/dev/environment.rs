@@ -1,11 +1,14 @@
 //! Settings of the environment that existing deployments have: defaults for the default policy, which its own fields override.
 
+mod lifetimes;
+
 use countersign_api::{
     policy::{AuthPolicySpec, Emergency, Lockout, Mfa, Passwords, Sessions, Switch, Tokens, Totp},
     values::{Duration, Time},
 };
 use countersign_core::time::UnixMillis;
 
+use self::lifetimes::{ACCESS_TTL, IDLE_TIMEOUT, Lifetimes, REFRESH_TTL};
 use super::legacy::{Lookup, first};
 use crate::failure::Failure;
 
@@ -74,13 +77,13 @@ const KNOWN: &[Known] = &[
             ("JWT_ACCESS_TOKEN_EXPIRE_MINUTES", 60),
             ("JWT_EXPIRATION_SECONDS", 1),
         ],
-        field: "spec.tokens.accessTTL",
-        most: DAY_S,
+        field: ACCESS_TTL,
+        most: DECADE_S,
         fill: |spec, value| seconds(&mut spec.tokens.get_or_insert_with(Tokens::default).access_ttl, value),
     },
     Known {
         variables: &[("REFRESH_TOKEN_EXPIRE_DAYS", DAY_S), ("JWT_REFRESH_TOKEN_EXPIRE_DAYS", DAY_S)],
-        field: "spec.tokens.refreshTTL",
+        field: REFRESH_TTL,
         most: DECADE_S,
         fill: |spec, value| seconds(&mut spec.tokens.get_or_insert_with(Tokens::default).refresh_ttl, value),
     },
@@ -92,7 +95,7 @@ const KNOWN: &[Known] = &[
     },
     Known {
         variables: &[("SESSION_TIMEOUT_MINUTES", 60)],
-        field: "spec.login.sessions.idleTimeout",
+        field: IDLE_TIMEOUT,
         most: DECADE_S,
         fill: |spec, value| sessions(spec).map_or(Fate::NoPlace, |s| seconds(&mut s.idle_timeout, value)),
     },
@@ -240,6 +243,7 @@ impl Defaults {
     /// Fills in what the policy leaves open. Which fields; what has no place in it is warned about.
     pub(crate) fn fill_in(&self, spec: &mut AuthPolicySpec) -> Vec<Filled> {
         let mut filled = Vec::new();
+        let own = Lifetimes::of(spec);
         for Setting { variable, known, value } in &self.0 {
             match (known.fill)(spec, value) {
                 Fate::Taken => filled.push(Filled { field: known.field, variable }),
@@ -258,6 +262,7 @@ impl Defaults {
                 }
             }
         }
+        own.fit(spec, &mut filled);
         filled
     }
 }
@@ -364,7 +369,7 @@ mod tests {
     fn what_makes_no_sense_is_refused_by_its_name() {
         for (name, value) in [
             ("ACCESS_TOKEN_EXPIRE_MINUTES", "-5"),
-            ("ACCESS_TOKEN_EXPIRE_MINUTES", "1441"),
+            ("ACCESS_TOKEN_EXPIRE_MINUTES", "9999999"),
             ("MAX_CONCURRENT_SESSIONS", "0"),
             ("MAX_CONCURRENT_SESSIONS", "1001"),
             ("SESSION_TIMEOUT_MINUTES", "soon"),

@@ -74,7 +74,11 @@ async fn a_policy_that_has_enough_on_its_way_holds_up_no_other_s_notices(db: Dat
     let taken = store.take_notices(NOW, LEASE_MS, 8, &[shop()]).await.unwrap();
     assert_eq!(contents(&taken), ["other"]);
     assert_eq!(store.take_notices(NOW, LEASE_MS, 8, &[shop(), other.clone()]).await.unwrap(), []);
-    assert_eq!(store.take_notices(NOW, LEASE_MS, 8, &[other.clone()]).await.unwrap().len(), 8, "they wait all the same");
+    assert_eq!(
+        store.take_notices(NOW, LEASE_MS, 8, std::slice::from_ref(&other)).await.unwrap().len(),
+        8,
+        "they wait all the same"
+    );
 }
 
 async fn a_notice_stands_if_what_it_tells_of_does_and_goes_with_its_account(db: Database) {
