@@ -26,6 +26,7 @@ mod watching;
 use std::io::IsTerminal as _;
 
 use clap::CommandFactory as _;
+use countersign_issuer::AuditLog;
 use countersign_process::{known_variables, unknown_variables};
 use countersign_verifier::Flags;
 
@@ -55,6 +56,7 @@ pub(crate) async fn run(session: &Session, args: &Dev) -> Result<Exit, Failure> 
     if session.common.dry_run {
         return dry_run(session, &settings);
     }
+    let printer = if settings.audit_log == Some(AuditLog::Stdout) { session.printer.aside() } else { session.printer };
     let running = tokio::select! {
         running = Running::start(settings) => running?,
         () = stop.asked() => return Ok(Exit::Done),
@@ -63,7 +65,7 @@ pub(crate) async fn run(session: &Session, args: &Dev) -> Result<Exit, Failure> 
         session.printer.warn(&format!("there is no demo user: {failure}"));
         None
     });
-    banner::print(session, &running, demo.as_ref())?;
+    banner::print(printer, &running, demo.as_ref())?;
     stop.asked().await;
     session.printer.remark("stopping");
     tokio::select! {

@@ -41,6 +41,8 @@ pub(crate) struct Printer {
     quiet: bool,
     color_out: bool,
     color_err: bool,
+    /// Standard output is somebody else's.
+    aside: bool,
 }
 
 impl Printer {
@@ -56,7 +58,13 @@ impl Printer {
             quiet: common.quiet,
             color_out: colored(io::stdout().is_terminal()),
             color_err: colored(io::stderr().is_terminal()),
+            aside: false,
         }
+    }
+
+    /// The same with results on standard error, where standard output is for something else.
+    pub(crate) fn aside(self) -> Self {
+        Self { aside: true, color_out: self.color_err, ..self }
     }
 
     /// The form that was asked for.
@@ -69,7 +77,7 @@ impl Printer {
         matches!(self.format, Format::Json | Format::Yaml)
     }
 
-    /// Writes a report to standard output.
+    /// Writes a report: to standard output, unless that is for something else.
     pub(crate) fn report(self, report: &Report) -> Result<(), Failure> {
         let mut text = String::new();
         match self.format {
@@ -95,6 +103,10 @@ impl Printer {
                     }
                 }
             }
+        }
+        if self.aside {
+            complain(text.trim_end());
+            return Ok(());
         }
         write_out(&text)
     }

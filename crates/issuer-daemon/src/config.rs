@@ -1,6 +1,11 @@
 //! Flags and environment, and what they mean: two types, so that nothing raw gets any further.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{
+    fmt,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use countersign_api::cluster::{self, ports};
 use countersign_core::{
@@ -8,9 +13,9 @@ use countersign_core::{
     proxies::{InvalidProxy, TrustedProxies},
 };
 use countersign_feed::{InvalidRedisUrl, RedisUrl};
-use countersign_issuer::{AuditRetention, InvalidSmtp, SmtpSettings};
+use countersign_issuer::{AuditLog, AuditRetention, InvalidSmtp, SmtpSettings};
+use countersign_process::{HalfTls, TellingFlags, TlsFiles, TlsFlags};
 use countersign_store::{InvalidLocation, Location};
-use countersign_telemetry::{Endpoint, InvalidEndpoint};
 use zeroize::Zeroizing;
 
 /// Names that other deployments use and that mean nothing here: verifiers follow the same policy, and know only what its
@@ -37,6 +42,9 @@ const SET_IN_THE_POLICY: [(&str, &str); 13] = [
     name = "countersign-issuer",
     version,
     about = "Gives people and programs their tokens, by the policies of a cluster",
+    mut_arg("tls_cert", |cert| {
+        cert.help("Certificate chain (PEM) for the issuer's routes and the admin API; reloaded when it changes")
+    }),
     after_help = "Secrets come from the environment alone: TOKEN_ENCRYPTION_KEY (16 characters or more, the same for every \
                   replica; TOKEN_ENCRYPTION_KEY_PREVIOUS while it is being changed), DATABASE_URL, REDIS_URL, SMTP_HOST, \
                   SMTP_PORT, SMTP_USER, SMTP_PASSWORD, SMTP_TLS, SMTP_FROM_EMAIL."
@@ -67,9 +75,9 @@ pub struct Flags {
     /// The policy that answers where none is named, NAMESPACE/NAME; without it every path or host names one
     #[arg(long, value_name = "NS/NAME", env = "COUNTERSIGN_DEFAULT_POLICY")]
     pub default_policy: Option<String>,
-    /// Address of the issuer's routes; the port also from PORT
-    #[arg(long, value_name = "ADDR:PORT", default_value_t = format!("0.0.0.0:{}", ports::ISSUER), env = "COUNTERSIGN_LISTEN")]
-    pub listen: String,
+    /// Address of the issuer's routes [default: 0.0.0.0:7490, and the port of PORT where that is set]
+    #[arg(long, value_name = "ADDR:PORT", env = "COUNTERSIGN_LISTEN")]
+    pub listen: Option<String>,
     /// Address for /healthz, /readyz and /metrics
     #[arg(long, value_name = "ADDR:PORT", default_value_t = format!("0.0.0.0:{}", ports::ISSUER_HEALTH), env = "COUNTERSIGN_HEALTH_LISTEN")]
     pub health_listen: String,
@@ -87,12 +95,9 @@ pub struct Flags {
         env = "COUNTERSIGN_ADMIN_SOCKET"
     )]
     pub admin_socket: PathBuf,
-    /// Certificate chain (PEM) for the issuer's routes and the admin API; reloaded when it changes
-    #[arg(long, value_name = "FILE", requires = "tls_key", env = "COUNTERSIGN_TLS_CERT")]
-    pub tls_cert: Option<PathBuf>,
-    /// Private key (PEM) of --tls-cert
-    #[arg(long, value_name = "FILE", requires = "tls_cert", env = "COUNTERSIGN_TLS_KEY")]
-    pub tls_key: Option<PathBuf>,
+    /// Certificate of the issuer's routes and the admin API
+    #[command(flatten)]
+    pub tls: TlsFlags,
     /// Whose X-Forwarded-… headers are believed: networks, `loopback`, separated by commas; none unless said
     #[arg(long, value_name = "LIST", env = "COUNTERSIGN_TRUSTED_PROXIES")]
     pub trusted_proxies: Option<String>,
@@ -102,21 +107,19 @@ pub struct Flags {
     /// How long events of the audit trail are kept, at least 24h, or `off` for ever
     #[arg(long, value_name = "DURATION", default_value = AuditRetention::DEFAULT, env = "COUNTERSIGN_AUDIT_RETENTION")]
     pub audit_retention: AuditRetention,
+    /// Where sealed events of the audit trail are written as lines of JSON, for log shippers: `stdout`, or a file, which is
+    /// gone on with, and opened anew when it was renamed; without it nowhere
+    #[arg(long, value_name = "stdout|FILE", env = "COUNTERSIGN_AUDIT_LOG")]
+    pub audit_log: Option<AuditLog>,
     /// What kind of installation this is, as health shows it
     #[arg(long, value_name = "NAME", default_value = "production", env = "COUNTERSIGN_ENVIRONMENT")]
     pub environment: String,
     /// This issuer's name: the pod's, by which the operator waits for it
     #[arg(long, value_name = "NAME", env = "COUNTERSIGN_IDENTITY")]
     pub identity: Option<String>,
-    /// Collector that gets traces (OTLP over HTTP), as http://otel-collector:4318; without it none are made
-    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
-    pub otlp_endpoint: Option<String>,
-    /// Least severe messages to log: error, warn, info, debug, trace, or per module as `info,hyper=warn`
-    #[arg(long, value_name = "LEVEL", default_value = "info", env = "LOG_LEVEL")]
-    pub log_level: String,
-    /// Log lines as `text` or `json`
-    #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = ["text", "json"], env = "COUNTERSIGN_LOG_FORMAT")]
-    pub log_format: String,
+    /// Log and traces
+    #[command(flatten)]
+    pub telling: TellingFlags,
 }
 
 /// Settings that hold together.
@@ -147,7 +150,7 @@ pub struct Config {
     /// The admin API's socket.
     pub admin_socket: PathBuf,
     /// Certificate and key of the first and the third.
-    pub tls: Option<(PathBuf, PathBuf)>,
+    pub tls: Option<TlsFiles>,
     /// Whose word about a client's address is taken.
     pub trusted_proxies: TrustedProxies,
     /// The names by which it answers; none: any.
@@ -156,14 +159,14 @@ pub struct Config {
     pub environment: String,
     /// How long events of the audit trail are kept.
     pub audit_retention: AuditRetention,
+    /// Where its sealed events are written for log shippers, if anywhere.
+    pub audit_log: Option<AuditLog>,
     /// This process's name among issuers.
     pub identity: String,
     /// What is derived from: the present text, then the one before it.
     pub secrets: Keys,
     /// How mails go out; absent: only as policies say themselves.
     pub smtp: Option<Arc<SmtpSettings>>,
-    /// Where traces go.
-    pub otlp_endpoint: Option<Endpoint>,
     /// What is odd about the environment.
     pub warnings: Vec<String>,
 }
@@ -244,9 +247,9 @@ pub enum ConfigError {
     /// Not a mail server.
     #[error(transparent)]
     Smtp(#[from] InvalidSmtp),
-    /// Not a collector.
-    #[error("--otlp-endpoint (OTEL_EXPORTER_OTLP_ENDPOINT): {0}")]
-    Collector(#[source] InvalidEndpoint),
+    /// A certificate without its key, or the other way round.
+    #[error(transparent)]
+    HalfTls(#[from] HalfTls),
     /// Nothing identifies the process.
     #[error("--identity (POD_NAME) is missing: the operator waits for issuers by their pods' names")]
     NoIdentity,
@@ -262,18 +265,20 @@ impl Config {
         let url = redis.ok_or(ConfigError::NoRedis)?.parse().map_err(ConfigError::Redis)?;
         let read = |path: &PathBuf| std::fs::read(path).map_err(|source| ConfigError::File { path: path.clone(), source });
         let ca_pem = flags.redis_ca_file.as_ref().map(read).transpose()?;
-        let mut listen = address("--listen", &flags.listen)?;
-        if let Some(port) = set("PORT") {
-            let refused = || ConfigError::Address { flag: "PORT", value: port.clone() };
-            listen.set_port(port.parse().map_err(|_| refused())?);
-        }
-        let tls = flags.tls_cert.clone().zip(flags.tls_key.clone());
+        let listen = match (&flags.listen, set("PORT")) {
+            (Some(given), _) => address("--listen", given)?,
+            (None, None) => everywhere(ports::ISSUER),
+            (None, Some(port)) => match port.parse() {
+                Ok(port) => everywhere(port),
+                Err(_) => return Err(ConfigError::Address { flag: "PORT", value: port }),
+            },
+        };
+        let tls = flags.tls.files()?;
         let admin_listen = address("--admin-listen", &flags.admin_listen)?;
         if tls.is_none() && !admin_listen.ip().is_loopback() {
             return Err(ConfigError::OpenAdmin(admin_listen));
         }
         let identity = flags.identity.clone().or_else(|| set("POD_NAME")).filter(|name| !name.is_empty());
-        let collector = flags.otlp_endpoint.as_deref().filter(|value| !value.is_empty());
         Ok(Self {
             system_namespace: flags.system_namespace.clone(),
             bundles_namespace: flags.bundles_namespace.clone(),
@@ -301,10 +306,10 @@ impl Config {
             trusted_hosts: flags.trusted_hosts.iter().map(|h| h.trim().to_owned()).filter(|h| !h.is_empty()).collect(),
             environment: flags.environment.clone(),
             audit_retention: flags.audit_retention,
+            audit_log: flags.audit_log.clone(),
             identity: identity.ok_or(ConfigError::NoIdentity)?,
             secrets: secrets(&set)?,
             smtp: SmtpSettings::from_variables(set)?.map(Arc::new),
-            otlp_endpoint: collector.map(str::parse).transpose().map_err(ConfigError::Collector)?,
             warnings: warnings(&set),
         })
     }
@@ -319,6 +324,9 @@ fn secrets(set: &dyn Fn(&str) -> Option<String>) -> Result<Keys, ConfigError> {
     Ok(Keys([Some(present), text("TOKEN_ENCRYPTION_KEY_PREVIOUS")?].into_iter().flatten().collect()))
 }
 
+/// What deployments have, and nothing here needs.
+const CSRF_SECRET_KEY: &str = "CSRF_SECRET_KEY";
+
 fn warnings(set: &dyn Fn(&str) -> Option<String>) -> Vec<String> {
     let mut warnings = Vec::new();
     for (name, field) in SET_IN_THE_POLICY {
@@ -328,7 +336,16 @@ fn warnings(set: &dyn Fn(&str) -> Option<String>) -> Vec<String> {
             ));
         }
     }
+    if set(CSRF_SECRET_KEY).is_some() {
+        warnings.push(format!(
+            "{CSRF_SECRET_KEY} is not needed: CSRF tokens are signed with the policy's own keys, by which verifiers check them"
+        ));
+    }
     warnings
+}
+
+fn everywhere(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))
 }
 
 fn address(flag: &'static str, value: &str) -> Result<SocketAddr, ConfigError> {
@@ -368,7 +385,7 @@ mod tests {
             (&["--default-policy", "shop"], &[], "--default-policy"),
             (&["--redis-ca-file", "/nonexistent"], &[], "/nonexistent"),
             (&["--trusted-proxies", "10.0.0.0/99"], &[], "--trusted-proxies"),
-            (&["--otlp-endpoint", "collector"], &[], "--otlp-endpoint"),
+            (&["--tls-cert", "/c"], &[], "--tls-key is missing"),
             (&[], &[("DATABASE_URL", "")], "DATABASE_URL"),
             (&[], &[("DATABASE_URL", "mysql://x")], "DATABASE_URL"),
             (&[], &[("REDIS_URL", "")], "REDIS_URL"),
@@ -394,8 +411,27 @@ mod tests {
     }
 
     #[test]
+    fn a_flag_that_is_given_counts_more_than_port() {
+        for (arguments, change, listens) in [
+            (&[][..], &[][..], "0.0.0.0:7490"),
+            (&[], &[("PORT", "8000")], "0.0.0.0:8000"),
+            (&["--listen", "127.0.0.1:9000"], &[("PORT", "8000")], "127.0.0.1:9000"),
+            (&["--listen", "0.0.0.0:7490"], &[("PORT", "8000")], "0.0.0.0:7490"),
+        ] {
+            assert_eq!(config(arguments, change).unwrap().listen.to_string(), listens, "{arguments:?} {change:?}");
+        }
+    }
+
+    #[test]
     fn a_name_that_only_the_policy_can_honour_is_named_with_its_field() {
         let config = config(&[], &[("MAX_LOGIN_ATTEMPTS", "3")]).unwrap();
         assert!(config.warnings[0].contains("spec.login.lockout.maxFailures"), "{:?}", config.warnings);
+    }
+
+    #[test]
+    fn a_secret_that_nothing_needs_is_named_with_what_protects_in_its_place_and_is_not_shown() {
+        let config = config(&[], &[("CSRF_SECRET_KEY", "a secret of before")]).unwrap();
+        let expected = "CSRF_SECRET_KEY is not needed: CSRF tokens are signed with the policy's own keys, by which verifiers check them";
+        assert_eq!(config.warnings, [expected]);
     }
 }

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, builder::BoolishValueParser};
-use countersign_issuer::AuditRetention;
+use countersign_issuer::{AuditLog, AuditRetention};
 
 pub(super) const DEV_EXAMPLES: &str = "Examples:\n  \
     countersign dev\n  \
@@ -75,6 +75,11 @@ pub(crate) struct Dev {
     /// How long events of the audit trail are kept, at least 24h, or `off` for ever
     #[arg(long, value_name = "DURATION", default_value = AuditRetention::DEFAULT, env = "COUNTERSIGN_AUDIT_RETENTION")]
     pub(crate) audit_retention: AuditRetention,
+    /// Where sealed events of the audit trail are written as lines of JSON, for log shippers: `stdout` (what is printed at the
+    /// start then goes to standard error), or a file, which is gone on with, and opened anew when it was renamed; without it
+    /// nowhere
+    #[arg(long, value_name = "stdout|FILE", env = "COUNTERSIGN_AUDIT_LOG")]
+    pub(crate) audit_log: Option<AuditLog>,
     /// Verifications per second and caller that the verifier's cache can't answer, or `off`
     #[arg(long, value_name = "N", default_value = "5000", env = "COUNTERSIGN_UNCACHED_BUDGET")]
     pub(crate) uncached_budget: String,

@@ -4,24 +4,23 @@ use serde_json::json;
 
 use super::{Running, demo_user::DemoUser};
 use crate::{
-    Session,
     failure::Failure,
-    output::{Block, Report, Table},
+    output::{Block, Printer, Report, Table},
 };
 
 /// Prints it.
-pub(super) fn print(session: &Session, running: &Running, demo: Option<&DemoUser>) -> Result<(), Failure> {
+pub(super) fn print(printer: Printer, running: &Running, demo: Option<&DemoUser>) -> Result<(), Failure> {
     let addresses = running.addresses();
     let declaration = running.declaration();
     for problem in &declaration.problems {
-        session.printer.warn(&format!(
+        printer.warn(&format!(
             "{} is wrong; the last good version serves\n{}",
             problem.file.display(),
             problem.lines.join("\n")
         ));
     }
     if let Some(why) = running.unsettled() {
-        session.printer.warn(&format!("not everything is ready: {why}"));
+        printer.warn(&format!("not everything is ready: {why}"));
     }
     let mut table = Table::new(&["", ""]);
     let http = if running.tls() { "https" } else { "http" };
@@ -48,7 +47,7 @@ pub(super) fn print(session: &Session, running: &Running, demo: Option<&DemoUser
     let demo = demo.map(|demo| json!({"username": demo.name, "password_file": demo.password_file}));
     let document =
         json!({"addresses": addresses, "policies": names, "default_policy": declaration.default, "demo_user": demo});
-    session.printer.report(&Report { document, human, names })
+    printer.report(&Report { document, human, names })
 }
 
 fn calls(running: &Running, policy: &str) -> String {

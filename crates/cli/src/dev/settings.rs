@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use countersign_core::{names::PolicyName, proxies::InvalidProxy, time::UnixMillis};
 use countersign_feed::RedisUrl;
-use countersign_issuer::AuditRetention;
+use countersign_issuer::{AuditLog, AuditRetention};
 use countersign_process::{ServingTls, log_filter};
 use countersign_store::Location;
 use countersign_verifier::config::{TlsFiles, TrustedProxies, uncached_budget};
@@ -44,6 +44,8 @@ pub(crate) struct Settings {
     pub(crate) trusted_hosts: Vec<String>,
     /// How long events of the audit trail are kept.
     pub(crate) audit_retention: AuditRetention,
+    /// Where its sealed events are written for log shippers, if anywhere.
+    pub(crate) audit_log: Option<AuditLog>,
     /// Names of the environment that existing deployments use.
     pub(crate) legacy: LegacyEnv,
     /// Least severe messages to log.
@@ -131,6 +133,7 @@ impl Settings {
                 None => TrustedProxies::none(),
             },
             audit_retention: args.audit_retention,
+            audit_log: args.audit_log.clone(),
             trusted_hosts: args.trusted_hosts.iter().map(|host| host.trim().to_owned()).filter(|h| !h.is_empty()).collect(),
             verifier: VerifierSettings {
                 trusted_proxies: args
