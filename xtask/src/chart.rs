@@ -36,6 +36,9 @@ const REFUSED: &[(&str, &str)] = &[
     ("demo.enabled=true,issuer.autoscaling.enabled=true", "which one replica alone can use"),
     ("issuer.ingress.enabled=true,issuer.ingress.host=h,redis.url=redis://r", "but no issuer"),
     ("demo.enabled=true,issuer.ingress.enabled=true", "issuer.ingress.host is missing"),
+    ("demo.enabled=true,issuer.auditLog=/audit.jsonl", "lies in no volume that can be written"),
+    ("redis.url=redis://r,issuer.auditLog=audit.jsonl", "/issuer/auditLog"),
+    ("redis.url=redis://r,issuer.auditRetention=400d", "/issuer/auditRetention"),
     ("redis.url=redis://r,issuer.trustedProxies={socket}", "/issuer/trustedProxies/0"),
     ("redis.replicas=1", "redis.url or redis.existingSecret is missing"),
     ("redis.url=redis://r,redis.existingSecret=s", "exclude each other"),
@@ -207,7 +210,9 @@ fn each_setting_is_known(root: &Path, chart: &Path) -> Result<()> {
         let template = format!("templates/{part}.yaml");
         let text = std::fs::read_to_string(chart.join(&template)).with_context(|| template.clone())?;
         let config = root.join("crates").join(crate_name).join("src/config.rs");
-        let config = std::fs::read_to_string(&config).with_context(|| config.display().to_string())?;
+        let mut config = std::fs::read_to_string(&config).with_context(|| config.display().to_string())?;
+        // What every program's flags have in common.
+        config += &text_below(&root.join("crates/process/src"))?;
         let flags = text.split(" --").skip(1).chain(text.split("\"--").skip(1));
         for flag in flags.filter_map(|rest| rest.split(|c: char| !(c.is_ascii_lowercase() || c == '-')).next()) {
             let field = format!("pub {}: ", flag.replace('-', "_"));
