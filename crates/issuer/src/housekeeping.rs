@@ -110,7 +110,7 @@ async fn remove(store: &Store) -> Result<(), StoreError> {
 }
 
 /// Failures with names that nobody has are counted, as many as `at_most` of each policy: a stranger chooses how many there are.
-pub(crate) async fn trim(store: &Store, policies: &Policies, at_most: u32) -> Result<(), StoreError> {
+async fn trim(store: &Store, policies: &Policies, at_most: u32) -> Result<(), StoreError> {
     let names: Vec<_> = policies.load().by_name.keys().cloned().collect();
     for policy in names {
         for _ in 0..STEPS {
