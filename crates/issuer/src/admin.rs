@@ -22,7 +22,7 @@ use axum::{
     Router,
     body::Body,
     extract::{ConnectInfo, DefaultBodyLimit, FromRequest as _, FromRequestParts, Path, Request, State},
-    http::{header, request::Parts as RequestParts},
+    http::{HeaderMap, header, request::Parts as RequestParts},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
@@ -36,9 +36,12 @@ use crate::{
     actor::Actor,
     bearer::{self, Around},
     body::MAX_BODY,
+    call::Call,
     client::Client,
+    limits::CountedBy,
     openapi::Described,
-    problem::Problem,
+    problem::{Failed, Problem},
+    public::door,
     serving::Issuer,
 };
 
@@ -143,38 +146,50 @@ async fn socket_only() -> Problem {
     Problem::forbidden("this call concerns the whole process: it is answered on admin.sock alone")
 }
 
-async fn judged(State(issuer): State<Issuer>, policy: OfPolicy, request: Request, next: Next) -> Response {
-    if !request.headers().contains_key(header::AUTHORIZATION) {
-        return Problem::no_credential("send an Authorization: Bearer header with a token of this policy").into_response();
-    }
-    let mut values = request.headers().get_all(header::AUTHORIZATION).iter();
-    let token = match (values.next().map(|v| v.to_str()), values.next()) {
-        (Some(Ok(value)), None) => value.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")),
-        _ => None,
-    };
-    let Some((_, token)) = token else {
-        return Problem::invalid_token("send one Authorization: Bearer header with a token of this policy").into_response();
-    };
-    let token = token.trim().to_owned();
-    // The whole request first: who may is judged when it is done, however long its body took.
-    let (mut parts, body) = request.into_parts();
-    let content = Content::from_request(Request::from_parts(parts.clone(), body), &issuer).await;
-    let Content(bytes) = match content {
-        Ok(content) => content,
-        Err(problem) => return problem.into_response(),
-    };
-    let client = match client_of(&parts, &issuer) {
-        Ok(client) => client,
-        Err(problem) => return problem.into_response(),
-    };
-    let around = Around::of(&parts, &client);
-    match bearer::judge(&issuer, &policy.0, &token, Some(ADMIN_PERMISSION), &around).await {
-        Ok(caller) => {
-            parts.extensions.insert(Actor::of(&caller.credential));
-            next.run(Request::from_parts(parts, Body::from(bytes))).await
-        }
+async fn judged(State(issuer): State<Issuer>, policy: Result<OfPolicy, Problem>, request: Request, next: Next) -> Response {
+    match admitted(&issuer, policy, request).await {
+        Ok(request) => next.run(request).await,
         Err(failed) => failed.into_response(),
     }
+}
+
+/// A request whose token permits it, with whom that names. Without a good one nobody learns which policies there are.
+async fn admitted(issuer: &Issuer, policy: Result<OfPolicy, Problem>, request: Request) -> Result<Request, Failed> {
+    const ONE: &str = "send one Authorization: Bearer header with a token of this policy";
+    if !request.headers().contains_key(header::AUTHORIZATION) {
+        return Err(Problem::no_credential("send an Authorization: Bearer header with a token of this policy").into());
+    }
+    // The whole request first: who may is judged when it is done, however long its body took.
+    let (mut parts, body) = request.into_parts();
+    let Content(bytes) = Content::from_request(Request::from_parts(parts.clone(), body), issuer).await?;
+    let client = client_of(&parts, issuer)?;
+    let token = sole_bearer(&parts.headers);
+    let policy = match policy {
+        Ok(OfPolicy(policy)) => policy,
+        Err(unknown) => {
+            let held = issuer.parts.policies.load();
+            let of_any = |token| held.by_name.values().any(|policy| bearer::genuine(issuer, policy, token).is_ok());
+            return Err(if token.is_some_and(of_any) { unknown } else { Problem::invalid_token(ONE) }.into());
+        }
+    };
+    let call = Call { issuer: issuer.clone(), policy, client, actor: None, counted_by: CountedBy::default() };
+    let judged = match token {
+        Some(token) => {
+            let around = Around::of(&parts, &call.client);
+            bearer::judge(issuer, &call.policy, token, Some(ADMIN_PERMISSION), &around).await
+        }
+        None => Err(Problem::invalid_token(ONE).suspicious().into()),
+    };
+    let caller = door::watched(&call, judged).await?;
+    parts.extensions.insert(Actor::of(&caller.credential));
+    Ok(Request::from_parts(parts, Body::from(bytes)))
+}
+
+fn sole_bearer(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let (value, None) = (values.next()?.to_str().ok()?, values.next()) else { return None };
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 /// Who asks: over the socket it is this machine.

@@ -73,9 +73,9 @@ pub(crate) fn credential<'h>(policy: &IssuerPolicy, headers: &'h HeaderMap) -> R
         (Some(value), None) => {
             let bearer = value.to_str().ok().and_then(|value| value.split_once(' '));
             let bearer = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token.trim());
-            bearer.ok_or_else(|| Problem::invalid_token("send the token as Authorization: Bearer TOKEN"))?
+            bearer.ok_or_else(|| Problem::invalid_token("send the token as Authorization: Bearer TOKEN").suspicious())?
         }
-        (Some(_), Some(_)) => return Err(Problem::invalid_token("send one Authorization header")),
+        (Some(_), Some(_)) => return Err(Problem::invalid_token("send one Authorization header").suspicious()),
     };
     Ok(Shown { token, from_cookie: false })
 }
@@ -89,7 +89,7 @@ fn cookie<'h>(policy: &IssuerPolicy, headers: &'h HeaderMap) -> Result<Shown<'h>
     match found {
         Ok(Some(token)) => Ok(Shown { token, from_cookie: true }),
         Ok(None) => Err(Problem::no_credential("send an Authorization: Bearer header with a token of this policy")),
-        Err(error) => Err(Problem::invalid_token(error.to_string())),
+        Err(error) => Err(Problem::invalid_token(error.to_string()).suspicious()),
     }
 }
 
@@ -202,8 +202,13 @@ async fn judged(issuer: &Issuer, policy: &IssuerPolicy, token: &str, demands: De
         (CredentialKind::Access, Some(id)) => parts.store.session(&policy.name, id).await?,
         _ => None,
     };
-    if session.as_ref().is_some_and(|session| !session.is_live(world.now) || session.subject != credential.subject()) {
-        return Err(Problem::invalid_token("the session has ended").into());
+    if let Some(session) = &session {
+        let theirs = session.subject == credential.subject();
+        if !theirs || !session.is_live(world.now) {
+            let over = Problem::invalid_token("the session has ended");
+            let ran_out = theirs && session.ended.is_none();
+            return Err(if ran_out { over } else { over.suspicious() }.into());
+        }
     }
     noted.write(&parts.store).await?;
     if let Some(session) = &session {
@@ -212,9 +217,9 @@ async fn judged(issuer: &Issuer, policy: &IssuerPolicy, token: &str, demands: De
     Ok(Caller { credential, session })
 }
 
-/// Whether somebody holds what was never given to them, or was taken from them: not that it has merely run out.
+/// Whether somebody shows what was never given to them, or was taken from them: not that it has merely run out, or comes early.
 const fn is_suspicious(refusal: &Refusal) -> bool {
-    matches!(refusal, Refusal::BadSignature | Refusal::UnknownKey | Refusal::Revoked(_))
+    !matches!(refusal, Refusal::Expired | Refusal::NotYetValid)
 }
 
 /// Whether SQL says that a credential has ended, while the feed may not know.
@@ -237,7 +242,9 @@ impl Caller {
     pub(crate) async fn user(&self, call: &Call) -> Result<User, Failed> {
         // Another issuer's subjects are not ours, whatever they are called.
         let own = call.policy.own.as_ref().map(|own| own.issuer.as_str());
-        if own.is_none() || self.credential.issuer() != own {
+        // Nor is a client that has the id of an account that account: its tokens are its own (RFC 9068 section 2.2).
+        let client = self.credential.claim("client_id").is_some_and(|client| client == self.credential.subject());
+        if own.is_none() || self.credential.issuer() != own || client {
             return Err(Problem::invalid_token("the token belongs to no account of this policy").into());
         }
         let user = call.store().user(&call.policy.name, self.credential.subject()).await?;
@@ -263,15 +270,9 @@ impl FromRequestParts<Issuer> for Permitted {
 
     async fn from_request_parts(parts: &mut Parts, issuer: &Issuer) -> Result<Self, Failed> {
         let call = Call::from_request_parts(parts, issuer).await?;
-        let shown = credential(&call.policy, &parts.headers)?;
-        let around = Around::of(parts, &call.client);
-        let caller = match judge(issuer, &call.policy, shown.token, None, &around).await {
-            Err(Failed::Problem(problem)) if problem.is_suspicious() => {
-                door::bad_token(&call, problem.detail()).await?;
-                return Err(Failed::Problem(problem));
-            }
-            judged => judged?,
-        };
+        let shown = door::watched(&call, credential(&call.policy, &parts.headers).map_err(Failed::from)).await?;
+        let judged = judge(issuer, &call.policy, shown.token, None, &Around::of(parts, &call.client)).await;
+        let caller = door::watched(&call, judged).await?;
         if shown.from_cookie && !cookies::is_safe(&parts.method) {
             let session = caller.credential.session_id();
             if !session.is_some_and(|session| csrf::holds(issuer, &call.policy, session, &parts.headers)) {

@@ -7,27 +7,40 @@ use countersign_core::{
 };
 use countersign_store::{Appended, NewRevocation, StoreError, Tx};
 
-use crate::{IssuerPolicy, issued::Issued};
+use crate::{IssuerPolicy, audit::EventKind, call::Call};
 
-/// Ends all that was issued for a subject up to now, in a transaction that holds it from here on. What is issued later is
-/// good. Which rows to publish once it is committed.
-pub(crate) async fn close(
-    tx: &mut Tx,
-    issued: &Issued,
-    policy: &IssuerPolicy,
-    subject: &str,
-    reason: &str,
-) -> Result<Appended, StoreError> {
+/// Ends all that was issued for a subject up to now, in a transaction that holds it from here on, and writes down what that
+/// was. What is issued later is good. Which rows to publish once it is committed.
+pub(crate) async fn close(tx: &mut Tx, call: &Call, subject: &str, reason: &str) -> Result<Appended, StoreError> {
+    let policy = &*call.policy;
     tx.lock_subject(&policy.name, subject).await?;
-    let now = issued.cut(tx, &policy.name).await?;
+    let now = call.issuer.parts.issued.cut(tx, &policy.name).await?;
     let sessions = tx.end_sessions(&policy.name, subject, None, &policy.ending(now, reason)).await?;
+    call.tell_ended(tx, subject, &sessions, Some(("reason", reason)), now).await?;
     let imported = tx.imported_api_keys(&policy.name, subject).await?;
-    tx.mark_api_keys_of_revoked(&policy.name, subject, now).await?;
+    let keys = tx.mark_api_keys_of_revoked(&policy.name, subject, now).await?;
+    tell_keys(tx, call, subject, &keys, reason, now).await?;
     let ended = |entry| NewRevocation { entry, subject: Some(subject.to_owned()), access_only: false };
     let mut ends = vec![ended(entry(policy, Kind::Subject, subject, now, now, reason))];
     ends.extend(imported.iter().map(|id| ended(opaque_key(policy, id, now, reason))));
     let all = tx.revoke(&ends, now, |_| policy.max_entries).await?;
     Ok(both(sessions.revocations, all))
+}
+
+/// Writes an event for each API key of an owner that was revoked.
+pub(crate) async fn tell_keys(
+    tx: &mut Tx,
+    call: &Call,
+    owner: &str,
+    ids: &[String],
+    reason: &str,
+    now: UnixMillis,
+) -> Result<(), StoreError> {
+    for id in ids {
+        let event = call.event(EventKind::ApiKeyRevoked).subject(owner).detail("id", id.as_str());
+        event.detail("reason", reason).write(tx, now).await?;
+    }
+    Ok(())
 }
 
 /// Ends an API key, by its id, in a transaction.

@@ -49,9 +49,7 @@ impl Counter {
             return Ok(Self::Unknown(call.issuer.parts.secrets.hash("name", &format!("{}\0{folded}", call.policy.name))));
         };
         match (device, known) {
-            (Some(secret), Some(known)) if known.user == user.id => {
-                Ok(Self::Device { secret: *secret, user: known.user })
-            }
+            (Some(secret), Some(known)) if known.user == user.id => Ok(Self::Device { secret: *secret, user: known.user }),
             _ => Ok(Self::Account(user.id.clone())),
         }
     }
@@ -147,9 +145,7 @@ fn lock_ms(settings: &EffectiveLockout, standing: &Lockout) -> i64 {
 pub(crate) fn closed(user: &User, now: UnixMillis) -> Result<(), Problem> {
     match user.status {
         UserStatus::Active | UserStatus::Pending => Ok(()),
-        UserStatus::Disabled => {
-            Err(Problem::new(StatusCode::FORBIDDEN, "account_disabled", "the account is disabled"))
-        }
+        UserStatus::Disabled => Err(Problem::new(StatusCode::FORBIDDEN, "account_disabled", "the account is disabled")),
         UserStatus::Locked => match user.status_until {
             Some(until) if until <= now => Ok(()),
             until => {
@@ -169,13 +165,9 @@ fn seconds_left(until: UnixMillis, now: UnixMillis) -> u64 {
 
 /// 423, with the time to wait.
 pub(crate) fn locked(until: UnixMillis, now: UnixMillis) -> Problem {
-    Problem::new(
-        StatusCode::LOCKED,
-        "account_locked",
-        "too many failed attempts: the account is locked for a while",
-    )
-    .with("locked_until", until.as_secs())
-    .retry_after(seconds_left(until, now))
+    Problem::new(StatusCode::LOCKED, "account_locked", "too many failed attempts: the account is locked for a while")
+        .with("locked_until", until.as_secs())
+        .retry_after(seconds_left(until, now))
 }
 
 #[cfg(test)]

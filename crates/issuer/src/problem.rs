@@ -61,6 +61,11 @@ impl Problem {
         Self { bare_challenge: true, ..Self::new(StatusCode::UNAUTHORIZED, "invalid_token", detail) }
     }
 
+    /// Whether it is the refusal of who showed no credential at all.
+    pub(crate) const fn is_of_nobody(&self) -> bool {
+        self.bare_challenge
+    }
+
     /// 405.
     pub(crate) fn method_not_allowed(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
@@ -125,6 +130,11 @@ impl Problem {
         self.status
     }
 
+    /// In how many seconds to try again, where it says so.
+    pub(crate) fn retry_after_s(&self) -> Option<u64> {
+        self.retry_after_s.or((self.status == StatusCode::SERVICE_UNAVAILABLE).then_some(1))
+    }
+
     /// What it tells beside its code and detail.
     pub(crate) fn into_members(self) -> Map<String, Value> {
         self.members
@@ -178,6 +188,7 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
+        let retry_after = self.retry_after_s();
         let mut body = json!({"error": self.error, "detail": self.detail});
         if let Some(fix) = self.fix {
             body["fix"] = json!(fix);
@@ -193,7 +204,6 @@ impl IntoResponse for Problem {
         if let Some(standing) = &self.limit {
             rate_limit_headers(response.headers_mut(), standing);
         }
-        let retry_after = self.retry_after_s.or((self.status == StatusCode::SERVICE_UNAVAILABLE).then_some(1));
         if let Some(seconds) = retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }

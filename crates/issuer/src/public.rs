@@ -75,7 +75,7 @@ fn of_policy(issuer: Issuer) -> Router {
         // As existing clients call them under `/api`, whether or not that was the default policy's prefix.
         .nest("/v1/auth", operations().into_router())
         .fallback(async || Problem::not_found("no such call"))
-        .method_not_allowed_fallback(async || Problem::method_not_allowed("no such method on this call"))
+        .method_not_allowed_fallback(async |uri: Uri| oauth::no_such_method(uri.path()))
         .route_layer(middleware::from_fn(named))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(issuer)
@@ -223,10 +223,10 @@ fn within(uri: &Uri, path: &str) -> Result<Uri, axum::http::Error> {
 
 pub(crate) use self::{
     api_keys::{make as make_api_key, shown as api_key_shown},
-    door::forget_tries as forget_login_tries,
+    door::{forget_address, forget_tries},
     login::account,
     operations::debug_report_of,
-    owner::person,
+    owner::{person, shut_out},
     register::create as create_account,
     sessions::shown as session_shown,
 };
@@ -286,10 +286,7 @@ const OUR_OWN: [&str; 5] = ["api", "auth", "oauth", "users", "v1"];
 
 fn by_issuer(held: &Held, host: &str, path: &str) -> Option<(Arc<IssuerPolicy>, String)> {
     let candidates = held.by_name.values().filter_map(|policy| {
-        let (authority, prefix) = split_issuer(&policy.own.as_ref()?.issuer)?;
-        if !authority.eq_ignore_ascii_case(host) {
-            return None;
-        }
+        let Issued { prefix, .. } = Issued::of(&policy.own.as_ref()?.issuer).filter(|issued| issued.is_at(host))?;
         // RFC 8414 section 3.1 puts the well-known part before an issuer's path; everybody else behind it.
         let inserted =
             [discovery::OAUTH, discovery::OPENID].into_iter().find(|known| path.strip_prefix(known) == Some(prefix));
@@ -309,9 +306,29 @@ fn by_issuer(held: &Held, host: &str, path: &str) -> Option<(Arc<IssuerPolicy>, 
     best.map(|(_, policy, path)| (policy, path))
 }
 
-fn split_issuer(issuer: &str) -> Option<(&str, &str)> {
-    let (_, rest) = issuer.split_once("://")?;
-    Some(rest.split_once('/').map_or((rest, ""), |(host, path)| (host, &rest[host.len()..host.len() + 1 + path.len()])))
+/// An issuer's URL, taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Issued<'i> {
+    /// Host and port, without the port that the scheme has by itself.
+    authority: &'i str,
+    /// That port, as hosts are written with it.
+    default_port: &'static str,
+    /// The path, empty or beginning with a slash.
+    prefix: &'i str,
+}
+
+impl<'i> Issued<'i> {
+    fn of(issuer: &'i str) -> Option<Self> {
+        let (scheme, rest) = issuer.split_once("://")?;
+        let default_port = if scheme.eq_ignore_ascii_case("https") { ":443" } else { ":80" };
+        let (authority, prefix) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        Some(Self { authority: authority.strip_suffix(default_port).unwrap_or(authority), default_port, prefix })
+    }
+
+    /// Whether a request by this host is meant for it: with the scheme's own port or without (RFC 9110 section 4.2.3).
+    fn is_at(&self, host: &str) -> bool {
+        self.authority.eq_ignore_ascii_case(host.strip_suffix(self.default_port).unwrap_or(host))
+    }
 }
 
 fn by_name(held: &Held, path: &str) -> Option<(Arc<IssuerPolicy>, String)> {
@@ -324,8 +341,8 @@ fn by_name(held: &Held, path: &str) -> Option<(Arc<IssuerPolicy>, String)> {
 
 fn by_default(held: &Held, host: &str, path: &str) -> Option<(Arc<IssuerPolicy>, String)> {
     let named = |policy: &Arc<IssuerPolicy>| {
-        let issuer = policy.own.as_ref().and_then(|own| split_issuer(&own.issuer));
-        issuer.is_some_and(|(authority, _)| authority.eq_ignore_ascii_case(host))
+        let issued = policy.own.as_ref().and_then(|own| Issued::of(&own.issuer));
+        issued.is_some_and(|issued| issued.is_at(host))
     };
     let default = held.by_name.get(held.default.as_ref()?)?;
     if held.by_name.values().any(named) && !named(default) {
@@ -339,9 +356,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_issuer_splits_into_host_and_prefix() {
-        assert_eq!(split_issuer("https://auth.shop.example"), Some(("auth.shop.example", "")));
-        assert_eq!(split_issuer("http://127.0.0.1:7490/a/b"), Some(("127.0.0.1:7490", "/a/b")));
-        assert_eq!(split_issuer("nonsense"), None);
+    fn an_issuer_is_at_its_host_with_or_without_the_port_that_its_scheme_has() {
+        for (issuer, prefix, host, there) in [
+            ("https://auth.shop.example", "", "auth.shop.example", true),
+            ("https://auth.shop.example", "", "auth.shop.example:443", true),
+            ("https://auth.shop.example:443/a", "/a", "AUTH.shop.example", true),
+            ("https://auth.shop.example", "", "auth.shop.example:80", false),
+            ("https://auth.shop.example", "", "auth.shop.example:8443", false),
+            ("https://auth.shop.example:8443", "", "auth.shop.example", false),
+            ("http://127.0.0.1:7490/a/b", "/a/b", "127.0.0.1:7490", true),
+            ("http://shop.example/", "/", "shop.example:80", true),
+            ("https://[2001:db8::443]", "", "[2001:db8::443]:443", true),
+        ] {
+            let issued = Issued::of(issuer).unwrap();
+            assert_eq!((issued.prefix, issued.is_at(host)), (prefix, there), "{issuer} by {host}");
+        }
+        assert_eq!(Issued::of("nonsense"), None);
     }
 }

@@ -10,7 +10,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{Telling, known_variables, unknown_variables, variable_behind};
+use crate::{Telling, known_variables, telling::OUR_VARIABLES, unknown_variables, variable_behind};
 
 /// Whatever went wrong.
 type Cause = Box<dyn Error + Send + Sync>;
@@ -81,7 +81,7 @@ fn causes(error: &dyn Error) -> String {
 /// Names of ours in the environment that mean nothing are warned of: neither the command line's flags nor `others` are called so.
 pub fn warn_of_unknown_variables(command: &Command, others: &[&str]) {
     let mut known = known_variables(command);
-    known.extend(others.iter().map(|&name| name.to_owned()));
+    known.extend(others.iter().chain(OUR_VARIABLES.iter().map(|(_, variable)| variable)).map(|&name| name.to_owned()));
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     for warning in unknown_variables(&known, names) {
         tracing::warn!("{warning}");

@@ -1,19 +1,28 @@
 //! What a process tells of itself: the flags of its log and its traces, and what they mean.
 
-use std::io::IsTerminal as _;
+use std::{ffi::OsString, io::IsTerminal as _};
 
 use countersign_telemetry::{Endpoint, Format, InvalidEndpoint};
 use tracing_subscriber::{EnvFilter, filter::ParseError};
 
-use crate::{Failure, InvalidLogLevel, log_filter};
+use crate::{Failure, InvalidLogLevel, log_filter, variables::is_given};
+
+const LOG_LEVEL: &str = "log-level";
+const OTLP_ENDPOINT: &str = "otlp-endpoint";
+
+/// Flags whose variable has a name that every program knows, each with the one that it has beside that as all our flags have.
+pub(crate) const OUR_VARIABLES: [(&str, &str); 2] =
+    [(LOG_LEVEL, "COUNTERSIGN_LOG_LEVEL"), (OTLP_ENDPOINT, "COUNTERSIGN_OTLP_ENDPOINT")];
 
 /// The flags of log and traces.
 #[derive(Clone, Debug, clap::Args)]
 pub struct TellingFlags {
-    /// Collector that gets traces (OTLP over HTTP), as http://otel-collector:4318; without it none are made
+    /// Collector that gets traces (OTLP over HTTP), as http://otel-collector:4318; without it none are made (also from
+    /// COUNTERSIGN_OTLP_ENDPOINT, which counts more)
     #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
     pub otlp_endpoint: Option<String>,
-    /// Least severe messages to log: error, warn, info, debug, trace or off, or per module as `info,hyper=warn`
+    /// Least severe messages to log: error, warn, info, debug, trace or off, or per module as `info,hyper=warn` (also
+    /// from COUNTERSIGN_LOG_LEVEL, which counts more)
     #[arg(long, value_name = "LEVEL", default_value = "info", env = "LOG_LEVEL")]
     pub log_level: String,
     /// Log lines as `text` or `json`
@@ -47,17 +56,40 @@ impl TellingError {
     /// The flag that it is about.
     pub const fn flag(&self) -> &'static str {
         match self {
-            Self::LogLevel(_) | Self::Filter(_) => "log-level",
-            Self::Collector(_) => "otlp-endpoint",
+            Self::LogLevel(_) | Self::Filter(_) => LOG_LEVEL,
+            Self::Collector(_) => OTLP_ENDPOINT,
         }
     }
 }
 
 impl Telling {
-    /// What the flags of `command` say.
+    /// What the flags of `command` say, and variables in their place.
     pub fn of(flags: &TellingFlags, command: &clap::Command) -> Result<Self, Failure> {
-        Self::try_from(flags).map_err(|error| Failure::of_flag(command, Some(error.flag()), error))
+        let arguments: Vec<OsString> = std::env::args_os().collect();
+        let ours = |flag: &str| our_variable(flag, &arguments, &|name| std::env::var(name).ok());
+        let mut flags = flags.clone();
+        if let Some((_, level)) = ours(LOG_LEVEL) {
+            flags.log_level = level;
+        }
+        if let Some((_, endpoint)) = ours(OTLP_ENDPOINT) {
+            flags.otlp_endpoint = Some(endpoint);
+        }
+        Self::try_from(&flags).map_err(|error| match ours(error.flag()) {
+            Some((variable, _)) => Failure::Variable { variable: variable.to_owned(), error: error.to_string() },
+            None => Failure::of_flag(command, Some(error.flag()), error),
+        })
     }
+}
+
+/// The variable of ours that gives a flag its value, and the value: where the arguments don't have the flag.
+fn our_variable(
+    flag: &str,
+    arguments: &[OsString],
+    set: &dyn Fn(&str) -> Option<String>,
+) -> Option<(&'static str, String)> {
+    let (_, variable) = OUR_VARIABLES.into_iter().find(|(known, _)| *known == flag)?;
+    let value = set(variable).filter(|value| !value.is_empty() && !is_given(flag, arguments))?;
+    Some((variable, value))
 }
 
 impl TryFrom<&TellingFlags> for Telling {
@@ -103,5 +135,20 @@ mod tests {
         let plain = telling(&["--otlp-endpoint=", "--log-format", "json"]).unwrap();
         assert_eq!((plain.collector, plain.format), (None, Format::Json));
         assert_eq!(plain.filter.to_string(), "info");
+    }
+
+    #[test]
+    fn each_flag_has_a_variable_of_ours_too_and_what_is_typed_counts_more() {
+        let set = |name: &str| (name == "COUNTERSIGN_LOG_LEVEL").then(|| "debug".to_owned());
+        for (flag, arguments, found) in [
+            ("log-level", &[][..], Some(("COUNTERSIGN_LOG_LEVEL", "debug".to_owned()))),
+            ("log-level", &["--log-level", "warn"], None),
+            ("log-level", &["--log-level=warn"], None),
+            ("otlp-endpoint", &[], None),
+            ("log-format", &[], None),
+        ] {
+            let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
+            assert_eq!(our_variable(flag, &arguments, &set), found, "{flag} {arguments:?}");
+        }
     }
 }

@@ -10,16 +10,20 @@ const A_SLIP: usize = 3;
 
 /// The variable that gave a flag its value: the one of `--long`, where the arguments don't have that flag.
 pub fn variable_behind(command: &clap::Command, long: &str, arguments: &[OsString]) -> Option<String> {
-    let flag = format!("--{long}");
-    let given = arguments
-        .iter()
-        .filter_map(|argument| argument.to_str())
-        .any(|argument| argument.strip_prefix(&flag).is_some_and(|rest| rest.is_empty() || rest.starts_with('=')));
-    if given {
+    if is_given(long, arguments) {
         return None;
     }
     let variable = variable_of(command, long)?;
     std::env::var_os(&variable).is_some().then_some(variable)
+}
+
+/// Whether the arguments have the flag `--long`.
+pub(crate) fn is_given(long: &str, arguments: &[OsString]) -> bool {
+    let flag = format!("--{long}");
+    arguments
+        .iter()
+        .filter_map(|argument| argument.to_str())
+        .any(|argument| argument.strip_prefix(&flag).is_some_and(|rest| rest.is_empty() || rest.starts_with('=')))
 }
 
 fn variable_of(command: &clap::Command, long: &str) -> Option<String> {

@@ -109,16 +109,17 @@ impl Tx {
         Ok(marked.rows_affected() == 1)
     }
 
-    /// Marks every key of an owner as revoked, whose tokens a cut-off of the subject ends. How many were not before.
+    /// Marks every key of an owner as revoked, whose tokens a cut-off of the subject ends. Which were not before.
     pub async fn mark_api_keys_of_revoked(
         &mut self,
         policy: &PolicyName,
         owner: &str,
         now: UnixMillis,
-    ) -> Result<u64, StoreError> {
-        let marked = sqlx::query("UPDATE api_keys SET revoked = $3 WHERE policy = $1 AND owner = $2 AND revoked IS NULL");
-        let marked = marked.bind(policy.as_str()).bind(owner).bind(now.0).execute(self.connection()).await?;
-        Ok(marked.rows_affected())
+    ) -> Result<Vec<String>, StoreError> {
+        let marked = sqlx::query_scalar(
+            "UPDATE api_keys SET revoked = $3 WHERE policy = $1 AND owner = $2 AND revoked IS NULL RETURNING id",
+        );
+        Ok(marked.bind(policy.as_str()).bind(owner).bind(now.0).fetch_all(self.connection()).await?)
     }
 
     /// An API key as this transaction sees it.

@@ -10,7 +10,7 @@ use aws_lc_rs::hmac;
 use countersign_core::{names::PolicyName, time::UnixMillis};
 use sqlx::{Row as _, any::AnyRow};
 
-use crate::{Ended, Ending, SecretHash, Session, Store, StoreError, Tx, columns, connection::Dialect, sessions};
+use crate::{Ended, Ending, SecretHash, Session, Store, StoreError, Tx, columns, sessions};
 
 /// A refresh token: 256 bits. `Debug` hides it.
 #[derive(Clone, PartialEq, Eq)]
@@ -59,6 +59,8 @@ pub struct NewFamily<'a> {
 pub struct Use<'a> {
     /// Its policy.
     pub policy: &'a PolicyName,
+    /// Whose session it renews, as [`Store::session_of_refresh_token`] says.
+    pub subject: &'a str,
     /// The token that was shown.
     pub token: &'a RefreshToken,
     /// Fresh random bits, for its successor.
@@ -74,6 +76,24 @@ pub struct Use<'a> {
 impl fmt::Debug for Use<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Use").field("policy", &self.policy).field("ending", &self.ending).finish_non_exhaustive()
+    }
+}
+
+/// Where a refresh token stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefreshStanding {
+    /// The session that it renews, or did.
+    pub session: Session,
+    /// Whether its family was ended: with the session, or because another family took its place.
+    pub ended: bool,
+    /// Until when its family may be used next.
+    pub expires: UnixMillis,
+}
+
+impl RefreshStanding {
+    /// Whether its family and session go on.
+    pub fn is_live(&self, now: UnixMillis) -> bool {
+        !self.ended && self.expires > now && self.session.is_live(now)
     }
 }
 
@@ -123,14 +143,47 @@ pub(crate) const BY_HASH: &str =
      WHERE t.policy = $1 AND t.hash = $2";
 
 impl Store {
-    /// The session that a refresh token renews, whatever became of both. To be read again under its subject's lock.
+    /// Where a refresh token stands, whatever became of it. To be read again under its subject's lock.
+    pub async fn refresh_standing(
+        &self,
+        policy: &PolicyName,
+        token: &RefreshToken,
+    ) -> Result<Option<RefreshStanding>, StoreError> {
+        let row = sqlx::query(BY_HASH).bind(policy.as_str()).bind(token.hash().bytes().to_vec());
+        let held = row.fetch_optional(&self.readers).await?.as_ref().map(held).transpose()?;
+        Ok(held.map(|held| RefreshStanding {
+            session: held.session,
+            ended: held.family_ended,
+            expires: held.family_expires,
+        }))
+    }
+
+    /// The session that a refresh token renews, whatever became of both.
     pub async fn session_of_refresh_token(
         &self,
         policy: &PolicyName,
         token: &RefreshToken,
     ) -> Result<Option<Session>, StoreError> {
+        Ok(self.refresh_standing(policy, token).await?.map(|standing| standing.session))
+    }
+}
+
+impl Store {
+    /// The session that a refresh token would renew now, and until when it may be used; absent where it would not. For who
+    /// asks about it: a use of it decides anew.
+    pub async fn usable_refresh_token(
+        &self,
+        policy: &PolicyName,
+        token: &RefreshToken,
+        now: UnixMillis,
+    ) -> Result<Option<(Session, UnixMillis)>, StoreError> {
         let row = sqlx::query(BY_HASH).bind(policy.as_str()).bind(token.hash().bytes().to_vec());
-        row.fetch_optional(&self.readers).await?.as_ref().map(sessions::session).transpose()
+        let Some(row) = row.fetch_optional(&self.readers).await? else { return Ok(None) };
+        let Held { family_expires, family_ended, session, rotated, bits, bits_until, .. } = held(&row)?;
+        let again = bits.is_some() && bits_until.is_some_and(|until| until >= now);
+        let good = !family_ended && (!rotated || again) && family_expires > now && session.is_live(now);
+        let ends = family_expires.min(session.ends());
+        Ok(good.then_some((session, ends)))
     }
 }
 
@@ -169,10 +222,9 @@ impl Tx {
     /// Uses a refresh token. Of any number of uses at once one comes first and the others see what it did.
     pub async fn use_refresh_token(&mut self, using: &Use<'_>) -> Result<Used, StoreError> {
         let (policy, now) = (using.policy, using.ending.now);
-        if !self.lock_owner(using).await? {
-            return Ok(Used::Unknown);
-        }
-        let Some(held) = self.token(using).await? else { return Ok(Used::Unknown) };
+        self.lock_subject(policy, using.subject).await?;
+        let held = self.token(using).await?.filter(|held| held.session.subject == using.subject);
+        let Some(held) = held else { return Ok(Used::Unknown) };
         if held.family_ended || held.family_expires <= now || !held.session.is_live(now) {
             return Ok(Used::Over);
         }
@@ -248,24 +300,6 @@ impl Tx {
             .execute(self.connection())
             .await?;
         Ok(())
-    }
-
-    /// Holds the subject of a token's session. Whether there is one. SQLite's transaction holds everything anyway.
-    async fn lock_owner(&mut self, using: &Use<'_>) -> Result<bool, StoreError> {
-        if self.dialect == Dialect::Sqlite {
-            return Ok(true);
-        }
-        let subject: Option<String> = sqlx::query_scalar(
-            "SELECT s.subject FROM refresh_tokens t JOIN refresh_families f ON f.policy = t.policy AND f.id = t.family_id
-             JOIN sessions s ON s.policy = f.policy AND s.id = f.session_id WHERE t.policy = $1 AND t.hash = $2",
-        )
-        .bind(using.policy.as_str())
-        .bind(using.token.hash().bytes().to_vec())
-        .fetch_optional(self.connection())
-        .await?;
-        let Some(subject) = subject else { return Ok(false) };
-        self.lock_subject(using.policy, &subject).await?;
-        Ok(true)
     }
 
     async fn token(&mut self, using: &Use<'_>) -> Result<Option<Held>, StoreError> {

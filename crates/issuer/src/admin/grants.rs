@@ -51,7 +51,7 @@ pub(super) struct OfSubject {
     subject: Option<String>,
     /// What the page before gave as `next_cursor`.
     cursor: Option<String>,
-    #[param(maximum = 4_294_967_295_u32)]
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
 }
 
@@ -60,8 +60,10 @@ impl OfSubject {
         self.subject.as_deref().ok_or_else(|| Problem::validation("the query lacks subject (id, name or e-mail address)"))
     }
 
-    fn limit(&self) -> u32 {
-        self.limit.unwrap_or(MAX_LISTED).clamp(1, MAX_LISTED)
+    fn limit(&self) -> Result<u32, Problem> {
+        let limit = self.limit.unwrap_or(MAX_LISTED);
+        let fits = (1..=MAX_LISTED).contains(&limit);
+        fits.then_some(limit).ok_or_else(|| Problem::validation(format!("limit is 1 to {MAX_LISTED}")))
     }
 }
 
@@ -72,13 +74,22 @@ impl OfSubject {
     summary = "List an account's sessions",
     params(OfSubject),
     security(("bearer" = [])),
-    responses((status = 200, description = "Those that live", body = shapes::administration::SessionsOf))
+    responses((status = 200, description = "A page of those that live", body = shapes::administration::SessionsOf))
 )]
 pub(super) async fn sessions(asking: Administered, OfQuery(of): OfQuery<OfSubject>) -> Result<Json<Value>, Failed> {
     let call = &asking.0;
     let subject = found(call, of.subject()?).await?.id;
     let now = call.now().await?;
-    let sessions = call.store().sessions(&call.policy.name, &subject, None, of.limit(), now).await?;
+    let (store, policy, limit) = (call.store(), &call.policy.name, of.limit()?);
+    let after = match &of.cursor {
+        Some(id) => {
+            let held = store.session(policy, id).await?.filter(|session| session.subject == subject);
+            Some(held.ok_or_else(|| Problem::validation("cursor is none that a page of this account's sessions gave"))?)
+        }
+        None => None,
+    };
+    let sessions = store.sessions(policy, &subject, after.as_ref(), limit, now).await?;
+    let next = sessions.last().filter(|_| sessions.len() >= limit as usize).map(|session| session.id.clone());
     let shown: Vec<Value> = sessions
         .iter()
         .map(|session| {
@@ -87,7 +98,7 @@ pub(super) async fn sessions(asking: Administered, OfQuery(of): OfQuery<OfSubjec
             shown
         })
         .collect();
-    Ok(Json(json!({"sessions": shown})))
+    Ok(Json(json!({"sessions": shown, "next_cursor": next})))
 }
 
 #[utoipa::path(
@@ -162,7 +173,7 @@ pub(super) async fn api_keys(asking: Administered, OfQuery(of): OfQuery<OfSubjec
         Some(subject) => Some(found(call, subject).await?.id),
         None => None,
     };
-    let limit = of.limit();
+    let limit = of.limit()?;
     let keys = call.store().api_keys(&call.policy.name, owner.as_deref(), of.cursor.as_deref(), limit).await?;
     let next = keys.last().filter(|_| keys.len() >= limit as usize).map(|key| key.id.clone());
     let shown: Vec<Value> = keys
@@ -284,7 +295,7 @@ struct NewBlock {
     request_body = NewBlock,
     security(("bearer" = [])),
     responses(
-        (status = 201, description = "It is blocked", body = shapes::administration::NewBlock),
+        (status = 200, description = "It is blocked", body = shapes::administration::NewBlock),
         (status = 202, description = "The same, while the feed is out of reach", body = shapes::administration::NewBlock),
     )
 )]
@@ -309,7 +320,7 @@ pub(super) async fn block(asking: Administered, Content(bytes): Content) -> Resu
         let appended = tx.revoke(&[new], now, |_| policy.max_entries).await?;
         Ok((block, appended))
     })?;
-    Ok(public::told(call, StatusCode::CREATED, block_shown(&block), appended).await)
+    Ok(public::told(call, StatusCode::OK, block_shown(&block), appended).await)
 }
 
 fn full(error: countersign_store::StoreError) -> Failed {

@@ -22,6 +22,9 @@ use crate::{
     serving::Issuer,
 };
 
+/// How many rows a page has unless asked otherwise, and at most.
+const PAGE: u32 = 100;
+const MAX_PAGE: u32 = 1000;
 /// The longest wait for verifiers.
 pub(super) const MAX_WAIT: Duration = Duration::from_mins(10);
 
@@ -118,6 +121,7 @@ pub(super) struct Asked {
     #[param(inline, value_type = Option<shapes::administration::Kind>)]
     kind: Option<Kind>,
     subject: Option<String>,
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
     cursor: Option<i64>,
 }
@@ -137,15 +141,14 @@ pub(super) async fn history(
     policy: OfPolicy,
     OfQuery(asked): OfQuery<Asked>,
 ) -> Result<Json<Value>, Problem> {
-    let filter = HistoryFilter {
-        subject: asked.subject,
-        kind: asked.kind,
-        before: asked.cursor,
-        limit: Some(asked.limit.unwrap_or(100).clamp(1, 1000)),
-    };
+    let limit = asked.limit.unwrap_or(PAGE);
+    if !(1..=MAX_PAGE).contains(&limit) {
+        return Err(Problem::validation(format!("limit is 1 to {MAX_PAGE}")));
+    }
+    let filter = HistoryFilter { subject: asked.subject, kind: asked.kind, before: asked.cursor, limit: Some(limit) };
     let rows =
         issuer.parts.store.history(&policy.0.name, &filter).await.map_err(|error| Problem::from(Failed::from(error)))?;
-    let full = rows.len() >= usize::try_from(filter.limit.unwrap_or(0)).unwrap_or(usize::MAX);
+    let full = rows.len() >= limit as usize;
     let next = rows.last().filter(|_| full).map(|row| row.id);
     let rows: Vec<Value> = rows.iter().map(shown).collect();
     Ok(Json(json!({"revocations": rows, "next_cursor": next})))

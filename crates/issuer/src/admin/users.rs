@@ -211,13 +211,16 @@ pub(super) async fn change(
             user.last_name.clone_from(&last_name);
         }
         user.email_verified = changes.email_verified.unwrap_or(user.email_verified);
-        tx.save_user(&user).await?;
         let closed = user.status == UserStatus::Disabled && before.status != UserStatus::Disabled;
+        if closed {
+            public::shut_out(tx, &mut user, None).await?;
+        }
+        tx.save_user(&user).await?;
         // What was issued says more than the account may any more: roles stand in tokens and API keys.
         let fewer = before.roles.iter().any(|role| !user.roles.contains(role));
         let ended = if closed || fewer {
             let why = if closed { "account disabled" } else { "roles taken away" };
-            Some(close(tx, &call.issuer.parts.issued, &call.policy, &id, why).await?)
+            Some(close(tx, call, &id, why).await?)
         } else {
             None
         };
@@ -292,8 +295,9 @@ pub(super) async fn lock(
         }
         (user.status, user.status_until) = (UserStatus::Locked, until);
         user.status_reason.clone_from(&reason);
+        public::shut_out(tx, &mut user, None).await?;
         tx.save_user(&user).await?;
-        let ended = close(tx, &call.issuer.parts.issued, &call.policy, &id, "account locked").await?;
+        let ended = close(tx, call, &id, "account locked").await?;
         let event = call.event(EventKind::AccountLocked).subject(&id).detail("by", "administrator");
         event.detail("reason", reason.clone()).detail("until", until.map(UnixMillis::as_secs)).write(tx, now).await?;
         Ok((user, ended))
@@ -331,7 +335,11 @@ pub(super) async fn unlock(
     };
     let user = found(call, &of.id).await?;
     let id = user.id.clone();
-    let (user, mut held_by, lifted) = transact!(call.store(), Failed, |tx| {
+    let limited = match address {
+        Some(address) => public::forget_address(call, &user, address).await?,
+        None => false,
+    };
+    let (user, held_by, lifted) = transact!(call.store(), Failed, |tx| {
         let (mut user, now) = held(tx, call, &id).await?;
         let mut held_by = Vec::new();
         if tx.clear_lockouts(&call.policy.name, &id, now).await? {
@@ -352,15 +360,16 @@ pub(super) async fn unlock(
                 held_by.push(format!("the block of {network}"));
             }
         }
+        if limited {
+            held_by.push("rate limit".to_owned());
+        }
+        public::forget_tries(tx, call, &id, now).await?;
         let event = call.event(EventKind::AccountUnlocked).subject(&id).detail("held_by", json!(held_by));
         event.write(tx, now).await?;
         Ok((user, held_by, lifted))
     })?;
     if let Some(lifted) = lifted {
         call.publish(lifted).await;
-    }
-    if public::forget_login_tries(call, &user, address).await? {
-        held_by.push("rate limit".to_owned());
     }
     let mut shown = whole(call, &user).await?;
     shown["held_by"] = json!(held_by);
@@ -410,7 +419,7 @@ pub(super) async fn delete(asking: Administered, Path(of): Path<OfUser>) -> Resu
     let id = found(call, &of.id).await?.id;
     let ended = transact!(call.store(), Failed, |tx| {
         let (_, now) = held(tx, call, &id).await?;
-        let ended = close(tx, &call.issuer.parts.issued, &call.policy, &id, "account deleted").await?;
+        let ended = close(tx, call, &id, "account deleted").await?;
         tx.delete_user(&call.policy.name, &id).await?;
         call.event(EventKind::UserDeleted).subject(&id).detail("by", "administrator").write(tx, now).await?;
         Ok(ended)

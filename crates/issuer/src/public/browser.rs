@@ -2,18 +2,20 @@
 
 use axum::{
     Json,
-    http::{HeaderMap, HeaderValue, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::Response,
 };
 use countersign_api::policy::{EffectiveCookies, Switch};
 use countersign_store::Session;
 use serde_json::{Value, json};
 
+use super::door;
+use super::owner::issuer_of;
 use crate::{
     bearer,
     call::Call,
     cookies::{self, Cookie},
-    csrf,
+    csrf, guard,
     openapi::shapes,
     opening,
     problem::{Failed, Problem},
@@ -31,6 +33,18 @@ pub(super) fn settings(call: &Call) -> Option<&EffectiveCookies> {
 /// 422 where somebody wants cookies and the policy has none.
 pub(super) fn may_want(call: &Call) -> Result<&EffectiveCookies, Problem> {
     settings(call).ok_or_else(|| Problem::validation("cookies: this policy has none (spec.login.cookies.mode is Disabled)"))
+}
+
+/// 403 where a page that may not call made a browser ask for a login's cookies: its visitor would go on in an account that the
+/// page has chosen, and leave there what is theirs.
+pub(super) fn may_be_given(call: &Call, headers: &HeaderMap) -> Result<(), Problem> {
+    let cors = call.login()?.settings.cors.as_ref();
+    if !guard::is_foreign(cors, issuer_of(call), headers) {
+        return Ok(());
+    }
+    let detail =
+        "a page of another origin can't log its visitors in with cookies, unless spec.login.cors.allowedOrigins names it";
+    Err(Problem::new(StatusCode::FORBIDDEN, "csrf_failed", detail))
 }
 
 /// A cookie of a request. One that can't be read is as good as none.
@@ -100,8 +114,9 @@ pub(super) async fn csrf(call: Call, headers: HeaderMap) -> Result<Json<Value>, 
 }
 
 async fn by_access(call: &Call, headers: &HeaderMap) -> Result<Session, Failed> {
-    let shown = bearer::credential(&call.policy, headers)?;
-    let caller = bearer::judge(&call.issuer, &call.policy, shown.token, None, &bearer::Around::default()).await?;
+    let shown = door::watched(call, bearer::credential(&call.policy, headers).map_err(Failed::from)).await?;
+    let judged = bearer::judge(&call.issuer, &call.policy, shown.token, None, &bearer::Around::default()).await;
+    let caller = door::watched(call, judged).await?;
     caller.session.ok_or_else(|| Problem::invalid_token("this call needs the token of a login").into())
 }
 
@@ -112,7 +127,7 @@ pub(super) async fn by_refresh(call: &Call, headers: &HeaderMap) -> Result<Optio
     }
     let token = settings(call).and_then(|settings| shown(settings, headers, Cookie::Refresh));
     let Some(token) = token.and_then(opening::refresh_token) else { return Ok(None) };
-    let found = call.store().session_of_refresh_token(&call.policy.name, &token).await?;
+    let found = call.store().refresh_standing(&call.policy.name, &token).await?;
     let now = call.now().await?;
-    Ok(found.filter(|session| session.is_live(now)))
+    Ok(found.filter(|standing| standing.is_live(now)).map(|standing| standing.session))
 }

@@ -7,9 +7,10 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde_json::json;
+use countersign_core::ring::KeyState;
+use serde_json::{Value, json};
 
-use crate::{call::Call, openapi::shapes, problem::Problem};
+use crate::{OwnKeys, call::Call, openapi::shapes, problem::Problem};
 
 pub(super) const JWKS: &str = "/.well-known/jwks.json";
 pub(super) const OAUTH: &str = "/.well-known/oauth-authorization-server";
@@ -56,9 +57,22 @@ pub(super) async fn jwks(call: Call, headers: HeaderMap) -> Response {
     responses((status = 200, description = "What there is", body = shapes::services::Metadata))
 )]
 pub(super) async fn discovery(call: Call) -> Response {
-    let Some(own) = &call.policy.own else {
-        return Problem::not_found("this policy only verifies other issuers' tokens").into_response();
-    };
+    match metadata(&call) {
+        Ok(body) => shown(&body),
+        Err(problem) => problem.into_response(),
+    }
+}
+
+fn shown(body: &Value) -> Response {
+    ([(header::CACHE_CONTROL, "public, max-age=300")], Json(body)).into_response()
+}
+
+fn own(call: &Call) -> Result<&OwnKeys, Problem> {
+    call.policy.own.as_ref().ok_or_else(|| Problem::not_found("this policy only verifies other issuers' tokens"))
+}
+
+fn metadata(call: &Call) -> Result<Value, Problem> {
+    let own = own(call)?;
     let at = |path: &str| format!("{}{path}", own.issuer);
     let mut body = json!({
         "issuer": own.issuer,
@@ -79,7 +93,7 @@ pub(super) async fn discovery(call: Call) -> Response {
             body[format!("{endpoint}_endpoint_auth_methods_supported")] = methods.clone();
         }
     }
-    ([(header::CACHE_CONTROL, "public, max-age=300")], Json(body)).into_response()
+    Ok(body)
 }
 
 #[utoipa::path(
@@ -87,9 +101,19 @@ pub(super) async fn discovery(call: Call) -> Response {
     path = OPENID,
     tag = "metadata",
     summary = "Metadata of this issuer, as OpenID Connect calls it",
-    description = "The same as the other.",
+    description = "The same as the other, with what OpenID Connect Discovery 1.0 demands beside it. No ID token is issued: the \
+        algorithms are those that access tokens are signed with.",
     responses((status = 200, description = "What there is", body = shapes::services::Metadata))
 )]
 pub(super) async fn openid(call: Call) -> Response {
-    discovery(call).await
+    match metadata(&call).and_then(|body| Ok((body, own(&call)?))) {
+        Ok((mut body, own)) => {
+            let good = own.access.ring.keys.iter().filter(|key| key.state != KeyState::Revoked);
+            let algorithms: BTreeSet<String> = good.map(|key| key.algorithm.to_string()).collect();
+            body["subject_types_supported"] = json!(["public"]);
+            body["id_token_signing_alg_values_supported"] = json!(algorithms);
+            shown(&body)
+        }
+        Err(problem) => problem.into_response(),
+    }
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use axum::http::StatusCode;
 use countersign_api::policy::Switch;
 use countersign_core::time::UnixMillis;
-use countersign_store::{Appended, StoreError, User, transact};
+use countersign_store::{Appended, StoreError, Tx, User, transact};
 use tokio::sync::OwnedMutexGuard;
 
 use super::owner::{of_account, of_address};
@@ -13,7 +13,7 @@ use crate::{
     addresses::{Blocking, block_of, networks_around},
     audit::EventKind,
     call::Call,
-    limits::{Reserved, Standing, Window, address_key, halved_under_attack, joined_key},
+    limits::{Reserved, Window, address_key, halved_under_attack, joined_key},
     problem::{Failed, Problem},
 };
 
@@ -44,18 +44,51 @@ pub(super) async fn not_blocked(call: &Call, now: UnixMillis) -> Result<(), Fail
     Err(problem.retry_after(left_s).into())
 }
 
-/// Counts a try, or refuses it with 429. `name` is what was typed, folded: accounts that aren't there count alike.
-pub(super) async fn may_try(call: &Call, name: &str, now: UnixMillis) -> Result<Option<Standing>, Failed> {
-    let windows = windows(call, Some(name), call.client.ip, now).await?;
-    call.count(windows.into_iter().map(Some)).await
+/// Who is tried to log in as.
+#[derive(Clone, Debug)]
+pub(super) struct Tried {
+    /// What was typed, folded: accounts that aren't there count alike.
+    pub(super) name: String,
+    /// The account's id; of one that isn't there nobody's, so that as much is looked up.
+    pub(super) account: String,
 }
 
-/// The limits on a login by a name, or by whoever, from an address.
-pub(super) async fn windows(call: &Call, name: Option<&str>, ip: IpAddr, now: UnixMillis) -> Result<Vec<Window>, Failed> {
+impl Tried {
+    /// What its tries from an address are counted under: something else once those before were forgotten.
+    async fn key(&self, call: &Call, ip: IpAddr) -> Result<String, StoreError> {
+        let since = call.store().tries_since(&call.policy.name, &self.account).await?;
+        let address = address_key(ip);
+        Ok(match since {
+            Some(since) => joined_key(&[&self.name, &address, &since.0.to_string()]),
+            None => joined_key(&[&self.name, &address]),
+        })
+    }
+}
+
+/// Counts a try, or refuses it with 429.
+pub(super) async fn may_try(call: &Call, tried: &Tried, now: UnixMillis) -> Result<Reserved, Failed> {
+    let windows = windows(call, Some(tried), call.client.ip, now).await?;
+    let reserved = call.issuer.parts.limits.reserve(&call.policy.name, &windows, now).await?;
+    match reserved.standing.filter(|standing| !standing.allowed) {
+        Some(standing) => {
+            call.counted_by.note(standing);
+            Err(Problem::rate_limited(standing).into())
+        }
+        None => Ok(reserved),
+    }
+}
+
+/// The limits on a login as somebody, or as whoever, from an address.
+pub(super) async fn windows(
+    call: &Call,
+    tried: Option<&Tried>,
+    ip: IpAddr,
+    now: UnixMillis,
+) -> Result<Vec<Window>, Failed> {
     let limits = &call.login()?.settings.rate_limits.login;
     let mut windows = Vec::new();
-    if let (Some(limit), Some(name)) = (&limits.per_account_and_address, name) {
-        let key = joined_key(&[name, &address_key(ip)]);
+    if let (Some(limit), Some(tried)) = (&limits.per_account_and_address, tried) {
+        let key = tried.key(call, ip).await?;
         windows.push(Window { what: BY_ACCOUNT, key, limit: limit.limit, window_ms: limit.window.as_millis() });
     }
     if let Some(limit) = &limits.per_address {
@@ -198,9 +231,19 @@ impl ShownSecret<'_> {
     }
 }
 
+/// What became of a credential; one that is worth a line of the trail is written down.
+pub(crate) async fn watched<T>(call: &Call, judged: Result<T, Failed>) -> Result<T, Failed> {
+    if let Err(Failed::Problem(problem)) = &judged
+        && problem.is_suspicious()
+    {
+        bad_token(call, problem.detail()).await?;
+    }
+    judged
+}
+
 /// Writes down that a token was shown which is no good, and has not merely run out: so many a minute of one address, so that
 /// nobody fills the trail.
-pub(crate) async fn bad_token(call: &Call, reason: &str) -> Result<(), Failed> {
+pub(super) async fn bad_token(call: &Call, reason: &str) -> Result<(), Failed> {
     let (policy, limits) = (&call.policy.name, &call.issuer.parts.limits);
     let key = address_key(call.client.ip);
     let window = Window { what: BAD_TOKENS, key, limit: BAD_TOKENS_TOLD, window_ms: MINUTE_MS };
@@ -213,15 +256,22 @@ pub(crate) async fn bad_token(call: &Call, reason: &str) -> Result<(), Failed> {
     })
 }
 
-/// Forgets what an account has tried from an address, for an administrator who lets somebody in again. Whether there was
-/// anything.
-pub(crate) async fn forget_tries(call: &Call, user: &User, address: Option<IpAddr>) -> Result<bool, Failed> {
-    let Some(ip) = address else { return Ok(false) };
+/// Forgets what an account has tried, from wherever: its owner comes in again.
+pub(crate) async fn forget_tries(tx: &mut Tx, call: &Call, user: &str, now: UnixMillis) -> Result<(), Failed> {
+    if let Some(limit) = &call.login()?.settings.rate_limits.login.per_account_and_address {
+        tx.forget_tries(&call.policy.name, user, now.plus(limit.window.as_millis()), now).await?;
+    }
+    Ok(())
+}
+
+/// Forgets what was tried from an address, as whomever, and what an account has tried from there. Whether there was anything.
+pub(crate) async fn forget_address(call: &Call, user: &User, ip: IpAddr) -> Result<bool, Failed> {
     let (policy, limits) = (&call.policy.name, &call.issuer.parts.limits);
     let mut any = limits.clear(policy, BY_ADDRESS, &address_key(ip)).await?;
     any |= limits.clear(policy, FAILURES, &address_key(ip)).await?;
     for name in [&user.username, &user.email].into_iter().flatten() {
-        any |= limits.clear(policy, BY_ACCOUNT, &joined_key(&[&name.folded, &address_key(ip)])).await?;
+        let tried = Tried { name: name.folded.clone(), account: user.id.clone() };
+        any |= limits.clear(policy, BY_ACCOUNT, &tried.key(call, ip).await?).await?;
     }
     Ok(any)
 }

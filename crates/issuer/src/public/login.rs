@@ -7,20 +7,23 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use countersign_api::policy::EmailVerification;
+use countersign_api::policy::{EffectiveLockout, EmailVerification};
 use countersign_core::time::UnixMillis;
 use countersign_store::{Password, StoreError, User, UserStatus, transact};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::{browser, door, place};
+use super::{
+    browser,
+    door::{self, Tried},
+    place,
+};
 use crate::{
     audit::EventKind,
     body::{Content, body_of},
     call::{Call, Published},
     cookies::Cookie,
-    limits::rate_limit_headers,
     lockout::{self, Counter},
     metrics::Login,
     names,
@@ -77,7 +80,7 @@ pub(super) struct Body {
         (status = 200, description = "Tokens, or what else is needed", body = shapes::people::LoginAnswer),
         (status = 202, description = "Tokens; verifiers hear later that another session ended for this one", body = shapes::people::Tokens),
         (status = 401, description = "`invalid_credentials`; with a right password and a wrong `mfa_code`, `invalid_code`"),
-        (status = 403, description = "`account_disabled`, `email_unverified`, `not_rolled_out` (after a right password alone), `session_limit`, `address_blocked`"),
+        (status = 403, description = "`account_disabled`, `email_unverified`, `not_rolled_out` (after a right password alone), `session_limit`, `address_blocked`; `csrf_failed`: a page of another origin asks for cookies"),
         (status = 423, description = "`account_locked`"),
         (status = 429, description = "Too many tries"),
     )
@@ -105,6 +108,9 @@ async fn attempt(call: &Call, headers: HeaderMap, Content(bytes): Content) -> Re
     };
     let wants_cookies = body.cookies.unwrap_or(false);
     let cookies = if wants_cookies { Some(browser::may_want(call)?) } else { None };
+    if wants_cookies {
+        browser::may_be_given(call, &headers)?;
+    }
     let of_cookie = cookies.and_then(|cookies| browser::shown(cookies, &headers, Cookie::Device)).map(str::to_owned);
     let wishes = Wishes {
         remember_me: body.remember_me.unwrap_or(false),
@@ -129,28 +135,63 @@ async fn attempt(call: &Call, headers: HeaderMap, Content(bytes): Content) -> Re
         Some(code) => second_factor::is_again(call, user_id(user.as_ref()), code, now).await?,
         None => false,
     };
-    let standing = if again { None } else { door::may_try(call, &name, now).await? };
-    let password = store.password(policy, user_id(user.as_ref())).await?;
-    let found = user.zip(password);
-    let matched = check_password(call, found.as_ref().map(|(_, password)| password), &body.password).await?;
-    let (Some((user, password)), true) = (found, matched != Match::No) else {
-        return failed(call, &counter, &name, &login.settings.lockout).await;
+    let tried = Tried { name, account: user_id(user.as_ref()).to_owned() };
+    let reserved = if again { None } else { Some(door::may_try(call, &tried, now).await?) };
+    let attempt = Attempt {
+        name: &tried.name,
+        password: &body.password,
+        counter: &counter,
+        wishes: &wishes,
+        code: code.as_ref(),
+        lockout: &login.settings.lockout,
+        now,
     };
-    if matched == Match::YesButOld {
-        rehash(call, &user, &password, &body.password).await?;
-    }
-    may_log_in(call, &user, &password, now)?;
-    let proven = Proven { user: &user, password: &password, amr: &["pwd"], counter: &counter, wishes: &wishes };
-    let step = transact!(store, Failed, |tx| { second_factor::at_login(tx, call, &proven, code.as_ref()).await });
-    match step {
-        Ok(step) => {
-            let mut answer = super::second_factor::step(call, &user, step).await?;
-            if let Some(standing) = &standing {
-                rate_limit_headers(answer.headers_mut(), standing);
-            }
-            Ok(answer)
+    match (attempt.at(call, user).await, reserved) {
+        // What a lock turns away was no try.
+        (Err(Failed::Problem(problem)), Some(reserved)) if problem.status() == StatusCode::LOCKED => {
+            call.issuer.parts.limits.take_back(policy, reserved).await?;
+            Err(Failed::Problem(problem))
         }
-        Err(failure) => Err(refused(call, &user, failure).await?),
+        (answer, reserved) => {
+            if let Some(standing) = reserved.and_then(|reserved| reserved.standing) {
+                call.counted_by.note(standing);
+            }
+            answer
+        }
+    }
+}
+
+/// A login that may be tried.
+struct Attempt<'a> {
+    name: &'a str,
+    password: &'a str,
+    counter: &'a Counter,
+    wishes: &'a Wishes,
+    code: Option<&'a Code>,
+    lockout: &'a EffectiveLockout,
+    now: UnixMillis,
+}
+
+impl Attempt<'_> {
+    /// Tries it at an account, if there is one.
+    async fn at(&self, call: &Call, user: Option<User>) -> Result<Response, Failed> {
+        let Self { counter, wishes, .. } = *self;
+        let store = call.store();
+        let password = store.password(&call.policy.name, user_id(user.as_ref())).await?;
+        let found = user.zip(password);
+        let matched = check_password(call, found.as_ref().map(|(_, password)| password), self.password).await?;
+        let (Some((user, password)), true) = (found, matched != Match::No) else {
+            return failed(call, counter, self.name, self.lockout).await;
+        };
+        if matched == Match::YesButOld {
+            rehash(call, &user, &password, self.password).await?;
+        }
+        may_log_in(call, &user, &password, self.now)?;
+        let proven = Proven { user: &user, password: &password, amr: &["pwd"], counter, wishes };
+        match transact!(store, Failed, |tx| { second_factor::at_login(tx, call, &proven, self.code).await }) {
+            Ok(step) => super::second_factor::step(call, &user, step).await,
+            Err(failure) => Err(refused(call, &user, failure).await?),
+        }
     }
 }
 
@@ -236,12 +277,7 @@ async fn rehash(call: &Call, user: &User, held: &Password, password: &str) -> Re
     Ok(())
 }
 
-async fn failed(
-    call: &Call,
-    counter: &Counter,
-    name: &str,
-    settings: &countersign_api::policy::EffectiveLockout,
-) -> Result<Response, Failed> {
+async fn failed(call: &Call, counter: &Counter, name: &str, settings: &EffectiveLockout) -> Result<Response, Failed> {
     let subject = if let Counter::Account(id) = counter { Some(id.as_str()) } else { None };
     let hash = call.issuer.parts.secrets.short_hash("name", name);
     transact!(call.store(), Failed, |tx| {
@@ -267,22 +303,9 @@ async fn failed(
 fn may_log_in(call: &Call, user: &User, password: &Password, now: UnixMillis) -> Result<(), Problem> {
     let login = call.login()?;
     let refused = |code, detail: &str| Err(Problem::new(StatusCode::FORBIDDEN, code, detail));
-    match user.status {
-        UserStatus::Active => {}
-        UserStatus::Disabled => return refused("account_disabled", "the account is disabled"),
-        UserStatus::Locked => match user.status_until {
-            Some(until) if until <= now => {}
-            until => {
-                let problem = Problem::new(StatusCode::LOCKED, "account_locked", "an administrator has locked the account");
-                return Err(match until {
-                    Some(until) => problem
-                        .with("locked_until", until.as_secs())
-                        .retry_after(u64::try_from(until.since(now)).unwrap_or(0).div_ceil(1000)),
-                    None => problem.with("locked_until", Value::Null),
-                });
-            }
-        },
-        UserStatus::Pending => return refused("email_unverified", "the e-mail address is not verified yet"),
+    lockout::closed(user, now)?;
+    if user.status == UserStatus::Pending {
+        return refused("email_unverified", "the e-mail address is not verified yet");
     }
     let unverified = !user.email_verified && user.email.is_some();
     if unverified && login.settings.registration.email_verification == EmailVerification::Required {

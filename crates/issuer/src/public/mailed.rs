@@ -10,17 +10,18 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 use super::{
-    ended,
+    door, ended,
     login::account,
     owner::{
         self, Purpose, address, bad_link, changed_meanwhile, hashed, issuer_of, judge_history, judge_password, mailed_hash,
-        mailed_token, post, told,
+        mailed_token, post, shut_out, told,
     },
 };
 use crate::{
     audit::EventKind,
     body::{Content, body_of},
     call::Call,
+    lockout,
     mail::{self, Notice, reset_link, verification_link},
     openapi::shapes,
     problem::{Failed, Problem},
@@ -77,25 +78,34 @@ pub(super) async fn reset_page() -> Response {
     path = "/auth/verify-email",
     tag = "accounts",
     summary = "Verify an e-mail address",
-    description = "By the token that was mailed there.",
+    description = "By the token that was mailed there. Not while an administrator keeps the account out.",
     request_body = Token,
     responses(
         (status = 200, description = "It is its owner's", body = shapes::people::EmailVerified),
         (status = 401, description = "`invalid_token`: not a good link, or not any more"),
         (status = 409, description = "`already_registered`: another account has it meanwhile"),
+        (status = 429, description = "Too many links that were not good"),
     )
 )]
 pub(super) async fn verify(call: Call, Content(bytes): Content) -> Result<Response, Failed> {
-    call.login()?;
+    let login = call.login()?;
     let body: Token = body_of(&bytes)?;
     let hash = mailed_hash(&body.token)?;
-    let policy = &call.policy.name;
+    let (policy, word) = (&call.policy.name, Purpose::Verify.word());
+    // Looked for first: what is no token writes nothing, and may be shown so often from one address.
+    if call.store().one_time_token(policy, word, &hash, call.now().await?).await?.is_none() {
+        let per_address = login.settings.rate_limits.password_reset.per_address.as_ref();
+        call.count([owner::of_address(&call, "bad-link", per_address)]).await?;
+        return Err(bad_link().into());
+    }
     let before = transact!(call.store(), Failed, |tx| {
         let taken_at = tx.database_now().await?;
-        let taken = tx.take_one_time_token(policy, Purpose::Verify.word(), &hash, taken_at).await?.ok_or_else(bad_link)?;
+        let taken = tx.take_one_time_token(policy, word, &hash, taken_at).await?.ok_or_else(bad_link)?;
         tx.lock_subject(policy, &taken.user).await?;
         let now = tx.database_now().await?;
-        let mut user = tx.user(policy, &taken.user).await?.ok_or_else(bad_link)?;
+        let user = tx.user(policy, &taken.user).await?;
+        let user = user.filter(|user| lockout::closed(user, now).is_ok());
+        let mut user = user.ok_or_else(bad_link)?;
         let is = |held: &Option<Folded>| held.as_ref().is_some_and(|held| held.folded == taken.content);
         let before = if is(&user.pending_email) {
             let pending = user.pending_email.take();
@@ -225,7 +235,8 @@ async fn asked(call: &Call, bytes: &axum::body::Bytes, asked: Asked) -> Result<R
     path = "/auth/reset-password",
     tag = "accounts",
     summary = "Choose a new password",
-    description = "By the token that was mailed. Every session ends, and a lock from failures is lifted.",
+    description = "By the token that was mailed. Every session ends, a lock from failures is lifted, and neither an address that \
+        waits for its link nor any known device stays.",
     request_body = Reset,
     responses(
         (status = 200, description = "What ended", body = shapes::Ended),
@@ -266,9 +277,12 @@ pub(super) async fn reset(call: Call, Content(bytes): Content) -> Result<Respons
         if user.status == UserStatus::Pending {
             user.status = UserStatus::Active;
         }
+        // Those of its devices among them, as long as they are known.
+        let unlocked = tx.clear_lockouts(policy, &user.id, now).await?;
+        shut_out(tx, &mut user, None).await?;
         tx.save_user(&user).await?;
         tx.withdraw_one_time_tokens(policy, &user.id, word).await?;
-        let unlocked = tx.clear_lockouts(policy, &user.id, now).await?;
+        door::forget_tries(tx, &call, &user.id, now).await?;
         let over = tx.end_sessions(policy, &user.id, None, &call.policy.ending(now, "password reset")).await?;
         call.event(EventKind::PasswordReset).subject(&user.id).write(tx, now).await?;
         if unlocked {

@@ -3,6 +3,8 @@
 //! Grants are client credentials (RFC 6749 section 4.4) and refresh (section 6); there is no authorization-code flow. Clients
 //! are those of the policy's `login.clients`.
 
+mod error;
+
 use std::collections::BTreeMap;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -16,8 +18,10 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use countersign_api::policy::EffectiveOauthClient;
 use countersign_core::{check::CredentialKind, revocation::Kind, time::UnixMillis};
 use countersign_store::{NewRevocation, transact};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
+pub(super) use self::error::no_such_method;
+use self::error::{OauthError, described};
 use super::{
     door, place,
     refresh::{By, Renewed, renew},
@@ -34,59 +38,10 @@ use crate::{
     problem::{Failed, Problem},
 };
 
-/// An error of RFC 6749 section 5.2.
-#[derive(Debug)]
-pub(super) struct OauthError {
-    status: StatusCode,
-    error: &'static str,
-    description: String,
-    /// Whether the client tried to authenticate by `Authorization`.
-    basic: bool,
-    /// What else is to be told, as the position of what has ended.
-    members: Map<String, Value>,
-}
-
-impl OauthError {
-    fn new(error: &'static str, description: impl Into<String>) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, error, description: description.into(), basic: false, members: Map::new() }
-    }
-
-    fn invalid_client(basic: bool) -> Self {
-        let description = "the client is unknown, or its secret is wrong".to_owned();
-        Self { status: StatusCode::UNAUTHORIZED, basic, ..Self::new("invalid_client", description) }
-    }
-}
-
-impl From<Failed> for OauthError {
-    fn from(failed: Failed) -> Self {
-        let problem = Problem::from(failed);
-        let (status, description) = (problem.status(), problem.detail().to_owned());
-        let (status, error) = match status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => (StatusCode::BAD_REQUEST, "invalid_grant"),
-            // RFC 6749 has no word for a limit; what its client should do is the same.
-            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => (status, "temporarily_unavailable"),
-            status if status.is_server_error() => (status, "server_error"),
-            status => (status, "invalid_request"),
-        };
-        Self { status, members: problem.into_members(), ..Self::new(error, description) }
-    }
-}
-
-impl IntoResponse for OauthError {
-    fn into_response(self) -> Response {
-        let mut body = self.members;
-        body.insert("error".to_owned(), json!(self.error));
-        body.insert("error_description".to_owned(), json!(self.description));
-        let mut response = (self.status, [(header::CACHE_CONTROL, "no-store")], Json(body)).into_response();
-        if self.status == StatusCode::UNAUTHORIZED && self.basic {
-            let challenge = HeaderValue::from_static("Basic realm=\"oauth\"");
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
-        }
-        response
-    }
-}
-
 type Form = BTreeMap<String, String>;
+
+/// A body, or why it could not be read.
+type Sent = Result<Content, Problem>;
 
 /// The parameters that are read.
 const PARAMETERS: [&str; 6] = ["grant_type", "scope", "client_id", "client_secret", "refresh_token", "token"];
@@ -125,8 +80,7 @@ async fn client<'c>(call: &'c Call, headers: &HeaderMap, form: &Form) -> Result<
     let login = call.login().map_err(Failed::from)?;
     match door::not_blocked(call, call.now().await.map_err(Failed::from)?).await {
         Err(Failed::Problem(problem)) if problem.status() == StatusCode::FORBIDDEN => {
-            let refusal = OauthError::new("access_denied", problem.detail());
-            return Err(OauthError { status: StatusCode::FORBIDDEN, ..refusal });
+            return Err(OauthError::access_denied(problem.detail()));
         }
         may => may?,
     }
@@ -180,8 +134,8 @@ fn by_basic(headers: &HeaderMap) -> Option<(String, String)> {
         (status = 429, description = "Too many wrong secrets, or too many calls"),
     )
 )]
-pub(super) async fn token(call: Call, headers: HeaderMap, Content(bytes): Content) -> Result<Response, OauthError> {
-    let form = form(&headers, &bytes)?;
+pub(super) async fn token(call: Call, headers: HeaderMap, content: Sent) -> Result<Response, OauthError> {
+    let form = form(&headers, &content?.0)?;
     match form.get("grant_type").map(String::as_str) {
         Some("client_credentials") => client_credentials(&call, client(&call, &headers, &form).await?, &form).await,
         Some("refresh_token") => refresh(&call, &form).await,
@@ -256,11 +210,14 @@ fn tokens(body: &Value) -> Response {
         (status = 429, description = "Too many wrong secrets, or too many calls"),
     )
 )]
-pub(super) async fn introspect(call: Call, headers: HeaderMap, Content(bytes): Content) -> Result<Response, OauthError> {
-    let form = form(&headers, &bytes)?;
+pub(super) async fn introspect(call: Call, headers: HeaderMap, content: Sent) -> Result<Response, OauthError> {
+    let form = form(&headers, &content?.0)?;
     client(&call, &headers, &form).await?;
     let token = form.get("token").ok_or_else(|| OauthError::new("invalid_request", "token is missing"))?;
     let inactive = || Ok(tokens(&json!({"active": false})));
+    if let Some(refresh) = opening::refresh_token(token.trim()) {
+        return refresh_token(&call, &refresh).await;
+    }
     let Ok(credential) = bearer::genuine(&call.issuer, &call.policy, token.trim()) else { return inactive() };
     // Rules and address lists ask for a request: who introspects has none to tell of.
     match bearer::standing(&call.issuer, &call.policy, token.trim()).await {
@@ -290,6 +247,24 @@ pub(super) async fn introspect(call: Call, headers: HeaderMap, Content(bytes): C
     Ok(tokens(&body))
 }
 
+/// A refresh token is good while it is the one to use next, or may be shown again within the grace.
+async fn refresh_token(call: &Call, token: &countersign_store::RefreshToken) -> Result<Response, OauthError> {
+    let (policy, now) = (&call.policy.name, call.now().await.map_err(Failed::from)?);
+    let found = call.store().usable_refresh_token(policy, token, now).await.map_err(Failed::from)?;
+    Ok(tokens(&match found {
+        Some((session, ends)) => json!({
+            "active": true,
+            "iss": call.policy.own.as_ref().map(|own| &own.issuer),
+            "sub": session.subject,
+            "sid": session.id,
+            "iat": session.created.as_secs(),
+            "exp": ends.as_secs(),
+            "token_type": "refresh_token",
+        }),
+        None => json!({"active": false}),
+    }))
+}
+
 /// RFC 7009: 200 whether or not there was anything to revoke.
 #[utoipa::path(
     post,
@@ -307,8 +282,8 @@ pub(super) async fn introspect(call: Call, headers: HeaderMap, Content(bytes): C
         (status = 429, description = "Too many wrong secrets, or too many calls"),
     )
 )]
-pub(super) async fn revoke(call: Call, headers: HeaderMap, Content(bytes): Content) -> Result<Response, OauthError> {
-    let form = form(&headers, &bytes)?;
+pub(super) async fn revoke(call: Call, headers: HeaderMap, content: Sent) -> Result<Response, OauthError> {
+    let form = form(&headers, &content?.0)?;
     let client = client(&call, &headers, &form).await?;
     let token = form.get("token").ok_or_else(|| OauthError::new("invalid_request", "token is missing"))?.trim();
     let ended = match opening::refresh_token(token) {
@@ -355,7 +330,12 @@ async fn end_token(call: &Call, client: &str, token: &str) -> Result<Option<coun
         if credential.kind() == CredentialKind::ApiKey {
             let held = tx.api_key(&policy.name, id).await?;
             if let Some(held) = held {
-                return Ok(closing::revoke_api_key(tx, policy, &held.owner, id, now, "revoked by a client").await?);
+                let ended = closing::revoke_api_key(tx, policy, &held.owner, id, now, "revoked by a client").await?;
+                if ended.is_some() {
+                    let event = call.event(EventKind::ApiKeyRevoked).subject(&held.owner).detail("id", id);
+                    event.detail("client_id", client).write(tx, now).await?;
+                }
+                return Ok(ended);
             }
         }
         let kind = if credential.kind() == CredentialKind::ApiKey { Kind::ApiKey } else { Kind::Token };
@@ -384,8 +364,12 @@ async fn end_token(call: &Call, client: &str, token: &str) -> Result<Option<coun
     security(("bearer" = []), ("api_key" = [])),
     responses((status = 200, description = "What is known", body = shapes::services::UserInfo))
 )]
-pub(super) async fn userinfo(permitted: Permitted) -> Result<Json<Value>, Failed> {
-    let Permitted { call, caller } = permitted;
+pub(super) async fn userinfo(permitted: Result<Permitted, Failed>) -> Result<Json<Value>, Problem> {
+    claims_of(permitted).await.map_err(described)
+}
+
+async fn claims_of(permitted: Result<Permitted, Failed>) -> Result<Json<Value>, Failed> {
+    let Permitted { call, caller } = permitted?;
     call.login()?;
     let user = caller.user(&call).await?;
     let name = [&user.first_name, &user.last_name].into_iter().flatten().cloned().collect::<Vec<_>>().join(" ");

@@ -1,6 +1,10 @@
 //! `/users/me`, and `POST /auth/change-password`.
 
-use axum::{Json, http::StatusCode, response::Response};
+use axum::{
+    Json,
+    http::{HeaderMap, StatusCode},
+    response::Response,
+};
 use countersign_api::policy::EmailVerification;
 use countersign_core::time::UnixMillis;
 use countersign_store::{Folded, StoreError, Tx, User, transact};
@@ -9,11 +13,11 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::{
-    ended,
+    browser, ended,
     mailed::history,
     owner::{
         self, Purpose, Shown, address, changed_meanwhile, hashed, issuer_of, judge_history, judge_password, mailed_token,
-        person, post, show_password, told, username,
+        person, post, show_password, shut_out, told, username,
     },
 };
 use crate::{
@@ -22,9 +26,10 @@ use crate::{
     body::{Content, body_of},
     call::Call,
     closing,
+    cookies::Cookie,
     mail::{Notice, verification_link},
     openapi::shapes,
-    opening::user_json,
+    opening::{device_hash, user_json},
     problem::{Failed, Problem},
     second_factor,
 };
@@ -86,7 +91,7 @@ pub(super) async fn me_for_clients(permitted: Permitted) -> Result<Json<Value>, 
     path = "/users/me",
     tag = "accounts",
     summary = "Change one's own account",
-    description = "A changed address is pending until the link that was mailed there is used.",
+    description = "A changed address is pending until the link that was mailed there is used; the present one is told at once.",
     request_body = Changes,
     security(("bearer" = [])),
     responses(
@@ -143,7 +148,7 @@ pub(super) async fn change(Person { call, user, .. }: Person, Content(bytes): Co
         Err(Failed::Store(StoreError::Taken(_))) => return Err(Problem::already_registered("the e-mail address").into()),
         changed => changed?,
     };
-    announce(&call, email.as_ref(), owner_of_new, moved)?;
+    announce(&call, &user, email.as_ref(), owner_of_new, moved)?;
     let mfa_enabled = second_factor::is_on(&call, &user).await?;
     Ok(told(StatusCode::OK, user_json(&call, &user, mfa_enabled), None))
 }
@@ -167,16 +172,24 @@ async fn move_to(tx: &mut Tx, call: &Call, user: &mut User, new: &Folded, now: U
 }
 
 /// The mails of a changed address.
-fn announce(call: &Call, new: Option<&Folded>, owner_of_new: Option<User>, moved: Moved) -> Result<(), Problem> {
+fn announce(
+    call: &Call,
+    user: &User,
+    new: Option<&Folded>,
+    owner_of_new: Option<User>,
+    moved: Moved,
+) -> Result<(), Problem> {
     match (moved, new, owner_of_new.and_then(|owner| owner.email)) {
-        (Moved::Pending(_), _, Some(taken)) => post(call, &taken, Notice::AlreadyRegistered),
+        (Moved::Pending(_), _, Some(taken)) => post(call, &taken, Notice::AlreadyRegistered)?,
         (Moved::Pending(token), Some(new), None) => {
             let link = verification_link(call.login()?.settings.mail.as_ref(), issuer_of(call), &token);
-            post(call, new, Notice::ConfirmNewAddress { link, valid_for_ms: Purpose::Verify.life_ms() })
+            post(call, new, Notice::ConfirmNewAddress { link, valid_for_ms: Purpose::Verify.life_ms() })?;
         }
-        (Moved::AtOnce(Some(old)), ..) => post(call, &old, Notice::AddressChanged),
-        (Moved::AtOnce(None) | Moved::Not | Moved::Pending(_), ..) => Ok(()),
+        (Moved::AtOnce(Some(old)), ..) => return post(call, &old, Notice::AddressChanged),
+        (Moved::AtOnce(None) | Moved::Not | Moved::Pending(_), ..) => return Ok(()),
     }
+    // Whether or not another has the new one, which nobody is to learn here.
+    user.email.as_ref().map_or(Ok(()), |present| post(call, present, Notice::AddressChangeAsked))
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -210,7 +223,7 @@ pub(super) async fn erase(Person { call, user, session }: Person, Content(bytes)
         tx.lock_subject(&policy.name, &user.id).await?;
         let now = tx.database_now().await?;
         let user = shown.still(tx, &call, &user, now).await?;
-        let over = closing::close(tx, &call.issuer.parts.issued, policy, &user.id, "account erased").await?;
+        let over = closing::close(tx, &call, &user.id, "account erased").await?;
         tx.clear_lockouts(&policy.name, &user.id, now).await?;
         tx.delete_user(&policy.name, &user.id).await?;
         call.event(EventKind::UserDeleted).subject(&user.id).session(&session.id).write(tx, now).await?;
@@ -224,7 +237,8 @@ pub(super) async fn erase(Person { call, user, session }: Person, Content(bytes)
 struct PasswordChange {
     current_password: String,
     new_password: String,
-    confirm_password: Option<String>,
+    /// The new password again.
+    confirm_password: String,
     device_token: Option<String>,
 }
 
@@ -234,36 +248,44 @@ struct PasswordChange {
     path = "/auth/change-password",
     tag = "accounts",
     summary = "Change one's own password",
-    description = "One's other sessions end.",
+    description = "One's other sessions end; an address that waits for its link is withdrawn, and devices are forgotten, but \
+        for the one whose `device_token`, or cookie, is shown.",
     request_body = PasswordChange,
     security(("bearer" = [])),
     responses(
         (status = 200, description = "What ended", body = shapes::Ended),
         (status = 202, description = "The same, while the feed is out of reach", body = shapes::Ended),
         (status = 401, description = "`invalid_credentials`, or no good credential"),
-        (status = 409, description = "It was changed meanwhile"),
+        (status = 503, description = "It was changed at the same time, or too much is asked for"),
         (status = 423, description = "`account_locked`"),
     )
 )]
 pub(super) async fn change_password(
     Person { call, user, session }: Person,
+    headers: HeaderMap,
     Content(bytes): Content,
 ) -> Result<Response, Failed> {
     let body: PasswordChange = body_of(&bytes)?;
-    if body.confirm_password.as_ref().is_some_and(|again| *again != body.new_password) {
+    if body.confirm_password != body.new_password {
         return Err(Problem::validation("confirm_password is not the same as new_password").into());
     }
     judge_password(&call, &body.new_password)?;
-    let shown = show_password(&call, &user, &session, &body.current_password, body.device_token.as_deref()).await?;
+    let of_cookie = || browser::settings(&call).and_then(|cookies| browser::shown(cookies, &headers, Cookie::Device));
+    let device_token = body.device_token.as_deref().or_else(of_cookie);
+    let device = device_token.and_then(device_hash);
+    let shown = show_password(&call, &user, &session, &body.current_password, device_token).await?;
     judge_history(&call, &user, Some(&shown.password), &body.new_password).await?;
     let new = hashed(&call, &body.new_password).await?;
     let (policy, Shown { password: old, counter }) = (&call.policy, &shown);
     let over = transact!(call.store(), Failed, |tx| {
         tx.lock_subject(&policy.name, &user.id).await?;
         let now = tx.database_now().await?;
-        let user = shown.still(tx, &call, &user, now).await?;
+        let mut user = shown.still(tx, &call, &user, now).await?;
         tx.set_password(&policy.name, &user.id, &new, Some(&old.hash), history(&call)?, now).await?;
         counter.clear(tx, &policy.name, now).await?;
+        user.password_changed = Some(now);
+        shut_out(tx, &mut user, device.as_ref()).await?;
+        tx.save_user(&user).await?;
         tx.withdraw_one_time_tokens(&policy.name, &user.id, Purpose::Reset.word()).await?;
         let ending = policy.ending(now, "password changed");
         let over = tx.end_sessions(&policy.name, &user.id, Some(&session.id), &ending).await?;

@@ -8,11 +8,15 @@ use countersign_core::{
     check::{Authenticated, CredentialKind},
     time::UnixMillis,
 };
+use countersign_store::{Folded, User};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::IntoParams;
 
-use super::{door, login, operations, owner};
+use super::{
+    door::{self, Tried},
+    login, operations, owner,
+};
 use crate::{
     bearer::Permitted,
     body::OfQuery,
@@ -123,9 +127,9 @@ async fn standings(call: &Call, user: Option<&str>, ip: Option<IpAddr>, now: Uni
         return Err(Problem::validation("name ip too: logins are counted by account and address, or by address").into());
     };
     let mut windows = Vec::new();
-    for name in names_of(call, user).await? {
-        let held = door::windows(call, Some(&name), ip, now).await?;
-        windows.extend(held.into_iter().map(|window| (Some(name.clone()), window)));
+    for tried in names_of(call, user).await? {
+        let held = door::windows(call, Some(&tried), ip, now).await?;
+        windows.extend(held.into_iter().map(|window| (Some(tried.name.clone()), window)));
     }
     if windows.is_empty() {
         windows.extend(door::windows(call, None, ip, now).await?.into_iter().map(|window| (None, window)));
@@ -154,7 +158,7 @@ async fn standings(call: &Call, user: Option<&str>, ip: Option<IpAddr>, now: Uni
 }
 
 /// The names by which an account logs in; of one that isn't there, what was typed, because that is counted alike.
-pub(super) async fn names_of(call: &Call, user: Option<&str>) -> Result<Vec<String>, Failed> {
+pub(super) async fn names_of(call: &Call, user: Option<&str>) -> Result<Vec<Tried>, Failed> {
     let Some(typed) = user else { return Ok(Vec::new()) };
     let folded = names::folded(typed.trim());
     let found = match call.store().user(&call.policy.name, typed).await? {
@@ -162,7 +166,10 @@ pub(super) async fn names_of(call: &Call, user: Option<&str>) -> Result<Vec<Stri
         None => login::account(call, &folded).await?,
     };
     Ok(match found {
-        Some(user) => [user.username, user.email].into_iter().flatten().map(|name| name.folded).collect(),
-        None => vec![folded],
+        Some(User { id, username, email, .. }) => {
+            let tried = |name: Folded| Tried { name: name.folded, account: id.clone() };
+            [username, email].into_iter().flatten().map(tried).collect()
+        }
+        None => vec![Tried { name: folded, account: String::new() }],
     })
 }

@@ -144,20 +144,26 @@ pub(crate) async fn renew(call: &Call, text: &str, by: By<'_>) -> Result<Renewed
 async fn try_renew(call: &Call, text: &str, by: By<'_>) -> Result<Renewed, Failed> {
     let token = opening::refresh_token(text.trim());
     let held = match &token {
-        Some(token) => call.store().session_of_refresh_token(&call.policy.name, token).await?,
+        Some(token) => call.store().refresh_standing(&call.policy.name, token).await?,
         None => None,
     };
-    let (Some(token), Some(held)) = (token, held) else {
+    let (Some(token), Some(standing)) = (token, held) else {
         rate_limits::useless_refresh_token(call, Some("a refresh token that nobody was given")).await?;
         return Err(invalid().into());
     };
-    // Not counted as its owner's: who kept the token of a session that is over keeps nobody from refreshing another.
-    if !held.is_live(call.now().await?) {
+    // Not counted as its owner's: who kept the token of a session that is over, or that goes on with others, keeps nobody from
+    // refreshing.
+    if !standing.is_live(call.now().await?) {
         // One that has merely run out is nothing to tell of.
-        let told = held.ended.map(|_| "a refresh token of a session that was ended");
+        let told = match (standing.session.ended, standing.ended) {
+            (Some(_), _) => Some("a refresh token of a session that was ended"),
+            (None, true) => Some("a refresh token that a code has put another in the place of"),
+            (None, false) => None,
+        };
         rate_limits::useless_refresh_token(call, told).await?;
         return Err(invalid().into());
     }
+    let held = standing.session;
     if let By::Cookie(headers) = by
         && !csrf::holds(&call.issuer, &call.policy, &held.id, headers)
     {
@@ -168,7 +174,7 @@ async fn try_renew(call: &Call, text: &str, by: By<'_>) -> Result<Renewed, Faile
     let outcome = transact!(call.store(), Undone, |tx| {
         // Before the clock is read: what was committed while this waited is in the past.
         tx.lock_subject(&call.policy.name, &held.subject).await?;
-        used(tx, call, &token, &bits).await
+        used(tx, call, &held.subject, &token, &bits).await
     });
     match outcome {
         Ok(Outcome::Renewed(renewed)) => Ok(*renewed),
@@ -203,12 +209,13 @@ async fn step_up(call: &Call, session: &Session, cookies: bool) -> Result<Failed
     Ok(problem.with("challenge_id", challenge).with("methods", methods).into())
 }
 
-async fn used(tx: &mut Tx, call: &Call, token: &RefreshToken, bits: &[u8; 32]) -> Result<Outcome, Undone> {
+async fn used(tx: &mut Tx, call: &Call, subject: &str, token: &RefreshToken, bits: &[u8; 32]) -> Result<Outcome, Undone> {
     let policy = &call.policy;
     let now = tx.database_now().await?;
     let ending = policy.ending(now, "refresh token used again");
     let using = Use {
         policy: &policy.name,
+        subject,
         token,
         bits,
         grace_ms: policy.tokens.refresh_grace_ms,
@@ -220,6 +227,8 @@ async fn used(tx: &mut Tx, call: &Call, token: &RefreshToken, bits: &[u8; 32]) -
         Used::Reused { session, ended } => {
             let event = call.event(EventKind::RefreshReuse).subject(&session.subject).session(&session.id);
             event.write(tx, now).await?;
+            let why = Some(("reason", "refresh token used again"));
+            call.tell_ended(tx, &session.subject, &ended, why, now).await?;
             return Ok(Outcome::Refused(Some(ended.revocations)));
         }
         Used::Renewed { session, token, .. } => (*session, token),

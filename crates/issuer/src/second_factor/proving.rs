@@ -47,6 +47,7 @@ impl Step {
 /// A login whose password was right.
 pub(crate) async fn at_login(tx: &mut Tx, call: &Call, proven: &Proven<'_>, code: Option<&Code>) -> Result<Step, Failed> {
     let user = opening::still(tx, call, proven).await?;
+    let proven = &Proven { user: &user, ..proven.clone() };
     let now = tx.database_now().await?;
     // Of many guesses at once none counts beyond the one that locked.
     if let Some(until) = proven.counter.locked_in(tx, &user.policy, now).await? {
@@ -151,11 +152,19 @@ pub(super) fn invalid_challenge() -> Problem {
     Problem::new(axum::http::StatusCode::UNAUTHORIZED, "invalid_challenge", detail).fix("log in again")
 }
 
-/// A code for a challenge: whose it is, and what came of it.
-pub(crate) async fn verify(call: &Call, id: &str, code: &Code) -> Result<(User, Result<Step, Failed>), Failed> {
+/// A code for a challenge: whose it is, and what came of it. `cookies` says whether whoever shows it may be given any.
+pub(crate) async fn verify(
+    call: &Call,
+    id: &str,
+    code: &Code,
+    cookies: Result<(), Problem>,
+) -> Result<(User, Result<Step, Failed>), Failed> {
     let (policy, store) = (&call.policy.name, call.store());
     let challenge = store.challenge(policy, id).await?.ok_or_else(invalid_challenge)?;
     let pending = Pending::of(&challenge)?;
+    if pending.wishes.cookies {
+        cookies?;
+    }
     let user = store.user(policy, &challenge.user).await?.ok_or_else(invalid_challenge)?;
     let counter = Counter::of_login(call, Some(&user), "", pending.wishes.device_hash().as_ref()).await?;
     let step = transact!(store, Failed, |tx| { answered(tx, call, &challenge, &pending, &counter, code).await });
@@ -173,11 +182,13 @@ async fn answered(
     let (policy, mfa) = (&call.policy.name, &call.login()?.settings.mfa);
     tx.lock_subject(policy, &challenge.user).await?;
     let now = tx.database_now().await?;
-    let user = tx.user(policy, &challenge.user).await?.and_then(|user| opening::admitted(user, now));
+    let user = tx.user(policy, &challenge.user).await?;
     let password = tx.password(policy, &challenge.user).await?;
     let unchanged = password.as_ref().map(|password| password.changed.0) == pending.password_changed;
     let open = challenge.expires > now && challenge.completed.is_none();
     let (Some(user), true, true) = (user, unchanged, open) else { return Err(invalid_challenge().into()) };
+    lockout::closed(&user, now)?;
+    let user = opening::admitted(user, now).ok_or_else(invalid_challenge)?;
     if let Some(until) = counter.locked_in(tx, policy, now).await? {
         return Err(lockout::locked(until, now).into());
     }

@@ -108,7 +108,9 @@ pub(crate) async fn send(call: &Call, id: &str, channel: Channel) -> Result<(), 
         if let Some(until) = counter.locked_in(tx, policy, now).await? {
             return Err(lockout::locked(until, now).into());
         }
-        let held = tx.user(policy, &user.id).await?.and_then(|held| admitted(held, now));
+        let held = tx.user(policy, &user.id).await?.ok_or_else(invalid_challenge)?;
+        lockout::closed(&held, now)?;
+        let held = admitted(held, now);
         // The address, or the number, is the one that a code goes to, still.
         let same = match (&goal, held) {
             (_, None) => false,

@@ -187,7 +187,10 @@ async fn a_revoked_address_is_blocked_at_issuers_too_and_listed_and_lifted_as_an
     assert_eq!(revoked.status, 200, "{}", revoked.body);
     assert_eq!(rig.login("alice", PASSWORD).await.refusal(), (403, "address_blocked"));
     let listed = get(&rig, "blocks").await;
-    assert_eq!((&listed["blocks"][0]["network"], &listed["blocks"][0]["reason"]), (&json!("203.0.113.7/32"), &json!("scraper")));
+    assert_eq!(
+        (&listed["blocks"][0]["network"], &listed["blocks"][0]["reason"]),
+        (&json!("203.0.113.7/32"), &json!("scraper"))
+    );
     assert_eq!(rig.events().await.iter().filter(|kind| *kind == "IP_BLOCKED").count(), 1);
     let lifted = rig.delete(&format!("{BASE}/blocks?network=203.0.113.7")).over_admin_socket().send().await;
     assert_eq!(lifted.body["revoked"], 1);

@@ -50,7 +50,7 @@ async fn end(rig: &Rig, how: &str, victim: &Answer, other: &str) -> Answer {
         "its owner, one by one" => rig.delete(&format!("/auth/sessions/{id}")).bearer(other).send().await,
         "its owner, all" => rig.delete("/auth/sessions").bearer(other).send().await,
         "a changed password" => {
-            let body = json!({"current_password": PASSWORD, "new_password": OTHER});
+            let body = json!({"current_password": PASSWORD, "new_password": OTHER, "confirm_password": OTHER});
             rig.post("/auth/change-password").bearer(other).json(body).send().await
         }
         "a reset password" => {
@@ -212,7 +212,7 @@ const UNSAFE: [(&str, &str, &str); 12] = [
     (
         "POST",
         "/auth/change-password",
-        r#"{"current_password": "correct horse battery staple", "new_password": "evil horse battery"}"#,
+        r#"{"current_password": "correct horse battery staple", "new_password": "evil horse battery", "confirm_password": "evil horse battery"}"#,
     ),
     ("POST", "/auth/api-keys", r#"{"name": "evil", "scopes": ["orders:read"]}"#),
     ("DELETE", "/auth/api-keys/any", "{}"),

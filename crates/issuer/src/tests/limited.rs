@@ -213,3 +213,48 @@ async fn answers_of_calls_that_are_limited_tell_what_is_left_whatever_they_say()
     let unlimited = rig.get("/.well-known/jwks.json").send().await;
     assert_eq!(told(&unlimited, "ratelimit-limit"), None);
 }
+
+#[tokio::test]
+async fn who_was_locked_out_comes_in_at_once_when_unlocked_or_with_a_new_password() {
+    const OTHER: &str = "another horse of that battery";
+    // With the limits that a policy has by itself.
+    let rig = Rig::new("    passwords: {argon2id: {memory: 64Ki, iterations: 1}}\n").await;
+    for name in ["alice", "bob"] {
+        rig.account(name, PASSWORD, &["user"]).await;
+    }
+    let lock_out = async |name: &str| {
+        for _ in 0..5 {
+            assert_eq!(rig.login(name, "wrong").await.refusal(), (401, "invalid_credentials"));
+        }
+        assert_eq!(rig.login(name, PASSWORD).await.refusal(), (423, "account_locked"));
+    };
+    lock_out("alice").await;
+    let unlocked = rig.post("/admin/v1/policies/shop/shop/users/alice/unlock").over_admin_socket().send().await;
+    assert_eq!(unlocked.body["held_by"], json!(["lockout"]), "{}", unlocked.body);
+    assert_eq!(rig.login("alice", PASSWORD).await.status, 200);
+    lock_out("bob").await;
+    rig.post("/auth/forgot-password").json(json!({"email": "bob@shop.example"})).send().await;
+    let token = rig.mails().await.into_iter().find(|mail| mail.link.is_some()).unwrap().token();
+    let reset = rig.post("/auth/reset-password").json(json!({"token": token, "new_password": OTHER})).send().await;
+    assert_eq!(reset.status, 200, "{}", reset.body);
+    let again = rig.login("bob", OTHER).await;
+    assert_eq!((again.status.as_u16(), told(&again, "ratelimit-remaining")), (200, Some("4")), "{}", again.body);
+}
+
+#[tokio::test]
+async fn what_an_administrators_lock_turns_away_is_no_try() {
+    let rig = Rig::new(&limits("{perAccountAndAddress: {limit: 3, window: 5m}}", "{}")).await;
+    rig.account("alice", PASSWORD, &["user"]).await;
+    let administer = async |call: &str, body: serde_json::Value| {
+        let path = format!("/admin/v1/policies/shop/shop/users/alice/{call}");
+        rig.post(&path).json(body).over_admin_socket().send().await
+    };
+    administer("lock", json!({"reason": "laptop stolen"})).await;
+    for _ in 0..5 {
+        assert_eq!(rig.login("alice", PASSWORD).await.refusal(), (423, "account_locked"));
+    }
+    for _ in 0..3 {
+        assert_eq!(rig.login("alice", "wrong").await.refusal(), (401, "invalid_credentials"), "a try all the same");
+    }
+    assert_eq!(rig.login("alice", PASSWORD).await.refusal(), (429, "rate_limited"));
+}

@@ -31,6 +31,9 @@ async fn a_changed_password_ends_the_other_sessions_and_keeps_this_one() {
     let this = rig.login("alice", PASSWORD).await;
     let token = this.text("access_token");
     let mailed = reset_token(&rig, "alice@shop.example").await;
+    let once = json!({"current_password": PASSWORD, "new_password": OTHER});
+    let once = rig.post("/auth/change-password").bearer(&token).json(once).send().await;
+    assert_eq!(once.refusal(), (422, "validation_failed"), "confirm_password is missing");
     let differs = json!({"current_password": PASSWORD, "new_password": OTHER, "confirm_password": "x"});
     let differs = rig.post("/auth/change-password").bearer(&token).json(differs).send().await;
     assert_eq!(differs.refusal(), (422, "validation_failed"));
@@ -68,7 +71,9 @@ async fn wrong_current_passwords_count_as_failed_logins() {
     assert_eq!(change(&rig, &token, PASSWORD, OTHER).await.refusal(), (423, "account_locked"), "and nobody tries on");
     assert!(rig.is_good(&token).await, "the session lives");
     // The owner's own device is not held up by it.
-    let body = json!({"current_password": PASSWORD, "new_password": OTHER, "device_token": login.text("device_token")});
+    let device = login.text("device_token");
+    let body =
+        json!({"current_password": PASSWORD, "new_password": OTHER, "confirm_password": OTHER, "device_token": device});
     assert_eq!(rig.post("/auth/change-password").bearer(&token).json(body).send().await.status, 200);
 }
 

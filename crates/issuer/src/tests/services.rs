@@ -98,6 +98,43 @@ async fn a_service_gets_a_token_by_its_secret_and_may_introspect_and_revoke() {
 }
 
 #[tokio::test]
+async fn an_api_key_that_a_client_ends_is_told_of_with_the_client() {
+    let rig = with_client().await;
+    let alice = rig.account("alice", PASSWORD, &["user"]).await;
+    let token = token_of(&rig, "alice").await;
+    let body = json!({"name": "ci", "scopes": ["orders:read"]});
+    let key = rig.post("/auth/api-keys").bearer(&token).json(body).send().await;
+    for _ in 0..2 {
+        let ended = oauth(&rig, "/oauth/revoke", &format!("token={}&{CLIENT}", key.text("key"))).await;
+        assert_eq!(ended.status, 200, "{}", ended.body);
+    }
+    let filter = countersign_store::AuditFilter { limit: 1000, ..Default::default() };
+    let events = rig.store.audit(rig.name(), &filter).await.unwrap();
+    let told: Vec<_> = events.iter().filter(|kept| kept.event.kind == "API_KEY_REVOKED").collect();
+    assert_eq!(told.len(), 1, "once");
+    assert_eq!(told[0].event.subject.as_deref(), Some(alice.id.as_str()));
+    let details: Value = serde_json::from_str(&told[0].event.details).unwrap();
+    assert_eq!((&details["id"], &details["client_id"]), (&key.body["id"], &json!("billing")));
+}
+
+#[tokio::test]
+async fn a_client_is_no_account_whatever_that_is_called() {
+    let rig = with_client().await;
+    let account = rig.account("alice", PASSWORD, &["user"]).await;
+    let namesake = countersign_store::User { id: "billing".into(), username: None, email: None, ..account };
+    countersign_store::transact!(&*rig.store, |tx| { tx.insert_user(&namesake).await }).unwrap();
+    let token = oauth(&rig, "/oauth/token", &format!("grant_type=client_credentials&{CLIENT}")).await.text("access_token");
+    for path in ["/users/me", "/userinfo"] {
+        assert_eq!(rig.get(path).bearer(&token).send().await.refusal(), (401, "invalid_token"), "{path}");
+    }
+    let row = json!({"key": "1", "id": "billing", "username": "bill", "email": "bill@old.example", "email_verified": true});
+    let rows = json!({"mode": "run", "source": "old.db", "rows": [row]});
+    let path = "/admin/v1/policies/shop/shop/imports/old-shop/rows";
+    let answer = rig.post(path).json(rows).over_admin_socket().send().await;
+    assert_eq!(answer.body["results"][0]["reason"], "id: an OAuth client of the policy has it", "{}", answer.body);
+}
+
+#[tokio::test]
 async fn a_token_that_rules_allow_nothing_without_a_request_is_active_until_its_session_ends() {
     let rig = with_client_and("  rules: [{name: by-path, expression: \"request.path.startsWith('/closed')\"}]\n").await;
     rig.account("alice", PASSWORD, &["user"]).await;
@@ -280,4 +317,73 @@ async fn an_api_key_says_no_more_than_its_owner_may_when_it_is_issued() {
     let scopes = vec!["orders:read".to_owned()];
     let made = crate::public::make_api_key(&call, &alice.id, Some(&session), "ci".into(), scopes, None).await;
     assert!(made.unwrap_err().is("invalid_token"));
+}
+
+#[tokio::test]
+async fn every_refusal_of_oauths_calls_is_in_its_words() {
+    let rig = with_client().await;
+    let form = "application/x-www-form-urlencoded";
+    let large = format!("token={}", "x".repeat(70_000));
+    let nul = "grant_type=refresh_token&refresh_token=%00";
+    for (asking, status, error) in [
+        (rig.get("/oauth/token"), 405, "invalid_request"),
+        (rig.get("/oauth/introspect"), 405, "invalid_request"),
+        (rig.post("/oauth/revoke").header("content-type", form).text(&large), 413, "invalid_request"),
+        (rig.post("/oauth/token").header("content-type", form).text(nul), 400, "invalid_grant"),
+        (rig.get("/userinfo"), 401, "invalid_token"),
+        (rig.get("/userinfo").bearer("nonsense"), 401, "invalid_token"),
+        (rig.delete("/userinfo"), 405, "method_not_allowed"),
+    ] {
+        let answer = asking.send().await;
+        assert_eq!(answer.refusal(), (status, error), "{}", answer.body);
+        assert!(answer.body["error_description"].is_string(), "{}", answer.body);
+    }
+}
+
+#[tokio::test]
+async fn a_client_learns_of_a_refresh_token_whether_it_is_good() {
+    let rig = with_client().await;
+    let alice = rig.account("alice", PASSWORD, &["user"]).await;
+    let login = rig.login("alice", PASSWORD).await;
+    let ask = async |token: &str| {
+        let text = format!("token={token}&client_id=billing&client_secret=a+secret+of+the+client");
+        let asking = rig.post("/oauth/introspect").header("content-type", "application/x-www-form-urlencoded");
+        asking.text(&text).send().await.body
+    };
+    let first = login.text("refresh_token");
+    let told = ask(&first).await;
+    assert_eq!((&told["active"], &told["sub"]), (&json!(true), &json!(alice.id)), "{told}");
+    assert_eq!((&told["sid"], &told["token_type"]), (&login.body["session_id"], &json!("refresh_token")));
+    let refresh = async |token: &str| rig.post("/auth/refresh").json(json!({"refresh_token": token})).send().await;
+    let second = refresh(&first).await.text("refresh_token");
+    assert_eq!(ask(&second).await["active"], true);
+    let third = refresh(&second).await.text("refresh_token");
+    assert_eq!(ask(&first).await, json!({"active": false}), "whoever shows it again is taken for a thief");
+    assert_eq!(ask(&third).await["active"], true, "asking used nothing up");
+    rig.post("/auth/logout").bearer(&login.text("access_token")).send().await;
+    for token in [&third, &format!("csr_{}", "A".repeat(43))] {
+        assert_eq!(ask(token).await, json!({"active": false}));
+    }
+}
+
+#[tokio::test]
+async fn libraries_of_openid_connect_find_what_they_demand_of_metadata() {
+    let rig = Rig::new(QUICK).await;
+    let openid = rig.get("/.well-known/openid-configuration").send().await.body;
+    assert_eq!(openid["subject_types_supported"], json!(["public"]));
+    assert_eq!(openid["id_token_signing_alg_values_supported"], json!(["EdDSA"]));
+    let oauth = rig.get("/.well-known/oauth-authorization-server").send().await.body;
+    assert_eq!(oauth["subject_types_supported"], Value::Null, "RFC 8414 knows none");
+    assert_eq!(oauth["jwks_uri"], openid["jwks_uri"]);
+}
+
+#[tokio::test]
+async fn health_without_its_database_has_every_figure_and_none_of_them_is_known() {
+    let rig = Rig::new(QUICK).await.alone();
+    rig.store.close().await;
+    let health = rig.get("/api/v1/auth/health").send().await;
+    assert_eq!((health.status.as_u16(), health.text("status").as_str()), (200, "unhealthy"), "{}", health.body);
+    assert_eq!(health.body["components"]["database"]["status"], "unhealthy");
+    let none = json!({"active_sessions": null, "cached_tokens": null, "blocked_ips": null, "security_incidents_24h": null});
+    assert_eq!(health.body["metrics"], none);
 }

@@ -119,11 +119,7 @@ async fn whatever_token_is_no_good_is_written_down_unless_it_has_merely_run_out(
     .enumerate()
     {
         let from = format!("198.51.100.{number}");
-        for asking in [
-            rig.get("/users/me"),
-            rig.get("/auth/csrf"),
-            rig.get(&format!("{BASE}/users")).over_admin_tcp(),
-        ] {
+        for asking in [rig.get("/users/me"), rig.get("/auth/csrf"), rig.get(&format!("{BASE}/users")).over_admin_tcp()] {
             let before = rig.events().await.len();
             let answer = asking.from(&from).header("authorization", &authorization).send().await;
             assert_eq!(answer.refusal(), (401, "invalid_token"), "{kind}");

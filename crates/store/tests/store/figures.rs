@@ -82,7 +82,7 @@ async fn keys_are_counted_and_revoked_by_owner(db: Database) {
     let live = async |owner: &str, at| transact!(&store, |tx| { tx.live_api_keys(&shop(), owner, at).await }).unwrap();
     assert_eq!((live("alice", NOW).await, live("alice", NOW.plus(MINUTE)).await), (2, 0), "an expired one is none");
     let revoked = transact!(&store, |tx| { tx.mark_api_keys_of_revoked(&shop(), "alice", NOW).await }).unwrap();
-    assert_eq!((revoked, live("alice", NOW).await, live("bob", NOW).await), (2, 0, 1));
+    assert_eq!((revoked.len(), live("alice", NOW).await, live("bob", NOW).await), (2, 0, 1));
     let held = transact!(&store, |tx| { tx.api_key(&shop(), "a").await }).unwrap().unwrap();
     assert_eq!(held.revoked, Some(NOW));
 }

@@ -119,6 +119,7 @@ fn a_wrong_value_of_the_environment_is_told_by_its_variable_before_anything_bind
     let directory = tempfile::tempdir().unwrap();
     for (variable, value, status, said) in [
         ("LOG_LEVEL", "bogus", 2, "is no level"),
+        ("COUNTERSIGN_LOG_LEVEL", "bogus", 2, "is no level"),
         ("COUNTERSIGN_LISTEN", "7480", 2, "is no ADDR:PORT"),
         ("COUNTERSIGN_TRUSTED_PROXIES", "10.0.0.0/33", 2, "is no network"),
         ("COUNTERSIGN_TLS_CERT", "/nonexistent/c.pem", 2, "--tls-key is missing"),

@@ -134,7 +134,7 @@ async fn undo_one(
         _ => {}
     }
     // What was issued for it ends with it: an administrator may have minted tokens for an account that nobody used.
-    let ended = close(tx, &call.issuer.parts.issued, &call.policy, id, "import taken back").await?;
+    let ended = close(tx, call, id, "import taken back").await?;
     tx.forget_imported_api_keys(policy, id).await?;
     tx.delete_user(policy, id).await?;
     tx.forget_imported_user(policy, import, &brought.row_key).await?;

@@ -96,6 +96,8 @@ pub(crate) struct DeletedUser {
 #[derive(ToSchema)]
 pub(crate) struct SessionsOf {
     sessions: Vec<SessionOf>,
+    #[schema(required)]
+    next_cursor: Option<String>,
 }
 
 /// A session, and whose it is.

@@ -17,7 +17,7 @@ pub(crate) struct Health {
     #[schema(example = "production")]
     environment: String,
     components: Components,
-    /// Missing where the database doesn't answer.
+    /// Null, each of them, where the database doesn't answer.
     metrics: Figures,
 }
 
@@ -51,13 +51,13 @@ pub(crate) struct Component {
 /// A few figures; empty where the database doesn't answer.
 #[derive(ToSchema)]
 pub(crate) struct Figures {
-    #[schema(nullable = false)]
+    #[schema(required)]
     active_sessions: Option<u64>,
-    #[schema(nullable = false)]
+    #[schema(required)]
     cached_tokens: Option<u64>,
-    #[schema(nullable = false)]
+    #[schema(required)]
     blocked_ips: Option<u64>,
-    #[schema(nullable = false)]
+    #[schema(required)]
     security_incidents_24h: Option<u64>,
 }
 

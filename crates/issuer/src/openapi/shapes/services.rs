@@ -163,4 +163,10 @@ pub(crate) struct Metadata {
     introspection_endpoint_auth_methods_supported: Option<Vec<String>>,
     #[schema(nullable = false)]
     revocation_endpoint_auth_methods_supported: Option<Vec<String>>,
+    /// Of OpenID Connect alone.
+    #[schema(nullable = false)]
+    subject_types_supported: Option<Vec<String>>,
+    /// Of OpenID Connect alone.
+    #[schema(nullable = false)]
+    id_token_signing_alg_values_supported: Option<Vec<String>>,
 }

@@ -11,7 +11,10 @@ use crate::{
     call::Call,
     names,
     problem::Failed,
-    public::{door, login, rate_limits},
+    public::{
+        door::{self, Tried},
+        login, rate_limits,
+    },
     second_factor,
 };
 
@@ -107,14 +110,13 @@ pub(super) async fn rate_limits(call: &Call, user: Option<&str>, ip: IpAddr) -> 
     let names = rate_limits::names_of(call, user).await?;
     let whose = user.map_or_else(|| "ACCOUNT".to_owned(), str::to_owned);
     let fix = command(call, &format!("users unlock {whose} --also-address {ip}"));
-    let names: Vec<Option<&str>> =
-        if names.is_empty() { vec![None] } else { names.iter().map(|name| Some(name.as_str())).collect() };
+    let names: Vec<Option<&Tried>> = if names.is_empty() { vec![None] } else { names.iter().map(Some).collect() };
     let mut gates = Vec::new();
-    for name in names {
-        let windows = door::windows(call, name, ip, now).await?;
+    for tried in names {
+        let windows = door::windows(call, tried, ip, now).await?;
         // The tightest of them is what a login meets.
         let Some(standing) = limits.peek(&call.policy.name, &windows, now).await? else { continue };
-        let by = name.map_or_else(|| format!("from {ip}"), |name| format!("as {name} from {ip}"));
+        let by = tried.map_or_else(|| format!("from {ip}"), |tried| format!("as {} from {ip}", tried.name));
         let (left, of, again) = (standing.remaining, standing.limit, standing.reset_ms.max(0) / 1000);
         let detail = format!("logins {by}: {left} of {of} left, anew in {again} s");
         gates.push(Gate::new("rate limit", standing.allowed, detail, fix.clone()));

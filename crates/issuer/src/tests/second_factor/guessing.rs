@@ -114,3 +114,26 @@ async fn a_backup_code_works_once_and_in_any_spelling() {
     let token = alice.login.text("access_token");
     assert_eq!(rig.get("/auth/2fa").bearer(&token).send().await.body["backup_codes_left"], 9);
 }
+
+#[tokio::test]
+async fn a_challenge_that_is_open_when_an_administrator_steps_in_says_so() {
+    let rig = Rig::new(&wide()).await;
+    for (name, call, body, refusal) in [
+        ("alice", "lock", json!({"reason": "laptop stolen"}), (423, "account_locked")),
+        ("bob", "", json!({"status": "disabled"}), (403, "account_disabled")),
+    ] {
+        let held = enrolled(&rig, name).await;
+        let asked = challenge(&rig, name).await;
+        let path = format!("/admin/v1/policies/shop/shop/users/{name}");
+        let stepped_in = match call {
+            "" => rig.patch(&path),
+            call => rig.post(&format!("{path}/{call}")),
+        };
+        assert_eq!(stepped_in.json(body).over_admin_socket().send().await.status, 200);
+        let good = code(&rig, &held.secret, 1).await;
+        let refused = verify(&rig, &asked, &good).await;
+        assert_eq!(refused.refusal(), refusal, "{}", refused.body);
+        let sent = rig.post("/auth/2fa/otp/send").json(json!({"challenge_id": asked, "channel": "email"})).send().await;
+        assert_eq!(sent.refusal(), refusal, "no code goes out either: {}", sent.body);
+    }
+}
