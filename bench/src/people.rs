@@ -58,7 +58,8 @@ pub(crate) fn measure(effort: &Effort, figures: &mut Vec<Figure>) -> Result<()> 
         if database.is_none() {
             bench.overload(figures)?;
         }
-        let people = bench.register(CHEAP)?;
+        bench.register(CHEAP)?;
+        let people = bench.log_in(CHEAP)?;
         bench.refreshes(&people, figures)?;
         stored::measure(&bench, &people, figures)?;
     }
@@ -103,24 +104,25 @@ fn login_request(policy: &str, number: usize) -> Vec<u8> {
 }
 
 impl Bench<'_> {
-    /// Makes the accounts of a policy, and logs each in.
-    fn register(&self, policy: &str) -> Result<Vec<LoggedIn>> {
+    /// Makes the accounts of a policy.
+    fn register(&self, policy: &str) -> Result<()> {
         let mut client = Client::connect(&self.dev.issuer()?)?;
-        let mut call = |request: &[u8]| -> Result<Value> {
-            let (status, _, body) = client.call(request)?;
-            if !(200..300).contains(&status) {
-                bail!("{status}: {}", String::from_utf8_lossy(&body));
-            }
-            Ok(serde_json::from_slice(&body)?)
-        };
+        for number in 0..ACCOUNTS {
+            let name = format!("person-{number}");
+            let account = json!({"username": name, "email": format!("{name}@bench.example"), "password": PASSWORD});
+            let path = format!("/bench/{policy}/auth/register");
+            answer(&mut client, &http1::request("POST", &path, &[], Some(account.to_string().as_bytes())))?;
+        }
+        Ok(())
+    }
+
+    /// Logs each of them in.
+    fn log_in(&self, policy: &str) -> Result<Vec<LoggedIn>> {
+        let mut client = Client::connect(&self.dev.issuer()?)?;
         let text = |value: &Value| value.as_str().map(str::to_owned).context("an answer to a login lacks a text");
         (0..ACCOUNTS)
             .map(|number| {
-                let name = format!("person-{number}");
-                let account = json!({"username": name, "email": format!("{name}@bench.example"), "password": PASSWORD});
-                let path = format!("/bench/{policy}/auth/register");
-                call(&http1::request("POST", &path, &[], Some(account.to_string().as_bytes())))?;
-                let login = call(&login_request(policy, number))?;
+                let login = answer(&mut client, &login_request(policy, number))?;
                 Ok(LoggedIn {
                     id: text(&login["user"]["id"])?,
                     access: text(&login["access_token"])?,
@@ -203,6 +205,15 @@ impl Bench<'_> {
             figures.push(Figure::new(PART, format!("{what}, {}, its processor time included", self.kind), value, what));
         }
     }
+}
+
+/// What is answered to a call that has to succeed.
+fn answer(client: &mut Client, request: &[u8]) -> Result<Value> {
+    let (status, _, body) = client.call(request)?;
+    if !(200..300).contains(&status) {
+        bail!("{status}: {}", String::from_utf8_lossy(&body));
+    }
+    Ok(serde_json::from_slice(&body)?)
 }
 
 /// What a measuring process of this program found.

@@ -35,9 +35,9 @@ pub(super) fn measure(bench: &Bench<'_>, people: &[LoggedIn], figures: &mut Vec<
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     eprintln!("filling {}", bench.kind);
     runtime.block_on(fill(bench, people, "live", FILLED_OF_EACH, false))?;
-    let few = costs(bench, people)?;
+    let few = costs(bench)?;
     runtime.block_on(fill(bench, people, "old", bench.effort.sessions / ACCOUNTS, true))?;
-    let many = costs(bench, people)?;
+    let many = costs(bench)?;
     for ((name, few), (_, many)) in few.into_iter().zip(many) {
         let name = format!("{name}, {}, {} sessions stored", bench.kind, bench.effort.sessions);
         eprintln!("{name}: {:.2}", many / few);
@@ -47,8 +47,10 @@ pub(super) fn measure(bench: &Bench<'_>, people: &[LoggedIn], figures: &mut Vec<
 }
 
 /// Answers for each second of processor time, the database's included.
-fn costs(bench: &Bench<'_>, people: &[LoggedIn]) -> Result<[(&'static str, f64); 2]> {
-    let list: Vec<_> = people
+fn costs(bench: &Bench<'_>) -> Result<[(&'static str, f64); 2]> {
+    // The sessions of before may have been ended by later logins.
+    let list: Vec<_> = bench
+        .log_in(CHEAP)?
         .iter()
         .map(|person| {
             let bearer = format!("Bearer {}", person.access);

@@ -4,6 +4,7 @@
 
 mod hash;
 mod legacy;
+mod memory;
 mod pool;
 mod rules;
 

@@ -3,13 +3,14 @@
 use std::{fmt, fs::OpenOptions, io, os::unix::fs::OpenOptionsExt, path::Path, time::Duration};
 
 use countersign_core::time::UnixMillis;
+use countersign_feed::Clock;
 use sqlx::{
     Any, AnyConnection, AnyPool, AssertSqlSafe, Connection as _, Executor as _, Transaction,
     any::{AnyConnectOptions, AnyPoolOptions},
     sqlite::SqliteConnectOptions,
 };
 
-use crate::{Location, StoreError};
+use crate::{Location, StoreError, schema};
 
 /// The store. Cheap to clone.
 #[derive(Clone)]
@@ -46,19 +47,14 @@ impl Dialect {
             Self::Postgres => "BEGIN ISOLATION LEVEL READ COMMITTED",
         }
     }
-
-    pub(crate) const fn now(self) -> &'static str {
-        match self {
-            Self::Sqlite => "SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER)",
-            Self::Postgres => "SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS BIGINT)",
-        }
-    }
 }
 
 /// A transaction. What it wrote is undone unless it is committed. Made by [`crate::transact!`].
 pub struct Tx {
     pub(crate) inner: Transaction<'static, Any>,
     pub(crate) dialect: Dialect,
+    /// The numbers of the subjects that it holds.
+    pub(crate) subjects: Vec<i64>,
 }
 
 impl fmt::Debug for Tx {
@@ -97,7 +93,7 @@ impl Store {
             .connect_with(options(false)?)
             .await?;
         let schema = |source| StoreError::Schema { database: path.display().to_string(), source };
-        sqlx::migrate!("migrations/sqlite").run(&writer).await.map_err(schema)?;
+        schema::sqlite().run(&writer).await.map_err(schema)?;
         let readers = pool("PRAGMA busy_timeout = 5000;", 4).connect_with(options(true)?).await?;
         Ok(Self { writer, readers, dialect: Dialect::Sqlite })
     }
@@ -114,7 +110,7 @@ impl Store {
             let mut connection = writer.acquire().await?.detach();
             connection.execute("SET lock_timeout = 0").await?;
             connection.execute("SET statement_timeout = 0").await?;
-            sqlx::migrate!("migrations/postgres").run(&mut connection).await?;
+            schema::postgres().run(&mut connection).await?;
             Ok(connection.close().await?)
         };
         migrated.await.map_err(schema)?;
@@ -127,9 +123,12 @@ impl Store {
         self.writer.close().await;
     }
 
-    /// The database's own clock.
+    /// The database's own clock, which of SQLite is this machine's.
     pub async fn database_now(&self) -> Result<UnixMillis, StoreError> {
-        Ok(UnixMillis(sqlx::query_scalar(self.dialect.now()).fetch_one(&self.readers).await?))
+        match self.dialect {
+            Dialect::Sqlite => Ok(Clock::wall()),
+            Dialect::Postgres => Ok(UnixMillis(sqlx::query_scalar(SERVER_NOW).fetch_one(&self.readers).await?)),
+        }
     }
 }
 
@@ -140,10 +139,14 @@ impl Tx {
 
     /// The database's own clock, at this moment of the transaction.
     pub async fn database_now(&mut self) -> Result<UnixMillis, StoreError> {
-        let sql = self.dialect.now();
-        Ok(UnixMillis(sqlx::query_scalar(sql).fetch_one(self.connection()).await?))
+        match self.dialect {
+            Dialect::Sqlite => Ok(Clock::wall()),
+            Dialect::Postgres => Ok(UnixMillis(sqlx::query_scalar(SERVER_NOW).fetch_one(self.connection()).await?)),
+        }
     }
 }
+
+const SERVER_NOW: &str = "SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS BIGINT)";
 
 /// Nobody waits for ever, and what was answered is on disk.
 const SERVER_SETTINGS: &str = "SET lock_timeout = '10s'; SET statement_timeout = '30s';

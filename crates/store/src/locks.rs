@@ -16,10 +16,20 @@ impl Tx {
         self.lock(&["policy", policy.as_str()], Share::Alone).await
     }
 
-    /// Holds a subject: its account, its sessions, and whether tokens may be minted for it. Taken before they are read.
+    /// Holds a subject: its account, its sessions, and whether tokens may be minted for it. Taken before they are read; costs
+    /// nothing where this transaction holds it already.
     pub async fn lock_subject(&mut self, policy: &PolicyName, subject: &str) -> Result<(), StoreError> {
-        self.lock(&["policy", policy.as_str()], Share::WithOthers).await?;
-        self.lock(&["subject", policy.as_str(), subject], Share::Alone).await
+        let held = number(&["subject", policy.as_str(), subject]);
+        if self.dialect == Dialect::Sqlite || self.subjects.contains(&held) {
+            return Ok(());
+        }
+        sqlx::query("SELECT pg_advisory_xact_lock_shared($1), pg_advisory_xact_lock($2)")
+            .bind(number(&["policy", policy.as_str()]))
+            .bind(held)
+            .execute(self.connection())
+            .await?;
+        self.subjects.push(held);
+        Ok(())
     }
 
     /// Holds a row of a table that may not be there yet.

@@ -72,7 +72,7 @@ impl<'s> Attempts<'s> {
     pub async fn begin(&mut self) -> Result<Tx, StoreError> {
         self.made += 1;
         let dialect = self.store.dialect;
-        Ok(Tx { inner: self.store.writer.begin_with(dialect.begin()).await?, dialect })
+        Ok(Tx { inner: self.store.writer.begin_with(dialect.begin()).await?, dialect, subjects: Vec::new() })
     }
 
     /// Commits what was done, or undoes what failed. `None`: it is to be done again.

@@ -15,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::{
     Match, UnusableHash,
     hash::{self, Argon2idCost},
+    memory::{Memory, Spare},
 };
 
 /// Memory for each thread of a pool as large as the machine, KiB.
@@ -35,6 +36,7 @@ struct Inner {
     waiting: AtomicUsize,
     computed: AtomicU64,
     max_waiting: usize,
+    spare: Spare,
     /// A hash of each cost that is nobody's.
     decoys: Mutex<HashMap<Argon2idCost, String>>,
 }
@@ -63,6 +65,7 @@ impl Pool {
             waiting: AtomicUsize::new(0),
             computed: AtomicU64::new(0),
             max_waiting,
+            spare: Spare::default(),
             decoys: Mutex::default(),
         }))
     }
@@ -82,7 +85,7 @@ impl Pool {
     /// Hashes a new password.
     pub async fn hash(&self, password: &str, cost: Argon2idCost) -> Result<Result<String, UnusableHash>, Overloaded> {
         let password = zeroize::Zeroizing::new(password.to_owned());
-        self.run(cost, move || hash::hash(&password, cost)).await
+        self.run(cost.memory_kib, move |memory| hash::hash(&password, cost, memory)).await
     }
 
     /// Holds a password against a hash. Without one the same work is done in vain, so that time tells nothing.
@@ -95,13 +98,14 @@ impl Pool {
         let password = zeroize::Zeroizing::new(password.to_owned());
         let hash = hash.map(str::to_owned);
         let decoy = self.decoy(cost);
-        self.run(cost, move || {
+        let memory_kib = hash.as_deref().map_or(cost.memory_kib, |hash| hash::memory_kib(hash, cost));
+        self.run(memory_kib, move |memory| {
             let decoy = decoy?;
             match &hash {
                 // A hash that can't be read costs as much as one that can.
-                Some(hash) => hash::verify(&password, hash, cost)
-                    .or_else(|error| hash::verify(&password, &decoy, cost).and(Err(error))),
-                None => hash::verify(&password, &decoy, cost).map(|_| Match::No),
+                Some(hash) => hash::verify(&password, hash, cost, memory)
+                    .or_else(|error| hash::verify(&password, &decoy, cost, memory).and(Err(error))),
+                None => hash::verify(&password, &decoy, cost, memory).map(|_| Match::No),
             }
         })
         .await
@@ -114,7 +118,7 @@ impl Pool {
         if let Some(decoy) = decoys.get(&cost) {
             return Ok(decoy.clone());
         }
-        let decoy = hash::hash("nobody's password", cost)?;
+        let decoy = hash::hash("nobody's password", cost, &mut Memory::default())?;
         // Policies are few, and so are their costs.
         decoys.insert(cost, decoy.clone());
         Ok(decoy)
@@ -122,13 +126,16 @@ impl Pool {
 
     async fn run<T: Send + 'static>(
         &self,
-        cost: Argon2idCost,
-        work: impl FnOnce() -> T + Send + 'static,
+        memory_kib: u32,
+        work: impl FnOnce(&mut Memory) -> T + Send + 'static,
     ) -> Result<T, Overloaded> {
-        let places = self.places(cost).await?;
+        let places = self.places(memory_kib).await?;
         self.0.computed.fetch_add(1, Ordering::Relaxed);
+        let inner = self.0.clone();
         let work = tokio::task::spawn_blocking(move || {
-            let done = work();
+            let mut memory = inner.spare.take();
+            let done = work(&mut memory);
+            inner.spare.put(memory, inner.waiting.load(Ordering::Relaxed) > 0);
             drop(places);
             done
         });
@@ -137,7 +144,7 @@ impl Pool {
     }
 
     /// A thread, and the memory that is needed; one that needs more than there is gets all of it.
-    async fn places(&self, cost: Argon2idCost) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), Overloaded> {
+    async fn places(&self, memory_kib: u32) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), Overloaded> {
         let inner = &self.0;
         let before = inner.waiting.fetch_add(1, Ordering::Relaxed);
         let _waiting = Waiting(&inner.waiting);
@@ -145,7 +152,7 @@ impl Pool {
         if before >= inner.max_waiting.saturating_add(at_once) {
             return Err(Overloaded);
         }
-        let memory = inner.memory.clone().acquire_many_owned(cost.memory_kib.min(inner.memory_kib)).await;
+        let memory = inner.memory.clone().acquire_many_owned(memory_kib.min(inner.memory_kib)).await;
         let thread = inner.threads.clone().acquire_owned().await;
         match (thread, memory) {
             (Ok(thread), Ok(memory)) => Ok((thread, memory)),
@@ -186,9 +193,9 @@ mod tests {
             Self { at_once: Arc::default(), most: Arc::default(), gate: Arc::default() }
         }
 
-        fn work(&self) -> impl FnOnce() + Send + use<> {
+        fn work(&self) -> impl FnOnce(&mut Memory) + Send + use<> {
             let (at_once, most, gate) = (self.at_once.clone(), self.most.clone(), self.gate.clone());
-            move || {
+            move |_| {
                 most.fetch_max(at_once.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                 let mut open = gate.0.lock();
                 while !*open {
@@ -217,20 +224,20 @@ mod tests {
         let callers: Vec<_> = (0..5)
             .map(|_| {
                 let (pool, work) = (pool.clone(), held.work());
-                tokio::spawn(async move { pool.run(CHEAP, work).await })
+                tokio::spawn(async move { pool.run(CHEAP.memory_kib, work).await })
             })
             .collect();
         held.until_at_once(2).await;
         while pool.0.waiting.load(Ordering::Relaxed) != 3 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(pool.run(CHEAP, || ()).await, Err(Overloaded));
+        assert_eq!(pool.run(CHEAP.memory_kib, |_| ()).await, Err(Overloaded));
         held.open();
         for caller in callers {
             assert_eq!(caller.await.unwrap(), Ok(()));
         }
         assert_eq!(held.most.load(Ordering::SeqCst), 2);
-        assert_eq!(pool.run(CHEAP, || 7).await, Ok(7));
+        assert_eq!(pool.run(CHEAP.memory_kib, |_| 7).await, Ok(7));
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -240,7 +247,7 @@ mod tests {
         let callers: Vec<_> = (0..4)
             .map(|_| {
                 let (pool, work) = (pool.clone(), held.work());
-                tokio::spawn(async move { pool.run(CHEAP, work).await })
+                tokio::spawn(async move { pool.run(CHEAP.memory_kib, work).await })
             })
             .collect();
         held.until_at_once(2).await;
@@ -249,8 +256,32 @@ mod tests {
             assert_eq!(caller.await.unwrap(), Ok(()));
         }
         assert_eq!(held.most.load(Ordering::SeqCst), 2);
-        let greedy = Argon2idCost { memory_kib: 1 << 30, ..CHEAP };
-        assert_eq!(pool.run(greedy, || 7).await, Ok(7));
+        assert_eq!(pool.run(1 << 30, |_| 7).await, Ok(7));
+    }
+
+    #[tokio::test]
+    async fn a_hash_that_was_brought_takes_the_memory_that_it_demands() {
+        let pool = pool(8, 128, 100);
+        let dearer = Argon2idCost { memory_kib: 128, ..CHEAP };
+        let dear = hash::hash("correct horse", dearer, &mut Memory::default()).unwrap();
+        let held = Held::new();
+        let other = tokio::spawn({
+            let (pool, work) = (pool.clone(), held.work());
+            async move { pool.run(CHEAP.memory_kib, work).await }
+        });
+        held.until_at_once(1).await;
+        // Half is free: enough for the policy's own hashes, and not for this one.
+        let verifying = tokio::spawn({
+            let pool = pool.clone();
+            async move { pool.verify("correct horse", Some(&dear), CHEAP).await }
+        });
+        while pool.0.waiting.load(Ordering::Relaxed) != 1 && pool.computed() == 1 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(pool.computed(), 1, "it waits");
+        held.open();
+        assert_eq!(other.await.unwrap(), Ok(()));
+        assert_eq!(verifying.await.unwrap(), Ok(Ok(Match::YesButOld)));
     }
 
     #[tokio::test]
@@ -259,12 +290,12 @@ mod tests {
         let held = Held::new();
         let first = tokio::spawn({
             let (pool, work) = (pool.clone(), held.work());
-            async move { pool.run(CHEAP, work).await }
+            async move { pool.run(CHEAP.memory_kib, work).await }
         });
         held.until_at_once(1).await;
         let second = tokio::spawn({
             let pool = pool.clone();
-            async move { pool.run(CHEAP, || ()).await }
+            async move { pool.run(CHEAP.memory_kib, |_| ()).await }
         });
         while pool.0.waiting.load(Ordering::Relaxed) != 1 {
             tokio::task::yield_now().await;
