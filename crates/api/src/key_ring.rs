@@ -29,6 +29,10 @@ pub struct Record {
     pub policy: PolicyName,
     /// The uid of the AuthPolicy.
     pub uid: String,
+    /// The uid of the first AuthPolicy of those that took over from one another; issuers keep people by it. Absent in what an
+    /// earlier release wrote and nobody has taken over since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
     /// The uid of its namespace.
     pub namespace_uid: String,
     /// Its `iss`.

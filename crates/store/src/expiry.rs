@@ -2,7 +2,7 @@
 
 use countersign_core::{names::PolicyName, revocation::PURGE_AFTER_MS, time::UnixMillis};
 
-use crate::{Store, StoreError};
+use crate::{Store, StoreError, Tx};
 
 /// What of each table goes, in an order in which nothing refers to what is gone. `$1` is the time before which it had
 /// expired, `$2` how many rows at most.
@@ -80,13 +80,15 @@ impl Store {
         let erased = sqlx::query(REFRESH_BITS);
         Ok(erased.bind(own_now.0).bind(i64::from(batch)).execute(&self.writer).await?.rows_affected())
     }
+}
 
-    /// Erases what is kept of people under a policy that is gone for good, at most `batch` of each table. How many rows went:
-    /// when any did, there may be more. Audit events and revocations stay.
-    pub async fn erase_people(&self, policy: &PolicyName, batch: u32) -> Result<u64, StoreError> {
+impl Tx {
+    /// Erases what is kept of people under a policy, at most `batch` of each table. How many rows went: when any did, there may
+    /// be more. Audit events and revocations stay.
+    pub(crate) async fn erase_people(&mut self, policy: &PolicyName, batch: u32) -> Result<u64, StoreError> {
         let mut erased = 0;
         for sql in OF_POLICY {
-            let gone = sqlx::query(sql).bind(policy.as_str()).bind(i64::from(batch)).execute(&self.writer).await?;
+            let gone = sqlx::query(sql).bind(policy.as_str()).bind(i64::from(batch)).execute(self.connection()).await?;
             erased += gone.rows_affected();
         }
         Ok(erased)

@@ -22,8 +22,8 @@ use countersign_core::{
     time::UnixMillis,
 };
 use countersign_feed::{Clock, FeedState, Publisher};
-use countersign_issuer::{Fleet, IssuerPolicy, Lives, Policies, Verifier};
-use countersign_store::{NewRevocation, Store, StoreError};
+use countersign_issuer::{Fleet, IssuerPolicy, Lives, Policies, Verifier, erase_people};
+use countersign_store::{NewRevocation, Store, StoreError, Tenure};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -31,7 +31,7 @@ use self::managed::{HeldRing, Known, Managed};
 pub(crate) use self::shared::Shared;
 use super::{
     bundles::{Bundles, BundlesError},
-    declared::{Declaration, Declared},
+    declared::{Declaration, Declared, Withdrawn},
 };
 
 /// How often acknowledgements are looked at while a key waits for them.
@@ -42,9 +42,6 @@ const IDLE: Duration = Duration::from_secs(1);
 const MAX_PLANS: usize = 16;
 /// How long a first publication of the policy's own revocations may take.
 const PUBLISH_WITHIN: Duration = Duration::from_secs(1);
-
-/// Rows that are erased in one step.
-const ROWS_AT_ONCE: u32 = 1000;
 
 /// Keeper of rings, writer of bundles.
 pub(crate) struct Operator {
@@ -136,40 +133,27 @@ impl Operator {
             tracing::info!(policy = %name, "the policy is withdrawn");
         }
         for (name, withdrawn) in &declaration.withdrawn {
-            let over = Clock::wall() >= withdrawn.erase_after;
-            if let Err(error) = self.withdraw(name, &withdrawn.uid, over).await {
+            if let Err(error) = self.withdraw(name, withdrawn).await {
                 tracing::error!(policy = %name, %error, "the policy can't be withdrawn now; it is tried again");
             }
         }
     }
 
-    async fn withdraw(&mut self, name: &PolicyName, uid: &str, over: bool) -> Result<(), OperatorError> {
-        if over {
-            if self.bundles.present(name).is_some() {
-                self.erase_people(name).await?;
-                self.bundles.erase(name)?;
-                self.store.delete_rings(name).await?;
+    async fn withdraw(&mut self, name: &PolicyName, withdrawn: &Withdrawn) -> Result<(), OperatorError> {
+        let Some(present) = self.bundles.present(name) else { return Ok(()) };
+        if Clock::wall() < withdrawn.erase_after {
+            if present.verify.is_some() {
+                self.bundles.publish(managed::tombstone(name, &withdrawn.uid), None).await?;
             }
             return Ok(());
         }
-        if self.bundles.present(name).is_some_and(|b| b.verify.is_some()) {
-            self.bundles.publish(managed::tombstone(name, uid), None).await?;
-        }
-        Ok(())
-    }
-
-    /// All that is kept of people, a bounded number of rows at a time. The bundle goes after them, so that a process that ends
-    /// on the way begins again.
-    async fn erase_people(&self, name: &PolicyName) -> Result<(), OperatorError> {
-        let mut erased = 0;
-        loop {
-            match self.store.erase_people(name, ROWS_AT_ONCE).await? {
-                0 => break,
-                rows => erased += rows,
-            }
-        }
-        if erased > 0 {
-            tracing::info!(policy = %name, rows = erased, "the people of a policy that is gone for good are erased");
+        let (uid, generation) = (withdrawn.uid.as_str(), present.generation);
+        let tenure = Tenure { policy: name, uid, origin: None, generation };
+        self.store.withdraw_people(&tenure, withdrawn.erase_after).await?;
+        // The bundle goes after them, so that a process that ends on the way begins again.
+        if erase_people(&self.store, name).await? {
+            self.bundles.erase(name)?;
+            self.store.delete_rings(name).await?;
         }
         Ok(())
     }

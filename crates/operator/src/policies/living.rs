@@ -281,7 +281,9 @@ fn adopt_into(record: &mut Record, observed: &Observed<'_>) {
     } else if record.uid != declared.uid() {
         record.spec = None;
     }
-    declared.uid().clone_into(&mut record.uid);
+    if record.uid != declared.uid() {
+        record.pass_to(declared.uid());
+    }
     observed.namespace_uid.clone_into(&mut record.namespace_uid);
     record.withdrawn_time = None;
     if let Some(effective) = &observed.effective {

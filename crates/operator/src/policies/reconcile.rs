@@ -138,6 +138,8 @@ impl Reconciler {
                 self.withdraw(name, declared.as_deref(), &namespace_uid, found, managed).await
             }
             (Standing::Withdrawn { .. }, declared) => self.stay_withdrawn(name, declared.as_deref(), managed).await,
+            // An issuer that hasn't read of it would never know whose people are to be erased.
+            (Standing::Erase, None) if self.issuers_lag(name, managed) => self.stay_withdrawn(name, None, managed).await,
             (Standing::Erase, _) => {
                 self.erase_bundle(name, managed).await?;
                 self.erase_told(name, managed).await?;
@@ -172,6 +174,13 @@ impl Reconciler {
                 cached.is_some_and(|secret| secret.is_vouched_for(name, declared.uid()))
             }
         }
+    }
+
+    /// Whether an issuer of those that count hasn't read yet what is kept of a policy.
+    fn issuers_lag(&self, name: &PolicyName, managed: &Managed) -> bool {
+        let (hold, all) = self.context.registry.fleet().issuers_at(name, managed.stored_version());
+        let told = managed.stored.as_ref().is_some_and(|stored| self.has_issuer(&stored.kept.record));
+        told && hold < all
     }
 
     pub(super) fn server_now(&self) -> Option<UnixMillis> {

@@ -31,6 +31,9 @@ pub(crate) trait Recording {
     /// Adds entries; of two for one thing the join stays.
     fn revoke(&mut self, entries: impl IntoIterator<Item = Entry>);
 
+    /// The policy object of this uid takes over.
+    fn pass_to(&mut self, uid: &str);
+
     /// From here on tokens may be issued up to `until`.
     fn reserve(&mut self, until: UnixMillis);
 
@@ -60,6 +63,11 @@ impl Recording for Record {
             by_key.insert(key, joined);
         }
         self.revoked = by_key.into_values().collect();
+    }
+
+    fn pass_to(&mut self, uid: &str) {
+        let before = std::mem::replace(&mut self.uid, uid.to_owned());
+        self.origin.get_or_insert(before);
     }
 
     fn reserve(&mut self, until: UnixMillis) {

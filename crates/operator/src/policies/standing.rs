@@ -128,6 +128,7 @@ mod tests {
         Record {
             policy: PolicyName::try_new("shop", "shop").unwrap(),
             uid: "u1".into(),
+            origin: None,
             namespace_uid: "n1".into(),
             issuer: Some("https://a.example".into()),
             generation: 1,

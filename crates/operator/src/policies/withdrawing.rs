@@ -31,6 +31,7 @@ pub(super) fn blank(name: &PolicyName, declared: Option<&Declared>, namespace_ui
     Record {
         policy: name.clone(),
         uid: declared.map(|declared| declared.uid().to_owned()).unwrap_or_default(),
+        origin: declared.map(|declared| declared.uid().to_owned()),
         namespace_uid: namespace_uid.to_owned(),
         issuer: declared.and_then(|declared| declared.policy.spec.issuer.clone()),
         generation: 0,
@@ -140,7 +141,7 @@ impl Reconciler {
             kept.rings = turning::restored(&kept.rings, None, fleet.highest_held(), now);
         }
         if let Some(uid) = uid {
-            uid.clone_into(&mut kept.record.uid);
+            kept.record.pass_to(uid);
         }
         kept.record.withdrawn_time = Some(now);
         kept.record.generation = next_generation(kept.record.generation, fleet.held_ahead(name), fleet.highest_held(), now);

@@ -8,7 +8,9 @@ use futures_util::TryStreamExt as _;
 
 use crate::{
     accounts::user,
+    foreign::PATIENCE,
     rig::{Database, NOW, shop},
+    tenures::erase_all,
 };
 
 conformance! {
@@ -78,7 +80,7 @@ async fn a_row_is_brought_once_and_what_became_of_it_stays_known(db: Database) {
     let kept = transact!(&store, |tx| { tx.imported_user(&shop(), IMPORT, "1").await }).unwrap().unwrap();
     assert_eq!(kept.user, "a", "an account that was erased is not brought again");
     assert_eq!(transact!(&store, |tx| { tx.account_state(&shop(), "a").await }).unwrap(), None);
-    while store.erase_people(&shop(), 2).await.unwrap() > 0 {}
+    erase_all(&store, &shop(), 2).await;
     assert_eq!(store.count_imported(&shop(), IMPORT).await.unwrap(), 0);
 }
 
@@ -151,7 +153,7 @@ async fn anothers_tables_are_read_as_texts_in_order_and_can_not_be_written_to(db
         sqlx::raw_sql(sql).execute(&raw).await.unwrap();
     }
     raw.close().await;
-    let foreign = Foreign::open(&db.location()).await.unwrap();
+    let foreign = Foreign::open(&db.location(), PATIENCE).await.unwrap();
     let columns = ["id", "email", "ratio"].map(str::to_owned);
     let rows = async |relation: Relation, columns: &[String]| {
         foreign.rows(&relation, columns).try_collect::<Vec<Vec<Option<String>>>>().await
@@ -171,6 +173,6 @@ async fn anothers_tables_are_read_as_texts_in_order_and_can_not_be_written_to(db
         assert!(written.is_err(), "{sql}: {written:?}");
     }
     foreign.close().await;
-    let nowhere = Foreign::open(&Location::File("/nonexistent/old.db".into())).await;
+    let nowhere = Foreign::open(&Location::File("/nonexistent/old.db".into()), PATIENCE).await;
     assert!(matches!(nowhere, Err(StoreError::Open { .. })), "{nowhere:?}");
 }

@@ -7,6 +7,7 @@ fn kept(revoked_keys: usize) -> Kept {
     let record = Record {
         policy,
         uid: "u".into(),
+        origin: None,
         namespace_uid: "n".into(),
         issuer: None,
         generation: 7,

@@ -10,6 +10,7 @@ fn kept(keys: &BundleKeys) -> (Kept, RingSecret) {
     let record = Record {
         policy: PolicyName::try_new("shop", "shop").unwrap(),
         uid: "u".into(),
+        origin: None,
         namespace_uid: "n".into(),
         issuer: Some("https://auth.example".into()),
         generation: 7,

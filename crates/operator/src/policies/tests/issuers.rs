@@ -85,3 +85,43 @@ async fn a_policy_s_status_says_how_many_issuers_hold_its_rings_once_all_do() {
     leader.settles().await;
     assert_eq!(server.object(POLICY), before, "one that restarts is not worth a write");
 }
+
+#[tokio::test]
+async fn what_is_kept_of_a_deleted_policy_goes_once_every_issuer_has_read_that_it_was_deleted() {
+    let (server, mut leader) = in_force().await;
+    declares(&server, |policy| policy["spec"]["retainAfterDelete"] = "0s".into());
+    leader.settles().await;
+    server.edit(POLICY, |policy| policy["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into());
+    leader.hears_issuers(&[("one", Some(at(u64::MAX))), ("two", Some(at(1)))]);
+    leader.settles().await;
+    assert_eq!(leader.bundle().verify, None);
+    server.delete(POLICY);
+    leader.hears_issuers(&[("one", Some(at(u64::MAX))), ("two", Some(at(1)))]);
+    leader.settles().await;
+    assert!(server.object(&ring_path()).is_some() && server.object(&bundle_path()).is_some(), "one hasn't read it");
+    let stored = leader.managed.stored_version();
+    leader.hears_issuers(&[("one", Some(at(u64::MAX))), ("two", Some(at(stored)))]);
+    leader.settles().await;
+    assert!(server.object(&ring_path()).is_none() && server.object(&bundle_path()).is_none());
+}
+
+#[tokio::test]
+async fn issuers_are_told_of_the_first_of_those_that_took_over_from_one_another() {
+    let (server, mut leader) = in_force().await;
+    let origin = |leader: &Leader| {
+        let record = &leader.managed.stored.as_ref().unwrap().kept.record;
+        (record.origin.clone(), record.uid.clone())
+    };
+    assert_eq!(origin(&leader), (Some("u1".into()), "u1".into()));
+    for uid in ["u2", "u3"] {
+        declares(&server, |policy| policy["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into());
+        leader.settles().await;
+        declares(&server, |policy| {
+            policy["metadata"]["deletionTimestamp"] = Value::Null;
+            policy["metadata"]["uid"] = uid.into();
+        });
+        leader.settles().await;
+        assert!(leader.bundle().verify.is_some());
+        assert_eq!(origin(&leader), (Some("u1".into()), uid.into()));
+    }
+}
