@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, num::NonZero};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Args;
 
 use crate::{
@@ -30,8 +30,9 @@ pub(crate) fn run(options: &Options, skipped: &mut Skipped) -> Result<()> {
             skipped.add(format!("{part} (no {program})"));
         }
     }
-    // The end-to-end tests run the real binaries.
-    run::run(run::cargo().args(["build", "--quiet", "--workspace", "--bins"]))?;
+    // The end-to-end tests run the real binaries. With the tests, so that all is built with one set of features, and once.
+    run::run(run::cargo().args(["build", "--quiet", "--workspace", "--bins", "--tests"]))?;
+    let binaries = std::env::current_exe()?.parent().context("xtask lies in no directory")?.to_owned();
     let run = |which: &[&str], threads: Option<usize>| {
         let mut command = run::cargo();
         command.args(["test", "--workspace"]).args(which).arg("--");
@@ -44,7 +45,8 @@ pub(crate) fn run(options: &Options, skipped: &mut Skipped) -> Result<()> {
         command
             .env("COUNTERSIGN_TEST_PYTHON", &python)
             .env("COUNTERSIGN_TEST_NODE_MODULES", &node_modules)
-            .env(cluster::PROGRAMS, &control_plane);
+            .env(cluster::PROGRAMS, &control_plane)
+            .env("COUNTERSIGN_TEST_BINARIES", &binaries);
         run::run(&mut command)
     };
     let others = run(&["--exclude", "countersign-e2e", "--no-fail-fast"], None);
