@@ -1,7 +1,11 @@
 //! People's accounts on `dev`, as clients keep account of them: what was answered holds, though its process, its Redis and its
 //! database are killed at any moment, and Redis comes back empty.
 
+mod idle;
+
 use std::{
+    collections::BTreeSet,
+    path::Path,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
@@ -150,12 +154,30 @@ fn lived(told: &Mutex<Vec<Told>>, wanted: usize) {
     eventually("some accounts have lived", Duration::from_mins(1), || (told.lock().unwrap().len() >= wanted).then_some(()));
 }
 
+/// Waits until each place of the policy's chain is in the audit log, in the chain's order; what came again after a kill is
+/// what came before it. How many lines came again.
+fn logged(path: &Path, places: u64) -> usize {
+    eventually("the whole chain is in the audit log", PATIENCE, || {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        // A kill in the middle of a line leaves a piece of it.
+        let events: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let logged: Vec<u64> = events.iter().map(|event| event["place"].as_u64().unwrap()).collect();
+        let once: BTreeSet<u64> = logged.iter().copied().collect();
+        assert!(once.iter().copied().eq(1..=once.len() as u64), "some are left out: {logged:?}");
+        assert!(logged.windows(2).all(|pair| pair[1] <= pair[0] + 1), "not in the chain's order: {logged:?}");
+        assert!(!text.contains("password of"), "a secret");
+        (once.len() as u64 >= places).then(|| logged.len() - once.len())
+    })
+}
+
 /// Kills one after the other in the middle of people's calls, and holds against the end what they were answered.
 fn kill(victims: &[Victim], database: Option<&Postgres>) {
     let policies = policies();
     let mut redis = Redis::start();
     let (url, of_database) = (redis.url(), database.map(|server| server.url("people")));
-    let mut environment = vec![("REDIS_URL", url.as_str())];
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("audit.jsonl");
+    let mut environment = vec![("REDIS_URL", url.as_str()), ("COUNTERSIGN_AUDIT_LOG", log.to_str().unwrap())];
     environment.extend(of_database.as_deref().map(|url| ("DATABASE_URL", url)));
     let mut dev = Dev::start_on(policies.directory(), &environment);
     let told: Arc<Mutex<Vec<Told>>> = Arc::default();
@@ -215,8 +237,11 @@ fn kill(victims: &[Victim], database: Option<&Postgres>) {
         assert_eq!(verify["intact"], true, "{verify}");
         verify["place"].as_u64().filter(|place| *place >= told.len() as u64)
     });
-    let kills = victims.len();
-    crate::rig::report(&format!("people: {} accounts over {kills} kills, {sealed} events in one chain", told.len()));
+    let (kills, again) = (victims.len(), logged(&log, sealed));
+    crate::rig::report(&format!(
+        "people: {} accounts over {kills} kills, {sealed} events in one chain, {again} twice in the audit log",
+        told.len()
+    ));
 }
 
 #[test]

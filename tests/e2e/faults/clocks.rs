@@ -1,51 +1,34 @@
-//! Clocks that step, both ways. The verifier's wall clock is moved under it by libfaketime; everybody else's stays.
+//! Clocks that step, both ways. The verifier's wall clock is moved under it; everybody else's stays.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::time::Duration;
 
 use serde_json::json;
 
 use super::World;
 use crate::{
     forge,
-    rig::{PATIENCE, Verifier, VerifierOptions, eventually},
+    rig::{Clock, PATIENCE, Verifier, VerifierOptions, eventually},
 };
 
-/// A verifier of a world, and the file that moves its clock.
+/// A verifier of a world, and the clock that it goes by.
 struct Stepped {
     verifier: Verifier,
-    clock: PathBuf,
-    _directory: tempfile::TempDir,
+    clock: Clock,
 }
 
 impl Stepped {
     fn start(world: &World) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let clock = directory.path().join("clock");
-        set(&clock, 0);
-        let environment = [
-            ("LD_PRELOAD", library().display().to_string()),
-            ("FAKETIME_TIMESTAMP_FILE", clock.display().to_string()),
-            ("FAKETIME_NO_CACHE", "1".to_owned()),
-            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
-        ];
+        let clock = Clock::start();
         let mut verifier = Verifier::with(
             &world.dev.bundles(),
-            VerifierOptions {
-                redis: Some(world.redis.url()),
-                environment: environment.map(|(name, value)| (name.to_owned(), value)).to_vec(),
-                ..Default::default()
-            },
+            VerifierOptions { redis: Some(world.redis.url()), environment: clock.environment(), ..Default::default() },
         );
         verifier.wait_until_fresh();
-        Self { verifier, clock, _directory: directory }
+        Self { verifier, clock }
     }
 
     fn step(&self, seconds: i64) {
-        set(&self.clock, seconds);
+        self.clock.set(seconds);
     }
 
     fn says(&self, token: &str, wanted: (u16, &str)) {
@@ -64,20 +47,6 @@ impl Stepped {
             std::thread::park_timeout(Duration::from_millis(2));
         }
     }
-}
-
-fn set(file: &Path, seconds: i64) {
-    let temporary = file.with_extension("new");
-    fs::write(&temporary, format!("{seconds:+}\n")).unwrap();
-    fs::rename(temporary, file).unwrap();
-}
-
-fn library() -> PathBuf {
-    let directories = fs::read_dir("/usr/lib").unwrap().map(|entry| entry.unwrap().path());
-    directories
-        .map(|directory| directory.join("faketime/libfaketimeMT.so.1"))
-        .find(|path| path.is_file())
-        .expect("libfaketime is installed (cargo xtask test installs it)")
 }
 
 #[test]

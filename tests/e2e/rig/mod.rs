@@ -1,6 +1,7 @@
 //! The parts under test: started on free ports, ended with their value.
 
 mod binaries;
+mod clock;
 mod cluster;
 mod collector;
 mod dev;
@@ -15,6 +16,7 @@ use std::{
 };
 
 pub(crate) use binaries::path as binary;
+pub(crate) use clock::Clock;
 pub(crate) use cluster::{
     Api, BUNDLES, Cable, Cluster, Counts, Installation, Issuer, Operator, SYSTEM, Setup, SimulatedFleet, Write, Writes,
     condition, path as object_path,
