@@ -14,9 +14,11 @@ use countersign_core::{
     ring::{self, Acks, Ring},
     time::UnixMillis,
 };
-use countersign_issuer::{BundleWrite, Enforcement, IssuerPolicy, Lives, OpaqueEnd, OwnKeys, RingView, Verifier};
+use countersign_issuer::{
+    BundleWrite, Confirmation, Enforcement, IssuerPolicy, Lives, OpaqueEnd, OwnKeys, RingView, SignsWhile, Verifier,
+};
 
-use crate::{trust::Trusted, watching::Object};
+use crate::{people::NotItsPeople, trust::Trusted, watching::Object};
 
 /// What lies under one policy's names.
 #[derive(Debug, Default)]
@@ -48,6 +50,8 @@ pub(crate) enum Refused {
     NotOne,
     #[error("a ring is older than the one that is used")]
     OlderRing,
+    #[error(transparent)]
+    People(#[from] NotItsPeople),
 }
 
 /// A policy's parts, opened and found to belong together.
@@ -67,8 +71,8 @@ pub(crate) struct Opened {
 pub(crate) enum Stands {
     /// It is in force.
     Lives(Arc<Bundle>),
-    /// It was deleted.
-    Withdrawn(PolicyName),
+    /// It was deleted: its tombstone.
+    Withdrawn(Arc<Bundle>),
 }
 
 /// Opens the bundle that lies under `object`'s name.
@@ -78,10 +82,9 @@ pub(crate) fn stands(object: &str, lying: &Lying, trusted: &Trusted) -> Result<S
     if bundle_name(&bundle.policy) != object {
         return Err(Refused::Bundle(format!("the bundle is for policy {}, not for the one its name says", bundle.policy)));
     }
-    Ok(match bundle.verify {
-        Some(_) => Stands::Lives(Arc::new(bundle)),
-        None => Stands::Withdrawn(bundle.policy),
-    })
+    let lives = bundle.verify.is_some();
+    let bundle = Arc::new(bundle);
+    Ok(if lives { Stands::Lives(bundle) } else { Stands::Withdrawn(bundle) })
 }
 
 fn part<'a>(object: Option<&'a Object>, key: &str) -> Option<&'a [u8]> {
@@ -96,7 +99,7 @@ pub(crate) fn open(bundle: Arc<Bundle>, lying: &Lying, trusted: &Trusted) -> Res
     let kept = Kept::open(&name, &ring.data, &trusted.trust).map_err(|error| Refused::Ring(error.to_string()))?;
     let told = part(lying.section.as_ref(), ISSUE_KEY).ok_or(Refused::Missing("what issuers are told"))?;
     let section = IssueSection::open(told, &trusted.trust, &name).map_err(|error| Refused::Section(error.to_string()))?;
-    if section.uid != bundle.uid || kept.record.uid != bundle.uid {
+    if section.uid != bundle.uid || kept.record.uid != bundle.uid || kept.record.withdrawn_time.is_some() {
         return Err(Refused::NotOne);
     }
     let effective = EffectivePolicy::try_from(&section.spec)
@@ -126,6 +129,7 @@ impl Opened {
         lives: Lives,
         before: Option<&IssuerPolicy>,
         fleet: &FleetSeen<'_>,
+        confirmed: &Confirmation,
         now: UnixMillis,
     ) -> Result<IssuerPolicy, Refused> {
         let compiled = bundle::compile(&self.bundle, self.secrets.as_ref(), &FetchedKeys::new())
@@ -149,7 +153,8 @@ impl Opened {
         };
         let references = self.section.references.clone();
         let policy = IssuerPolicy::of(&self.name, &self.effective, references, None, own, lives, Arc::new(compiled.policy));
-        Ok(IssuerPolicy { written: Some(fleet.write(self.version)), ..policy })
+        let signs_while = SignsWhile::of(confirmed.clone(), self.effective.keys.absent_after.as_millis());
+        Ok(IssuerPolicy { written: Some(fleet.write(self.version)), signs_while: Some(signs_while), ..policy })
     }
 
     fn view(&self, name: RingName, ring: Ring, fleet: &FleetSeen<'_>, now: UnixMillis) -> Result<RingView, Refused> {

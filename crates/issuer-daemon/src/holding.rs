@@ -3,6 +3,8 @@
 //! One task, one direction. A policy whose parts don't go together yet, or that isn't trusted, stays as it was; only its
 //! tombstone ends it. What a bundle calls revoked is written into the store before the policy is put in force.
 
+mod lapsing;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
@@ -19,7 +21,7 @@ use countersign_core::{
     revocation::{Entry, EntryKey},
 };
 use countersign_feed::{Ack, Clock, Follower, MAX_REFUSED, Publisher, RefusedPolicy};
-use countersign_issuer::{Fleet, IssuerPolicy, Lives, Policies, Verifier};
+use countersign_issuer::{Confirmation, Fleet, IssuerPolicy, Lives, Policies, Verifier};
 use countersign_store::{NewRevocation, Store, StoreError};
 use parking_lot::RwLock;
 use serde_json::{Value, json};
@@ -28,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     assembling::{self, FleetSeen, Lying, Opened, Refused, Stands},
+    people,
     trust::Trusted,
     watching::{Change, Object, Source, missing},
 };
@@ -50,6 +53,10 @@ pub(crate) struct Holder {
     pub(crate) trusted: watch::Receiver<Arc<Trusted>>,
     pub(crate) start_id: String,
     pub(crate) told: Arc<Told>,
+    /// When the API server last confirmed what is held: every policy's keys sign by that.
+    pub(crate) confirmed: Confirmation,
+    /// The watches are told here within how long that has to be, milliseconds.
+    pub(crate) within_ms: watch::Sender<i64>,
 }
 
 /// What others may ask of it.
@@ -64,6 +71,8 @@ struct State {
     settled: bool,
     problems: Vec<String>,
     broken: BTreeSet<PolicyName>,
+    /// The policies for which nothing is signed, because the API server hasn't confirmed what is held.
+    lapsed: BTreeSet<PolicyName>,
     effective: BTreeMap<PolicyName, Arc<EffectivePolicy>>,
 }
 
@@ -113,6 +122,8 @@ struct World {
     /// Whose objects' names end with which hash.
     names: HashMap<String, PolicyName>,
     refused: BTreeMap<String, Refused>,
+    /// When each watch had last told everything that there was.
+    confirmed: BTreeMap<Source, i64>,
     dirty: BTreeSet<String>,
     /// What was written into the store in this life.
     revoked: BTreeMap<PolicyName, BTreeMap<EntryKey, i64>>,
@@ -139,6 +150,7 @@ impl World {
             }
             Change::Applied { source, name, object } => self.put(source, &name, Some(object)),
             Change::Gone { source, name } => self.put(source, &name, None),
+            Change::Confirmed { source, at } => drop(self.confirmed.insert(source, at)),
         }
     }
 
@@ -180,6 +192,10 @@ impl World {
     /// before everything was read once, nor while rings were read under another history than the present one.
     fn ack(&self, start_id: &str, trusted: &Trusted) -> Option<Ack> {
         if !self.is_listed() || self.history.is_empty() || self.rings_under != self.history {
+            return None;
+        }
+        // What the store didn't take of a policy that nobody holds here, such as its end, can't be named below.
+        if self.dirty.iter().any(|hash| !self.names.contains_key(hash)) {
             return None;
         }
         let mut refused = self.behind();
@@ -268,6 +284,10 @@ impl Holder {
 
     /// Those that live, and what each holds. A view that shows it differently is made anew.
     async fn look_at_verifiers(&self, world: &mut World) {
+        // What they wait for is in the store, and no watch tells of it.
+        let waiting =
+            world.refused.iter().filter(|(_, why)| matches!(why, Refused::People(_))).map(|(hash, _)| hash.clone());
+        world.dirty.extend(waiting);
         match self.fleet.verifiers().await {
             Ok(verifiers) => {
                 world.verifiers = verifiers;
@@ -317,7 +337,12 @@ impl Holder {
             }
         }
         world.dirty.extend(unread);
+        if let Some(at) = world.confirmed() {
+            self.confirmed.note(at);
+        }
         if changed {
+            let within_ms = world.within_ms();
+            self.within_ms.send_if_modified(|held| std::mem::replace(held, within_ms) != within_ms);
             let views = world.held.iter().map(|(name, held)| (name.clone(), held.policy.clone())).collect();
             let default = self.default.clone().filter(|name| world.held.contains_key(name));
             self.policies.store(views, default);
@@ -345,7 +370,7 @@ impl Holder {
             return Ok(None);
         }
         let bundle = match assembling::stands(object, lying, trusted)? {
-            Stands::Withdrawn(name) => return Ok(Some(Outcome::Withdrawn(name))),
+            Stands::Withdrawn(tombstone) => return self.withdraw(&tombstone, lying, world, trusted).await.map(Some),
             Stands::Lives(bundle) => bundle,
         };
         if bundle.verify.as_ref().is_some_and(|verify| verify.issuer.is_none()) {
@@ -361,13 +386,16 @@ impl Holder {
             return Err(Refused::Bundle(why).into());
         }
         let opened = Arc::new(assembling::open(bundle, lying, trusted)?);
+        // Whoever isn't given the people that lie under its name serves none.
+        let claimed = people::claim(&self.store, &opened.kept.record, &opened.bundle, lying.ring.as_ref()).await?;
+        claimed.map_err(Refused::People)?;
         let lives = match before.filter(|before| before.opened.section == opened.section) {
             Some(before) => before.lives,
             None => Lives::kept(&self.store, &opened.name, &opened.effective, opened.opaque_end(), Clock::wall()).await?,
         };
         let since = since(&opened, before.filter(|before| before.history == world.history));
         let fleet = FleetSeen { verifiers: &world.verifiers, history: &world.history, since: &since };
-        let policy = opened.policy(lives, before.map(|before| &*before.policy), &fleet, Clock::wall())?;
+        let policy = opened.policy(lives, before.map(|before| &*before.policy), &fleet, &self.confirmed, Clock::wall())?;
         let generation = opened.bundle.generation;
         Ok(Some(Outcome::Held(Box::new(Held {
             policy: Arc::new(policy),
@@ -377,6 +405,24 @@ impl Holder {
             since,
             history: world.history.clone(),
         }))))
+    }
+
+    /// Ends a policy by its tombstone, unless that is an earlier one than what is known.
+    async fn withdraw(
+        &self,
+        tombstone: &Bundle,
+        lying: &Lying,
+        world: &World,
+        trusted: &Trusted,
+    ) -> Result<Outcome, Failed> {
+        let (name, generation) = (&tombstone.policy, tombstone.generation);
+        let is_older = world.held.get(name).is_some_and(|held| generation < held.generation);
+        if is_older || !people::withdraw(&self.store, tombstone, lying.ring.as_ref(), trusted).await? {
+            return Err(
+                Refused::Bundle(format!("the tombstone has generation {generation}, older than what is known")).into()
+            );
+        }
+        Ok(Outcome::Withdrawn(name.clone()))
     }
 
     /// What the bundle calls revoked becomes rows like any revocation, once in this process' life; the sweep publishes what
@@ -417,6 +463,16 @@ impl Holder {
             problems.push(format!("{what}: {why}"));
             broken.extend(policy);
         }
+        let lapsed = world.lapsed();
+        if let Some(problem) = lapsing::told(&lapsed, self.confirmed.age_ms()) {
+            if state.lapsed.is_empty() {
+                tracing::error!("{problem}");
+            }
+            problems.push(problem);
+        } else if !state.lapsed.is_empty() {
+            tracing::info!("the API server confirms what is held again: tokens are signed");
+        }
+        state.lapsed = lapsed;
         state.problems = problems;
         state.broken = broken;
         if !state.settled && world.is_listed() && world.dirty.is_empty() {
@@ -436,3 +492,6 @@ fn since(opened: &Opened, before: Option<&Held>) -> BTreeMap<String, u64> {
     })
     .collect()
 }
+
+#[cfg(test)]
+mod tests;

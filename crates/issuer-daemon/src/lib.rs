@@ -6,7 +6,9 @@
 
 mod assembling;
 mod config;
+mod following;
 mod holding;
+mod people;
 mod run;
 mod trust;
 mod users;

@@ -10,8 +10,8 @@ use countersign_feed::{
     RedisFeed, RedisOptions,
 };
 use countersign_issuer::{
-    AdminSocket, Confirmation, Delivery, Fleet, Issuer, IssuerConfig, KeyOperator, Listeners, Mailer, Policies, RingChoice, RotateError,
-    Secrets, ServeError, SmsSender, StatusSource, Vouched, passwords::Pool,
+    AdminSocket, Confirmation, Delivery, Fleet, Issuer, IssuerConfig, KeyOperator, Listeners, Mailer, Policies, RingChoice,
+    RotateError, Secrets, ServeError, SmsSender, StatusSource, Vouched, passwords::Pool,
 };
 use countersign_process::{ServingTls, TlsError, TrustError, TrustFile, Trusted, find_cluster};
 use countersign_reviews::{CertificateError, Reviewer, self_signed};

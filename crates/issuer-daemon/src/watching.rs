@@ -1,7 +1,8 @@
 //! What the API server holds that concerns issuers: four watches, one channel.
 //!
 //! The watch of rings is begun anew when the bundles' history becomes another one: the API server was restored, and versions
-//! from before say nothing any more. What was read stays in use until the new list is there.
+//! from before say nothing any more. What was read stays in use until the new list is there. Each says again and again up to when
+//! what it has told is known to be the present ([`Following`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,28 +10,28 @@ use std::{
     time::Duration,
 };
 
-use countersign_api::cluster::{FORMAT, HISTORY, HISTORY_KEY, ISSUE_LABEL, KEY_RING_LABEL};
-use futures_util::StreamExt as _;
+use countersign_api::cluster::{ADOPT_ANNOTATION, FORMAT, HISTORY, HISTORY_KEY, ISSUE_LABEL, KEY_RING_LABEL};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::{
-    Api, Client, ResourceExt as _,
-    api::ObjectMeta,
-    runtime::{
-        WatchStreamExt as _,
-        watcher::{self, Event, watcher},
-    },
-};
+use kube::{Api, Client, ResourceExt as _, api::ObjectMeta};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
+use crate::following::{Ended, Following, Listener, Seen};
+
 /// How many changes may wait.
 const CHANGES: usize = 1024;
-/// How long a watch that ended by itself rests before it is begun again.
+/// How long a watch that failed rests before it is begun again: longer with each failure in a row.
 const REST: Duration = Duration::from_millis(500);
+const REST_AT_MOST: Duration = Duration::from_secs(30);
+/// A watch that has gone on for so long had not failed.
+const NO_FAILURE: Duration = Duration::from_secs(1);
+/// Within how long everything has to be confirmed where no policy says, milliseconds.
+pub(crate) const WITHIN_MS: i64 = 300_000;
 
 /// What is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -64,6 +65,16 @@ pub(crate) struct Object {
     /// The API server's version of it.
     pub(crate) version: u64,
     pub(crate) data: BTreeMap<String, Zeroizing<Vec<u8>>>,
+    /// An administrator's word on who may take over what.
+    pub(crate) adopt: Option<String>,
+}
+
+impl Object {
+    /// What is kept of an object of the API server.
+    pub(crate) fn of(object: impl Content) -> Self {
+        let adopt = object.meta().annotations.as_ref().and_then(|all| all.get(ADOPT_ANNOTATION)).cloned();
+        Self { version: version_of(object.meta()), data: object.content(), adopt }
+    }
 }
 
 impl Debug for Object {
@@ -81,6 +92,8 @@ pub(crate) enum Change {
     Applied { source: Source, name: String, object: Object },
     /// An object is gone.
     Gone { source: Source, name: String },
+    /// All that was told of it so far was what there was at this moment, by the clock that doesn't stop while a machine sleeps.
+    Confirmed { source: Source, at: i64 },
 }
 
 /// What all watches are told by.
@@ -88,24 +101,37 @@ pub(crate) struct Watches {
     pub(crate) changes: mpsc::Receiver<Change>,
     /// They end when they are told to, and otherwise by a fault of ours.
     pub(crate) tasks: JoinSet<()>,
+    /// Within how long everything has to be confirmed, milliseconds: whoever knows says so here.
+    pub(crate) within_ms: watch::Sender<i64>,
 }
 
 /// Begins all watches; they end with `stop`.
 pub(crate) fn begin(client: &Client, system: &str, bundles: &str, stop: &CancellationToken) -> Watches {
     let (send, changes) = mpsc::channel(CHANGES);
     let (tell_history, history) = watch::channel(String::new());
-    let labelled = |label: &str| watcher::Config::default().labels(&format!("{label}={FORMAT}"));
+    let (within_ms, within) = watch::channel(WITHIN_MS);
+    let labelled = |label: &str| Some(format!("{label}={FORMAT}"));
     let secrets = |namespace: &str| Api::<Secret>::namespaced(client.clone(), namespace);
     let maps = Api::<ConfigMap>::namespaced(client.clone(), bundles);
-    let telling = |source| Telling { source, send: send.clone(), history: history.clone(), tell_history: None };
-    let all = watcher::Config::default;
-    let mut tasks = JoinSet::new();
-    spawn(&mut tasks, stop, watch_for_ever(secrets(system), labelled(KEY_RING_LABEL), telling(Source::Rings)));
-    spawn(&mut tasks, stop, watch_for_ever(secrets(system), labelled(ISSUE_LABEL), telling(Source::Sections)));
-    spawn(&mut tasks, stop, watch_for_ever(secrets(bundles), all(), telling(Source::VerifySecrets)));
+    let telling = |source| Telling {
+        source,
+        send: send.clone(),
+        history: history.clone(),
+        tell_history: None,
+        begun_under: String::new(),
+        heard: false,
+    };
+    let follow = |api, labels| Following::new(api, labels, within.clone());
+    let rings = follow(secrets(system), labelled(KEY_RING_LABEL));
+    let sections = follow(secrets(system), labelled(ISSUE_LABEL));
+    let verify_secrets = follow(secrets(bundles), None);
     let of_bundles = Telling { tell_history: Some(tell_history), ..telling(Source::Bundles) };
-    spawn(&mut tasks, stop, watch_for_ever(maps, all(), of_bundles));
-    Watches { changes, tasks }
+    let mut tasks = JoinSet::new();
+    spawn(&mut tasks, stop, watch_for_ever(rings, telling(Source::Rings)));
+    spawn(&mut tasks, stop, watch_for_ever(sections, telling(Source::Sections)));
+    spawn(&mut tasks, stop, watch_for_ever(verify_secrets, telling(Source::VerifySecrets)));
+    spawn(&mut tasks, stop, watch_for_ever(Following::new(maps, None, within.clone()), of_bundles));
+    Watches { changes, tasks, within_ms }
 }
 
 fn spawn(tasks: &mut JoinSet<()>, stop: &CancellationToken, watch: impl Future<Output = ()> + Send + 'static) {
@@ -124,10 +150,14 @@ struct Telling {
     send: mpsc::Sender<Change>,
     history: watch::Receiver<String>,
     tell_history: Option<watch::Sender<String>>,
+    /// The history that was present before the watch was begun.
+    begun_under: String,
+    /// Whether anything was heard since.
+    heard: bool,
 }
 
 /// What is kept of an object.
-trait Content: kube::Resource {
+pub(crate) trait Content: kube::Resource {
     fn content(self) -> BTreeMap<String, Zeroizing<Vec<u8>>>;
 }
 
@@ -144,72 +174,80 @@ impl Content for ConfigMap {
     }
 }
 
-async fn watch_for_ever<K>(api: Api<K>, config: watcher::Config, mut telling: Telling)
+async fn watch_for_ever<K>(mut following: Following<K>, mut telling: Telling)
 where
-    K: Content + kube::Resource + Clone + Debug + serde::de::DeserializeOwned + Send + 'static,
+    K: Content + kube::Resource + Clone + Debug + serde::de::DeserializeOwned + Send + Sync + 'static,
 {
+    let words = telling.source.words();
+    let mut failures = 0_u32;
     while !telling.send.is_closed() {
-        telling.once(api.clone(), config.clone()).await;
-        tokio::time::sleep(REST).await;
+        let mut history = telling.history.clone();
+        telling.begun_under = history.borrow_and_update().clone();
+        telling.heard = false;
+        let begun = Instant::now();
+        let ended = tokio::select! {
+            ended = following.go_on(&mut telling) => ended,
+            changed = history.changed(), if telling.source == Source::Rings => {
+                if changed.is_ok() { tracing::info!("the bundles' history is another one; {words} are read anew") }
+                following.forget();
+                continue;
+            }
+        };
+        if begun.elapsed() >= NO_FAILURE && telling.heard {
+            failures = 0;
+        }
+        if matches!(ended, Ended::InTime) && begun.elapsed() >= NO_FAILURE {
+            continue;
+        }
+        let rest = REST.saturating_mul(1 << failures.min(6)).min(REST_AT_MOST);
+        failures = failures.saturating_add(1);
+        tracing::warn!(error = %chain(&ended), ?rest, "the watch of {words} fails; trying again");
+        tokio::time::sleep(rest).await;
+    }
+}
+
+/// An error with what caused it: a connection that is refused says so only at the end.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| {
+        let cause = cause.to_string();
+        if text.contains(&cause) { text } else { format!("{text}: {cause}") }
+    })
+}
+
+impl<K> Listener<K> for Telling
+where
+    K: Content + Send,
+{
+    async fn hear(&mut self, seen: Seen<K>) -> bool {
+        self.heard = true;
+        let source = self.source;
+        let change = match seen {
+            Seen::Listed(objects) => {
+                let objects = objects.into_iter().map(|object| self.taken(object)).collect();
+                Change::Listed { source, objects, history: self.begun_under.clone() }
+            }
+            Seen::Applied(object) => {
+                let (name, object) = self.taken(object);
+                Change::Applied { source, name, object }
+            }
+            Seen::Gone(object) => Change::Gone { source, name: object.name_any() },
+            Seen::Confirmed(at) => Change::Confirmed { source, at },
+        };
+        self.send.send(change).await.is_ok()
     }
 }
 
 impl Telling {
-    /// Until the watch ends, or has to be begun anew.
-    async fn once<K>(&mut self, api: Api<K>, config: watcher::Config)
-    where
-        K: Content + kube::Resource + Clone + Debug + serde::de::DeserializeOwned + Send + 'static,
-    {
-        let begun_under = self.history.borrow_and_update().clone();
-        let mut events = std::pin::pin!(watcher(api, config).default_backoff());
-        let mut listed = Vec::new();
-        loop {
-            let event = tokio::select! {
-                event = events.next() => event,
-                changed = self.history.changed(), if self.source == Source::Rings => {
-                    if changed.is_ok() { tracing::info!("the bundles' history is another one; key rings are read anew") }
-                    return;
-                }
-            };
-            let told = match event {
-                None => return,
-                Some(Err(error)) => {
-                    tracing::warn!(%error, "the watch of {} fails; trying again", self.source.words());
-                    continue;
-                }
-                Some(Ok(Event::Init)) => {
-                    listed = Vec::new();
-                    continue;
-                }
-                Some(Ok(Event::InitApply(object))) => {
-                    listed.push(self.taken(object));
-                    continue;
-                }
-                Some(Ok(Event::InitDone)) => {
-                    let objects = std::mem::take(&mut listed);
-                    Change::Listed { source: self.source, objects, history: begun_under.clone() }
-                }
-                Some(Ok(Event::Apply(object))) => {
-                    let (name, object) = self.taken(object);
-                    Change::Applied { source: self.source, name, object }
-                }
-                Some(Ok(Event::Delete(object))) => Change::Gone { source: self.source, name: object.name_any() },
-            };
-            if self.send.send(told).await.is_err() {
-                return;
-            }
-        }
-    }
-
     /// An object's name and content. The history is told to the watch of rings before anybody else hears of it.
     fn taken<K: Content>(&self, object: K) -> (String, Object) {
-        let (name, version) = (object.name_any(), version_of(object.meta()));
-        let data = object.content();
+        let (name, object) = (object.name_any(), Object::of(object));
         if let Some(tell) = self.tell_history.as_ref().filter(|_| name == HISTORY) {
-            let text = data.get(HISTORY_KEY).and_then(|value| String::from_utf8(value.to_vec()).ok()).unwrap_or_default();
+            let text =
+                object.data.get(HISTORY_KEY).and_then(|value| String::from_utf8(value.to_vec()).ok()).unwrap_or_default();
             tell.send_if_modified(|held| std::mem::replace(held, text.clone()) != text);
         }
-        (name, Object { version, data })
+        (name, object)
     }
 }
 
