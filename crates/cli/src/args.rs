@@ -26,7 +26,7 @@ pub(crate) use keys::{KeyRevoke, Keys, RingChoice, Rotate};
 pub(crate) use migrate::{KeysArgs, Migrate, Reading, Rollback, Schema};
 pub(crate) use people::{ApiKeys, Audit, AuditList, Blocks, Sessions, Status, UserCreate, Users, UsersList};
 pub(crate) use policy::{PolicyCheck, PolicyCommand, PolicyShow, PolicyTest};
-pub(crate) use revoke::{RevokeArgs, RevokeKind};
+pub(crate) use revoke::{RevokeArgs, RevokeKind, RevokeList, RevokeLook};
 pub(crate) use token::{Demands, ExplainArgs, TokenCommand, TokenInspect, TokenMint, VerifyArgs};
 pub(crate) use toolkit::{Diagnose, ReportArgs, TestFlow};
 pub(crate) use wait::separated_wait;

@@ -1,6 +1,6 @@
 //! `revoke`.
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 
 use crate::span::{Moment, Span};
 
@@ -11,15 +11,19 @@ pub(super) const EXAMPLES: &str = "Examples:\n  \
     countersign revoke subject alice --before 2026-03-01T00:00:00Z\n  \
     leaked-ids | countersign revoke token --policy shop/shop -\n  \
     countersign revoke ip 203.0.113.0/24 --policy shop/shop\n  \
-    countersign revoke all --policy shop/shop                     # asks first\n\n\
+    countersign revoke all --policy shop/shop                     # asks first\n  \
+    countersign revoke list --subject alice                       # what was revoked, and when\n\n\
     Exit status: 0 in force on every verifier (or, with --no-wait, in the feed); 3 not yet, with the laggards named.";
 
 /// `countersign revoke`
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct RevokeArgs {
+    #[command(subcommand)]
+    pub(crate) look: Option<RevokeLook>,
     /// What the IDs are
-    #[arg(value_enum, value_name = "KIND")]
-    pub(crate) kind: RevokeKind,
+    #[arg(value_enum, value_name = "KIND", required = true)]
+    pub(crate) kind: Option<RevokeKind>,
     /// IDs: jti, session, subject, API key id, kid, address or network. `-` reads them from standard input, one a line;
     /// lines that begin with `#` say nothing.
     /// `token` and `api-key` also take the credential itself; `all` takes none
@@ -40,6 +44,27 @@ pub(crate) struct RevokeArgs {
     /// Don't wait for the verifiers
     #[arg(long)]
     pub(crate) no_wait: bool,
+}
+
+/// Looking at what was revoked.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RevokeLook {
+    /// List what was revoked, latest first
+    List(RevokeList),
+}
+
+/// `countersign revoke list`
+#[derive(Debug, Args)]
+pub(crate) struct RevokeList {
+    /// Only what concerns this subject
+    #[arg(long, value_name = "ID")]
+    pub(crate) subject: Option<String>,
+    /// Only this kind
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub(crate) kind: Option<RevokeKind>,
+    /// How many at most
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub(crate) limit: usize,
 }
 
 /// What is revoked.

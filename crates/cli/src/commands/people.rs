@@ -216,9 +216,20 @@ async fn delete(session: &Session, user: &str) -> Result<Exit, Failure> {
     told(session, answer, vec![Block::Text(format!("{shown} is erased"))])
 }
 
-fn told(session: &Session, answer: Value, human: Vec<Block>) -> Result<Exit, Failure> {
-    let id = ["id", "deleted"].into_iter().map(|name| text(&answer, name)).find(|id| !id.is_empty());
+fn told(session: &Session, answer: Value, mut human: Vec<Block>) -> Result<Exit, Failure> {
+    let id = ["id", "deleted", "network"].into_iter().map(|name| text(&answer, name)).find(|id| !id.is_empty());
     let names = id.map(str::to_owned).into_iter().collect();
+    let exit = in_force([&answer], &mut human);
     session.printer.report(&Report { document: answer, human, names })?;
-    Ok(Exit::Done)
+    Ok(exit)
+}
+
+/// Whether verifiers have heard of what these answers ended, which is said where they have not.
+fn in_force<'a>(answers: impl IntoIterator<Item = &'a Value>, human: &mut Vec<Block>) -> Exit {
+    if answers.into_iter().any(|answer| answer["pending"] == Value::Bool(true)) {
+        human.push(Block::Text("the feed is out of reach: verifiers hear of it later".to_owned()));
+        Exit::Unable
+    } else {
+        Exit::Done
+    }
 }

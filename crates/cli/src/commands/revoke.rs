@@ -1,5 +1,6 @@
 //! `revoke`: what ends, and on how many verifiers it is in force.
 
+mod history;
 mod ids;
 mod keys;
 
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 use super::{now, text, texts};
 use crate::{
     Session,
-    args::{KeyRevoke, RevokeArgs, RevokeKind},
+    args::{KeyRevoke, RevokeArgs, RevokeKind, RevokeLook},
     client::Client,
     consent, credential,
     failure::{Exit, Failure},
@@ -37,8 +38,13 @@ struct Order {
 
 /// `countersign revoke`
 pub(crate) async fn revoke(session: &Session, args: &RevokeArgs) -> Result<Exit, Failure> {
+    let kind = match (&args.look, args.kind) {
+        (Some(RevokeLook::List(asked)), _) => return history::list(session, asked).await,
+        (None, Some(kind)) => kind,
+        (None, None) => return Err(Failure::usage("say what is to be revoked")),
+    };
     let before = match args.before {
-        Some(_) if !matches!(args.kind, RevokeKind::Subject | RevokeKind::All) => {
+        Some(_) if !matches!(kind, RevokeKind::Subject | RevokeKind::All) => {
             return Err(Failure::usage("--before goes with `subject` and `all`: the others end whenever issued"));
         }
         Some(moment) => Some(moment.resolve(now())),
@@ -48,9 +54,9 @@ pub(crate) async fn revoke(session: &Session, args: &RevokeArgs) -> Result<Exit,
         return Err(Failure::usage("--before is in the future")
             .fix("only what is already issued can be cut off; leave it out for now"));
     }
-    let ids = ids::read(session, args)?;
+    let ids = ids::read(session, kind, &args.ids)?;
     let order = Order {
-        kind: args.kind,
+        kind,
         before_s: before.map(|at| {
             #[expect(clippy::cast_precision_loss, reason = "milliseconds of this era are far below 2^53")]
             let seconds = at.0 as f64 / 1000.0;
@@ -231,19 +237,24 @@ async fn policies_of(client: &Client, credential: &str) -> Result<Vec<PolicyName
     }
 }
 
+/// The word for it of the admin API.
+const fn word(kind: RevokeKind) -> &'static str {
+    match kind {
+        RevokeKind::Token => "token",
+        RevokeKind::Session => "session",
+        RevokeKind::Subject => "subject",
+        RevokeKind::ApiKey => "api_key",
+        RevokeKind::Key => "key",
+        RevokeKind::Ip => "ip",
+        RevokeKind::All => "policy",
+    }
+}
+
 async fn post(client: &Client, policy: &PolicyName, order: &Order, id: &str) -> Result<Value, Failure> {
     let mut body = if ids::is_credential(order.kind, id) {
         json!({"credential": id})
     } else {
-        let kind = match order.kind {
-            RevokeKind::Token => "token",
-            RevokeKind::Session => "session",
-            RevokeKind::Subject => "subject",
-            RevokeKind::ApiKey => "api_key",
-            RevokeKind::Key => "key",
-            RevokeKind::Ip => "ip",
-            RevokeKind::All => "policy",
-        };
+        let kind = word(order.kind);
         if order.kind == RevokeKind::All { json!({"kind": kind}) } else { json!({"kind": kind, "id": id}) }
     };
     if let Some(before) = order.before_s {

@@ -1,10 +1,15 @@
 //! Accounts and what they hold, looked after from the command line.
 
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpListener,
+};
+
 use serde_json::{Value, json};
 
 use crate::{
     first_login::post,
-    rig::{Dev, Said, eventually, policy},
+    rig::{Dev, Said, alone, eventually, policy},
 };
 
 const PASSWORD: &str = "Correct-horse-7-battery";
@@ -146,5 +151,49 @@ fn the_people_of_a_policy_are_erased_when_it_is_gone_for_longer_than_it_says_and
     for (name, wanted) in [("long", 200), ("short", 401)] {
         let path = format!("/shop/{name}/auth/login");
         eventually(name, || (post(&dev, &path, &ann).0 == wanted).then_some(()));
+    }
+}
+
+/// A server that could tell no verifier of what it did. Where it listens.
+fn cut_off() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let body =
+        json!({"id": "a", "network": "198.51.100.0/24", "revoked": 1, "position": null, "pending": true}).to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.unwrap());
+            let (mut line, mut length) = (String::new(), 0);
+            while stream.read_line(&mut line).unwrap() > 2 {
+                if let Some(said) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                    length = said.trim().parse().unwrap();
+                }
+                line.clear();
+            }
+            stream.read_exact(&mut vec![0; length]).unwrap();
+            let head = "HTTP/1.1 202 Accepted\r\nContent-Type: application/json\r\nConnection: close";
+            write!(stream.get_mut(), "{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+        }
+    });
+    format!("http://{address}")
+}
+
+#[test]
+fn what_verifiers_have_not_heard_of_is_not_done() {
+    let server = cut_off();
+    for command in [
+        &["users", "lock", "alice", "--reason", "x"][..],
+        &["users", "disable", "alice"],
+        &["users", "reset-mfa", "alice"],
+        &["users", "delete", "alice", "--yes"],
+        &["sessions", "end", "a"],
+        &["api-keys", "revoke", "a"],
+        &["blocks", "add", "198.51.100.0/24"],
+        &["blocks", "remove", "198.51.100.0/24"],
+    ] {
+        let more = ["--server", server.as_str(), "--policy", "shop/shop"];
+        let said = alone(&[command, &more].concat());
+        assert_eq!(said.status, 3, "{command:?}: {said:?}");
+        assert!(said.out.contains("verifiers hear of it later"), "{command:?}: {said:?}");
     }
 }

@@ -138,3 +138,27 @@ fn a_key_that_is_in_no_ring_is_revoked_only_on_purpose() {
     assert_eq!(over_socket(&dev, "GET", "/policies/default/dev/revocations", "").1["revocations"], json!([]));
     assert_eq!(dev.run(&["keys", "revoke", "nope", "--yes"]).status, 0);
 }
+
+#[test]
+fn what_was_revoked_is_listed_latest_first() {
+    let dev = Dev::start();
+    for (kind, id) in [("subject", "alice"), ("session", "one"), ("subject", "bob")] {
+        assert_eq!(dev.run(&["revoke", kind, id, "--reason", "gone"]).status, 0);
+    }
+    let ids = |arguments: &[&str]| {
+        let listed = dev.run(&[&["revoke", "list", "-o", "json"], arguments].concat()).json();
+        let rows = listed["revocations"].as_array().unwrap().clone();
+        rows.iter().map(|row| row["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(&[]), ["bob", "one", "alice"]);
+    assert_eq!(ids(&["--subject", "alice"]), ["alice"]);
+    assert_eq!(ids(&["--kind", "session"]), ["one"]);
+    assert_eq!(ids(&["--limit", "2"]), ["bob", "one"]);
+    let table = dev.run(&["revoke", "list"]);
+    assert!(table.out.contains("alice") && table.out.contains("gone"), "{table:?}");
+    assert_eq!(dev.run(&["revoke"]).status, 2, "what is revoked has to be said");
+    // The admin API says of a block and of a rotation that it is done.
+    let (rotated, _) = over_socket(&dev, "POST", "/policies/default/dev/keys/rotate", "{}");
+    let (blocked, _) = over_socket(&dev, "POST", "/policies/default/dev/blocks", r#"{"network": "198.51.100.0/24"}"#);
+    assert_eq!((rotated, blocked), (200, 200));
+}

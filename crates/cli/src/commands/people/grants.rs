@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::{
     super::{instant, now, relative, text, texts},
     asking::{Asking, segment},
+    in_force, told,
 };
 use crate::{
     Session,
@@ -33,17 +34,14 @@ fn shown(session: &Session, document: Value, list: &str, id: &str, table: Table,
 
 fn ended(session: &Session, what: &str, answers: &[Value]) -> Result<Exit, Failure> {
     let count: u64 = answers.iter().filter_map(|answer| answer["revoked"].as_u64()).sum();
-    let pending = answers.iter().any(|answer| answer["pending"] == Value::Bool(true));
     let mut human = vec![Block::Text(format!("{count} {what}"))];
-    if pending {
-        human.push(Block::Text("the feed is out of reach: verifiers hear of it later".to_owned()));
-    }
+    let exit = in_force(answers, &mut human);
     session.printer.report(&Report {
         document: json!({"revoked": count, "answers": answers}),
         human,
         names: Vec::new(),
     })?;
-    Ok(if pending { Exit::Unable } else { Exit::Done })
+    Ok(exit)
 }
 
 /// `countersign sessions …`
@@ -165,8 +163,7 @@ pub(crate) async fn blocks(session: &Session, command: Blocks) -> Result<Exit, F
             let made = asking.post("blocks", &body).await?;
             let network = text(&made, "network").to_owned();
             let human = vec![Block::Text(format!("{network} is blocked; that ends {}", when(&made, "expires_at")))];
-            session.printer.report(&Report { document: made, human, names: vec![network] })?;
-            Ok(Exit::Done)
+            told(session, made, human)
         }
         Blocks::Remove { networks } => {
             let asking = Asking::of(session, Intent::Change).await?;

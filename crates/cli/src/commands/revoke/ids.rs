@@ -4,21 +4,15 @@ use std::io::BufRead as _;
 
 use countersign_core::mint::API_KEY_TYPE;
 
-use crate::{
-    Session,
-    args::{RevokeArgs, RevokeKind},
-    credential,
-    failure::Failure,
-    output::printable,
-};
+use crate::{Session, args::RevokeKind, credential, failure::Failure, output::printable};
 
 /// What begins a line of standard input that says nothing.
 const COMMENT: char = '#';
 
 /// The ids of a command line, or of standard input.
-pub(super) fn read(session: &Session, args: &RevokeArgs) -> Result<Vec<String>, Failure> {
-    if args.kind == RevokeKind::All {
-        return if args.ids.is_empty() {
+pub(super) fn read(session: &Session, kind: RevokeKind, given: &[String]) -> Result<Vec<String>, Failure> {
+    if kind == RevokeKind::All {
+        return if given.is_empty() {
             Ok(vec![String::new()])
         } else {
             Err(Failure::usage("`revoke all` takes no ID: it cuts the whole policy off"))
@@ -26,7 +20,7 @@ pub(super) fn read(session: &Session, args: &RevokeArgs) -> Result<Vec<String>, 
     }
     let mut ids = Vec::new();
     let mut shown = false;
-    for id in &args.ids {
+    for id in given {
         if id == "-" {
             for line in std::io::stdin().lock().lines() {
                 let line = line.map_err(|e| Failure::usage(format!("can't read IDs from standard input: {e}")))?;
@@ -37,7 +31,7 @@ pub(super) fn read(session: &Session, args: &RevokeArgs) -> Result<Vec<String>, 
             ids.push(id.clone());
         }
     }
-    if ids.is_empty() && !args.ids.is_empty() {
+    if ids.is_empty() && !given.is_empty() {
         return Err(Failure::usage("standard input held no ID"));
     }
     if ids.is_empty() || ids.iter().any(String::is_empty) {
@@ -46,7 +40,7 @@ pub(super) fn read(session: &Session, args: &RevokeArgs) -> Result<Vec<String>, 
     if shown {
         credential::remark_argument(session);
     }
-    ids.iter().try_for_each(|id| fits(args.kind, id))?;
+    ids.iter().try_for_each(|id| fits(kind, id))?;
     Ok(ids)
 }
 
