@@ -1,8 +1,15 @@
 //! `dev`: what it keeps, what it cleans up, what it refuses.
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::{
+    io::{BufRead as _, BufReader},
+    os::unix::fs::PermissionsExt as _,
+    process::Stdio,
+    sync::mpsc,
+};
 
-use crate::rig::{Dev, alone, countersign, run_with};
+use serde_json::Value;
+
+use crate::rig::{Dev, PATIENCE, alone, countersign, eventually, run_with};
 
 fn is(status: i32, verdict: &str) -> (i32, String) {
     (status, verdict.to_owned())
@@ -91,6 +98,25 @@ fn it_ends_in_order_when_asked_to() {
 }
 
 #[test]
+fn an_audit_log_on_standard_output_has_that_for_itself() {
+    let dev = Dev::unstarted();
+    let mut command = dev.command();
+    let mut child = command.args(["--audit-log", "stdout"]).stdout(Stdio::piped()).stderr(dev.log()).spawn().unwrap();
+    let (tell, lines) = mpsc::channel();
+    let out = BufReader::new(child.stdout.take().unwrap());
+    let reading = std::thread::spawn(move || out.lines().for_each(|line| tell.send(line.unwrap()).unwrap()));
+    let first = lines.recv_timeout(PATIENCE);
+    let shown = first.is_ok().then(|| eventually("addresses are shown", || dev.said().contains("demo user").then_some(())));
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).unwrap();
+    assert!(child.wait().unwrap().success() && shown.is_some(), "{first:?}: {}", dev.said());
+    let events: Vec<Value> =
+        first.into_iter().chain(lines.iter()).map(|line| serde_json::from_str(&line).unwrap()).collect();
+    reading.join().unwrap();
+    assert!(events.iter().any(|event| event["event_type"] == "USER_CREATED"), "{events:?}");
+    assert!(events.iter().zip(1..).all(|(event, place)| event["place"] == place), "{events:?}");
+}
+
+#[test]
 fn mistakes_on_the_command_line_are_usage_errors_that_name_their_flag() {
     for (arguments, named) in [
         (&["dev", "--verifier-listen", "nonsense"][..], "--verifier-listen"),
@@ -98,6 +124,7 @@ fn mistakes_on_the_command_line_are_usage_errors_that_name_their_flag() {
         (&["dev", "--redis", "http://x"], "--redis"),
         (&["dev", "--policies", "/nonexistent/policies"], "/nonexistent/policies"),
         (&["dev", "--default-policy", "Shop"], "--default-policy"),
+        (&["dev", "--audit-log", "/var/log/"], "--audit-log"),
         (&["dev", "--no-such-flag"], "--no-such-flag"),
     ] {
         let said = alone(arguments);

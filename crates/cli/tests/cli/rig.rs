@@ -167,7 +167,8 @@ impl Dev {
         command
     }
 
-    fn log(&self) -> std::fs::File {
+    /// Where it says things, for who starts it.
+    pub(crate) fn log(&self) -> std::fs::File {
         std::fs::OpenOptions::new().create(true).append(true).open(self.directory.path().join("log")).unwrap()
     }
 
