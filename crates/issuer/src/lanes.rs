@@ -108,7 +108,7 @@ mod tests {
         let (shop, other) = (name("shop/shop"), name("shop/other"));
         let places = [lanes.enter(&shop).unwrap(), lanes.enter(&shop).unwrap()];
         assert!(lanes.enter(&shop).is_none());
-        assert_eq!(lanes.with_at_least(2), [shop.clone()]);
+        assert_eq!(lanes.with_at_least(2), std::slice::from_ref(&shop));
         // The turns of one are none of the other's.
         let _turn = places[0].turn().await.unwrap();
         let third = lanes.enter(&other).unwrap();

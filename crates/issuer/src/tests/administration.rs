@@ -186,9 +186,9 @@ async fn a_revoked_address_is_blocked_at_issuers_too_and_listed_and_lifted_as_an
     let revoked = post(&rig, "revocations", json!({"kind": "ip", "id": "203.0.113.7", "reason": "scraper"})).await;
     assert_eq!(revoked.status, 200, "{}", revoked.body);
     assert_eq!(rig.login("alice", PASSWORD).await.refusal(), (403, "address_blocked"));
-    let listed = get(&rig, "blocks").await;
+    let blocks = get(&rig, "blocks").await;
     assert_eq!(
-        (&listed["blocks"][0]["network"], &listed["blocks"][0]["reason"]),
+        (&blocks["blocks"][0]["network"], &blocks["blocks"][0]["reason"]),
         (&json!("203.0.113.7/32"), &json!("scraper"))
     );
     assert_eq!(rig.events().await.iter().filter(|kind| *kind == "IP_BLOCKED").count(), 1);
