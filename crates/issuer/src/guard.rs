@@ -4,7 +4,7 @@ mod cors;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 
-pub(crate) use self::cors::{allow_origin, preflight};
+pub(crate) use self::cors::{allow_origin, is_foreign, preflight};
 
 /// A year, and every host below: what is once reached by https is never reached otherwise (RFC 6797).
 const HSTS: HeaderValue = HeaderValue::from_static("max-age=31536000; includeSubDomains");

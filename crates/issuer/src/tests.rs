@@ -18,4 +18,5 @@ mod outages;
 mod rig;
 mod second_factor;
 mod services;
+mod taken_over;
 mod trail;

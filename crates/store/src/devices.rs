@@ -83,10 +83,17 @@ impl Tx {
         Ok(new.rows_affected() == 1)
     }
 
-    /// Forgets every device of an account. How many there were.
-    pub async fn forget_devices(&mut self, policy: &PolicyName, user: &str) -> Result<u64, StoreError> {
-        let gone = sqlx::query("DELETE FROM known_devices WHERE policy = $1 AND user_id = $2");
-        Ok(gone.bind(policy.as_str()).bind(user).execute(self.connection()).await?.rows_affected())
+    /// Forgets the devices of an account, all but the one of that secret. How many there were.
+    pub async fn forget_devices(
+        &mut self,
+        policy: &PolicyName,
+        user: &str,
+        but: Option<&SecretHash>,
+    ) -> Result<u64, StoreError> {
+        let gone = sqlx::query("DELETE FROM known_devices WHERE policy = $1 AND user_id = $2 AND hash <> $3");
+        // No hash is empty.
+        let gone = gone.bind(policy.as_str()).bind(user).bind(but.map_or(&[][..], SecretHash::bytes));
+        Ok(gone.execute(self.connection()).await?.rows_affected())
     }
 }
 

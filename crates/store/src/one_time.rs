@@ -90,6 +90,21 @@ impl Tx {
         taken.first().map(token).transpose()
     }
 
+    /// Withdraws an account's tokens of a purpose whose maker wrote anything but `content`. How many there were.
+    pub async fn withdraw_other_one_time_tokens(
+        &mut self,
+        policy: &PolicyName,
+        user: &str,
+        purpose: &str,
+        content: &str,
+    ) -> Result<u64, StoreError> {
+        let gone = sqlx::query(
+            "DELETE FROM one_time_tokens WHERE policy = $1 AND user_id = $2 AND purpose = $3 AND content <> $4",
+        );
+        let gone = gone.bind(policy.as_str()).bind(user).bind(purpose).bind(content);
+        Ok(gone.execute(self.connection()).await?.rows_affected())
+    }
+
     /// Withdraws an account's tokens of a purpose. How many there were.
     pub async fn withdraw_one_time_tokens(
         &mut self,

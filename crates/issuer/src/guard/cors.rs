@@ -46,12 +46,41 @@ pub(crate) fn allow_origin(settings: Option<&EffectiveCors>, request: &HeaderMap
     }
 }
 
+/// Whether a page made a browser send a request that is neither of the origin that is asked, nor the issuer's own, nor named
+/// by the policy. Who is no browser tells of no origin.
+pub(crate) fn is_foreign(settings: Option<&EffectiveCors>, issuer: &str, request: &HeaderMap) -> bool {
+    // Browsers alone write this one; `none` is the person themselves.
+    let site = request.get("sec-fetch-site").map(HeaderValue::as_bytes);
+    if site.is_some_and(|site| site == b"same-origin" || site == b"none") {
+        return false;
+    }
+    let mut origins = request.get_all(header::ORIGIN).iter();
+    let origin = match (origins.next(), origins.next()) {
+        (None, _) => return site.is_some(),
+        (Some(origin), None) => origin.to_str().ok(),
+        (Some(_), Some(_)) => None,
+    };
+    let Some((origin, (_, host))) = origin.and_then(|origin| Some((origin, origin.split_once("://")?))) else {
+        return true;
+    };
+    let asked = request.get(header::HOST).and_then(|host| host.to_str().ok());
+    let of_asked = asked.is_some_and(|asked| asked.eq_ignore_ascii_case(host));
+    let of_issuer = issuer
+        .split_at_checked(origin.len())
+        .is_some_and(|(start, path)| start.eq_ignore_ascii_case(origin) && (path.is_empty() || path.starts_with('/')));
+    !(of_asked || of_issuer || settings.is_some_and(|settings| is_named(settings, origin)))
+}
+
+fn is_named(settings: &EffectiveCors, origin: &str) -> bool {
+    settings.allowed_origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin))
+}
+
 /// The origin is named back, never `*` together with credentials, and `null` (a sandboxed page, a local file) is nobody.
 fn allowed(settings: &EffectiveCors, request: &HeaderMap, answer: &mut HeaderMap) -> bool {
     let mut origins = request.get_all(header::ORIGIN).iter();
     let (Some(origin), None) = (origins.next(), origins.next()) else { return false };
     let Ok(shown) = origin.to_str() else { return false };
-    let named = settings.allowed_origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(shown));
+    let named = is_named(settings, shown);
     let credentials = settings.allow_credentials;
     let all = !credentials && settings.allowed_origins.iter().any(|allowed| allowed == "*");
     if shown == "null" || !(named || all) {
@@ -85,6 +114,38 @@ mod tests {
 
     fn told(headers: &HeaderMap, name: &str) -> Option<String> {
         headers.get(name).map(|value| value.to_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn a_page_is_foreign_unless_it_is_of_the_host_the_issuer_or_the_list() {
+        let issuer = "https://auth.example/people";
+        let named = settings(&[SHOP], true);
+        let all = settings(&["*"], false);
+        for (cors, headers, foreign) in [
+            (None, &[][..], false),
+            (None, &[("sec-fetch-site", "cross-site")], true),
+            (None, &[("sec-fetch-site", "same-site")], true),
+            (None, &[("sec-fetch-site", "none")], false),
+            (None, &[("sec-fetch-site", "same-origin"), ("origin", "https://inner.example")], false),
+            (None, &[("origin", "https://auth.example"), ("sec-fetch-site", "cross-site")], false),
+            (None, &[("origin", "https://auth.example.evil.example")], true),
+            (None, &[("origin", "https://auth.exampl")], true),
+            (None, &[("origin", "https://")], true),
+            (None, &[("origin", "http://auth.example")], true),
+            (None, &[("origin", "https://behind.example:8443"), ("host", "behind.example:8443")], false),
+            (None, &[("origin", SHOP)], true),
+            (Some(&named), &[("origin", SHOP), ("sec-fetch-site", "cross-site")], false),
+            (Some(&named), &[("origin", "null")], true),
+            (Some(&named), &[("origin", SHOP), ("origin", SHOP)], true),
+            // Whoever may read without cookies may not put any.
+            (Some(&all), &[("origin", SHOP)], true),
+        ] {
+            let mut request = HeaderMap::new();
+            for (name, value) in headers {
+                request.append(*name, HeaderValue::from_static(value));
+            }
+            assert_eq!(is_foreign(cors, issuer, &request), foreign, "{headers:?}");
+        }
     }
 
     #[test]

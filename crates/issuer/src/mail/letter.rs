@@ -46,6 +46,8 @@ pub(crate) enum Notice {
     },
     /// Somebody tried to register with the address of an account.
     AlreadyRegistered,
+    /// Another address was entered for the account, and waits for its link; told to the present one.
+    AddressChangeAsked,
     /// The account has another address now; told to the old one.
     AddressChanged,
     /// A code to log in with.
@@ -162,6 +164,16 @@ impl Notice {
                 is_link: false,
                 after: "Log in with it, or ask for a new password if you have forgotten yours. If it wasn't you, there is \
                         nothing to do: your account is unchanged."
+                    .into(),
+            },
+            Self::AddressChangeAsked => Words {
+                subject: "Another e-mail address was entered for your account",
+                before: "Somebody, probably you, asked to change the e-mail address of your account. It is changed once the \
+                         link that was mailed to the other address is used.",
+                line: None,
+                is_link: false,
+                after: "If it wasn't you, somebody else is logged in to your account: change your password at once. That ends \
+                        their session, and the link works no more."
                     .into(),
             },
             Self::AddressChanged => Words {
@@ -289,6 +301,7 @@ mod tests {
             Notice::AccountLocked { for_ms: 1_800_000 },
             Notice::SecondFactorRemoved,
             Notice::PhoneChanged,
+            Notice::AddressChangeAsked,
         ]
     }
 

@@ -81,6 +81,16 @@ pub(super) async fn mailed_token(
     Ok(URL_SAFE_NO_PAD.encode(bytes))
 }
 
+/// Takes from an account what somebody who had got hold of it may have left to come back by: another address that waits for its
+/// link, with every link to it, and the devices that are known, but for one that is shown. The account is yet to be saved.
+pub(crate) async fn shut_out(tx: &mut Tx, user: &mut User, but: Option<&SecretHash>) -> Result<(), StoreError> {
+    user.pending_email = None;
+    let present = user.email.as_ref().map_or("", |email| email.folded.as_str());
+    tx.withdraw_other_one_time_tokens(&user.policy, &user.id, Purpose::Verify.word(), present).await?;
+    tx.forget_devices(&user.policy, &user.id, but).await?;
+    Ok(())
+}
+
 /// The hash of a mailed token; 401 when it can't be one.
 pub(super) fn mailed_hash(text: &str) -> Result<SecretHash, Problem> {
     let bytes = URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
@@ -271,6 +281,19 @@ pub(super) fn told(status: StatusCode, body: Value, standing: Option<&Standing>)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_mailed_page_shows_of_a_weak_password_what_the_answer_tells() {
+        let script = include_str!("../mail/pages/page.js");
+        let shown: Vec<&str> = script
+            .split("told.violations.map((v) => v.")
+            .skip(1)
+            .map(|rest| rest.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap_or_default())
+            .collect();
+        assert_eq!(shown.len(), 1, "{script}");
+        let violations = weak_password(&[Violation::UsedBefore(2)]).into_members().remove("violations").unwrap();
+        assert!(violations[0][shown[0]].as_str().is_some_and(|text| text.contains(' ')), "{shown:?} in {violations}");
+    }
 
     #[test]
     fn a_mailed_token_is_read_at_exactly_its_length() {

@@ -66,7 +66,8 @@ enum Made {
     security((), ("bearer" = [])),
     responses(
         (status = 201, description = "The account", body = shapes::people::User),
-        (status = 403, description = "Accounts are made by invitation only, or by nobody"),
+        (status = 401, description = "`roles` or `email_verified` with a token that is no good any more"),
+        (status = 403, description = "Accounts are made by invitation only, or by nobody; `csrf_failed`"),
         (status = 409, description = "`already_registered`: the name, or where addresses aren't verified the address"),
         (status = 429, description = "Too many tries"),
     )
@@ -76,10 +77,27 @@ pub(super) async fn register(
     caller: Result<Permitted, Failed>,
     Content(bytes): Content,
 ) -> Result<Response, Failed> {
-    // Who shows no token, or a stale one, registers as anybody does.
-    let admin = caller.ok().filter(|permitted| permitted.caller.require(ADMIN).is_ok());
+    let admin = match caller {
+        Ok(permitted) => Some(permitted).filter(|permitted| permitted.caller.require(ADMIN).is_ok()),
+        // Who shows no token, or one that is no good any more, registers as anybody does.
+        Err(Failed::Problem(problem)) if problem.status() == StatusCode::UNAUTHORIZED => {
+            if !problem.is_of_nobody() && says_more(&bytes)? {
+                return Err(Failed::Problem(problem));
+            }
+            None
+        }
+        // What can't be judged now may be an administrator's.
+        Err(failed) => return Err(failed),
+    };
     let actor = admin.map(|permitted| Actor::of(&permitted.caller.credential));
     create(Call { actor, ..call }, &bytes).await
+}
+
+/// Whether a body says what is taken from administrators alone. With a token that is no good any more, the account would be made
+/// without it.
+fn says_more(bytes: &axum::body::Bytes) -> Result<bool, Problem> {
+    let body: Body = body_of(bytes)?;
+    Ok(body.roles.is_some() || body.email_verified.is_some())
 }
 
 /// Makes an account: an administrator's word goes beyond what anybody may ask for.

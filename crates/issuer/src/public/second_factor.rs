@@ -3,7 +3,7 @@
 use axum::{
     Json,
     extract::FromRequestParts,
-    http::{StatusCode, header, request::Parts},
+    http::{HeaderMap, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use countersign_store::{Session, User, transact};
@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::{door, login, owner::show_password};
+use super::{browser, door, login, owner::show_password};
 use crate::{
     bearer::{self, Person},
     body::{Content, body_of},
@@ -88,16 +88,17 @@ struct Answered {
         (status = 200, description = "Tokens", body = shapes::people::LoginAnswer),
         (status = 202, description = "Tokens; verifiers hear later that another session ended for this one", body = shapes::people::Tokens),
         (status = 401, description = "`invalid_code` or `invalid_challenge`"),
-        (status = 403, description = "`session_limit`, `address_blocked`, `account_disabled`"),
+        (status = 403, description = "`session_limit`, `address_blocked`, `account_disabled`; `csrf_failed`: a page of another origin asks for cookies"),
         (status = 423, description = "`account_locked`"),
     )
 )]
-pub(super) async fn verify(call: Call, Content(bytes): Content) -> Result<Response, Failed> {
+pub(super) async fn verify(call: Call, headers: HeaderMap, Content(bytes): Content) -> Result<Response, Failed> {
     call.login()?;
     let body: Answered = body_of(&bytes)?;
     let code = Code::parse(&body.code)?;
     door::not_blocked(&call, call.now().await?).await?;
-    let (user, done) = second_factor::verify(&call, &body.challenge_id, &code).await?;
+    let cookies = browser::may_be_given(&call, &headers);
+    let (user, done) = second_factor::verify(&call, &body.challenge_id, &code, cookies).await?;
     match done {
         Ok(done) => step(&call, &user, done).await,
         Err(failure) => Err(login::refused(&call, &user, failure).await?),

@@ -5,7 +5,7 @@ use countersign_store::UserStatus;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use super::rig::{Answer, QUICK, Rig, policy_yaml};
+use super::rig::{Answer, Mail, QUICK, Rig, policy_yaml};
 
 const PASSWORD: &str = "correct horse battery staple";
 
@@ -21,6 +21,13 @@ async fn register(rig: &Rig, email: &str, more: Value) -> Answer {
     let mut body = json!({"email": email, "password": PASSWORD});
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     rig.post("/auth/register").json(body).send().await
+}
+
+/// The mail to an address among those that went out just now.
+async fn mail_to(rig: &Rig, address: &str) -> Mail {
+    let mut mails = rig.mails().await;
+    let at = mails.iter().position(|mail| mail.to == address).unwrap_or_else(|| panic!("none to {address} in {mails:?}"));
+    mails.swap_remove(at)
 }
 
 /// An answer without what differs between any two accounts.
@@ -104,6 +111,62 @@ async fn an_administrator_gives_roles_and_invites() {
     assert_eq!(rig.login("ann@shop.example", PASSWORD).await.status, 200, "the address was shown to be hers");
     let closed = Rig::new(&format!("{QUICK}    registration: {{mode: Closed}}\n")).await;
     assert_eq!(register(&closed, "eve@shop.example", json!({})).await.refusal(), (403, "forbidden"));
+}
+
+#[tokio::test]
+async fn an_administrators_registration_never_silently_becomes_a_strangers() {
+    let limits = "    passwords: {argon2id: {memory: 64Ki, iterations: 1}}
+    rateLimits: {login: {}, register: {}, passwordReset: {}, api: {perSubject: {limit: 2, window: 1h}}}
+    registration: {emailVerification: Disabled, defaultRoles: [user]}\n";
+    let rig = Rig::new(limits).await;
+    rig.account("root", PASSWORD, &["admin"]).await;
+    let admin = rig.login("root", PASSWORD).await.text("access_token");
+    let by_root = async |email: &str, more: Value| {
+        let mut body = json!({"email": email, "password": PASSWORD});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        rig.post("/auth/register").bearer(&admin).json(body).send().await
+    };
+    let made = by_root("ann@shop.example", json!({"roles": ["admin"]})).await;
+    assert_eq!((made.status.as_u16(), &made.body["roles"]), (201, &json!(["admin"])), "{}", made.body);
+    rig.get("/users/me").bearer(&admin).send().await;
+    assert_eq!(by_root("bob@shop.example", json!({"roles": ["admin"]})).await.refusal(), (429, "rate_limited"));
+    let rig = Rig::new(&open()).await;
+    rig.account("root", PASSWORD, &["admin"]).await;
+    let over = rig.login("root", PASSWORD).await.text("access_token");
+    rig.post("/auth/logout").bearer(&over).send().await;
+    for (number, (more, status)) in [
+        (json!({"roles": ["admin"]}), 401),
+        (json!({"email_verified": true}), 401),
+        (json!({"roles": null, "email_verified": null}), 201),
+        (json!({}), 201),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut body = json!({"email": format!("n{number}@shop.example"), "password": PASSWORD});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let answer = rig.post("/auth/register").bearer(&over).json(body.clone()).send().await;
+        assert_eq!(answer.status.as_u16(), status, "{body}: {}", answer.body);
+    }
+    let without = json!({"email": "eve@shop.example", "password": PASSWORD, "roles": ["admin"]});
+    let made = rig.post("/auth/register").json(without).send().await;
+    assert_eq!((made.status.as_u16(), &made.body["roles"]), (201, &json!(["user"])), "from nobody it is not even read");
+}
+
+#[tokio::test]
+async fn links_that_are_not_good_are_counted_by_address_and_good_ones_are_not() {
+    let limited = required().replace("passwordReset: {}", "passwordReset: {perAddress: {limit: 2, window: 1h}}");
+    let rig = Rig::new(&limited).await;
+    register(&rig, "ann@shop.example", json!({})).await;
+    let good = rig.mails().await.remove(0).token();
+    let verify = |token: &str| rig.post("/auth/verify-email").json(json!({"token": token}));
+    let wrong = "A".repeat(43);
+    for _ in 0..2 {
+        assert_eq!(verify(&wrong).send().await.refusal(), (401, "invalid_token"));
+    }
+    assert_eq!(verify(&wrong).send().await.refusal(), (429, "rate_limited"));
+    assert_eq!(verify(&wrong).from("198.51.100.9").send().await.refusal(), (401, "invalid_token"));
+    assert_eq!(verify(&good).send().await.status, 200, "a good link is no guess");
 }
 
 #[tokio::test]
@@ -311,18 +374,26 @@ async fn a_changed_address_is_pending_until_its_link_is_used_and_the_old_one_is_
         ("alice@shop.example".into(), "Alice@new.example".into())
     );
     assert_eq!((changed.text("first_name"), &changed.body["last_name"]), ("Alice".into(), &Value::Null));
-    let mail = rig.mails().await.remove(0);
-    assert_eq!((mail.to.as_str(), mail.subject.as_str()), ("Alice@new.example", "Confirm your new e-mail address"));
+    let mut mails = rig.mails().await;
+    mails.sort_by(|one, other| one.to.cmp(&other.to));
+    let told: Vec<(&str, &str)> = mails.iter().map(|mail| (mail.to.as_str(), mail.subject.as_str())).collect();
+    let expected = [
+        ("Alice@new.example", "Confirm your new e-mail address"),
+        ("alice@shop.example", "Another e-mail address was entered for your account"),
+    ];
+    assert_eq!(told, expected, "the present one hears of it at once");
+    let mail = mails.remove(0);
     assert_eq!(rig.login("Alice@new.example", PASSWORD).await.status, 401, "not yet");
     // Another's address answers alike, and its owner is told in place of being sent a link.
     let others = patch(json!({"email": "BOB@shop.example"})).await;
     assert_eq!((others.status.as_u16(), others.text("pending_email")), (200, "BOB@shop.example".into()));
-    let told = rig.mails().await.remove(0);
-    assert_eq!((told.to.as_str(), told.link), ("bob@shop.example", None));
+    let mut told: Vec<(String, Option<String>)> = rig.mails().await.into_iter().map(|mail| (mail.to, mail.link)).collect();
+    told.sort();
+    assert_eq!(told, [("alice@shop.example".into(), None), ("bob@shop.example".into(), None)], "as many mails as ever");
     let stale = rig.post("/auth/verify-email").json(json!({"token": mail.token()})).send().await;
     assert_eq!(stale.refusal(), (401, "invalid_token"), "another address is pending by now");
     patch(json!({"email": "Alice@new.example"})).await;
-    let mail = rig.mails().await.remove(0);
+    let mail = mail_to(&rig, "Alice@new.example").await;
     assert_eq!(rig.post("/auth/verify-email").json(json!({"token": mail.token()})).send().await.status, 200);
     let told = rig.mails().await.remove(0);
     assert_eq!((told.to.as_str(), told.subject.as_str()), ("alice@shop.example", "Your e-mail address was changed"));
@@ -339,7 +410,7 @@ async fn of_two_who_confirm_one_address_one_gets_it() {
         rig.account(name, PASSWORD, &[]).await;
         let token = rig.login(name, PASSWORD).await.text("access_token");
         rig.patch("/users/me").bearer(&token).json(json!({"email": "both@shop.example"})).send().await;
-        tokens.push(rig.mails().await.remove(0).token());
+        tokens.push(mail_to(&rig, "both@shop.example").await.token());
     }
     let use_ =
         async |token: &String| rig.post("/auth/verify-email").json(json!({"token": token})).send().await.status.as_u16();

@@ -172,6 +172,35 @@ async fn a_login_with_cookies_hides_its_tokens_from_the_page() {
 }
 
 #[tokio::test]
+async fn no_page_of_another_origin_puts_its_visitors_into_an_account_of_its_choice() {
+    let cors = format!("    cors: {{allowedOrigins: ['{SHOP}'], allowCredentials: true}}\n");
+    let rig = Rig::new(&format!("{QUICK}{COOKIES}{cors}")).await;
+    rig.account("eve", PASSWORD, &["user"]).await;
+    let json = json!({"username": "eve", "password": PASSWORD, "cookies": true}).to_string();
+    let form = "username=eve&password=correct+horse+battery+staple&cookies=true";
+    for (header, value, status) in [
+        ("origin", "https://evil.example", 403),
+        ("origin", "null", 403),
+        ("sec-fetch-site", "cross-site", 403),
+        ("origin", SHOP, 200),
+        ("origin", "https://auth.shop.example", 200),
+        ("sec-fetch-site", "same-origin", 200),
+        ("x-other", "a client that is no browser", 200),
+    ] {
+        for (typ, body) in [("text/plain", json.as_str()), ("application/x-www-form-urlencoded", form)] {
+            let asking = rig.post("/auth/login").header("content-type", typ).header(header, value).text(body);
+            let answer = asking.send().await;
+            assert_eq!(answer.status.as_u16(), status, "{header} {value} {typ}: {}", answer.body);
+            assert_eq!(answer.headers.contains_key("set-cookie"), status == 200);
+            assert!(status == 200 || answer.body["error"] == "csrf_failed");
+        }
+    }
+    let body = json!({"username": "eve", "password": PASSWORD});
+    let plain = rig.post("/auth/login").header("origin", "https://evil.example").json(body).send().await;
+    assert_eq!(plain.status, 200, "without cookies nothing of the visitor's changes");
+}
+
+#[tokio::test]
 async fn a_policy_without_cookies_takes_and_gives_none() {
     let rig = Rig::new(QUICK).await;
     rig.account("alice", PASSWORD, &["user"]).await;

@@ -89,6 +89,7 @@ async fn each_row_that_can_not_be_brought_says_why_and_the_others_are() {
         (json!({"roles": ["superuser"]}), "roles: the policy has no role superuser"),
         (json!({"totp_secret": "not base32!"}), "totp: "),
         (json!({"id": "with space"}), "id: has at most"),
+        (json!({"id": "countersign"}), "id: tokens have it"),
         (json!({"first_name": "A\u{202e}nn"}), "first_name: "),
         (json!({"email": "BOB@shop.example"}), "email: another account has it"),
         (json!({"username": "BOB"}), "username: another account has it"),

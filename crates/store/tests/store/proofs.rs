@@ -242,6 +242,22 @@ async fn of_many_uses_of_one_token_one_succeeds(db: Database) {
     assert_eq!(won.await, 1);
     assert_eq!(transact!(&store, |tx| { tx.withdraw_one_time_tokens(&shop(), "a", "reset").await }).unwrap(), 1);
     assert_eq!(take("reset", 3, NOW).await, None);
+    for (n, content) in [(5, "present"), (6, "other"), (7, "third")] {
+        let new = NewOneTimeToken {
+            policy: &policy,
+            hash: secret(n),
+            purpose: "verify",
+            user: "a",
+            content,
+            created: NOW,
+            expires,
+        };
+        transact!(&store, |tx| { tx.insert_one_time_token(&new).await }).unwrap();
+    }
+    let others =
+        transact!(&store, |tx| { tx.withdraw_other_one_time_tokens(&shop(), "a", "verify", "present").await }).unwrap();
+    assert_eq!((others, take("verify", 6, NOW).await), (2, None));
+    assert!(take("verify", 5, NOW).await.is_some(), "the one that is named stays");
     let of_nobody = NewOneTimeToken {
         policy: &policy,
         hash: secret(4),
@@ -275,7 +291,16 @@ async fn an_account_knows_its_last_ten_devices(db: Database) {
     let known = store.device(&shop(), &secret(0)).await.unwrap().unwrap();
     assert_eq!((known.user.as_str(), known.created, known.last_used), ("a", NOW, NOW.plus(100)));
     assert_eq!(store.devices(&shop(), "a").await.unwrap().len(), 10);
-    assert_eq!(transact!(&store, |tx| { tx.forget_devices(&shop(), "a").await }).unwrap(), 10);
+    assert!(remember(20, "b", 101).await);
+    let forget = async |but: Option<u8>| {
+        let but = but.map(secret);
+        transact!(&store, |tx| { tx.forget_devices(&shop(), "a", but.as_ref()).await }).unwrap()
+    };
+    assert_eq!(forget(Some(0)).await, 9);
+    let left: Vec<_> = store.devices(&shop(), "a").await.unwrap().into_iter().map(|device| device.secret).collect();
+    assert_eq!(left, [secret(0)], "all but the one that is named");
+    assert_eq!(forget(None).await, 1);
+    assert_eq!(store.devices(&shop(), "b").await.unwrap().len(), 1, "another's stays");
 }
 
 async fn api_keys_are_found_by_id_hash_and_owner(db: Database) {

@@ -1,7 +1,7 @@
 //! Rows of another schema, as they would be here: what is taken over, and why a row can't be.
 
 use countersign_api::policy::EmailVerification;
-use countersign_core::{opaque::OpaqueKey, time::UnixMillis};
+use countersign_core::{mint::OWN_CLIENT_ID, opaque::OpaqueKey, time::UnixMillis};
 use countersign_store::{ApiKey, Folded, PasswordHash, SecretHash, User, UserStatus};
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -93,7 +93,7 @@ pub(super) fn check_key(row: &Row) -> Result<(), Problem> {
 /// A row as it would be here, or why it can't be; the reason never holds what is secret.
 pub(super) fn judge(call: &Call, import: &str, row: &Row, now: UnixMillis) -> Result<Result<Arrival, String>, Failed> {
     let login = call.login()?;
-    Ok(arrival(call, import, row, now, &login.settings.registration))
+    Ok(arrival(call, import, row, now, &login.settings))
 }
 
 fn arrival(
@@ -101,11 +101,16 @@ fn arrival(
     import: &str,
     row: &Row,
     now: UnixMillis,
-    registration: &countersign_api::policy::EffectiveRegistration,
+    settings: &countersign_api::policy::EffectiveLogin,
 ) -> Result<Arrival, String> {
+    let (registration, clients) = (&settings.registration, &settings.clients);
     let id = match given(row.id.as_ref()) {
         Some(id) if id.len() > MAX_ID || !id.bytes().all(|byte| byte.is_ascii_graphic()) => {
             return Err(format!("id: has at most {MAX_ID} visible ASCII characters"));
+        }
+        Some(OWN_CLIENT_ID) => return Err("id: tokens have it as the name of the issuer's own client".into()),
+        Some(id) if clients.iter().any(|client| client.client_id == id) => {
+            return Err("id: an OAuth client of the policy has it".into());
         }
         Some(id) => id.to_owned(),
         None => new_id(),

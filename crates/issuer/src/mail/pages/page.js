@@ -22,7 +22,7 @@ form.addEventListener("submit", async (event) => {
     }
     const told = await answer.json().catch(() => ({}));
     if (answer.status === 401) status.textContent = "The link was used already, or is too old. Ask for a new one.";
-    else if (Array.isArray(told.violations)) status.textContent = told.violations.map((v) => v.detail ?? v).join(" ");
+    else if (Array.isArray(told.violations)) status.textContent = told.violations.map((v) => v.message).join("; ");
     else status.textContent = told.detail ?? "That did not work. Try again in a moment.";
   } catch {
     status.textContent = "That did not work. Try again in a moment.";

@@ -13,6 +13,8 @@ async fn a_login_that_wanted_cookies_gets_them_with_its_code() {
     assert_eq!(asked.body["requires_2fa"], true, "{}", asked.body);
     assert!(asked.headers.get("set-cookie").is_none(), "there is no session yet");
     let shown = json!({"challenge_id": asked.text("challenge_id"), "code": code(&rig, &alice.secret, 0).await});
+    let foreign = rig.post("/auth/2fa/verify").header("origin", "https://evil.example").json(shown.clone()).send().await;
+    assert_eq!(foreign.refusal(), (403, "csrf_failed"), "no page of another origin shows its own code in their place");
     let answer = rig.post("/auth/2fa/verify").json(shown).send().await;
     assert_eq!(answer.status, 200, "{}", answer.body);
     assert!(answer.body.get("access_token").is_none() && answer.body.get("refresh_token").is_none());

@@ -51,6 +51,21 @@ async fn a_session_from_elsewhere_goes_on_with_a_code() {
 }
 
 #[tokio::test]
+async fn whoever_kept_a_token_of_before_the_code_is_written_down_and_uses_up_nothing_of_its_owner() {
+    let rig = Rig::new(&stepping("").replace("api: {}", "api: {perSubject: {limit: 5, window: 1h}}")).await;
+    let alice = enrolled(&rig, "alice").await;
+    let token = alice.login.text("refresh_token");
+    let asked = refresh(&rig, &token, ELSEWHERE).await.text("challenge_id");
+    let moved = show(&rig, &asked, &code(&rig, &alice.secret, 0).await).await;
+    for _ in 0..6 {
+        assert_eq!(refresh(&rig, &token, "198.51.100.10").await.refusal(), (401, "invalid_refresh_token"));
+    }
+    assert_eq!(count(&rig, "INVALID_TOKEN").await, 5, "so many a minute of one address");
+    let next = refresh(&rig, &moved.text("refresh_token"), ELSEWHERE).await;
+    assert_eq!(next.status, 200, "{}", next.body);
+}
+
+#[tokio::test]
 async fn a_client_that_tries_again_and_again_is_asked_once() {
     let rig = Rig::new(&stepping("")).await;
     let token = enrolled(&rig, "alice").await.login.text("refresh_token");
