@@ -23,6 +23,7 @@ conformance! {
     a_family_can_take_the_place_of_another_in_a_session,
     only_hashes_are_kept,
     bits_are_erased_after_the_grace,
+    a_token_renews_nothing_in_the_name_of_another_subject,
 }
 
 const GRACE: i64 = 10_000;
@@ -53,7 +54,16 @@ async fn using(store: &Store, token: &RefreshToken, at: i64, salt: u8) -> Used {
     let (policy, ending) = (shop(), ending(NOW.plus(at)));
     let mut bits = [salt; 32];
     bits[..8].copy_from_slice(&at.to_be_bytes());
-    let using = Use { policy: &policy, token, bits: &bits, grace_ms: GRACE, lifetime_ms: 500 * MINUTE, ending: &ending };
+    let owner = store.session_of_refresh_token(&policy, token).await.unwrap();
+    let using = Use {
+        policy: &policy,
+        subject: owner.as_ref().map_or("nobody", |session| session.subject.as_str()),
+        token,
+        bits: &bits,
+        grace_ms: GRACE,
+        lifetime_ms: 500 * MINUTE,
+        ending: &ending,
+    };
     transact!(store, |tx| { tx.use_refresh_token(&using).await }).unwrap()
 }
 
@@ -233,4 +243,21 @@ async fn bits_are_erased_after_the_grace(db: Database) {
     // A clock that has gone back doesn't bring the grace back either.
     renewed(using(&store, &second, 1, 1).await);
     ended(&store, using(&store, &token(1), 2, 1).await).await;
+}
+
+async fn a_token_renews_nothing_in_the_name_of_another_subject(db: Database) {
+    let store = with_family(&db, true).await;
+    let (policy, ending) = (shop(), ending(NOW));
+    let first = token(1);
+    let using = Use {
+        policy: &policy,
+        subject: "mallory",
+        token: &first,
+        bits: &[1; 32],
+        grace_ms: GRACE,
+        lifetime_ms: MINUTE,
+        ending: &ending,
+    };
+    let used = transact!(&store, |tx| { tx.use_refresh_token(&using).await }).unwrap();
+    assert_eq!(used, Used::Unknown);
 }
