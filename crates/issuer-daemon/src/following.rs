@@ -215,11 +215,11 @@ where
         let position = self.position.unwrap_or_default();
         let (seen, version) = match event {
             WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                let version = later(object.resource_version(), position)?;
+                let version = later(object.resource_version().as_deref(), position)?;
                 (Some(Seen::Applied(object)), version)
             }
             WatchEvent::Deleted(object) => {
-                let version = later(object.resource_version(), position)?;
+                let version = later(object.resource_version().as_deref(), position)?;
                 (Some(Seen::Gone(object)), version)
             }
             WatchEvent::Bookmark(bookmark) => {
@@ -280,8 +280,8 @@ fn number(version: Option<&str>) -> Result<u64, Ended> {
     version.parse().map_err(|_| Ended::Version(version.to_owned()))
 }
 
-fn later(version: Option<String>, position: u64) -> Result<u64, Ended> {
-    let version = number(version.as_deref())?;
+fn later(version: Option<&str>, position: u64) -> Result<u64, Ended> {
+    let version = number(version)?;
     if version > position { Ok(version) } else { Err(Ended::Version(version.to_string())) }
 }
 

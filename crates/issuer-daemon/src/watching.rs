@@ -79,7 +79,7 @@ impl Object {
 
 impl Debug for Object {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Object").field("version", &self.version).field("keys", &self.data.keys()).finish()
+        f.debug_struct("Object").field("version", &self.version).field("keys", &self.data.keys()).finish_non_exhaustive()
     }
 }
 
@@ -182,7 +182,7 @@ where
     let mut failures = 0_u32;
     while !telling.send.is_closed() {
         let mut history = telling.history.clone();
-        telling.begun_under = history.borrow_and_update().clone();
+        telling.begun_under.clone_from(&history.borrow_and_update());
         telling.heard = false;
         let begun = Instant::now();
         let ended = tokio::select! {

@@ -62,8 +62,8 @@ pub use housekeeping::{AuditRetention, InvalidRetention};
 pub use mail::{Delivery, InvalidSmtp, Kept, MailCounts, Mailer, Outbox, SmtpSettings, SmtpTls};
 pub use minter::{MintError, MintRequest, Minted, Minter};
 pub use policies::{
-    BundleWrite, Confirmation, IssuerPolicy, Lives, LoginPolicy, OpaqueEnd, OwnKeys, Policies, RingView, Signer, SignsWhile,
-    TokenSettings, TrustedIssuerName,
+    BundleWrite, Confirmation, IssuerPolicy, Lives, LoginPolicy, OpaqueEnd, OwnKeys, Policies, RingView, Signer,
+    SignsWhile, TokenSettings, TrustedIssuerName,
 };
 pub use revoker::{InvalidRevocation, RevocationRequest, RevokeError, Revoked, Revoker};
 pub use secrets::Secrets;

@@ -108,10 +108,11 @@ pub(crate) fn device_hash(text: &str) -> Option<SecretHash> {
     Some(SecretHash::of(&bytes))
 }
 
-/// Begins the session of a login that has proven everything. Reads again what it rests on, and refuses when that changed.
+/// Begins the session of a login that has proven everything. The account is as this transaction has read it, holding it: see
+/// [`still`].
 pub(crate) async fn open(tx: &mut Tx, call: &Call, proven: &Proven<'_>) -> Result<Opened, Failed> {
     let (policy, login) = (&call.policy, call.login()?);
-    let mut user = still(tx, call, proven).await?;
+    let mut user = proven.user.clone();
     let now = tx.database_now().await?;
     let mut session = new_session(call, &user, proven, now)?;
     // What is proven just now rests on nothing that ended before; it begins when its token does.

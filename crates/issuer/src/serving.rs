@@ -30,7 +30,8 @@ use self::{
     patience::Patience,
 };
 use crate::{
-    AuditLog, AuditRetention, Authority, Fleet, Health, Mailer, Minter, Policies, Revoker, SessionActivity, UseAudit, admin, audit_log, health,
+    AuditLog, AuditRetention, Authority, Fleet, Health, Mailer, Minter, Policies, Revoker, SessionActivity, UseAudit,
+    admin, audit_log, health,
     housekeeping::{self, Trail},
     issued::Issued,
     limits::Limits,

@@ -49,7 +49,9 @@ mod transaction;
 mod users;
 
 pub use api_keys::ApiKey;
-pub use audit::{AuditCursor, AuditEvent, AuditFilter, Break, Chain, Followed, KeptEvent, Link, Logged, Severity, Unlogged};
+pub use audit::{
+    AuditCursor, AuditEvent, AuditFilter, Break, Chain, Followed, KeptEvent, Link, Logged, Severity, Unlogged,
+};
 pub use blocks::{AddressBlock, MAX_BLOCKS};
 pub use challenges::{Challenge, Retry};
 pub use connection::{SERVER_CONNECTIONS, Store, Tx};

@@ -209,16 +209,17 @@ fn a_killed_issuer_s_logout_is_enforced_by_the_other_and_an_edit_of_the_login_wa
     served.issuers[other].stop();
     served.issuers[took] = served.world.installation.issuer(took);
     served.world.verifiers.iter_mut().for_each(Verifier::wait_until_fresh);
-    let log_in = || Some(served.issuers[took].send(&Request::post("/killed/shop/auth/login", &login)).expect("it answers"));
-    assert_eq!(log_in().unwrap().status, 200);
+    let answer_again =
+        || Some(served.issuers[took].send(&Request::post("/killed/shop/auth/login", &login)).expect("it answers"));
+    assert_eq!(answer_again().unwrap().status, 200);
 
     // Cut off from the API server it signs nothing by what may be long over.
     served.world.installation.cluster.kill_api_server();
-    eventually("it signs no more", PATIENCE, || log_in().filter(|answer| answer.status == 503));
-    let refused = log_in().unwrap();
+    eventually("it signs no more", PATIENCE, || answer_again().filter(|answer| answer.status == 503));
+    let refused = answer_again().unwrap();
     assert!(text(&refused, "detail").contains("the API server has not confirmed"), "{}", refused.json());
     served.world.installation.cluster.revive_api_server();
-    eventually("it signs again", LONG, || log_in().filter(|answer| answer.status == 200));
+    eventually("it signs again", LONG, || answer_again().filter(|answer| answer.status == 200));
 }
 
 #[test]

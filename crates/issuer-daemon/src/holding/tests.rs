@@ -151,7 +151,7 @@ struct Issuer {
     key: SigningKey,
     store: Arc<Store>,
     trusted: watch::Receiver<Arc<Trusted>>,
-    _tell: watch::Sender<Arc<Trusted>>,
+    _trusting: watch::Sender<Arc<Trusted>>,
     holder: Holder,
     world: World,
 }
@@ -164,13 +164,13 @@ impl Issuer {
         std::fs::write(&file, serde_json::to_vec(&JwkSet { keys: vec![key.public_jwk().clone()] }).unwrap()).unwrap();
         let trusted = Trusted::read(&file).unwrap();
         assert!(matches!(trusted.trust, Trust::Keys(_)));
-        let (_tell, trusted) = watch::channel(Arc::new(trusted));
+        let (trusting, trusted) = watch::channel(Arc::new(trusted));
         let store = Arc::new(Store::open(&dir.path().join("store.db")).await.unwrap());
         for id in ["a", "b", "c"] {
             transact!(&store, |tx| { tx.insert_user(&user(id)).await }).unwrap();
         }
         let holder = holder(&store, &trusted);
-        let mut issuer = Self { _dir: dir, key, store, trusted, _tell, holder, world: World::default() };
+        let mut issuer = Self { _dir: dir, key, store, trusted, _trusting: trusting, holder, world: World::default() };
         issuer.lists_nothing().await;
         issuer
     }

@@ -127,7 +127,8 @@ async fn every_sealed_event_is_one_line_in_the_order_of_its_chain_as_lists_show_
     let text = fs::read_to_string(&path).unwrap();
     assert_eq!(places(&text), BTreeMap::from([("shop/other".into(), up_to(3)), ("shop/shop".into(), up_to(1205))]));
     let kept = rig.store.sealed_audit(&policy("other"), 2, 1).await.unwrap();
-    assert!(text.lines().any(|line| line == shown(&kept[0]).to_string()));
+    let expected = shown(&kept[0]).to_string();
+    assert!(text.lines().any(|line| line == expected));
     eventually("all is counted", async || working.counts.written() == 1208).await;
     assert_eq!(working.counts.failures(), 0);
     working.end().await;

@@ -33,9 +33,19 @@ impl Drop for Memory {
 pub(super) struct Spare(Mutex<Vec<Memory>>);
 
 impl Spare {
-    /// Some to work in, new if there is none.
-    pub(super) fn take(&self) -> Memory {
-        self.0.lock().pop().unwrap_or_default()
+    /// Some to work in: what a hash of that size has left, else new. What others have left is given back, so that in use and
+    /// spare together are never more than was in use at once.
+    pub(super) fn take(&self, kib: u32) -> Memory {
+        let blocks = kib as usize;
+        let (memory, freed) = {
+            let mut spare = self.0.lock();
+            let (mut alike, others): (Vec<_>, Vec<_>) = spare.drain(..).partition(|memory| memory.0.len() == blocks);
+            let memory = alike.pop();
+            *spare = alike;
+            (memory, others)
+        };
+        drop(freed);
+        memory.unwrap_or_default()
     }
 
     /// Gives it back, for those who follow; without any, all of it goes back to the system.
@@ -63,15 +73,16 @@ mod tests {
     #[test]
     fn memory_is_passed_on_while_others_follow_and_given_back_after_the_last() {
         let spare = Spare::default();
-        let mut first = spare.take();
+        let mut first = spare.take(64);
         let address = first.of(64).as_ptr();
         spare.put(first, true);
-        let mut second = spare.take();
-        assert_eq!(second.of(32).as_ptr(), address, "a smaller one fits");
-        let mut third = spare.take();
+        let mut second = spare.take(64);
+        assert_eq!(second.of(64).as_ptr(), address);
+        spare.put(second, true);
+        let mut third = spare.take(8);
+        assert!(spare.0.lock().is_empty(), "what is of another size is kept by nobody");
         third.of(8);
-        spare.put(third, true);
-        spare.put(second, false);
+        spare.put(third, false);
         assert!(spare.0.lock().is_empty());
     }
 }

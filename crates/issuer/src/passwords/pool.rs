@@ -133,7 +133,7 @@ impl Pool {
         self.0.computed.fetch_add(1, Ordering::Relaxed);
         let inner = self.0.clone();
         let work = tokio::task::spawn_blocking(move || {
-            let mut memory = inner.spare.take();
+            let mut memory = inner.spare.take(memory_kib);
             let done = work(&mut memory);
             inner.spare.put(memory, inner.waiting.load(Ordering::Relaxed) > 0);
             drop(places);

@@ -125,7 +125,12 @@ mod tests {
     use super::*;
 
     fn policy(login: &Login) -> LoginPolicy {
-        LoginPolicy::new(&"shop/shop".parse().unwrap(), login.resolve(), "https://auth.shop.example:8443/x", LoginReferences::default())
+        LoginPolicy::new(
+            &"shop/shop".parse().unwrap(),
+            login.resolve(),
+            "https://auth.shop.example:8443/x",
+            LoginReferences::default(),
+        )
     }
 
     #[test]

@@ -199,7 +199,7 @@ fn at_home(client: &str, address: &str) -> Window {
 
 impl ShownSecret<'_> {
     /// It is right: nothing was guessed. A service shows its secret as often as it has to.
-    pub(super) async fn is_right(self) -> Result<(), Failed> {
+    pub(super) async fn accepted(self) -> Result<(), Failed> {
         let (policy, limits) = (&self.call.policy.name, &self.call.issuer.parts.limits);
         limits.take_back(policy, self.reserved).await?;
         if self.at_home_ms < AT_HOME_MS / 2 {
@@ -211,7 +211,7 @@ impl ShownSecret<'_> {
     }
 
     /// It is wrong: that stays counted and is written down, and the address is blocked when it is one too many.
-    pub(super) async fn is_wrong(self, known: bool) -> Result<(), Failed> {
+    pub(super) async fn rejected(self, known: bool) -> Result<(), Failed> {
         let Self { call, client, .. } = self;
         if let Some(standing) = self.reserved.standing {
             call.counted_by.note(standing);

@@ -89,11 +89,11 @@ async fn client<'c>(call: &'c Call, headers: &HeaderMap, form: &Form) -> Result<
     let held = known.and_then(|known| login.references.clients.get(&known.client_id));
     match (known, held) {
         (Some(known), Some(held)) if verify_slices_are_equal(held, secret.as_bytes()).is_ok() => {
-            shown.is_right().await?;
+            shown.accepted().await?;
             Ok(known)
         }
         _ => {
-            shown.is_wrong(known.is_some()).await?;
+            shown.rejected(known.is_some()).await?;
             Err(OauthError::invalid_client(basic))
         }
     }

@@ -104,13 +104,7 @@ impl KubernetesKeeper {
         }
         let unconfirmed_ms = watch::Sender::new(enforced.shortest_unconfirmed_ms());
         let (tell, messages) = mpsc::channel(QUEUE);
-        let reader = Reader::new(
-            app.clone(),
-            client.clone(),
-            &source,
-            tell,
-            unconfirmed_ms.subscribe(),
-        );
+        let reader = Reader::new(app.clone(), client.clone(), &source, tell, unconfirmed_ms.subscribe());
         let mut keeper = Self {
             app,
             enforced: Shared::new(enforced),
