@@ -375,7 +375,8 @@ fn no_call_takes_a_right_or_another_s_account_from_its_caller() {
     assert_eq!(world.with_token("POST", "/auth/api-keys", &token, &greedy).status, 422);
 
     let other = "another horse battery staple";
-    let change = with(json!({"current_password": PASSWORD, "new_password": other, "username": "bob"}));
+    let change = json!({"current_password": PASSWORD, "new_password": other, "confirm_password": other, "username": "bob"});
+    let change = with(change);
     assert_eq!(world.with_token("POST", "/auth/change-password", &token, &change).status, 200);
     assert_eq!((world.login("bob", other).status, world.login("alice", other).status), (401, 200));
     world.post("/auth/forgot-password", &json!({"email": "alice@shop.example"}));
