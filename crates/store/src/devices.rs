@@ -72,8 +72,9 @@ impl Tx {
         .execute(self.connection())
         .await?;
         sqlx::query(
-            "DELETE FROM known_devices WHERE policy = $1 AND user_id = $2 AND hash NOT IN
-               (SELECT hash FROM known_devices WHERE policy = $1 AND user_id = $2 ORDER BY last_used DESC, hash LIMIT $3)",
+            "DELETE FROM known_devices WHERE policy = $1 AND hash IN
+               (SELECT hash FROM known_devices WHERE policy = $1 AND user_id = $2 ORDER BY last_used DESC, hash
+                LIMIT 1000 OFFSET $3)",
         )
         .bind(policy.as_str())
         .bind(&device.user)
@@ -90,7 +91,10 @@ impl Tx {
         user: &str,
         but: Option<&SecretHash>,
     ) -> Result<u64, StoreError> {
-        let gone = sqlx::query("DELETE FROM known_devices WHERE policy = $1 AND user_id = $2 AND hash <> $3");
+        let gone = sqlx::query(
+            "DELETE FROM known_devices WHERE policy = $1 AND hash <> $3
+               AND hash IN (SELECT hash FROM known_devices WHERE policy = $1 AND user_id = $2)",
+        );
         // No hash is empty.
         let gone = gone.bind(policy.as_str()).bind(user).bind(but.map_or(&[][..], SecretHash::bytes));
         Ok(gone.execute(self.connection()).await?.rows_affected())

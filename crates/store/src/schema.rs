@@ -26,6 +26,7 @@ const SQLITE: &[(&str, &str)] = steps!(
     "0009_audit_log",
     "0010_tenures",
     "0011_revocation_room",
+    "0012_figures",
 );
 
 const POSTGRES: &[(&str, &str)] = steps!(

@@ -43,7 +43,10 @@ async fn no_hot_statement_reads_a_whole_table(db: Database) {
         );
         sqlx::raw_sql(AssertSqlSafe(format!("{into} {numbers} SELECT {select}"))).execute(&raw).await.unwrap();
     }
-    sqlx::raw_sql("ANALYZE").execute(&raw).await.unwrap();
+    // SQLite goes without: nothing analyses its tables in an installation.
+    if let Database::Server(..) = db {
+        sqlx::raw_sql("ANALYZE").execute(&raw).await.unwrap();
+    }
     let hash = match db {
         Database::File(_) => "X'31'",
         Database::Server(..) => "CAST('1' AS BYTEA)",
@@ -83,7 +86,11 @@ async fn no_hot_statement_reads_a_whole_table(db: Database) {
         // Tables that this test leaves empty fit one page, and PostgreSQL reads that.
         let empty = name == "expired" && !["sessions", "refresh"].iter().any(|filled| sql.contains(filled));
         let whole = match db {
-            Database::File(_) => plan.lines().any(|line| line.starts_with("SCAN ")),
+            // All rows of a policy are no fewer, unless there is one of each.
+            Database::File(_) => plan.lines().any(|line| {
+                let of_policy = line.ends_with("PRIMARY KEY (policy=?)") && !line.contains("revocation_room");
+                line.starts_with("SCAN ") || of_policy
+            }),
             Database::Server(..) => plan.contains("Seq Scan") && !empty,
         };
         assert!(!whole, "{name}:\n{plan}");
