@@ -93,9 +93,11 @@ fn a_bundle_that_is_no_good_never_replaces_one_that_is_not_even_after_a_restart(
         held.put(&file, &bad);
         eventually(&format!("a bundle {what} is refused"), PATIENCE, || (held.refused() > before).then_some(()));
         assert_eq!(held.verifier.verify("strict", &live), (200, "valid".to_owned()), "{what}");
-        let ready = held.verifier.health("/readyz").unwrap();
+        // Counted when it is judged, and named when all that was read with it is.
+        let ready = eventually(&format!("a bundle {what} is named"), PATIENCE, || {
+            held.verifier.health("/readyz").filter(|ready| String::from_utf8_lossy(&ready.body).contains("shop/strict"))
+        });
         assert_eq!(ready.status, 200, "{what}");
-        assert!(String::from_utf8_lossy(&ready.body).contains("shop/strict"), "{what}: {}", ready.json());
         held.verifier.restart();
         held.verifier.wait_until_fresh();
         assert_eq!(held.verifier.verify("strict", &live), (200, "valid".to_owned()), "{what}, after a restart");
