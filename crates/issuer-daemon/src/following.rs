@@ -5,10 +5,11 @@
 //! the others. So the present version is asked for again and again, in a read that no cache answers; once the watch has come to
 //! it, what it handed over was the present when that was asked.
 
-use std::{collections::VecDeque, convert::Infallible, fmt::Debug, pin::pin, time::Duration};
+use std::{convert::Infallible, fmt::Debug, pin::pin, time::Duration};
 
 use countersign_api::cluster::HISTORY;
 use countersign_feed::Clock;
+use countersign_process::{Unreached, confirm_every, watch_for};
 use futures_util::{StreamExt as _, future::OptionFuture};
 use kube::{
     Api, Resource, ResourceExt as _,
@@ -100,7 +101,7 @@ pub(crate) struct Following<K> {
     /// Up to here everything is handed over.
     position: Option<u64>,
     /// Present versions that it hasn't come to, and when they were asked for.
-    unreached: VecDeque<(i64, u64)>,
+    unreached: Unreached,
 }
 
 impl<K> Following<K>
@@ -108,7 +109,7 @@ where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
 {
     pub(crate) fn new(api: Api<K>, labels: Option<String>, within_ms: watch::Receiver<i64>) -> Self {
-        Self { api, labels, within_ms, position: None, unreached: VecDeque::new() }
+        Self { api, labels, within_ms, position: None, unreached: Unreached::default() }
     }
 
     /// From here on everything is listed anew.
@@ -206,7 +207,7 @@ where
         if self.position.is_some_and(|position| version < position) {
             return Err(Ended::WentBack);
         }
-        self.unreached.push_back((asked_at, version));
+        self.unreached.push(asked_at, version);
         Ok(())
     }
 
@@ -241,14 +242,7 @@ where
     /// Says up to which moment what was handed over is known to be the present.
     async fn settle(&mut self, listener: &mut impl Listener<K>) -> Result<(), Ended> {
         let position = self.position.unwrap_or_default();
-        let mut confirmed = None;
-        while let Some((asked_at, version)) = self.unreached.front().copied()
-            && version <= position
-        {
-            self.unreached.pop_front();
-            confirmed = Some(asked_at);
-        }
-        match confirmed {
+        match self.unreached.reached(position) {
             Some(asked_at) => tell(listener, Seen::Confirmed(asked_at)).await,
             None => Ok(()),
         }
@@ -283,19 +277,6 @@ fn number(version: Option<&str>) -> Result<u64, Ended> {
 fn later(version: Option<&str>, position: u64) -> Result<u64, Ended> {
     let version = number(version)?;
     if version > position { Ok(version) } else { Err(Ended::Version(version.to_string())) }
-}
-
-/// How long a watch is asked to last. An API server says where it stands about once a minute, and two seconds before the end of
-/// a watch: so nothing goes unconfirmed for longer than half of what is allowed.
-fn watch_for(within_ms: i64) -> Duration {
-    let third = Duration::from_millis(within_ms.max(0).unsigned_abs()) / 3;
-    third.clamp(Duration::from_secs(3), Duration::from_secs(290))
-}
-
-/// How often the present version is asked for.
-fn confirm_every(within_ms: i64) -> Duration {
-    let sixth = Duration::from_millis(within_ms.max(0).unsigned_abs()) / 6;
-    sixth.clamp(Duration::from_secs(1), Duration::from_mins(1))
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! What every process of Countersign does alike: how it starts, logs and ends, whom it trusts, which cluster it works in,
-//! certificates that change on disk, variables of the environment that mean nothing.
+//! until when a watch of that shows the present, certificates that change on disk, variables of the environment that mean nothing.
 
 mod cluster;
+mod confirming;
 mod logging;
 mod starting;
 mod telling;
@@ -10,8 +11,9 @@ mod trust;
 mod variables;
 
 pub use cluster::{ClusterError, UnusableKubeconfig, cluster_of, find_cluster};
+pub use confirming::{Unreached, confirm_every, watch_for};
 pub use logging::{InvalidLogLevel, log_filter};
-pub use starting::{Failure, Process, Signals, exit_code, until_told, warn_of_unknown_variables};
+pub use starting::{Failure, Process, Signals, causes, exit_code, until_told, warn_of_unknown_variables};
 pub use telling::{Telling, TellingError, TellingFlags};
 pub use tls::{HalfTls, ServingTls, TlsError, TlsFiles, TlsFlags};
 pub use trust::{TrustError, TrustFile, Trusted};

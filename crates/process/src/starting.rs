@@ -65,7 +65,7 @@ pub fn exit_code(name: &str, ended: Result<(), Failure>) -> ExitCode {
 }
 
 /// An error with what caused it. Many say their cause themselves: that isn't said twice.
-fn causes(error: &dyn Error) -> String {
+pub fn causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

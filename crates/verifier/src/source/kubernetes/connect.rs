@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use countersign_process::{UnusableKubeconfig, cluster_of};
+use countersign_process::{UnusableKubeconfig, causes, cluster_of};
 use kube::{Client, config::InClusterError};
 
 use crate::config::KubernetesSource;
@@ -62,7 +62,8 @@ impl ApiError {
                 _ => Self::Away(format!("{} ({})", status.message, status.code)),
             },
             kube::Error::SerdeError(error) => Self::Unexpected(error.to_string()),
-            error => Self::Away(chain(&error)),
+            // A connection that is refused says so only at the end.
+            error => Self::Away(causes(&error)),
         }
     }
 }
@@ -89,18 +90,4 @@ pub(super) async fn in_time<T>(
         Ok(answer) => answer.map_err(|error| ApiError::of(error, what, namespace)),
         Err(_) => Err(ApiError::Away(format!("no answer within {} s", ANSWER.as_secs()))),
     }
-}
-
-/// An error with what caused it: a connection that is refused says so only at the end.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }

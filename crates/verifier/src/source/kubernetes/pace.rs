@@ -3,25 +3,18 @@
 use std::time::Duration;
 
 /// Half of `absentAfter` where no policy says.
-const UNCONFIRMED: Duration = Duration::from_mins(5);
+const UNCONFIRMED_MS: i64 = 5 * 60_000;
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
 /// How long a watch is asked to last, when policies may go unconfirmed for so long.
-///
-/// An API server says where it stands about once a minute, and two seconds before the end of a watch. What it says then proves
-/// a reading of up to [`confirm_every`] before, so that nothing goes unproven for longer than half of that time.
 pub(super) fn watch_for(unconfirmed_ms: Option<i64>) -> Duration {
-    (allowed(unconfirmed_ms) / 3).clamp(Duration::from_secs(3), Duration::from_secs(290))
+    countersign_process::watch_for(unconfirmed_ms.unwrap_or(UNCONFIRMED_MS))
 }
 
 /// How often the present version is asked for.
 pub(super) fn confirm_every(unconfirmed_ms: Option<i64>) -> Duration {
-    (allowed(unconfirmed_ms) / 6).clamp(Duration::from_secs(1), Duration::from_mins(1))
-}
-
-fn allowed(unconfirmed_ms: Option<i64>) -> Duration {
-    unconfirmed_ms.map_or(UNCONFIRMED, |ms| Duration::from_millis(ms.max(0).unsigned_abs()))
+    countersign_process::confirm_every(unconfirmed_ms.unwrap_or(UNCONFIRMED_MS))
 }
 
 /// Waits that grow with each failure in a row.

@@ -5,10 +5,11 @@
 //! a version that is no longer known, and any sign that versions are of another history than ours (an etcd restored from a
 //! backup counts on from where the backup was).
 
-use std::{collections::VecDeque, pin::pin, sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use countersign_api::cluster::HISTORY;
 use countersign_feed::Clock;
+use countersign_process::Unreached;
 use futures_util::{StreamExt as _, future::OptionFuture};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
@@ -59,7 +60,7 @@ pub(super) struct Reader {
     /// history is taken as a sign that it was.
     doubtful: bool,
     /// Present versions that we haven't reached yet.
-    unreached: VecDeque<(i64, u64)>,
+    unreached: Unreached,
     backoff: Backoff,
 }
 
@@ -83,7 +84,7 @@ impl Reader {
             history: None,
             unwatched_since: None,
             doubtful: false,
-            unreached: VecDeque::new(),
+            unreached: Unreached::default(),
             backoff: Backoff::default(),
         }
     }
@@ -203,7 +204,7 @@ impl Reader {
         let events = events.map_err(|error| ApiError::of(error, CONFIG_MAPS, &self.namespace))?;
         let mut events = pin!(events.ready_chunks(CHUNK));
         self.doubtful |= self.unwatched_since.take().is_some_and(|since| since.elapsed() > self.doubtful_after);
-        self.unreached.push_back((first.asked_at, first.version));
+        self.unreached.push(first.asked_at, first.version);
         self.settle().await?;
 
         let dead = Instant::now() + Duration::from_secs(seconds) + GRACE;
@@ -219,7 +220,7 @@ impl Reader {
                     probing = OptionFuture::default();
                     let probed: Probe = probed?;
                     self.check(&probed)?;
-                    self.unreached.push_back((probed.asked_at, probed.version));
+                    self.unreached.push(probed.asked_at, probed.version);
                     self.settle().await?;
                     next_probe = Instant::now() + confirm_every(*self.unconfirmed_ms.borrow());
                 }
@@ -300,14 +301,7 @@ impl Reader {
     /// Says up to which moment what was handed over is known to be the present.
     async fn settle(&mut self) -> Result<(), Ended> {
         let position = self.position.unwrap_or_default();
-        let mut confirmed = None;
-        while let Some((asked_at, version)) = self.unreached.front().copied()
-            && version <= position
-        {
-            self.unreached.pop_front();
-            confirmed = Some(asked_at);
-        }
-        match confirmed {
+        match self.unreached.reached(position) {
             Some(asked_at) => self.tell(Message::Confirmed { asked_at }).await,
             None => Ok(()),
         }
