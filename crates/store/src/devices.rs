@@ -36,6 +36,10 @@ impl Store {
     }
 }
 
+/// The devices of an account beyond a number, those that were used last first.
+pub(crate) const BEYOND: &str = "DELETE FROM known_devices WHERE policy = $1 AND user_id = $2 AND hash NOT IN
+       (SELECT hash FROM known_devices WHERE policy = $1 AND user_id = $2 ORDER BY last_used DESC, hash LIMIT $3)";
+
 impl Tx {
     /// Whether an account knows the device of that secret.
     pub async fn knows_device(&mut self, policy: &PolicyName, user: &str, secret: &SecretHash) -> Result<bool, StoreError> {
@@ -71,16 +75,12 @@ impl Tx {
         .bind(device.last_used.0)
         .execute(self.connection())
         .await?;
-        sqlx::query(
-            "DELETE FROM known_devices WHERE policy = $1 AND hash IN
-               (SELECT hash FROM known_devices WHERE policy = $1 AND user_id = $2 ORDER BY last_used DESC, hash
-                LIMIT 1000 OFFSET $3)",
-        )
-        .bind(policy.as_str())
-        .bind(&device.user)
-        .bind(i64::from(at_most))
-        .execute(self.connection())
-        .await?;
+        sqlx::query(BEYOND)
+            .bind(policy.as_str())
+            .bind(&device.user)
+            .bind(i64::from(at_most))
+            .execute(self.connection())
+            .await?;
         Ok(new.rows_affected() == 1)
     }
 
@@ -91,10 +91,7 @@ impl Tx {
         user: &str,
         but: Option<&SecretHash>,
     ) -> Result<u64, StoreError> {
-        let gone = sqlx::query(
-            "DELETE FROM known_devices WHERE policy = $1 AND hash <> $3
-               AND hash IN (SELECT hash FROM known_devices WHERE policy = $1 AND user_id = $2)",
-        );
+        let gone = sqlx::query("DELETE FROM known_devices WHERE policy = $1 AND user_id = $2 AND hash <> $3");
         // No hash is empty.
         let gone = gone.bind(policy.as_str()).bind(user).bind(but.map_or(&[][..], SecretHash::bytes));
         Ok(gone.execute(self.connection()).await?.rows_affected())

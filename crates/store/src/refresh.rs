@@ -59,7 +59,7 @@ pub struct NewFamily<'a> {
 pub struct Use<'a> {
     /// Its policy.
     pub policy: &'a PolicyName,
-    /// Whose session it renews, as [`Store::session_of_refresh_token`] says.
+    /// Whose session it renews, as [`Store::refresh_standing`] says.
     pub subject: &'a str,
     /// The token that was shown.
     pub token: &'a RefreshToken,
@@ -149,9 +149,7 @@ impl Store {
         policy: &PolicyName,
         token: &RefreshToken,
     ) -> Result<Option<RefreshStanding>, StoreError> {
-        let row = sqlx::query(BY_HASH).bind(policy.as_str()).bind(token.hash().bytes().to_vec());
-        let held = row.fetch_optional(&self.readers).await?.as_ref().map(held).transpose()?;
-        Ok(held.map(|held| RefreshStanding {
+        Ok(self.held_token(policy, token).await?.map(|held| RefreshStanding {
             session: held.session,
             ended: held.family_ended,
             expires: held.family_expires,
@@ -166,9 +164,7 @@ impl Store {
     ) -> Result<Option<Session>, StoreError> {
         Ok(self.refresh_standing(policy, token).await?.map(|standing| standing.session))
     }
-}
 
-impl Store {
     /// The session that a refresh token would renew now, and until when it may be used; absent where it would not. For who
     /// asks about it: a use of it decides anew.
     pub async fn usable_refresh_token(
@@ -177,13 +173,17 @@ impl Store {
         token: &RefreshToken,
         now: UnixMillis,
     ) -> Result<Option<(Session, UnixMillis)>, StoreError> {
-        let row = sqlx::query(BY_HASH).bind(policy.as_str()).bind(token.hash().bytes().to_vec());
-        let Some(row) = row.fetch_optional(&self.readers).await? else { return Ok(None) };
-        let Held { family_expires, family_ended, session, rotated, bits, bits_until, .. } = held(&row)?;
+        let Some(held) = self.held_token(policy, token).await? else { return Ok(None) };
+        let Held { family_expires, family_ended, session, rotated, bits, bits_until, .. } = held;
         let again = bits.is_some() && bits_until.is_some_and(|until| until >= now);
         let good = !family_ended && (!rotated || again) && family_expires > now && session.is_live(now);
         let ends = family_expires.min(session.ends());
         Ok(good.then_some((session, ends)))
+    }
+
+    async fn held_token(&self, policy: &PolicyName, token: &RefreshToken) -> Result<Option<Held>, StoreError> {
+        let row = sqlx::query(BY_HASH).bind(policy.as_str()).bind(token.hash().bytes().to_vec());
+        row.fetch_optional(&self.readers).await?.as_ref().map(held).transpose()
     }
 }
 

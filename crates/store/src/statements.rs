@@ -1,6 +1,6 @@
 //! The statements whose cost must not grow with the database. Tests ask both databases how they would run them.
 
-use crate::{audit, expiry, lockouts, refresh, revocations, sessions};
+use crate::{audit, devices, expiry, lockouts, refresh, revocations, sessions};
 
 /// The next page of a subject's sessions. Policy, subject, time and id of the last one, now, limit.
 pub const SESSIONS_OF_SUBJECT: &str = sessions::PAGE;
@@ -12,6 +12,8 @@ pub const SESSIONS_OPEN: &str = sessions::OPEN;
 pub const SESSION_ENDS: &str = sessions::END;
 /// The end of its refresh families. Policy, the session's id, time.
 pub const FAMILIES_END: &str = sessions::END_FAMILIES;
+/// The end of an account's devices beyond a number. Policy, the account's id, the number.
+pub const DEVICES_BEYOND: &str = devices::BEYOND;
 /// Activity. Policy, id, its time, and the latest time before which it is written again.
 pub const SESSION_SEEN: &str = sessions::SEEN;
 /// A refresh token. Policy, hash.

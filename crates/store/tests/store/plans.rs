@@ -74,6 +74,10 @@ async fn no_hot_statement_reads_a_whole_table(db: Database) {
         ("room", statements::REVOCATION_ROOM, vec!["'shop/7'", "1", "1"]),
     ]
     .into_iter()
+    // PostgreSQL reads a table that is empty here.
+    .chain(
+        matches!(db, Database::File(_)).then(|| ("devices", statements::DEVICES_BEYOND, vec!["'shop/shop'", "'u7'", "10"])),
+    )
     .chain(statements::EXPIRED.into_iter().map(|sql| ("expired", sql, vec!["100", "50"])))
     .collect();
     for (name, sql, values) in cases {
