@@ -67,8 +67,9 @@ impl Store {
 
     /// How many audit events matter at least as much as a warning since then: what operators look at.
     pub async fn incidents(&self, policy: &PolicyName, since: UnixMillis) -> Result<u64, StoreError> {
+        // The first bound on severity is the index's.
         let count = sqlx::query_scalar::<_, i64>(
-            "SELECT count(*) FROM audit_events WHERE policy = $1 AND time >= $2 AND severity >= 2",
+            "SELECT count(*) FROM audit_events WHERE policy = $1 AND time >= $2 AND severity >= 1 AND severity >= 2",
         );
         Ok(count.bind(policy.as_str()).bind(since.0).fetch_one(&self.readers).await?.unsigned_abs())
     }

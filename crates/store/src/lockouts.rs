@@ -20,7 +20,7 @@ pub enum LockoutKey<'a> {
 }
 
 impl<'a> LockoutKey<'a> {
-    fn parts(self) -> (&'static str, Cow<'a, str>) {
+    pub(crate) fn parts(self) -> (&'static str, Cow<'a, str>) {
         match self {
             Self::Account(id) => ("account", id.into()),
             Self::UnknownName(hash) => ("name", hex::encode(hash.bytes()).into()),
@@ -86,8 +86,10 @@ impl Store {
         limit: u32,
         now: UnixMillis,
     ) -> Result<Vec<String>, StoreError> {
+        // The first bound on the time is the index's.
         let rows = sqlx::query_scalar(
-            "SELECT name FROM lockouts WHERE policy = $1 AND kind = 'account' AND locked_until > $2 AND name > $3
+            "SELECT name FROM lockouts
+             WHERE policy = $1 AND kind = 'account' AND locked_until > 0 AND locked_until > $2 AND name > $3
              ORDER BY name LIMIT $4",
         );
         let rows = rows.bind(policy.as_str()).bind(now.0).bind(after).bind(columns::page(limit));

@@ -151,7 +151,8 @@ impl Outbox for Store {
 
     fn highest_position(&self) -> BoxFuture<'_, Result<Position, OutboxError>> {
         Box::pin(async {
-            let highest = sqlx::query_scalar::<_, Option<i64>>("SELECT max(position) FROM revocations");
+            let highest =
+                sqlx::query_scalar::<_, Option<i64>>("SELECT max(position) FROM revocations WHERE position IS NOT NULL");
             let highest = highest.fetch_one(&self.readers).await.map_err(failed)?;
             Ok(row::position(highest).unwrap_or(Position::ZERO))
         })

@@ -62,6 +62,16 @@ pub struct HistoryFilter {
 
 const HISTORY_PAGE: u32 = 1000;
 
+/// Each has the index that bounds what is read, as of the trail's questions.
+const HISTORY: &str =
+    "SELECT id, policy, kind, issuer, name, cutoff, expires, version, reason, source, subject, created, position
+     FROM revocations WHERE policy = $1 AND ($2 IS NULL OR subject = $2) AND ($3 IS NULL OR kind = $3) AND id < $4
+     ORDER BY id DESC LIMIT $5";
+const HISTORY_OF_SUBJECT: &str =
+    "SELECT id, policy, kind, issuer, name, cutoff, expires, version, reason, source, subject, created, position
+     FROM revocations WHERE policy = $1 AND subject = $2 AND ($3 IS NULL OR kind = $3) AND id < $4
+     ORDER BY id DESC LIMIT $5";
+
 impl Store {
     /// As [`Tx::revoke`], in a transaction of its own.
     pub async fn revoke(
@@ -76,16 +86,14 @@ impl Store {
 
     /// Revocations of a policy, latest first, for as long as what they match can live.
     pub async fn history(&self, policy: &PolicyName, filter: &HistoryFilter) -> Result<Vec<Recorded>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT id, policy, kind, issuer, name, cutoff, expires, version, reason, source, subject, created, position
-             FROM revocations
-             WHERE policy = $1 AND ($2 IS NULL OR subject = $2) AND ($3 IS NULL OR kind = $3) AND ($4 IS NULL OR id < $4)
-             ORDER BY id DESC LIMIT $5",
-        )
+        let rows = sqlx::query(match filter.subject {
+            Some(_) => HISTORY_OF_SUBJECT,
+            None => HISTORY,
+        })
         .bind(policy.as_str())
         .bind(filter.subject.as_deref())
         .bind(filter.kind.map(row::kind_word))
-        .bind(filter.before)
+        .bind(filter.before.unwrap_or(i64::MAX))
         .bind(i64::from(filter.limit.unwrap_or(HISTORY_PAGE).min(HISTORY_PAGE)))
         .fetch_all(&self.readers)
         .await?;

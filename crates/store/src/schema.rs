@@ -27,6 +27,7 @@ const SQLITE: &[(&str, &str)] = steps!(
     "0010_tenures",
     "0011_revocation_room",
     "0012_figures",
+    "0013_lookups",
 );
 
 const POSTGRES: &[(&str, &str)] = steps!(
@@ -41,6 +42,7 @@ const POSTGRES: &[(&str, &str)] = steps!(
     "0008_audit_log",
     "0009_tenures",
     "0010_revocation_room",
+    "0011_lookups",
 );
 
 pub(crate) fn sqlite() -> Migrator {
