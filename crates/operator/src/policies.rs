@@ -2,7 +2,8 @@
 //!
 //! [`dispatching`] says which policy is looked at when; [`reconcile`] is one look: [`standing`] decides what the policy is, then
 //! [`living`] or [`withdrawing`] plans, stores the plan ([`keeping`]), writes the bundle ([`drafting`], [`bundles`]) and tells
-//! issuers the rest ([`informing`]), and what came of it is told ([`viewing`], [`telling`], [`reporting`]). A new leader listens first ([`hearing`]).
+//! issuers the rest ([`informing`]), and what came of it is told ([`viewing`], [`telling`], [`reporting`]). Ahead of all that
+//! goes a key that a spec revokes ([`revoking`]). A new leader listens first ([`hearing`]).
 
 mod accepting;
 mod bundles;
@@ -21,6 +22,7 @@ mod reconcile;
 mod record;
 mod references;
 mod reporting;
+mod revoking;
 mod signing;
 mod standing;
 mod status;
@@ -127,6 +129,7 @@ fn note(reconciler: &Reconciler, objects: &Objects, change: &Changed) {
     match change {
         Changed::Policy(key) => {
             if let Ok(name) = key.parse() {
+                reconciler.show_revoked(&name);
                 reconciler.dirty.add(name);
             }
         }

@@ -7,7 +7,7 @@
 //!   foreign key sets ── ForeignKeys, per entry ────▶ policy reconciler
 //! ```
 //! Views are values behind an `Arc`: whoever reads one sees one state throughout. A view is published *after* what it says is
-//! written to the API server, never before.
+//! written to the API server, never before; a key that a spec revokes is revoked by what stands in that spec.
 
 mod counts;
 mod foreign;

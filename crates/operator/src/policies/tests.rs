@@ -3,6 +3,7 @@
 mod informing;
 mod issuers;
 mod restores;
+mod revoking;
 
 use std::{collections::BTreeMap, sync::Arc};
 
