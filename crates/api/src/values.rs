@@ -199,6 +199,9 @@ impl Time {
     pub const PATTERN: &str = "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$";
     /// What every time must be besides, for the API server: of a day that its month has.
     pub(crate) const CEL: &str = "!self.matches('^....-(0[2469]|11)-31') && !self.matches('^....-02-30') && (!self.matches('^....-02-29') || int(self.substring(0, 4)) % 4 == 0 && (int(self.substring(0, 4)) % 100 != 0 || int(self.substring(0, 4)) % 400 == 0))";
+    /// The latest instant that is counted, 9999-12-30T22:00:00Z: it stands for the hours after it too, which people write for
+    /// "never".
+    const LAST: UnixMillis = UnixMillis(253_402_207_200_000);
 }
 
 /// Not an instant.
@@ -216,9 +219,19 @@ impl FromStr for Time {
         if !(20..=40).contains(&bytes.len()) || bytes[10] != b'T' || bytes[13] != b':' || text.contains('[') {
             return Err(invalid());
         }
-        let instant: jiff::Timestamp = text.parse().map_err(|_| invalid())?;
-        Ok(Self(UnixMillis(instant.as_millisecond())))
+        let instant = match text.parse::<jiff::Timestamp>() {
+            Ok(instant) => UnixMillis(instant.as_millisecond()),
+            Err(_) if is_beyond_last(text) => Self::LAST,
+            Err(_) => return Err(invalid()),
+        };
+        Ok(Self(instant.min(Self::LAST)))
     }
+}
+
+/// Whether a text that the parser refused is a time further than it counts: the same time of the year before is one.
+fn is_beyond_last(text: &str) -> bool {
+    let within_year = text.strip_prefix("9999");
+    within_year.is_some_and(|rest| format!("9998{rest}").parse::<jiff::Timestamp>().is_ok())
 }
 
 impl fmt::Display for Time {
@@ -318,12 +331,39 @@ mod tests {
         }
         assert_eq!("2027-03-01T00:00:00Z".parse::<Time>().unwrap().0, UnixMillis(1_803_859_200_000));
         assert_eq!("2027-03-01T01:00:00+01:00".parse::<Time>().unwrap().to_string(), "2027-03-01T00:00:00Z");
-        for bad in ["2027-03-01", "2027-03-01T00:00:00", "tomorrow", "1803859200", "2027-03-01T00:00:00Z[UTC]"] {
+        for never in ["9999-12-31T23:59:59Z", "9999-12-31T23:59:59.999999999-23:59", "9999-12-30T22:00:01Z"] {
+            let time: Time = never.parse().unwrap();
+            assert_eq!(time.to_string(), "9999-12-30T22:00:00Z", "{never}");
+            assert_eq!(time.to_string().parse::<Time>().unwrap(), time, "{never}");
+        }
+        for bad in [
+            "2027-03-01",
+            "2027-03-01T00:00:00",
+            "tomorrow",
+            "1803859200",
+            "2027-03-01T00:00:00Z[UTC]",
+            "9999-02-29T00:00:00Z",
+            "9999-12-32T00:00:00Z",
+            "9999-12-31T23:59:59",
+        ] {
             assert!(bad.parse::<Time>().is_err(), "{bad}");
         }
     }
 
     proptest::proptest! {
+        #[test]
+        fn every_time_that_the_api_server_takes_is_taken(
+            text in "(0000|9999|[0-9]{4})-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3])(:[0-5][0-9]){2}([.][0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])",
+            last in "9999-12-(30|31)T([01][0-9]|2[0-3])(:[0-5][0-9]){2}(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])",
+        ) {
+            for text in [text, last] {
+                proptest::prop_assert!(regex::Regex::new(Time::PATTERN).unwrap().is_match(&text));
+                let time = text.parse::<Time>();
+                proptest::prop_assert!(time.is_ok(), "{}", text);
+                proptest::prop_assert_eq!(time.as_ref().unwrap().to_string().parse::<Time>(), time);
+            }
+        }
+
         #[test]
         fn durations_match_their_pattern_and_survive_their_text(text in "[0-9]{0,6}(h|m|s|ms|d)?[0-9]{0,3}(h|ms|s)?") {
             let pattern = regex::Regex::new(Duration::PATTERN).unwrap();
