@@ -149,7 +149,11 @@ impl<'a> Event<'a> {
 
     /// Writes it with what it tells of.
     pub(crate) async fn write(self, tx: &mut Tx, now: UnixMillis) -> Result<(), StoreError> {
-        let event = AuditEvent {
+        write(tx, vec![self], now).await
+    }
+
+    fn row(self, now: UnixMillis) -> AuditEvent {
+        AuditEvent {
             policy: self.policy.clone(),
             time: now,
             kind: self.kind.word().to_owned(),
@@ -160,9 +164,17 @@ impl<'a> Event<'a> {
             user_agent: self.client.and_then(|client| client.user_agent.clone()),
             request: self.client.map(|client| client.request_id.clone()),
             details: Value::Object(self.details).to_string(),
-        };
-        tx.append_audit(&event).await?;
-        self.metrics.audited(event.severity);
-        Ok(())
+        }
     }
+}
+
+/// Writes events with what they tell of, in this order.
+pub(crate) async fn write(tx: &mut Tx, events: Vec<Event<'_>>, now: UnixMillis) -> Result<(), StoreError> {
+    let counted: Vec<_> = events.iter().map(|event| (event.metrics, event.kind.severity())).collect();
+    let rows: Vec<_> = events.into_iter().map(|event| event.row(now)).collect();
+    tx.append_audits(&rows).await?;
+    for (metrics, severity) in counted {
+        metrics.audited(severity);
+    }
+    Ok(())
 }

@@ -9,7 +9,7 @@ use countersign_store::{Appended, Ended, Store, StoreError, Tx};
 use crate::{
     IssuerPolicy,
     actor::Actor,
-    audit::{Event, EventKind},
+    audit::{self, Event, EventKind},
     client::Client,
     limits::{CountedBy, Standing, Window},
     policies::LoginPolicy,
@@ -75,6 +75,9 @@ impl Call {
         windows: impl IntoIterator<Item = Option<Window>>,
     ) -> Result<Option<Standing>, Failed> {
         let windows: Vec<Window> = windows.into_iter().flatten().collect();
+        if windows.is_empty() {
+            return Ok(None);
+        }
         let now = self.now().await?;
         let Some(standing) = self.issuer.parts.limits.hit(&self.policy.name, &windows, now).await? else { return Ok(None) };
         self.counted_by.note(standing);
@@ -90,15 +93,14 @@ impl Call {
         detail: Option<(&str, &str)>,
         now: UnixMillis,
     ) -> Result<(), StoreError> {
-        for session in &ended.sessions {
+        let told = |session: &String| {
             let event = self.event(EventKind::SessionRevoked).subject(subject).session(session);
-            let event = match detail {
+            match detail {
                 Some((name, value)) => event.detail(name, value),
                 None => event,
-            };
-            event.write(tx, now).await?;
-        }
-        Ok(())
+            }
+        };
+        audit::write(tx, ended.sessions.iter().map(told).collect(), now).await
     }
 
     /// Publishes what has ended. Absent when nothing has, or the feed is out of reach: see [`Ending`].

@@ -20,9 +20,16 @@ const AHEAD_MS: i64 = 1000;
 pub(crate) struct Issued(Arc<Mutex<HashMap<PolicyName, UnixMillis>>>);
 
 impl Issued {
-    /// Remembers that something is issued at `at`, in the transaction that issues it and holds its subject.
-    pub(crate) async fn remember(&self, tx: &mut Tx, policy: &PolicyName, at: UnixMillis) -> Result<(), StoreError> {
-        if tx.issued_until(policy).await?.is_none_or(|until| at > until) {
+    /// Remembers that something is issued at `at`, in the transaction that issues it and holds its subject, and has read the
+    /// time on disk.
+    pub(crate) async fn remember(
+        &self,
+        tx: &mut Tx,
+        policy: &PolicyName,
+        at: UnixMillis,
+        until: Option<UnixMillis>,
+    ) -> Result<(), StoreError> {
+        if until.is_none_or(|until| at > until) {
             tx.issue_until(policy, at.plus(AHEAD_MS)).await?;
         }
         let mut latest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -65,8 +72,13 @@ mod tests {
         assert!(cut(&issued).await.since(now) < AHEAD_MS, "nothing is issued yet");
         // Issued when the clock was an hour ahead.
         let late = now.plus(3_600_000);
-        transact!(&store, |tx| { issued.remember(tx, &shop, late).await }).unwrap();
-        transact!(&store, |tx| { issued.remember(tx, &shop, now).await }).unwrap();
+        for at in [late, now] {
+            transact!(&store, |tx| {
+                let until = tx.issued_until(&shop).await?;
+                issued.remember(tx, &shop, at, until).await
+            })
+            .unwrap();
+        }
         assert!(cut(&issued).await >= late);
         assert!(cut(&Issued::default()).await >= late, "of a process that was ended");
     }

@@ -6,7 +6,7 @@
 use axum::http::StatusCode;
 use countersign_api::policy::{EffectiveLockout, Switch};
 use countersign_core::{names::PolicyName, time::UnixMillis};
-use countersign_store::{Counting, Lockout, LockoutKey, SecretHash, Store, StoreError, Tx, User, UserStatus};
+use countersign_store::{Candidate, Counting, Lockout, LockoutKey, SecretHash, Store, StoreError, Tx, User, UserStatus};
 use serde_json::Value;
 
 use crate::{audit::EventKind, call::Call, notices, problem::Problem};
@@ -46,7 +46,7 @@ impl Counter {
             None => None,
         };
         let Some(user) = user else {
-            return Ok(Self::Unknown(call.issuer.parts.secrets.hash("name", &format!("{}\0{folded}", call.policy.name))));
+            return Ok(Self::Unknown(Self::of_unknown(call, folded)));
         };
         match (device, known) {
             (Some(secret), Some(known)) if known.user == user.id => Ok(Self::Device { secret: *secret, user: known.user }),
@@ -54,7 +54,22 @@ impl Counter {
         }
     }
 
-    fn key(&self) -> LockoutKey<'_> {
+    /// The counter of a login of whoever was found: see [`Candidate::counter`].
+    pub(crate) fn of_candidate(found: &Candidate, unknown: SecretHash, device: Option<SecretHash>) -> Self {
+        match (&found.user, device) {
+            (None, _) => Self::Unknown(unknown),
+            (Some(user), Some(secret)) if found.knows_device => Self::Device { secret, user: user.id.clone() },
+            (Some(user), _) => Self::Account(user.id.clone()),
+        }
+    }
+
+    /// The hash of a name that no account has.
+    pub(crate) fn of_unknown(call: &Call, folded: &str) -> SecretHash {
+        call.issuer.parts.secrets.hash("name", &format!("{}\0{folded}", call.policy.name))
+    }
+
+    /// Where the store keeps it.
+    pub(crate) fn key(&self) -> LockoutKey<'_> {
         match self {
             Self::Account(id) => LockoutKey::Account(id),
             Self::Unknown(hash) => LockoutKey::UnknownName(hash),
@@ -69,8 +84,7 @@ impl Counter {
         policy: &PolicyName,
         now: UnixMillis,
     ) -> Result<Option<UnixMillis>, StoreError> {
-        let standing = store.lockout(policy, self.key()).await?;
-        Ok(standing.locked_until.filter(|until| *until > now))
+        Ok(until(Some(store.lockout(policy, self.key()).await?), now))
     }
 
     /// The same within a transaction.
@@ -80,8 +94,7 @@ impl Counter {
         policy: &PolicyName,
         now: UnixMillis,
     ) -> Result<Option<UnixMillis>, StoreError> {
-        let standing = tx.lockout(policy, self.key()).await?;
-        Ok(standing.locked_until.filter(|until| *until > now))
+        Ok(until(Some(tx.lockout(policy, self.key()).await?), now))
     }
 
     /// Counts a failure; locks when it is one too many, and tells of it: an account's owner by mail.
@@ -129,6 +142,11 @@ impl Counter {
     pub(crate) async fn clear(&self, tx: &mut Tx, policy: &PolicyName, now: UnixMillis) -> Result<(), StoreError> {
         tx.clear_lockout(policy, self.key(), now).await.map(|_| ())
     }
+}
+
+/// Until when a counter locks, if it does.
+pub(crate) fn until(counter: Option<Lockout>, now: UnixMillis) -> Option<UnixMillis> {
+    counter?.locked_until.filter(|until| *until > now)
 }
 
 /// How long the next lock lasts: each further one so many times as long as the one before, up to a bound.

@@ -228,12 +228,12 @@ impl Minter {
         tx.lock_subject(&policy.name, &request.subject).await?;
         let scopes = Scopes { policy: &policy.name, issuer: &own.issuer };
         let named = [(Kind::Key, signer.key().kid()), (Kind::Session, &session_id), (Kind::Subject, &request.subject)];
-        let ended = tx.entries(&scopes.keys(&named)).await?;
-        let issued_at = after_cutoffs(policy, &ended, request.rests_on, tx.database_now().await?)?;
+        let held = tx.mint_bounds(&policy.name, &scopes.keys(&named)).await?;
+        let issued_at = after_cutoffs(policy, &held.ended, request.rests_on, tx.database_now().await?)?;
         if bounds.is_some_and(|bounds| issued_at >= bounds.not_after) {
             return Err(MintError::NoEmergency(policy.name.clone(), "its spec.emergency.notAfter has passed"));
         }
-        self.issued.remember(tx, &policy.name, issued_at).await?;
+        self.issued.remember(tx, &policy.name, issued_at, held.issued_until).await?;
 
         let ends = [no_later_than, bounds.map(|bounds| bounds.not_after)];
         let expires = ends.into_iter().flatten().fold(issued_at.plus(ttl_ms), UnixMillis::min);
@@ -270,10 +270,10 @@ impl Minter {
         tx.lock_subject(&policy.name, &spec.subject).await?;
         let scopes = Scopes { policy: &policy.name, issuer: &own.issuer };
         let named = [(Kind::Key, signer.key().kid()), (Kind::Subject, spec.subject.as_str())];
-        let ended = tx.entries(&scopes.keys(&named)).await?;
-        spec.issued_at = after_cutoffs(policy, &ended, rests_on, tx.database_now().await?)?;
+        let held = tx.mint_bounds(&policy.name, &scopes.keys(&named)).await?;
+        spec.issued_at = after_cutoffs(policy, &held.ended, rests_on, tx.database_now().await?)?;
         spec.expires = UnixMillis::from_secs(spec.issued_at.plus(life_ms).as_secs());
-        self.issued.remember(tx, &policy.name, spec.issued_at).await?;
+        self.issued.remember(tx, &policy.name, spec.issued_at, held.issued_until).await?;
         Ok(ApiKeyGrant { spec, signer })
     }
 }

@@ -6,13 +6,13 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign_api::policy::OnLimit;
 use countersign_core::time::UnixMillis;
 use countersign_store::{
-    Appended, BeyondLimit, Device, NewFamily, Opening, Password, RefreshToken, SecretHash, Session, SessionLimit, Tx, User,
-    UserStatus,
+    Appended, BeyondLimit, Candidate, Device, NewFamily, Opening, Password, RefreshToken, SecretHash, Session,
+    SessionLimit, StoreError, Tx, User, UserStatus,
 };
 use serde_json::{Map, Value, json};
 
 use crate::{
-    audit::EventKind,
+    audit::{self, EventKind},
     call::Call,
     lockout::Counter,
     minter::{Grant, MintRequest, new_id},
@@ -109,8 +109,8 @@ pub(crate) fn device_hash(text: &str) -> Option<SecretHash> {
 }
 
 /// Begins the session of a login that has proven everything. The account is as this transaction has read it, holding it: see
-/// [`still`].
-pub(crate) async fn open(tx: &mut Tx, call: &Call, proven: &Proven<'_>) -> Result<Opened, Failed> {
+/// [`held`].
+pub(crate) async fn open(tx: &mut Tx, call: &Call, proven: &Proven<'_>, held: &Candidate) -> Result<Opened, Failed> {
     let (policy, login) = (&call.policy, call.login()?);
     let mut user = proven.user.clone();
     let now = tx.database_now().await?;
@@ -125,10 +125,11 @@ pub(crate) async fn open(tx: &mut Tx, call: &Call, proven: &Proven<'_>) -> Resul
     let Opening::Opened(evicted) = opened else {
         return Err(session_limit(sessions.max_concurrent).into());
     };
-    for ended in &evicted.sessions {
+    let beyond = |ended: &String| {
         let event = call.event(EventKind::ConcurrentLimitExceeded).subject(&user.id).session(ended);
-        event.detail("for", session.id.as_str()).write(tx, now).await?;
-    }
+        event.detail("for", session.id.as_str())
+    };
+    let mut events: Vec<_> = evicted.sessions.iter().map(beyond).collect();
     let refresh = RefreshToken(random()?);
     tx.insert_family(&NewFamily {
         policy: &policy.name,
@@ -140,29 +141,49 @@ pub(crate) async fn open(tx: &mut Tx, call: &Call, proven: &Proven<'_>) -> Resul
         expires: now.plus(policy.tokens.refresh_ttl_ms),
     })
     .await?;
-    let device = device(tx, call, proven.wishes, &session, now).await?;
-    proven.counter.clear(tx, &policy.name, now).await?;
-    let first = user.last_login.is_none();
+    let device = device(tx, call, proven.wishes, held.knows_device, &session, now).await?;
+    if held.counter.is_some() {
+        proven.counter.clear(tx, &policy.name, now).await?;
+    }
+    if user.last_login.is_some() && device.new {
+        events.push(call.event(EventKind::NewDevice).subject(&user.id).session(&session.id));
+    }
     user.last_login = Some(now);
-    tx.save_user(&user).await?;
-    if device.new && !first {
-        call.event(EventKind::NewDevice).subject(&user.id).session(&session.id).write(tx, now).await?;
+    if held.user.as_ref().is_some_and(|read| read.status == user.status) {
+        tx.logged_in(&policy.name, &user.id, now).await?;
+    } else {
+        // A lock was lifted, its time being over.
+        tx.save_user(&user).await?;
     }
     let event = call.event(EventKind::LoginSucceeded).subject(&user.id).session(&session.id);
-    event.detail("amr", json!(session.amr)).write(tx, now).await?;
+    events.push(event.detail("amr", json!(session.amr)));
+    audit::write(tx, events, now).await?;
     let (cookies, ended) = (proven.wishes.cookies, evicted.revocations);
     Ok(Opened { session, user, grant, refresh, device: Some(device.text), cookies, ended })
 }
 
-/// The account of a login, held from here on: if it is open still, and its password the one that was shown.
-pub(crate) async fn still(tx: &mut Tx, call: &Call, proven: &Proven<'_>) -> Result<User, Failed> {
+/// An account with what decides on a login to it, held from here on.
+pub(crate) async fn held(
+    tx: &mut Tx,
+    call: &Call,
+    user: &str,
+    counter: &Counter,
+    wishes: &Wishes,
+) -> Result<Candidate, StoreError> {
     let policy = &call.policy.name;
-    tx.lock_subject(policy, &proven.user.id).await?;
+    tx.lock_subject(policy, user).await?;
+    tx.candidate(policy, user, counter.key(), wishes.device_hash().as_ref()).await
+}
+
+/// The account of a login, held from here on: if it is open still, and its password the one that was shown.
+pub(crate) async fn still(tx: &mut Tx, call: &Call, proven: &Proven<'_>) -> Result<(User, Candidate), Failed> {
+    let held = held(tx, call, &proven.user.id, proven.counter, proven.wishes).await?;
     let now = tx.database_now().await?;
-    let user = tx.user(policy, &proven.user.id).await?.and_then(|user| admitted(user, now));
-    let password = tx.password(policy, &proven.user.id).await?;
+    let user = held.user.clone().and_then(|user| admitted(user, now));
     match user {
-        Some(user) if password.is_some_and(|held| held.changed == proven.password.changed) => Ok(user),
+        Some(user) if held.password.as_ref().is_some_and(|held| held.changed == proven.password.changed) => {
+            Ok((user, held))
+        }
         _ => Err(Problem::invalid_credentials().into()),
     }
 }
@@ -213,23 +234,21 @@ pub(crate) async fn device(
     tx: &mut Tx,
     call: &Call,
     wishes: &Wishes,
+    known: bool,
     session: &Session,
     now: UnixMillis,
 ) -> Result<Shown, Failed> {
-    let (policy, fresh) = (&call.policy.name, random::<16>()?);
-    let shown = wishes.device_hash();
-    let known = match &shown {
-        Some(hash) => tx.knows_device(policy, &session.subject, hash).await?,
-        None => false,
-    };
-    let (text, secret, new) = match (shown, &wishes.device_token) {
-        (Some(hash), Some(text)) if known => (text.clone(), hash, false),
-        // A known one that showed its secret in an earlier step gets another: nobody remembers what it showed.
-        _ => (URL_SAFE_NO_PAD.encode(fresh), SecretHash::of(&fresh), !known),
-    };
+    let policy = &call.policy.name;
+    if let (Some(hash), Some(text), true) = (wishes.device_hash(), &wishes.device_token, known) {
+        tx.device_used(policy, &session.subject, &hash, now).await?;
+        return Ok(Shown { text: text.clone(), new: false });
+    }
+    // A known one that showed its secret in an earlier step gets another: nobody remembers what it showed.
+    let fresh = random::<16>()?;
     let (user, label) = (session.subject.clone(), session.device.clone());
-    tx.remember_device(policy, &Device { user, secret, label, created: now, last_used: now }, MAX_DEVICES).await?;
-    Ok(Shown { text, new })
+    let device = Device { user, secret: SecretHash::of(&fresh), label, created: now, last_used: now };
+    tx.remember_device(policy, &device, MAX_DEVICES).await?;
+    Ok(Shown { text: URL_SAFE_NO_PAD.encode(fresh), new: !known })
 }
 
 fn new_session(call: &Call, user: &User, proven: &Proven<'_>, now: UnixMillis) -> Result<Session, Problem> {

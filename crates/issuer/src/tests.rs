@@ -2,6 +2,7 @@
 
 mod accounts;
 mod administration;
+mod asking;
 mod attacks;
 mod browser;
 mod document;

@@ -5,7 +5,7 @@ mod log;
 mod sealing;
 
 use countersign_core::{names::PolicyName, time::UnixMillis};
-use sqlx::{AnyExecutor, Row as _, any::AnyRow};
+use sqlx::{AnyExecutor, AssertSqlSafe, Row as _, any::AnyRow};
 
 pub use chain::{Break, Chain, Link};
 pub use log::{Logged, Unlogged};
@@ -173,24 +173,45 @@ impl Tx {
 
     /// Writes an event with what it tells of.
     pub async fn append_audit(&mut self, event: &AuditEvent) -> Result<(), StoreError> {
-        sqlx::query(
-            "INSERT INTO audit_events (policy, time, type, severity, subject, session_id, ip, user_agent, request_id, details)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-        )
-        .bind(event.policy.as_str())
-        .bind(event.time.0)
-        .bind(&event.kind)
-        .bind(event.severity.number())
-        .bind(event.subject.as_deref())
-        .bind(event.session.as_deref())
-        .bind(event.ip.as_deref())
-        .bind(event.user_agent.as_deref())
-        .bind(event.request.as_deref())
-        .bind(&event.details)
-        .execute(self.connection())
-        .await?;
+        self.append_audits(std::slice::from_ref(event)).await
+    }
+
+    /// Writes events with what they tell of, in this order.
+    pub async fn append_audits(&mut self, events: &[AuditEvent]) -> Result<(), StoreError> {
+        for events in events.chunks(ROWS) {
+            let rows: Vec<String> = (0..events.len()).map(placeholders).collect();
+            let sql = format!(
+                "INSERT INTO audit_events (policy, time, type, severity, subject, session_id, ip, user_agent, request_id, details)
+                 VALUES {}",
+                rows.join(", ")
+            );
+            let rows = sqlx::query(AssertSqlSafe(sql));
+            let rows = events.iter().fold(rows, |rows, event| {
+                rows.bind(event.policy.as_str())
+                    .bind(event.time.0)
+                    .bind(&event.kind)
+                    .bind(event.severity.number())
+                    .bind(event.subject.as_deref())
+                    .bind(event.session.as_deref())
+                    .bind(event.ip.as_deref())
+                    .bind(event.user_agent.as_deref())
+                    .bind(event.request.as_deref())
+                    .bind(&event.details)
+            });
+            rows.execute(self.connection()).await?;
+        }
         Ok(())
     }
+}
+
+/// The columns of an event that are written, and how many events one statement writes.
+const COLUMNS: usize = 10;
+const ROWS: usize = 20;
+
+/// The placeholders of a row: `($1, …, $10)` for the first.
+fn placeholders(row: usize) -> String {
+    let numbers: Vec<String> = (1..=COLUMNS).map(|column| format!("${}", row * COLUMNS + column)).collect();
+    format!("({})", numbers.join(", "))
 }
 
 async fn sealed_after<'c>(

@@ -5,21 +5,33 @@ use std::{fmt, fs::OpenOptions, io, os::unix::fs::OpenOptionsExt, path::Path, ti
 use countersign_core::time::UnixMillis;
 use countersign_feed::Clock;
 use sqlx::{
-    Any, AnyConnection, AnyPool, AssertSqlSafe, Connection as _, Executor as _, Transaction,
+    Any, AnyConnection, AssertSqlSafe, Connection as _, Executor as _, Transaction,
     any::{AnyConnectOptions, AnyPoolOptions},
     sqlite::SqliteConnectOptions,
 };
 
-use crate::{Location, StoreError, schema};
+use crate::{
+    Location, StoreError,
+    connections::{Connections, Counted},
+    schema,
+};
 
 /// The store. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
     /// On SQLite one connection: it has one writer, and waiting for it here is fair.
-    pub(crate) writer: AnyPool,
-    pub(crate) readers: AnyPool,
+    pub(crate) writer: Connections,
+    pub(crate) readers: Connections,
     pub(crate) dialect: Dialect,
 }
+
+/// A PostgreSQL server's clock, milliseconds.
+macro_rules! server_clock {
+    () => {
+        "CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS BIGINT)"
+    };
+}
+pub(crate) use server_clock;
 
 /// Which database it is. Queries are written once, in what both understand; the few words that differ are here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +52,18 @@ impl Dialect {
         ))
     }
 
+    /// As [`Self::with_elements`], with `clock()`: the server's clock, and nothing on SQLite, whose clock is this machine's.
+    pub(crate) fn with_clock(self, sql: &'static str) -> AssertSqlSafe<String> {
+        let AssertSqlSafe(sql) = self.with_elements(sql);
+        AssertSqlSafe(sql.replace(
+            "clock()",
+            match self {
+                Self::Sqlite => "NULL",
+                Self::Postgres => server_clock!(),
+            },
+        ))
+    }
+
     pub(crate) const fn begin(self) -> &'static str {
         match self {
             // The write lock first: a transaction that reads before it writes could not get it any more.
@@ -55,6 +79,10 @@ pub struct Tx {
     pub(crate) dialect: Dialect,
     /// The numbers of the subjects that it holds.
     pub(crate) subjects: Vec<i64>,
+    /// The server's clock when it took the last of its locks.
+    pub(crate) locked: Option<UnixMillis>,
+    /// Where its statements are counted.
+    pub(crate) counted: Counted,
 }
 
 impl fmt::Debug for Tx {
@@ -95,6 +123,8 @@ impl Store {
         let schema = |source| StoreError::Schema { database: path.display().to_string(), source };
         schema::sqlite().run(&writer).await.map_err(schema)?;
         let readers = pool("PRAGMA busy_timeout = 5000;", 4).connect_with(options(true)?).await?;
+        let counted = Counted::default();
+        let (writer, readers) = (Connections::new(writer, &counted), Connections::new(readers, &counted));
         Ok(Self { writer, readers, dialect: Dialect::Sqlite })
     }
 
@@ -114,6 +144,7 @@ impl Store {
             Ok(connection.close().await?)
         };
         migrated.await.map_err(schema)?;
+        let writer = Connections::new(writer, &Counted::default());
         Ok(Self { readers: writer.clone(), writer, dialect: Dialect::Postgres })
     }
 
@@ -121,6 +152,12 @@ impl Store {
     pub async fn close(&self) {
         self.readers.close().await;
         self.writer.close().await;
+    }
+
+    /// How many statements this process has asked of the database. Each is a wait for it, and what a call costs is mostly
+    /// those; transactions beginning and ending are among them.
+    pub fn statements(&self) -> u64 {
+        self.writer.counted.so_far()
     }
 
     /// The database's own clock, which of SQLite is this machine's.
@@ -133,29 +170,53 @@ impl Store {
 }
 
 impl Tx {
+    /// For one statement.
     pub(crate) fn connection(&mut self) -> &mut AnyConnection {
+        self.counted.one();
         &mut self.inner
     }
 
-    /// The database's own clock, at this moment of the transaction.
+    /// The database's own clock: as it was when this transaction took the last of its locks, which tells it for nothing, or now
+    /// where it has none. Of two transactions that hold the same, the one that comes first is never the later by it.
     pub async fn database_now(&mut self) -> Result<UnixMillis, StoreError> {
-        match self.dialect {
-            Dialect::Sqlite => Ok(Clock::wall()),
-            Dialect::Postgres => Ok(UnixMillis(sqlx::query_scalar(SERVER_NOW).fetch_one(self.connection()).await?)),
+        match (self.dialect, self.locked) {
+            (Dialect::Sqlite, _) => Ok(Clock::wall()),
+            (Dialect::Postgres, Some(locked)) => Ok(locked),
+            (Dialect::Postgres, None) => Ok(UnixMillis(sqlx::query_scalar(SERVER_NOW).fetch_one(self.connection()).await?)),
         }
     }
 }
 
-const SERVER_NOW: &str = "SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS BIGINT)";
+const SERVER_NOW: &str = concat!("SELECT ", server_clock!());
 
 /// Nobody waits for ever, and what was answered is on disk.
 const SERVER_SETTINGS: &str = "SET lock_timeout = '10s'; SET statement_timeout = '30s';
     SET idle_in_transaction_session_timeout = '30s'; SET synchronous_commit = on;";
 
+/// A connection that nobody used for longer is asked whether it is alive before it is used again.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
+
 pub(crate) fn pool(settings: &'static str, connections: u32) -> AnyPoolOptions {
-    AnyPoolOptions::new().max_connections(connections).acquire_timeout(Duration::from_secs(30)).after_connect(
-        move |connection, _| Box::pin(async move { connection.execute(sqlx::raw_sql(settings)).await.map(|_| ()) }),
-    )
+    AnyPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(Duration::from_secs(30))
+        .after_connect(move |connection, _| {
+            Box::pin(async move { connection.execute(sqlx::raw_sql(settings)).await.map(|_| ()) })
+        })
+        // Not before each use: that would be as long a wait as the statement itself.
+        .test_before_acquire(false)
+        .before_acquire(|connection, been| {
+            Box::pin(async move {
+                if been.idle_for <= TRUSTED_FOR {
+                    return Ok(true);
+                }
+                let alive = connection.ping().await;
+                if let Err(error) = &alive {
+                    tracing::info!(%error, "a connection to the database was lost while nobody used it");
+                }
+                Ok(alive.is_ok())
+            })
+        })
 }
 
 pub(crate) fn file_options(path: &Path, read_only: bool) -> io::Result<AnyConnectOptions> {

@@ -36,21 +36,28 @@ impl Store {
     }
 }
 
-/// The devices of an account beyond a number, those that were used last first.
-pub(crate) const BEYOND: &str = "DELETE FROM known_devices WHERE policy = $1 AND user_id = $2 AND hash NOT IN
-       (SELECT hash FROM known_devices WHERE policy = $1 AND user_id = $2 ORDER BY last_used DESC, hash LIMIT $3)";
+/// Puts a device in the place of the one after those that were used last.
+pub(crate) const REPLACE: &str = "UPDATE known_devices SET hash = $3, label = $4, created = $5, last_used = $5
+     WHERE policy = $1 AND hash = (SELECT hash FROM known_devices WHERE policy = $1 AND user_id = $2
+         ORDER BY last_used DESC, hash LIMIT 1 OFFSET $6)
+       AND NOT EXISTS (SELECT 1 FROM known_devices WHERE policy = $1 AND hash = $3)";
 
 impl Tx {
-    /// Whether an account knows the device of that secret.
-    pub async fn knows_device(&mut self, policy: &PolicyName, user: &str, secret: &SecretHash) -> Result<bool, StoreError> {
-        let known = sqlx::query_scalar::<_, i64>(
-            "SELECT count(*) FROM known_devices WHERE policy = $1 AND hash = $2 AND user_id = $3",
-        );
-        Ok(known.bind(policy.as_str()).bind(secret.bytes()).bind(user).fetch_one(self.connection()).await? > 0)
+    /// Writes that a device showed its secret again. Whether the account knows it.
+    pub async fn device_used(
+        &mut self,
+        policy: &PolicyName,
+        user: &str,
+        secret: &SecretHash,
+        at: UnixMillis,
+    ) -> Result<bool, StoreError> {
+        let again = sqlx::query("UPDATE known_devices SET last_used = $4 WHERE policy = $1 AND hash = $2 AND user_id = $3");
+        let again = again.bind(policy.as_str()).bind(secret.bytes()).bind(user).bind(at.0);
+        Ok(again.execute(self.connection()).await?.rows_affected() == 1)
     }
 
-    /// Remembers a device of an account, or that it was used again; beyond `at_most` those go that were used least recently.
-    /// Whether it is new. Nothing changes when the secret is another account's.
+    /// Remembers a new device of an account, under whose [`Tx::lock_subject`] at most `at_most` are known: in the place of the
+    /// one that was used least recently, where there are so many. Whether it is remembered: not when anybody has that secret.
     pub async fn remember_device(
         &mut self,
         policy: &PolicyName,
@@ -58,13 +65,21 @@ impl Tx {
         at_most: u32,
     ) -> Result<bool, StoreError> {
         self.lock_subject(policy, &device.user).await?;
-        let used = sqlx::query("UPDATE known_devices SET last_used = $4 WHERE policy = $1 AND hash = $2 AND user_id = $3");
-        let used = used.bind(policy.as_str()).bind(device.secret.bytes()).bind(&device.user).bind(device.last_used.0);
-        if used.execute(self.connection()).await?.rows_affected() == 1 {
-            return Ok(false);
+        // Most have as many as they may have: each login without a known one brings another.
+        let replaced = sqlx::query(REPLACE)
+            .bind(policy.as_str())
+            .bind(&device.user)
+            .bind(device.secret.bytes())
+            .bind(device.label.as_deref())
+            .bind(device.created.0)
+            .bind(i64::from(at_most.saturating_sub(1)))
+            .execute(self.connection())
+            .await?;
+        if replaced.rows_affected() == 1 {
+            return Ok(true);
         }
         let new = sqlx::query(
-            "INSERT INTO known_devices (policy, hash, user_id, label, created, last_used) VALUES ($1, $2, $3, $4, $5, $6)
+            "INSERT INTO known_devices (policy, hash, user_id, label, created, last_used) VALUES ($1, $2, $3, $4, $5, $5)
              ON CONFLICT (policy, hash) DO NOTHING",
         )
         .bind(policy.as_str())
@@ -72,15 +87,8 @@ impl Tx {
         .bind(&device.user)
         .bind(device.label.as_deref())
         .bind(device.created.0)
-        .bind(device.last_used.0)
         .execute(self.connection())
         .await?;
-        sqlx::query(BEYOND)
-            .bind(policy.as_str())
-            .bind(&device.user)
-            .bind(i64::from(at_most))
-            .execute(self.connection())
-            .await?;
         Ok(new.rows_affected() == 1)
     }
 

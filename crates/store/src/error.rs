@@ -54,6 +54,8 @@ const UNDONE: [&str; 2] = ["40001", "40P01"];
 /// SQLSTATE classes of a server that can't serve now: connection exceptions, insufficient resources, operator intervention (it
 /// stops, starts or was killed), and 55P03, a lock that was not got in time.
 const AWAY: [&str; 4] = ["08", "53", "57", "55P03"];
+/// SQLSTATE 57P01, admin_shutdown, 57P02, crash_shutdown, and 57P05, idle_session_timeout: the server has ended the connection.
+const ENDED: [&str; 3] = ["57P01", "57P02", "57P05"];
 /// SQLSTATE 57014, query_canceled.
 const QUERY_CANCELED: &str = "57014";
 /// The length of an SQLSTATE. SQLite's own codes are shorter.
@@ -93,6 +95,15 @@ impl StoreError {
             Self::Sql(sqlx::Error::Database(error)) => {
                 error.code().is_some_and(|code| code.len() == SQLSTATE && AWAY.iter().any(|class| code.starts_with(class)))
             }
+            _ => false,
+        }
+    }
+
+    /// Whether the connection is gone over which the database was to be asked.
+    pub(crate) fn is_lost(&self) -> bool {
+        match self {
+            Self::Sql(sqlx::Error::Io(_)) => true,
+            Self::Sql(sqlx::Error::Database(error)) => error.code().is_some_and(|code| ENDED.contains(&code.as_ref())),
             _ => false,
         }
     }

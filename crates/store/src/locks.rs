@@ -3,12 +3,16 @@
 //! SQLite has one writer, so there a transaction holds everything. On PostgreSQL these are advisory locks, held until the
 //! transaction ends, under a hash of what they guard: two names with one hash wait for each other and nothing else happens.
 //! They are taken in the order of the functions below, so that no two transactions wait for each other; where a caller's own
-//! order differs, PostgreSQL ends one of them and [`crate::transact!`] does it again.
+//! order differs, PostgreSQL ends one of them and [`crate::transact!`] does it again. Each tells the server's clock as it was
+//! once the lock was got: the time of what is decided under it.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use countersign_core::names::PolicyName;
 
-use crate::{StoreError, Tx, connection::Dialect};
+use crate::{
+    StoreError, Tx, columns,
+    connection::{Dialect, server_clock},
+};
 
 impl Tx {
     /// Holds whatever is decided for a whole policy, such as its cut-off: no mint of that policy is under way meanwhile.
@@ -23,11 +27,11 @@ impl Tx {
         if self.dialect == Dialect::Sqlite || self.subjects.contains(&held) {
             return Ok(());
         }
-        sqlx::query("SELECT pg_advisory_xact_lock_shared($1), pg_advisory_xact_lock($2)")
-            .bind(number(&["policy", policy.as_str()]))
-            .bind(held)
-            .execute(self.connection())
-            .await?;
+        let sql =
+            concat!("SELECT pg_advisory_xact_lock_shared($1), pg_advisory_xact_lock($2), ", server_clock!(), " AS now");
+        let row =
+            sqlx::query(sql).bind(number(&["policy", policy.as_str()])).bind(held).fetch_one(self.connection()).await?;
+        self.locked = Some(columns::time(&row, "now")?);
         self.subjects.push(held);
         Ok(())
     }
@@ -55,10 +59,13 @@ impl Tx {
     async fn lock(&mut self, name: &[&str], share: Share) -> Result<(), StoreError> {
         let sql = match (self.dialect, share) {
             (Dialect::Sqlite, _) => return Ok(()),
-            (Dialect::Postgres, Share::Alone) => "SELECT pg_advisory_xact_lock($1)",
-            (Dialect::Postgres, Share::WithOthers) => "SELECT pg_advisory_xact_lock_shared($1)",
+            (Dialect::Postgres, Share::Alone) => concat!("SELECT pg_advisory_xact_lock($1), ", server_clock!(), " AS now"),
+            (Dialect::Postgres, Share::WithOthers) => {
+                concat!("SELECT pg_advisory_xact_lock_shared($1), ", server_clock!(), " AS now")
+            }
         };
-        sqlx::query(sql).bind(number(name)).execute(self.connection()).await?;
+        let row = sqlx::query(sql).bind(number(name)).fetch_one(self.connection()).await?;
+        self.locked = Some(columns::time(&row, "now")?);
         Ok(())
     }
 }

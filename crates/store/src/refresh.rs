@@ -10,7 +10,7 @@ use aws_lc_rs::hmac;
 use countersign_core::{names::PolicyName, time::UnixMillis};
 use sqlx::{Row as _, any::AnyRow};
 
-use crate::{Ended, Ending, SecretHash, Session, Store, StoreError, Tx, columns, sessions};
+use crate::{Ended, Ending, SEEN_EVERY_MS, SecretHash, Session, Store, StoreError, Tx, columns, sessions};
 
 /// A refresh token: 256 bits. `Debug` hides it.
 #[derive(Clone, PartialEq, Eq)]
@@ -131,13 +131,17 @@ struct Held {
     rotated: bool,
     bits: Option<Vec<u8>>,
     bits_until: Option<UnixMillis>,
+    /// Whether the session could still be given a second time.
+    retry_is_open: bool,
     session: Session,
 }
 
 /// A token with its family and session.
 pub(crate) const BY_HASH: &str =
     "SELECT s.*, f.id AS family_id, f.rotates, f.expires AS family_expires, f.ended AS family_ended, t.predecessor, t.rotated,
-       t.bits, t.bits_until
+       t.bits, t.bits_until,
+       (SELECT count(*) FROM challenges c WHERE c.policy = t.policy AND c.session_id = f.session_id AND c.retry_closed IS NULL)
+         AS open_retries
      FROM refresh_tokens t JOIN refresh_families f ON f.policy = t.policy AND f.id = t.family_id
      JOIN sessions s ON s.policy = f.policy AND s.id = f.session_id
      WHERE t.policy = $1 AND t.hash = $2";
@@ -245,31 +249,34 @@ impl Tx {
             .bind(now.plus(using.lifetime_ms).0)
             .execute(self.connection())
             .await?;
-        self.session_seen(policy, &session.id, now).await?;
-        self.close_retry(policy, &session.id, now).await?;
+        if now.since(session.last_seen) >= SEEN_EVERY_MS {
+            self.session_seen(policy, &session.id, now).await?;
+        }
+        if held.retry_is_open {
+            self.close_retry(policy, &session.id, now).await?;
+        }
         Ok(Used::Renewed { session: Box::new(session), token, again })
     }
 
     /// The successor of a token that is used for the first time. What its predecessor was given is erased: it led to this one,
     /// which was used.
     async fn rotate(&mut self, using: &Use<'_>, held: &Held) -> Result<RefreshToken, StoreError> {
-        let successor = using.token.successor(using.bits);
-        if let Some(predecessor) = &held.predecessor {
-            sqlx::query("UPDATE refresh_tokens SET bits = NULL, bits_until = NULL WHERE policy = $1 AND hash = $2")
-                .bind(using.policy.as_str())
-                .bind(predecessor.as_slice())
-                .execute(self.connection())
-                .await?;
-        }
-        sqlx::query("UPDATE refresh_tokens SET rotated = $3, bits = $4, bits_until = $5 WHERE policy = $1 AND hash = $2")
-            .bind(using.policy.as_str())
-            .bind(using.token.hash().bytes())
-            .bind(using.ending.now.0)
-            .bind(using.bits.as_slice())
-            .bind(using.ending.now.plus(using.grace_ms).0)
-            .execute(self.connection())
-            .await?;
-        self.insert_token(using.policy, &held.family, &successor.hash(), Some(&using.token.hash())).await?;
+        let (successor, own) = (using.token.successor(using.bits), using.token.hash());
+        sqlx::query(
+            "UPDATE refresh_tokens SET rotated = CASE WHEN hash = $2 THEN $4 ELSE rotated END,
+               bits = CASE WHEN hash = $2 THEN $5 WHEN hash = $3 THEN NULL ELSE bits END,
+               bits_until = CASE WHEN hash = $2 THEN $6 WHEN hash = $3 THEN NULL ELSE bits_until END
+             WHERE policy = $1 AND hash IN ($2, $3)",
+        )
+        .bind(using.policy.as_str())
+        .bind(own.bytes())
+        .bind(held.predecessor.as_deref().unwrap_or(own.bytes()))
+        .bind(using.ending.now.0)
+        .bind(using.bits.as_slice())
+        .bind(using.ending.now.plus(using.grace_ms).0)
+        .execute(self.connection())
+        .await?;
+        self.insert_token(using.policy, &held.family, &successor.hash(), Some(&own)).await?;
         Ok(successor)
     }
 
@@ -319,6 +326,7 @@ fn held(row: &AnyRow) -> Result<Held, StoreError> {
         rotated: columns::time_if_any(row, "rotated")?.is_some(),
         bits: row.try_get("bits")?,
         bits_until: columns::time_if_any(row, "bits_until")?,
+        retry_is_open: row.try_get::<i64, _>("open_retries")? > 0,
         session: sessions::session(row)?,
     })
 }

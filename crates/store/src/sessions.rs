@@ -88,16 +88,23 @@ pub enum Opening {
     Refused,
 }
 
-/// Activity is written at most this often for one session.
+/// Activity is written at most this often for one session, and where that is to end soon without any, so many times until then.
 pub const SEEN_EVERY_MS: i64 = 60_000;
 
 /// Live sessions of a subject, page by page.
 pub(crate) const PAGE: &str = "SELECT * FROM sessions
              WHERE policy = $1 AND subject = $2 AND ended IS NULL AND (created, id) > ($3, $4) AND ends > $5
              ORDER BY created, id LIMIT $6";
-/// What the limit counts, in the order of eviction.
-pub(crate) const LIVE: &str = "SELECT * FROM sessions WHERE policy = $1 AND subject = $2 AND ended IS NULL AND ends > $3
-                 ORDER BY created, id";
+/// The live sessions of a subject beyond those that began last: what goes first is last. Policy, subject, now, how many stay,
+/// limit.
+pub(crate) const BEYOND_OLDEST: &str = "SELECT * FROM sessions
+             WHERE policy = $1 AND subject = $2 AND ended IS NULL AND ends > $3
+             ORDER BY created DESC, id DESC LIMIT $5 OFFSET $4";
+/// Those beyond the ones that were seen last.
+pub(crate) const BEYOND_IDLE: &str = "SELECT * FROM sessions
+             WHERE policy = $1 AND subject = $2 AND ended IS NULL AND ends > $3
+             ORDER BY last_seen DESC, created DESC, id DESC LIMIT $5 OFFSET $4";
+/// Policy, session, when; how long activity may go unwritten at most.
 pub(crate) const SEEN: &str = "UPDATE sessions SET last_seen = $3,
                ends = CASE WHEN $3 + idle_ms < absolute_end THEN $3 + idle_ms ELSE absolute_end END
              WHERE policy = $1 AND id = $2 AND ended IS NULL AND ends > $3 AND last_seen <= $4";
@@ -148,21 +155,21 @@ impl Tx {
         self.lock_subject(&new.policy, &new.subject).await?;
         let mut evicted = Ended { sessions: Vec::new(), revocations: Appended { ids: Vec::new(), merged: Vec::new() } };
         if let Some(SessionLimit { max, beyond }) = limit {
-            let rows = sqlx::query(LIVE);
-            let rows = rows.bind(new.policy.as_str()).bind(&new.subject).bind(ending.now.0);
-            let live = rows.fetch_all(self.connection()).await?;
-            let mut live = live.iter().map(session).collect::<Result<Vec<_>, _>>()?;
-            let too_many = (live.len() + 1).saturating_sub(usize::try_from(max).unwrap_or(usize::MAX));
-            if too_many > 0 {
-                match beyond {
-                    // With a limit of none there is nothing whose end would make room.
-                    _ if max == 0 => return Ok(Opening::Refused),
-                    BeyondLimit::Reject => return Ok(Opening::Refused),
-                    BeyondLimit::EvictOldest => {}
-                    BeyondLimit::EvictIdle => live.sort_by_key(|session| session.last_seen),
+            // With a limit of none there is nothing whose end would make room.
+            let Some(others) = max.checked_sub(1) else { return Ok(Opening::Refused) };
+            let (sql, at_most) = match beyond {
+                BeyondLimit::EvictOldest => (BEYOND_OLDEST, u32::MAX),
+                BeyondLimit::EvictIdle => (BEYOND_IDLE, u32::MAX),
+                BeyondLimit::Reject => (BEYOND_OLDEST, 1),
+            };
+            let rows = sqlx::query(sql).bind(new.policy.as_str()).bind(&new.subject).bind(ending.now.0);
+            let rows = rows.bind(i64::from(others)).bind(i64::from(at_most)).fetch_all(self.connection()).await?;
+            if !rows.is_empty() {
+                if beyond == BeyondLimit::Reject {
+                    return Ok(Opening::Refused);
                 }
-                live.truncate(too_many);
-                evicted = self.end(live, ending).await?;
+                let beyond = rows.iter().rev().map(session).collect::<Result<Vec<_>, _>>()?;
+                evicted = self.end(beyond, ending).await?;
             }
         }
         self.insert_session(new).await?;
@@ -204,7 +211,8 @@ impl Tx {
         Ok(seen.execute(self.connection()).await?.rows_affected() == 1)
     }
 
-    /// Writes where a live session now comes from, and when its owner last proved who they are.
+    /// Writes where a live session now comes from, with its agent and that in a few words, and when its owner last proved who
+    /// they are.
     pub async fn session_client(
         &mut self,
         policy: &PolicyName,

@@ -4,16 +4,19 @@ use crate::{audit, devices, expiry, lockouts, refresh, revocations, sessions};
 
 /// The next page of a subject's sessions. Policy, subject, time and id of the last one, now, limit.
 pub const SESSIONS_OF_SUBJECT: &str = sessions::PAGE;
-/// What the limit on sessions counts and evicts. Policy, subject, now.
-pub const SESSIONS_IN_LIMIT: &str = sessions::LIVE;
+/// What the limit on sessions evicts. Policy, subject, now, how many stay, limit.
+pub const SESSIONS_BEYOND_LIMIT: &str = sessions::BEYOND_OLDEST;
+/// The same, by when they were seen.
+pub const SESSIONS_BEYOND_LIMIT_IDLE: &str = sessions::BEYOND_IDLE;
 /// A subject's sessions that are to end. Policy, subject.
 pub const SESSIONS_OPEN: &str = sessions::OPEN;
 /// The end of a session. Policy, id, time, reason.
 pub const SESSION_ENDS: &str = sessions::END;
 /// The end of its refresh families. Policy, the session's id, time.
 pub const FAMILIES_END: &str = sessions::END_FAMILIES;
-/// The end of an account's devices beyond a number. Policy, the account's id, the number.
-pub const DEVICES_BEYOND: &str = devices::BEYOND;
+/// A new device in the place of the one that was used least recently. Policy, the account's id, hash, label, time, how many
+/// stay.
+pub const DEVICE_REPLACED: &str = devices::REPLACE;
 /// Activity. Policy, id, its time, and the latest time before which it is written again.
 pub const SESSION_SEEN: &str = sessions::SEEN;
 /// A refresh token. Policy, hash.

@@ -68,15 +68,25 @@ impl<'s> Attempts<'s> {
         Self { store, made: 0 }
     }
 
-    /// The next attempt.
+    /// The next attempt. A connection that was lost while nobody used it is given up for another: nothing was asked over it.
     pub async fn begin(&mut self) -> Result<Tx, StoreError> {
-        self.made += 1;
-        let dialect = self.store.dialect;
-        Ok(Tx { inner: self.store.writer.begin_with(dialect.begin()).await?, dialect, subjects: Vec::new() })
+        let Store { writer, dialect, .. } = self.store;
+        let inner = loop {
+            self.made += 1;
+            match writer.begin(dialect.begin()).await.map_err(StoreError::from) {
+                Err(error) if self.made < AT_MOST && error.is_lost() => {
+                    tracing::debug!(%error, "a connection to the database was lost; over another");
+                }
+                begun => break begun?,
+            }
+        };
+        let counted = writer.counted.clone();
+        Ok(Tx { inner, dialect: *dialect, subjects: Vec::new(), locked: None, counted })
     }
 
     /// Commits what was done, or undoes what failed. `None`: it is to be done again.
     pub async fn settle<T, E: Failure>(&mut self, tx: Tx, done: Result<T, E>) -> Option<Result<T, E>> {
+        tx.counted.one();
         let done = match done {
             Ok(done) => tx.inner.commit().await.map(|()| done).map_err(|error| StoreError::from(error).into()),
             Err(error) => {

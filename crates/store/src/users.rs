@@ -271,7 +271,7 @@ fn folded(row: &AnyRow, written: &str, folded: &str) -> Result<Option<Folded>, S
     Ok(written.zip(folded).map(|(written, folded)| Folded { written, folded }))
 }
 
-fn user(row: &AnyRow) -> Result<User, StoreError> {
+pub(crate) fn user(row: &AnyRow) -> Result<User, StoreError> {
     Ok(User {
         policy: columns::policy(row)?,
         id: row.try_get("id")?,

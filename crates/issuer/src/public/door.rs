@@ -38,10 +38,16 @@ const MINUTE_MS: i64 = 60_000;
 /// 403 while the address is blocked.
 pub(super) async fn not_blocked(call: &Call, now: UnixMillis) -> Result<(), Failed> {
     let networks = networks_around(call.client.ip);
-    let Some(block) = call.store().blocked(&call.policy.name, &networks, now).await? else { return Ok(()) };
-    let left_s = u64::try_from(block.expires.since(now).max(0)).unwrap_or(0).div_ceil(1000).max(1);
+    let block = call.store().blocked(&call.policy.name, &networks, now).await?;
+    Ok(open_to(block.map(|block| block.expires), now)?)
+}
+
+/// The same of an address that was blocked until then, if it was.
+pub(super) fn open_to(blocked_until: Option<UnixMillis>, now: UnixMillis) -> Result<(), Problem> {
+    let Some(until) = blocked_until.filter(|until| *until > now) else { return Ok(()) };
+    let left_s = u64::try_from(until.since(now).max(0)).unwrap_or(0).div_ceil(1000).max(1);
     let problem = Problem::new(StatusCode::FORBIDDEN, "address_blocked", "too many logins failed from this address");
-    Err(problem.retry_after(left_s).into())
+    Err(problem.retry_after(left_s))
 }
 
 /// Who is tried to log in as.
@@ -49,19 +55,18 @@ pub(super) async fn not_blocked(call: &Call, now: UnixMillis) -> Result<(), Fail
 pub(super) struct Tried {
     /// What was typed, folded: accounts that aren't there count alike.
     pub(super) name: String,
-    /// The account's id; of one that isn't there nobody's, so that as much is looked up.
-    pub(super) account: String,
+    /// Since when the account's tries count, where those before were forgotten.
+    pub(super) since: Option<UnixMillis>,
 }
 
 impl Tried {
     /// What its tries from an address are counted under: something else once those before were forgotten.
-    async fn key(&self, call: &Call, ip: IpAddr) -> Result<String, StoreError> {
-        let since = call.store().tries_since(&call.policy.name, &self.account).await?;
+    fn key(&self, ip: IpAddr) -> String {
         let address = address_key(ip);
-        Ok(match since {
+        match self.since {
             Some(since) => joined_key(&[&self.name, &address, &since.0.to_string()]),
             None => joined_key(&[&self.name, &address]),
-        })
+        }
     }
 }
 
@@ -88,7 +93,7 @@ pub(super) async fn windows(
     let limits = &call.login()?.settings.rate_limits.login;
     let mut windows = Vec::new();
     if let (Some(limit), Some(tried)) = (&limits.per_account_and_address, tried) {
-        let key = tried.key(call, ip).await?;
+        let key = tried.key(ip);
         windows.push(Window { what: BY_ACCOUNT, key, limit: limit.limit, window_ms: limit.window.as_millis() });
     }
     if let Some(limit) = &limits.per_address {
@@ -269,9 +274,10 @@ pub(crate) async fn forget_address(call: &Call, user: &User, ip: IpAddr) -> Resu
     let (policy, limits) = (&call.policy.name, &call.issuer.parts.limits);
     let mut any = limits.clear(policy, BY_ADDRESS, &address_key(ip)).await?;
     any |= limits.clear(policy, FAILURES, &address_key(ip)).await?;
+    let since = call.store().tries_since(policy, &user.id).await?;
     for name in [&user.username, &user.email].into_iter().flatten() {
-        let tried = Tried { name: name.folded.clone(), account: user.id.clone() };
-        any |= limits.clear(policy, BY_ACCOUNT, &tried.key(call, ip).await?).await?;
+        let tried = Tried { name: name.folded.clone(), since };
+        any |= limits.clear(policy, BY_ACCOUNT, &tried.key(ip)).await?;
     }
     Ok(any)
 }

@@ -9,7 +9,7 @@ use axum::{
 };
 use countersign_api::policy::{EffectiveLockout, EmailVerification};
 use countersign_core::time::UnixMillis;
-use countersign_store::{Password, StoreError, User, UserStatus, transact};
+use countersign_store::{AtDoor, Candidate, FoundAtDoor, LoginName, Password, StoreError, User, UserStatus, transact};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -20,6 +20,7 @@ use super::{
     place,
 };
 use crate::{
+    addresses::networks_around,
     audit::EventKind,
     body::{Content, body_of},
     call::{Call, Published},
@@ -121,32 +122,44 @@ async fn attempt(call: &Call, headers: HeaderMap, Content(bytes): Content) -> Re
     .shown(body.device_token.or(of_cookie));
     let code = body.mfa_code.filter(|code| !code.trim().is_empty());
     let code = code.as_deref().map(Code::parse).transpose()?;
-    let (policy, store) = (&call.policy.name, call.store());
+    let policy = &call.policy.name;
 
-    let now = call.now().await?;
-    door::not_blocked(call, now).await?;
-    let user = account(call, &name).await?;
-    let counter = Counter::of_login(call, user.as_ref(), &name, wishes.device_hash().as_ref()).await?;
-    if let Some(until) = counter.locked(store, policy, now).await? {
+    let (device, unknown) = (wishes.device_hash(), Counter::of_unknown(call, &name));
+    let found = call
+        .store()
+        .at_door(&AtDoor {
+            policy,
+            name: looked_up_by(&name),
+            device: device.as_ref(),
+            unknown: &unknown,
+            networks: &networks_around(call.client.ip),
+        })
+        .await?;
+    let FoundAtDoor { now, blocked_until, tries_since, candidate } = found;
+    door::open_to(blocked_until, now)?;
+    let counter = Counter::of_candidate(&candidate, unknown, device);
+    if let Some(until) = lockout::until(candidate.counter, now) {
         return Err(lockout::locked(until, now).into());
     }
+    let Candidate { user, password, .. } = candidate;
     // The login that comes again with its code is the same login.
     let again = match &code {
-        Some(code) => second_factor::is_again(call, user_id(user.as_ref()), code, now).await?,
+        // Without an account nobody's, so that as much is looked up and time tells nothing.
+        Some(code) => second_factor::is_again(call, user.as_ref().map_or("", |user| &user.id), code, now).await?,
         None => false,
     };
-    let tried = Tried { name, account: user_id(user.as_ref()).to_owned() };
+    let tried = Tried { name, since: tries_since };
     let reserved = if again { None } else { Some(door::may_try(call, &tried, now).await?) };
     let attempt = Attempt {
         name: &tried.name,
-        password: &body.password,
+        shown: &body.password,
         counter: &counter,
         wishes: &wishes,
         code: code.as_ref(),
         lockout: &login.settings.lockout,
         now,
     };
-    match (attempt.at(call, user).await, reserved) {
+    match (attempt.at(call, user.zip(password)).await, reserved) {
         // What a lock turns away was no try.
         (Err(Failed::Problem(problem)), Some(reserved)) if problem.status() == StatusCode::LOCKED => {
             call.issuer.parts.limits.take_back(policy, reserved).await?;
@@ -164,7 +177,7 @@ async fn attempt(call: &Call, headers: HeaderMap, Content(bytes): Content) -> Re
 /// A login that may be tried.
 struct Attempt<'a> {
     name: &'a str,
-    password: &'a str,
+    shown: &'a str,
     counter: &'a Counter,
     wishes: &'a Wishes,
     code: Option<&'a Code>,
@@ -174,21 +187,18 @@ struct Attempt<'a> {
 
 impl Attempt<'_> {
     /// Tries it at an account, if there is one.
-    async fn at(&self, call: &Call, user: Option<User>) -> Result<Response, Failed> {
+    async fn at(&self, call: &Call, found: Option<(User, Password)>) -> Result<Response, Failed> {
         let Self { counter, wishes, .. } = *self;
-        let store = call.store();
-        let password = store.password(&call.policy.name, user_id(user.as_ref())).await?;
-        let found = user.zip(password);
-        let matched = check_password(call, found.as_ref().map(|(_, password)| password), self.password).await?;
+        let matched = check_password(call, found.as_ref().map(|(_, password)| password), self.shown).await?;
         let (Some((user, password)), true) = (found, matched != Match::No) else {
             return failed(call, counter, self.name, self.lockout).await;
         };
         if matched == Match::YesButOld {
-            rehash(call, &user, &password, self.password).await?;
+            rehash(call, &user, &password, self.shown).await?;
         }
         may_log_in(call, &user, &password, self.now)?;
         let proven = Proven { user: &user, password: &password, amr: &["pwd"], counter, wishes };
-        match transact!(store, Failed, |tx| { second_factor::at_login(tx, call, &proven, self.code).await }) {
+        match transact!(call.store(), Failed, |tx| { second_factor::at_login(tx, call, &proven, self.code).await }) {
             Ok(step) => super::second_factor::step(call, &user, step).await,
             Err(failure) => Err(refused(call, &user, failure).await?),
         }
@@ -242,16 +252,21 @@ fn label(text: Option<String>) -> Result<Option<String>, Problem> {
 /// The account of a name or an address.
 pub(crate) async fn account(call: &Call, folded: &str) -> Result<Option<User>, StoreError> {
     let (policy, store) = (&call.policy.name, call.store());
-    if folded.len() > MAX_NAME || folded.contains('\0') {
-        return Ok(None);
+    match looked_up_by(folded) {
+        LoginName::Email(address) => store.user_by_email(policy, address).await,
+        LoginName::Name(name) => store.user_by_name(policy, name).await,
     }
-    if folded.contains('@') { store.user_by_email(policy, folded).await } else { store.user_by_name(policy, folded).await }
 }
 
-/// The id under which an account's things are looked up; without an account nobody's, so that as many queries are made and time
-/// tells nothing.
-fn user_id(user: Option<&User>) -> &str {
-    user.map_or("", |user| user.id.as_str())
+/// What an account is looked up by: what can be no name by the empty one, which nobody has.
+fn looked_up_by(folded: &str) -> LoginName<'_> {
+    if folded.len() > MAX_NAME || folded.contains('\0') {
+        LoginName::Name("")
+    } else if folded.contains('@') {
+        LoginName::Email(folded)
+    } else {
+        LoginName::Name(folded)
+    }
 }
 
 /// Holds a password against what is kept; without that the same work is done in vain.

@@ -167,9 +167,10 @@ pub(super) async fn names_of(call: &Call, user: Option<&str>) -> Result<Vec<Trie
     };
     Ok(match found {
         Some(User { id, username, email, .. }) => {
-            let tried = |name: Folded| Tried { name: name.folded, account: id.clone() };
+            let since = call.store().tries_since(&call.policy.name, &id).await?;
+            let tried = |name: Folded| Tried { name: name.folded, since };
             [username, email].into_iter().flatten().map(tried).collect()
         }
-        None => vec![Tried { name: folded, account: String::new() }],
+        None => vec![Tried { name: folded, since: None }],
     })
 }

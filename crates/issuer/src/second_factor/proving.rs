@@ -1,9 +1,9 @@
 //! A login between its password and its session: a code is asked for, shown, or has to be set up first.
 
 use countersign_core::time::UnixMillis;
-use countersign_store::{Appended, Challenge, RefreshToken, Retry, StoreError, Tx, User, transact};
+use countersign_store::{Appended, Candidate, Challenge, RefreshToken, Retry, StoreError, Tx, User, transact};
 
-use super::{Code, Pending, challenge, codes, enrolment, failed, in_use, step_up};
+use super::{Code, Pending, are_on, challenge, codes, enrolment, failed, step_up};
 use crate::{
     audit::EventKind,
     call::Call,
@@ -46,21 +46,21 @@ impl Step {
 
 /// A login whose password was right.
 pub(crate) async fn at_login(tx: &mut Tx, call: &Call, proven: &Proven<'_>, code: Option<&Code>) -> Result<Step, Failed> {
-    let user = opening::still(tx, call, proven).await?;
+    let (user, held) = opening::still(tx, call, proven).await?;
     let proven = &Proven { user: &user, ..proven.clone() };
     let now = tx.database_now().await?;
     // Of many guesses at once none counts beyond the one that locked.
-    if let Some(until) = proven.counter.locked_in(tx, &user.policy, now).await? {
+    if let Some(until) = lockout::until(held.counter, now) {
         return Err(lockout::locked(until, now).into());
     }
-    let enrolled = in_use(call, tx.totp(&user.policy, &user.id).await?)?.is_some();
+    let enrolled = are_on(call)? && held.second_factor;
     match code {
         _ if !enrolled && call.login()?.demands_second_factor(&user.roles) => {
             let token = enrolment::new_setup_token(tx, call, &user, proven.password.changed, now).await?;
             Ok(Step::SetUp { token })
         }
         _ if !enrolled => {
-            let opened = Box::new(opening::open(tx, call, proven).await?);
+            let opened = Box::new(opening::open(tx, call, proven, &held).await?);
             Ok(Step::Opened { opened, second_factor: false })
         }
         None => {
@@ -68,19 +68,19 @@ pub(crate) async fn at_login(tx: &mut Tx, call: &Call, proven: &Proven<'_>, code
             let pending = Pending { wishes, password_changed: Some(proven.password.changed.0), step_up: None };
             Ok(Step::Challenged { challenge: challenge::begin(tx, call, &user.id, &pending, now).await? })
         }
-        Some(code) => with_code(tx, call, proven, &user, code, now).await,
+        Some(code) => with_code(tx, call, (proven, &held), &user, code, now).await,
     }
 }
 
 async fn with_code(
     tx: &mut Tx,
     call: &Call,
-    proven: &Proven<'_>,
+    (proven, held): (&Proven<'_>, &Candidate),
     user: &User,
     code: &Code,
     now: UnixMillis,
 ) -> Result<Step, Failed> {
-    if let Some(opened) = again(tx, call, proven, user, code, now).await? {
+    if let Some(opened) = again(tx, call, (proven, held), user, code, now).await? {
         return Ok(Step::opened(opened));
     }
     let Some(method) = codes::take(tx, call, &user.id, None, code, now).await? else {
@@ -88,7 +88,7 @@ async fn with_code(
         return Ok(Step::Wrong { left: None });
     };
     let proven = Proven { amr: method.amr(), ..proven.clone() };
-    Ok(Step::opened(opening::open(tx, call, &proven).await?))
+    Ok(Step::opened(opening::open(tx, call, &proven, held).await?))
 }
 
 /// Whether a login, its password aside, is the one that this very code has just completed: limits on logins count it once.
@@ -108,7 +108,7 @@ pub(crate) async fn is_again(call: &Call, user: &str, code: &Code, now: UnixMill
 async fn again(
     tx: &mut Tx,
     call: &Call,
-    proven: &Proven<'_>,
+    (proven, held): (&Proven<'_>, &Candidate),
     user: &User,
     code: &Code,
     now: UnixMillis,
@@ -131,7 +131,7 @@ async fn again(
         return Ok(None);
     }
     let grant = call.issuer.parts.minter.grant(tx, policy, &token_of(user, &session), Some(session.ends())).await?;
-    let device = opening::device(tx, call, proven.wishes, &session, now).await?;
+    let device = opening::device(tx, call, proven.wishes, held.knows_device, &session, now).await?;
     let event = call.event(EventKind::MfaSucceeded).subject(&user.id).session(&id);
     event.detail("for", "the login again").write(tx, now).await?;
     let ended = Appended { ids: Vec::new(), merged: Vec::new() };
@@ -180,16 +180,14 @@ async fn answered(
     code: &Code,
 ) -> Result<Step, Failed> {
     let (policy, mfa) = (&call.policy.name, &call.login()?.settings.mfa);
-    tx.lock_subject(policy, &challenge.user).await?;
+    let held = opening::held(tx, call, &challenge.user, counter, &pending.wishes).await?;
     let now = tx.database_now().await?;
-    let user = tx.user(policy, &challenge.user).await?;
-    let password = tx.password(policy, &challenge.user).await?;
-    let unchanged = password.as_ref().map(|password| password.changed.0) == pending.password_changed;
+    let unchanged = held.password.as_ref().map(|password| password.changed.0) == pending.password_changed;
     let open = challenge.expires > now && challenge.completed.is_none();
-    let (Some(user), true, true) = (user, unchanged, open) else { return Err(invalid_challenge().into()) };
+    let (Some(user), true, true) = (held.user.clone(), unchanged, open) else { return Err(invalid_challenge().into()) };
     lockout::closed(&user, now)?;
     let user = opening::admitted(user, now).ok_or_else(invalid_challenge)?;
-    if let Some(until) = counter.locked_in(tx, policy, now).await? {
+    if let Some(until) = lockout::until(held.counter, now) {
         return Err(lockout::locked(until, now).into());
     }
     let attempts = tx.count_attempt(policy, &challenge.id, mfa.max_attempts, now).await?;
@@ -198,12 +196,12 @@ async fn answered(
         failed(tx, call, &user.id, counter, "challenge", now).await?;
         return Ok(Step::Wrong { left: Some(mfa.max_attempts.saturating_sub(attempts)) });
     };
-    let opened = match (&pending.step_up, &password) {
+    let opened = match (&pending.step_up, &held.password) {
         (Some(session), _) => step_up::go_on(tx, call, user, (session, pending.wishes.cookies), now).await?,
         (None, Some(password)) => {
             let wishes = &pending.wishes;
             let proven = Proven { user: &user, password, amr: method.amr(), counter, wishes };
-            opening::open(tx, call, &proven).await?
+            opening::open(tx, call, &proven, &held).await?
         }
         (None, None) => return Err(invalid_challenge().into()),
     };

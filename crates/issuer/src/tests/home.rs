@@ -56,6 +56,11 @@ impl Home {
     }
 }
 
+/// Whether tests' people are kept in a PostgreSQL.
+pub(crate) fn is_server() -> bool {
+    std::env::var_os(POSTGRES).is_some()
+}
+
 fn database_of_its_own(server: &Postgres) -> String {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let name = format!("test{}", NUMBER.fetch_add(1, Ordering::Relaxed));

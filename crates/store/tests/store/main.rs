@@ -29,6 +29,7 @@ mod file;
 mod foreign;
 mod guards;
 mod imports;
+mod logins;
 mod notices;
 mod plans;
 mod proofs;

@@ -88,7 +88,8 @@ async fn no_hot_statement_reads_a_whole_table(db: Database) {
     let from = ["'shop/shop'", none, "90000", "90000", "5", none, "0", "50", "'192.0.2.7'"];
     let cases: Vec<(&str, &str, Vec<&str>)> = [
         ("page", statements::SESSIONS_OF_SUBJECT, page.to_vec()),
-        ("limit", statements::SESSIONS_IN_LIMIT, vec!["'shop/shop'", "'u7'", "5"]),
+        ("limit", statements::SESSIONS_BEYOND_LIMIT, vec!["'shop/shop'", "'u7'", "5", "4", "10"]),
+        ("idle", statements::SESSIONS_BEYOND_LIMIT_IDLE, vec!["'shop/shop'", "'u7'", "5", "4", "10"]),
         ("open", statements::SESSIONS_OPEN, vec!["'shop/shop'", "'u7'"]),
         ("end", statements::SESSION_ENDS, vec!["'shop/shop'", "'s7'", "70000", "'evicted'"]),
         ("families", statements::FAMILIES_END, vec!["'shop/shop'", "'s7'", "70000"]),
@@ -107,7 +108,8 @@ async fn no_hot_statement_reads_a_whole_table(db: Database) {
     .into_iter()
     // PostgreSQL reads a table that is empty here.
     .chain(
-        matches!(db, Database::File(_)).then(|| ("devices", statements::DEVICES_BEYOND, vec!["'shop/shop'", "'u7'", "10"])),
+        matches!(db, Database::File(_))
+            .then(|| ("devices", statements::DEVICE_REPLACED, vec!["'shop/shop'", "'u7'", hash, "''", "5", "9"])),
     )
     .chain(statements::EXPIRED.into_iter().map(|sql| ("expired", sql, vec!["100", "50"])))
     .collect();
@@ -126,11 +128,12 @@ async fn no_hot_statement_reads_a_whole_table(db: Database) {
                 let of_policy = line.ends_with("PRIMARY KEY (policy=?)") && !line.contains("revocation_room");
                 line.starts_with("SCAN ") || of_policy
             }),
-            Database::Server(..) => plan.contains("Seq Scan") && !empty,
+            Database::Server(..) => plan.replace("Seq Scan on challenges", "").contains("Seq Scan") && !empty,
         };
         assert!(!whole, "{name}:\n{plan}");
-        if ["page", "subject", "kind", "concern", "ip", "all"].contains(&name) {
-            let sorts = plan.contains("TEMP B-TREE") || (plan.contains("Sort") && name != "page" && name != "subject");
+        if ["page", "limit", "subject", "kind", "concern", "ip", "all"].contains(&name) {
+            let sorts =
+                plan.contains("TEMP B-TREE") || (plan.contains("Sort") && !["page", "limit", "subject"].contains(&name));
             assert!(!sorts, "{name}:\n{plan}");
         }
     }
@@ -150,8 +153,9 @@ const COUNTS: [&str; 7] = [
     "UPDATE revocations SET merged_into",
     "UPDATE revocations SET position_revision = NULL",
 ];
-/// What has one row, or one a policy or ring; and the elements of an array.
-const SMALL: [&str; 10] = [
+/// What has one row, or one a policy or ring; what is asked, and the elements of an array.
+const SMALL: [&str; 11] = [
+    "asked",
     "feed",
     "audit_log_writer",
     "audit_chains",
@@ -227,9 +231,12 @@ async fn every_statement_reads_what_it_is_about(db: Database) {
     for sql in &statements {
         let sql = &sql.replace("clock()", "0");
         let plan = match db {
-            Database::File(_) => db.plan(&raw, &sql.replace("elements($1)", "json_each($1)")).await,
+            Database::File(_) => {
+                db.plan(&raw, &sql.replace("elements($1)", "json_each($1)").replace("clock()", "NULL")).await
+            }
             Database::Server(..) => {
                 let sql = sql.replace("elements($1)", "json_array_elements_text(CAST($1 AS json))");
+                let sql = sql.replace("clock()", "clock_timestamp()");
                 // What is compared with NULL first has no type yet.
                 let typed = |sql: String, n| sql.replace(&format!("${n} IS NULL"), &format!("CAST(${n} AS text) IS NULL"));
                 generic_plan(&raw, &(1..10).fold(sql, typed)).await
@@ -252,7 +259,7 @@ async fn every_statement_reads_what_it_is_about(db: Database) {
 
 /// PostgreSQL's plan for any values, where it takes an index if it can.
 async fn generic_plan(raw: &AnyPool, sql: &str) -> String {
-    let count = (1..).take_while(|n| sql.contains(&format!("${n}"))).count();
+    let count = (1..100).take_while(|n| sql.contains(&format!("${n}"))).count();
     let values = if count == 0 { String::new() } else { format!("({})", vec!["NULL"; count].join(", ")) };
     let mut tx = raw.begin().await.unwrap();
     for set in ["SET LOCAL plan_cache_mode = force_generic_plan", "SET LOCAL enable_seqscan = off"] {

@@ -284,8 +284,13 @@ async fn an_account_knows_its_last_ten_devices(db: Database) {
     for n in 0..10 {
         assert!(remember(n, "a", i64::from(n)).await);
     }
-    assert!(!remember(0, "a", 100).await, "it is known");
+    let used = async |owner: &str| {
+        transact!(&store, |tx| { tx.device_used(&shop(), owner, &secret(0), NOW.plus(100)).await }).unwrap()
+    };
+    assert!(used("a").await);
+    assert!(!used("b").await, "it is another's");
     assert!(!remember(0, "b", 100).await, "it is another's");
+    assert!(!remember(0, "a", 100).await, "it is known");
     assert!(remember(10, "a", 101).await);
     assert_eq!(store.device(&shop(), &secret(1)).await.unwrap(), None, "used least recently");
     let known = store.device(&shop(), &secret(0)).await.unwrap().unwrap();
