@@ -64,7 +64,7 @@ fn what_was_used_up_or_ended_stays_so_when_the_process_is_killed() {
     let of_bob = world.login("bob", PASSWORD);
     world.administer("PATCH", &format!("users/{bob}"), &json!({"status": "disabled"}));
     world.post("/auth/forgot-password", &json!({"email": "alice@shop.example"}));
-    let link = world.mailed("alice@shop.example");
+    let link = world.mails.token("alice@shop.example");
     let reset = |world: &World, new: &str| world.post("/auth/reset-password", &json!({"token": link, "new_password": new}));
     assert_eq!(reset(&world, "another horse battery staple").status, 200);
     killed(&mut world);

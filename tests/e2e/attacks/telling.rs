@@ -1,21 +1,54 @@
 //! Whether there is an account: no answer tells it, nor what was done for it.
 
+mod calls;
+
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{PASSWORD, World, text};
-use crate::http::{Answer, Request};
+use super::{PASSWORD, World, authenticator::Authenticator, text};
+use crate::http::{Answer, Request, Target};
 
 /// So often is each thing asked at most, each time of other names: what else goes on in the process adds statements, and a line
 /// may come into the log only after the answer.
 const TRIES: usize = 20;
-/// A device's secret as clients hold it.
-const DEVICE: &str = "AAECAwQFBgcICQoLDA0ODw";
 
 /// A process that logs every statement.
-fn watched() -> World {
-    World::start(json!({}), &[("LOG_LEVEL", "warn,sqlx::query=debug")])
+fn watched(login: Value) -> World {
+    let mut world = World::start(login, &[("LOG_LEVEL", "warn,sqlx::query=debug")]);
+    assert!(world.dev.process().log().lines().any(|line| statement(line).is_some()), "statements are logged");
+    world
+}
+
+/// What somebody may have of an account that isn't theirs.
+#[derive(Clone, Debug)]
+struct Known {
+    name: String,
+    id: String,
+    session: String,
+    api_key: String,
+    token: String,
+    /// Of a program that the policy knows.
+    client: String,
+}
+
+impl Known {
+    /// All of nobody's, in the shape of what accounts have.
+    fn of_nobody(name: &str) -> Self {
+        let token = "eyJhbGciOiJFZERTQSIsInR5cCI6ImF0K2p3dCJ9.e30.c2lnbmF0dXJl".to_owned();
+        let [id, session, api_key] = ["a", "b", "c"].map(|of| format!("0190d5f0-0000-7000-8000-00000000000{of}"));
+        Self { name: name.to_owned(), id, session, api_key, token, client: "nobody".to_owned() }
+    }
+
+    fn email(&self) -> String {
+        format!("{}@shop.example", self.name)
+    }
+
+    /// A text without all that tells one from another.
+    fn taken_out_of(&self, text: &str) -> String {
+        let Self { name, id, session, api_key, token, client } = self;
+        [name, id, session, api_key, token, client].into_iter().fold(text.to_owned(), |text, own| text.replace(own, "OWN"))
+    }
 }
 
 /// What an answer says but for names, ids and times, and what the database was asked for it.
@@ -27,13 +60,13 @@ struct Seen {
 }
 
 impl Seen {
-    fn of(world: &mut World, name: &str, request: &Request) -> Self {
+    fn of(world: &mut World, target: &Target, known: &Known, request: &Request) -> Self {
         let before = world.dev.process().log().len();
-        let answer = request.send(&world.issuer());
+        let answer = request.send(target);
         let log = world.dev.process().log();
         let mut statements: Vec<String> = log[before..].lines().filter_map(statement).collect();
         statements.sort();
-        Self { answer: shown(&answer, name), headers: headers(&answer), statements }
+        Self { answer: shown(&answer, known), headers: headers(&answer), statements }
     }
 }
 
@@ -43,14 +76,14 @@ fn statement(line: &str) -> Option<String> {
     Some(of.split_once(" rows_affected=")?.0.to_owned())
 }
 
-fn shown(answer: &Answer, name: &str) -> String {
+fn shown(answer: &Answer, known: &Known) -> String {
     let mut body = answer.json();
     for varies in ["id", "created_at", "challenge_id", "locked_until"] {
         if let Some(value) = body.get_mut(varies) {
             *value = json!("…");
         }
     }
-    format!("{} {}", answer.status, body.to_string().replace(name, "NAME"))
+    format!("{} {}", answer.status, known.taken_out_of(&body.to_string()))
 }
 
 fn headers(answer: &Answer) -> BTreeMap<String, String> {
@@ -62,17 +95,18 @@ fn headers(answer: &Answer) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// What is done with a name.
-type With<'a> = &'a dyn Fn(&World, &str);
+/// Makes an account of a name; what is known of it.
+type Account<'a> = &'a dyn Fn(&World, &str) -> Known;
+/// What is asked with that.
+type Ask<'a> = &'a dyn Fn(&Known) -> Request;
 
 /// What is asked of accounts, and of names that no account has.
 struct Question<'a> {
     what: &'a str,
-    /// Makes an account of a name.
-    account: With<'a>,
+    account: Account<'a>,
     /// What comes before, of either.
-    before: With<'a>,
-    ask: &'a dyn Fn(&str) -> Request,
+    before: &'a dyn Fn(&World, &str),
+    ask: Ask<'a>,
     /// Which statements count: those that the answer waits for.
     counts: fn(&str) -> bool,
 }
@@ -83,15 +117,14 @@ impl Question<'_> {
     fn is_answered_alike(&self, world: &mut World) {
         let mut all: [Vec<Seen>; 2] = [Vec::new(), Vec::new()];
         for n in 0..TRIES {
-            let account = format!("{}-{n}", self.what.replace(|c: char| !c.is_ascii_alphanumeric(), "-"));
-            (self.account)(world, &account);
-            for (side, name) in [account.clone(), format!("{account}-nobody")].into_iter().enumerate() {
-                (self.before)(world, &name);
-                let mut seen = Seen::of(world, &name, &(self.ask)(&name));
-                assert!(!seen.statements.is_empty(), "statements are logged");
+            let name = format!("{}-{n}", self.what.replace(|c: char| !c.is_ascii_alphanumeric(), "-"));
+            let account = (self.account)(world, &name);
+            for (side, known) in [account, Known::of_nobody(&format!("{name}-nobody"))].into_iter().enumerate() {
+                (self.before)(world, &known.name);
+                let mut seen = Seen::of(world, &world.issuer(), &known, &(self.ask)(&known));
                 seen.statements.retain(|statement| (self.counts)(statement));
                 if let Some(other) = all.iter().flatten().next() {
-                    assert_eq!((&seen.answer, &seen.headers), (&other.answer, &other.headers), "{}: {name}", self.what);
+                    assert_eq!((&seen.answer, &seen.headers), (&other.answer, &other.headers), "{}: {known:?}", self.what);
                 }
                 all[side].push(seen);
             }
@@ -119,53 +152,51 @@ fn beyond(one: &[String], another: &[String]) -> Vec<String> {
     left
 }
 
-fn active(world: &World, name: &str) {
-    world.account(name);
+/// One that nobody has logged in to.
+fn active(world: &World, name: &str) -> Known {
+    Known { id: world.account(name), ..Known::of_nobody(name) }
 }
 
-/// What somebody who guesses sends.
-fn guesses(name: &str) -> [(&'static str, Request); 6] {
-    let json = |body: Value| Request::post("/auth/login", &body);
-    let form = format!("grant_type=password&username={name}&password=wrong&scope=");
-    [
-        ("a name", json(json!({"username": name, "password": "wrong"}))),
-        ("an address", json(json!({"email": format!("{name}@shop.example"), "password": "wrong"}))),
-        ("a code", json(json!({"username": name, "password": "wrong", "mfa_code": "123456"}))),
-        ("a backup code", json(json!({"username": name, "password": "wrong", "mfa_code": "abcd-efgh-jkmn"}))),
-        ("a device", json(json!({"username": name, "password": "wrong", "device_token": DEVICE}))),
-        (
-            "a form",
-            Request::new("POST", "/auth/login").header("content-type", "application/x-www-form-urlencoded").body(form),
-        ),
-    ]
+fn registered(world: &World, name: &str) -> Known {
+    let made = world
+        .post("/auth/register", &json!({"email": format!("{name}@shop.example"), "username": name, "password": PASSWORD}));
+    assert_eq!(made.status, 201, "{}", made.json());
+    Known { id: text(&made, "id"), ..Known::of_nobody(name) }
+}
+
+fn guess(known: &Known) -> Request {
+    Request::post("/auth/login", &json!({"username": known.name, "password": "wrong"}))
 }
 
 #[test]
 fn a_wrong_password_is_answered_alike_after_the_same_work_whether_or_not_there_is_an_account() {
-    let mut world = watched();
-    let guess = |name: &str| guesses(name).into_iter().next().unwrap().1;
-    let nothing = |_: &World, _: &str| {};
-    for (n, (what, _)) in guesses("").into_iter().enumerate() {
-        let ask = |name: &str| guesses(name).into_iter().nth(n).unwrap().1;
-        let question = Question { what, account: &active, before: &nothing, ask: &ask, counts: |_| true };
-        question.is_answered_alike(&mut world);
-    }
+    let mut world = watched(json!({}));
     // Whatever has become of it, and also by the failure that locks and the one after.
-    let standings: [(&str, With<'_>); 5] = [
+    let standings: [(&str, Account<'_>); 7] = [
         ("disabled", &|world, name| {
-            let id = world.account(name);
-            world.administer("PATCH", &format!("users/{id}"), &json!({"status": "disabled"}));
+            let known = active(world, name);
+            world.administer("PATCH", &format!("users/{}", known.id), &json!({"status": "disabled"}));
+            known
         }),
         ("locked", &|world, name| {
-            let id = world.account(name);
-            world.administer("POST", &format!("users/{id}/lock"), &json!({"reason": "stolen"}));
+            let known = active(world, name);
+            world.administer("POST", &format!("users/{}/lock", known.id), &json!({"reason": "stolen"}));
+            known
         }),
-        ("pending", &|world, name| {
-            let body = json!({"email": format!("{name}@shop.example"), "username": name, "password": PASSWORD});
-            assert_eq!(world.post("/auth/register", &body).status, 201);
+        ("erased", &|world, name| {
+            let known = active(world, name);
+            world.administer("DELETE", &format!("users/{}", known.id), &json!({}));
+            known
         }),
+        ("pending", &registered),
         ("invited", &|world, name| {
-            world.administer("POST", "users", &json!({"email": format!("{name}@shop.example"), "username": name}));
+            let made = json!({"email": format!("{name}@shop.example"), "username": name});
+            Known { id: text(&world.administer("POST", "users", &made), "id"), ..Known::of_nobody(name) }
+        }),
+        ("with a second factor", &|world, name| {
+            let known = active(world, name);
+            Authenticator::enrol(&world.front(), name, PASSWORD);
+            known
         }),
         ("active", &active),
     ];
@@ -186,43 +217,32 @@ fn a_wrong_password_is_answered_alike_after_the_same_work_whether_or_not_there_i
 }
 
 #[test]
-fn who_asks_for_a_mail_learns_nothing_whoever_has_the_address() {
-    let mut world = watched();
-    let nothing = |_: &World, _: &str| {};
-    let pending = |world: &World, name: &str| {
-        let body = json!({"email": format!("{name}@shop.example"), "password": PASSWORD});
-        assert_eq!(world.post("/auth/register", &body).status, 201);
-    };
+fn who_asks_for_a_mail_learns_nothing_whatever_has_become_of_the_account() {
+    let mut world = watched(json!({}));
     for path in ["/auth/forgot-password", "/auth/verify-email/resend"] {
-        let ask = |name: &str| Request::post(path, &json!({"email": format!("{name}@shop.example")}));
-        let accounts: [(&str, With<'_>); 2] = [("active", &active), ("pending", &pending)];
+        let ask = |known: &Known| Request::post(path, &json!({"email": known.email()}));
+        let accounts: [(&str, Account<'_>); 2] = [("active", &active), ("pending", &registered)];
         for (standing, account) in accounts {
             let what = format!("{standing}{path}");
-            let question = Question { what: &what, account, before: &nothing, ask: &ask, counts: |_| true };
+            let question = Question { what: &what, account, before: &|_, _| {}, ask: &ask, counts: |_| true };
             question.is_answered_alike(&mut world);
         }
     }
-    // Nor whoever wants an address for their own account.
-    world.account("owner");
-    let token = text(&world.login("owner", PASSWORD), "access_token");
-    let ask = |name: &str| {
-        let body = json!({"email": format!("{name}@shop.example")});
-        Request::new("PATCH", "/users/me").header("authorization", &format!("Bearer {token}")).body(body.to_string())
-    };
-    let question = Question { what: "wanted", account: &active, before: &nothing, ask: &ask, counts: |_| true };
-    question.is_answered_alike(&mut world);
 }
 
 #[test]
 fn who_registers_with_an_address_learns_nothing_whoever_has_it() {
-    let mut world = watched();
+    let mut world = watched(json!({}));
     world.account("taken");
     let register = |email: &str| Request::post("/auth/register", &json!({"email": email, "password": PASSWORD}));
-    let new = Seen::of(&mut world, "new@shop.example", &register("new@shop.example"));
-    assert!(new.answer.starts_with("201 "), "{}", new.answer);
+    // An account is made or its owner is told, each in one transaction.
+    let seen = |world: &mut World, email: &str| {
+        let seen = Seen::of(world, &world.issuer(), &Known::of_nobody(email), &register(email));
+        (seen.answer.replace("taken@shop.example", "OWN"), seen.headers)
+    };
+    let new = seen(&mut world, "new@shop.example");
+    assert!(new.0.starts_with("201 "), "{}", new.0);
     for taken in ["taken@shop.example", "new@shop.example", "TAKEN@shop.example", "\u{ff54}aken@shop.example"] {
-        let seen = Seen::of(&mut world, taken, &register(taken));
-        let (answer, headers) = (seen.answer.replace("taken@shop.example", "NAME"), seen.headers);
-        assert_eq!((answer, headers), (new.answer.clone(), new.headers.clone()), "{taken}");
+        assert_eq!(seen(&mut world, taken), new, "{taken}");
     }
 }

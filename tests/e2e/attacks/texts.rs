@@ -170,7 +170,7 @@ fn an_address_that_looks_like_another_gets_none_of_its_mails() {
     // One address in another spelling: its mail goes to the address as its owner has it.
     for spelling in ["MIKE@shop.example", "\u{ff4d}ike@shop.example", "mi\u{212a}e@SHOP.example", " mike@shop.example "] {
         assert_eq!(world.post("/auth/forgot-password", &json!({"email": spelling})).status, 202);
-        let mail = world.mail("mike@shop.example");
+        let mail = world.mails.next("mike@shop.example");
         assert!(mail.contains("\nTo: mike@shop.example\r\n") || mail.contains("\nTo: mike@shop.example\n"), "{mail}");
     }
     assert_eq!(world.login("\u{17f}am@shop.example", PASSWORD).status, 200, "a long s folds to an s");
@@ -236,7 +236,7 @@ fn a_spoofed_host_is_in_no_link_no_token_and_no_redirect() {
         };
         let answer = send("POST", "/auth/forgot-password", &forgot);
         assert_eq!(answer.status, 202, "{name}");
-        let mail = world.mail("alice@shop.example");
+        let mail = world.mails.next("alice@shop.example");
         assert!(mail.contains("https://auth.shop.example/auth/reset-password?token="), "{name}: {mail}");
         assert!(!mail.contains("evil"), "{name}: {mail}");
         let tokens = send("POST", "/auth/login", &login);
@@ -381,7 +381,8 @@ fn no_call_takes_a_right_or_another_s_account_from_its_caller() {
     assert_eq!((world.login("bob", other).status, world.login("alice", other).status), (401, 200));
     world.post("/auth/forgot-password", &json!({"email": "alice@shop.example"}));
     let third = "a third horse battery staple";
-    let reset = json!({"token": world.mailed("alice@shop.example"), "new_password": third, "email": "bob@shop.example"});
+    let reset =
+        json!({"token": world.mails.token("alice@shop.example"), "new_password": third, "email": "bob@shop.example"});
     assert_eq!(world.post("/auth/reset-password", &with(reset)).status, 200);
     let token = text(&world.login("alice", third), "access_token");
     assert_eq!(world.with_token("DELETE", "/auth/sessions", &token, &with(json!({"keep_current": true}))).status, 200);

@@ -73,6 +73,12 @@ pub(super) fn bundle_of(world: &World, policy: &str) -> String {
     format!("/api/v1/namespaces/{BUNDLES}/configmaps/{}", bundle["metadata"]["name"].as_str().unwrap())
 }
 
+/// Where a policy's key rings lie.
+pub(super) fn ring_of(world: &World, policy: &str) -> String {
+    let name = bundle_of(world, policy).rsplit('/').next().unwrap().replacen("b-", "r-", 1);
+    format!("/api/v1/namespaces/{SYSTEM}/secrets/{name}")
+}
+
 #[test]
 #[ignore = "needs the test cluster: cargo xtask test"]
 fn a_deleted_policy_is_not_found_and_made_again_it_takes_its_keys_up() {
@@ -83,7 +89,7 @@ fn a_deleted_policy_is_not_found_and_made_again_it_takes_its_keys_up() {
     world.eventually(&first, &token, (200, "valid"));
 
     world.api().delete(&object_path(&wanted));
-    eventually("the policy is gone", PATIENCE, || world.api().object(&object_path(&wanted)).is_none().then_some(()));
+    world.api().wait_gone(&object_path(&wanted), PATIENCE);
     eventually("every verifier says so", PATIENCE, || {
         world.verdicts(&wanted, &token).iter().all(|(status, _)| *status == 404).then_some(())
     });
@@ -131,9 +137,7 @@ fn one_name_in_two_namespaces_is_two_policies_and_a_deleted_namespace_takes_only
     world.eventually(&gone, &tokens[1], (200, "valid"));
 
     world.api().delete("/api/v1/namespaces/team-gone");
-    eventually("the namespace is gone", LONG, || {
-        world.api().object("/api/v1/namespaces/team-gone").is_none().then_some(())
-    });
+    world.api().wait_gone("/api/v1/namespaces/team-gone", LONG);
     eventually("every verifier says so", PATIENCE, || {
         world.verdicts(&gone, &tokens[1]).iter().all(|(status, _)| *status == 404).then_some(())
     });
@@ -147,8 +151,7 @@ fn a_key_ring_that_somebody_edited_signs_nothing_and_harms_no_token() {
     let policy = world.enforced(&policy("tampered", "shop"));
     let token = world.minter.mint(&policy, "ann");
     world.eventually(&policy, &token, (200, "valid"));
-    let name = bundle_of(&world, "tampered/shop").rsplit('/').next().unwrap().replacen("b-", "r-", 1);
-    let ring = format!("/api/v1/namespaces/{SYSTEM}/secrets/{name}");
+    let ring = ring_of(&world, "tampered/shop");
     let forged = BASE64_STANDARD.encode(r#"{"keys":[]}"#);
     world.api().merge(&ring, &json!({"data": {"access.json": forged}}));
     // What is published is what the operator decided, not what somebody wrote.

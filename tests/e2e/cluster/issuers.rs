@@ -1,88 +1,22 @@
 //! People, at issuers that share a PostgreSQL: whichever is asked, each result is one.
 
-use std::sync::{
-    Arc, Mutex, PoisonError, Weak,
-    atomic::{AtomicUsize, Ordering},
-};
+mod crowds;
+mod leaving;
+mod served;
+
+use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 
+use self::served::Served;
 use super::{
     command_line::{countersign, done},
-    world::{LONG, World, active_key, policy},
+    world::{LONG, active_key},
 };
 use crate::{
     http::{Answer, Request},
-    rig::{Collector, Issuer, PATIENCE, SYSTEM, Setup, Verifier, condition, eventually, object_path},
+    rig::{PATIENCE, SYSTEM, Verifier, condition, eventually, object_path},
 };
-
-/// A cluster with issuers that run.
-struct Served {
-    issuers: Vec<Issuer>,
-    world: World,
-    asked: AtomicUsize,
-}
-
-impl Served {
-    fn start(issuers: usize) -> Self {
-        let collector = Collector::start();
-        let issuer_arguments = vec![format!("--otlp-endpoint={}", collector.url())];
-        let world = World::with(Setup { nodes: 2, operators: 1, issuers, issuer_arguments, ..Setup::default() });
-        let world = World { collector: Some(collector), ..world };
-        let issuers = (0..issuers).map(|number| world.installation.issuer(number)).collect();
-        Self { issuers, world, asked: AtomicUsize::new(0) }
-    }
-
-    /// Two issuers that tests share which take nothing away. They end with the last of them.
-    fn shared() -> Arc<Self> {
-        static SHARED: Mutex<Weak<Served>> = Mutex::new(Weak::new());
-        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-        shared.upgrade().unwrap_or_else(|| {
-            let served = Arc::new(Self::start(2));
-            *shared = Arc::downgrade(&served);
-            served
-        })
-    }
-
-    /// A policy with a login, once every issuer serves it.
-    fn with_login(&self, name: &str) -> Value {
-        self.with_login_and(name, |_| {})
-    }
-
-    /// The same, with what a test needs beside.
-    fn with_login_and(&self, name: &str, more: impl FnOnce(&mut Value)) -> Value {
-        let mut policy = policy(name, "shop");
-        let often = json!({"limit": 100_000, "window": "1m"});
-        policy["spec"]["login"] = json!({
-            "registration": {"emailVerification": "Disabled", "defaultRoles": ["user"]},
-            "rateLimits": {"login": {"perAccountAndAddress": often, "perAddress": often}},
-        });
-        more(&mut policy["spec"]);
-        let policy = self.world.enforced(&policy);
-        for issuer in &self.issuers {
-            eventually("the issuer serves the policy", PATIENCE, || {
-                let path = format!("/{name}/shop/.well-known/jwks.json");
-                let answer = issuer.send(&Request::get(&path))?;
-                (answer.status == 200).then_some(())
-            });
-        }
-        policy
-    }
-
-    /// Asks one issuer after the other, as a Service in front of them does.
-    fn ask(&self, request: &Request) -> Answer {
-        let issuer = (self.asked.fetch_add(1, Ordering::Relaxed) + 1) % self.issuers.len();
-        self.issuers[issuer].send(request).expect("the issuer answers")
-    }
-
-    fn post(&self, path: &str, token: Option<&str>, body: &Value) -> Answer {
-        let mut request = Request::post(path, body);
-        if let Some(token) = token {
-            request = request.header("authorization", &format!("Bearer {token}"));
-        }
-        self.ask(&request)
-    }
-}
 
 fn text(answer: &Answer, member: &str) -> String {
     let json = answer.json();
@@ -133,10 +67,6 @@ fn a_rotation_under_issuers_fails_no_login_and_no_key_ends_before_every_issuer_h
     let account = json!({"username": "ann", "email": "ann@shop.example", "password": "correct horse 1A!"});
     assert_eq!(served.post("/turning/shop/auth/register", None, &account).status, 201);
     let login = json!({"username": "ann", "password": "correct horse 1A!"});
-    let issuers = |policy: &Value| policy["status"]["enforcement"]["issuers"].clone();
-    served.world.api().wait(&object, "both issuers hold the rings", PATIENCE, |policy| {
-        issuers(policy) == json!({"replicas": 2, "acknowledged": 2})
-    });
     let before = active_key(&policy).unwrap();
     served.world.api().merge(&object, &json!({"metadata": {"annotations": {"countersign.dev/rotate": "now"}}}));
     let rotated = served
@@ -154,9 +84,7 @@ fn a_rotation_under_issuers_fails_no_login_and_no_key_ends_before_every_issuer_h
         signed_by.push(super::world::key_of(&token));
         (signed_by.len() >= 2 && signed_by[signed_by.len() - 2..].iter().all(|key| *key == after)).then_some(())
     });
-    let kept = served.world.api().wait(&object, "both issuers hold the new rings", PATIENCE, |policy| {
-        issuers(policy) == json!({"replicas": 2, "acknowledged": 2})
-    });
+    let kept = served.acknowledged(&policy);
     assert_eq!(condition(&kept, "KeysReady")["status"], "True");
     // A key that is revoked signs nowhere from then on.
     served.world.api().merge(&object, &json!({"spec": {"keys": {"revoked": [{"kid": after}]}}}));

@@ -3,11 +3,11 @@
 use serde_json::json;
 
 use super::{
-    enforcement::bundle_of,
+    enforcement::{bundle_of, ring_of},
     sessions::{field, secret_path, session},
     world::{LONG, World, active_key, policy},
 };
-use crate::rig::{PATIENCE, SYSTEM, condition, eventually, object_path};
+use crate::rig::{PATIENCE, condition, eventually, object_path};
 
 #[test]
 #[ignore = "needs the test cluster: cargo xtask test"]
@@ -17,9 +17,10 @@ fn keys_of_a_namespace_that_was_made_anew_are_taken_over_only_by_an_administrato
     let wanted = policy("adopted", "shop");
     let first = world.enforced(&wanted);
     let token = world.minter.mint(&first, "ann");
-    let ring = bundle_of(&world, "adopted/shop").rsplit('/').next().unwrap().replacen("b-", "r-", 1);
+    let ring_path = ring_of(&world, "adopted/shop");
+    let ring = ring_path.rsplit('/').next().unwrap();
     api.delete("/api/v1/namespaces/adopted");
-    eventually("the namespace is gone", LONG, || api.object("/api/v1/namespaces/adopted").is_none().then_some(()));
+    api.wait_gone("/api/v1/namespaces/adopted", LONG);
 
     // Whoever makes a namespace of that name doesn't come by the keys of the one before.
     api.namespace("adopted");
@@ -28,20 +29,14 @@ fn keys_of_a_namespace_that_was_made_anew_are_taken_over_only_by_an_administrato
     let refused =
         api.wait(&path, "AdoptionRefused", PATIENCE, |found| condition(found, "KeysReady")["reason"] == "AdoptionRefused");
     let message = condition(&refused, "KeysReady")["message"].as_str().unwrap().to_owned();
-    assert!(message.contains(&ring) && message.contains("countersign.dev/adopt="), "{message}");
+    assert!(message.contains(ring) && message.contains("countersign.dev/adopt="), "{message}");
     assert_eq!(world.minter.try_mint(&refused, "ann"), None);
     assert!(world.verdicts(&refused, &token).iter().all(|(status, _)| *status == 404));
 
     // The message gives the very command. It vouches for what is there now, and for nothing that is put there later.
     let vouched = message.split_once("countersign.dev/adopt=").unwrap().1;
     let vouched = vouched.split(|c: char| c != ':' && c != '-' && !c.is_ascii_alphanumeric()).next().unwrap();
-    let annotate = |value: &str| {
-        api.merge(
-            &format!("/api/v1/namespaces/{SYSTEM}/secrets/{ring}"),
-            &json!({"metadata": {"annotations": {"countersign.dev/adopt": value}}}),
-        );
-    };
-    annotate(vouched);
+    api.merge(&ring_path, &json!({"metadata": {"annotations": {"countersign.dev/adopt": vouched}}}));
     let adopted = api.wait_condition(&path, "Enforced", "True", LONG);
     assert_eq!(active_key(&adopted), active_key(&first));
     world.eventually(&adopted, &token, (200, "valid"));
@@ -59,12 +54,10 @@ fn a_deleted_policy_is_erased_when_its_time_is_over_and_nobody_takes_its_tokens(
     wanted["spec"]["retainAfterDelete"] = json!("2s");
     let first = world.enforced(&wanted);
     let token = world.minter.mint(&first, "ann");
-    let bundle = bundle_of(&world, "erased/shop");
-    let ring =
-        format!("/api/v1/namespaces/{SYSTEM}/secrets/{}", bundle.rsplit('/').next().unwrap().replacen("b-", "r-", 1));
+    let kept = [ring_of, bundle_of].map(|kept| kept(&world, "erased/shop"));
     api.delete(&object_path(&wanted));
-    for kept in [&ring, &bundle] {
-        eventually("it is erased", LONG, || api.object(kept).is_none().then_some(()));
+    for kept in &kept {
+        api.wait_gone(kept, LONG);
     }
     assert!(world.verdicts(&wanted, &token).iter().all(|(status, _)| *status == 404));
 
@@ -91,7 +84,7 @@ fn a_deleted_namespace_takes_its_sessions_along_though_they_have_finalizers() {
         world.eventually(&policy, token, (200, "valid"));
     }
     api.delete("/api/v1/namespaces/dissolved");
-    eventually("the namespace is gone", LONG, || api.object("/api/v1/namespaces/dissolved").is_none().then_some(()));
+    api.wait_gone("/api/v1/namespaces/dissolved", LONG);
     eventually("no verifier takes their tokens", PATIENCE, || {
         let taken = |token| world.verdicts(&policy, token).iter().any(|(status, _)| *status == 200);
         (!tokens.iter().any(|token| taken(token))).then_some(())

@@ -2,44 +2,32 @@
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{TcpListener, TcpStream},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::JoinHandle,
+    net::TcpStream,
+    sync::{Arc, Mutex},
 };
+
+use super::Service;
 
 /// It takes whatever is sent to it. What it got is protobuf, in which every text stands as it is.
 pub(crate) struct Collector {
-    address: String,
+    service: Service,
     received: Arc<Mutex<Vec<u8>>>,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl Collector {
     pub(crate) fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let (received, stop) = (Arc::<Mutex<Vec<u8>>>::default(), Arc::<AtomicBool>::default());
-        let (to, stopped) = (received.clone(), stop.clone());
-        let thread = std::thread::spawn(move || {
-            for connection in listener.incoming() {
-                if stopped.load(Ordering::Relaxed) {
-                    return;
-                }
-                let to = to.clone();
-                // A sender that goes away is none of ours. It ends with its connection.
-                std::thread::spawn(move || connection.map(|connection| take(connection, &to)));
-            }
+        let received = Arc::<Mutex<Vec<u8>>>::default();
+        let to = received.clone();
+        let service = Service::start(move |connection| {
+            // A sender that goes away is none of ours.
+            let _ = take(connection, &to);
         });
-        Self { address, received, stop, thread: Some(thread) }
+        Self { service, received }
     }
 
     /// Where it is, for `--otlp-endpoint`.
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.service.address())
     }
 
     /// Whether a text is in what it got so far.
@@ -66,16 +54,5 @@ fn take(connection: TcpStream, to: &Mutex<Vec<u8>>) -> Option<()> {
         reader.read_exact(&mut body).ok()?;
         to.lock().unwrap().extend(body);
         reader.get_mut().write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").ok()?;
-    }
-}
-
-impl Drop for Collector {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        // It looks when somebody comes.
-        drop(TcpStream::connect(&self.address));
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
     }
 }

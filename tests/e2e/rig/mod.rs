@@ -5,9 +5,11 @@ mod clock;
 mod cluster;
 mod collector;
 mod dev;
+mod mails;
 mod policies;
 mod process;
 mod redis;
+mod service;
 mod verifier;
 
 use std::{
@@ -23,9 +25,11 @@ pub(crate) use cluster::{
 };
 pub(crate) use collector::Collector;
 pub(crate) use dev::Dev;
+pub(crate) use mails::{MailServer, Mails};
 pub(crate) use policies::{LEGACY_SECRET, OPAQUE_KEY, Policies};
 pub(crate) use process::Process;
 pub(crate) use redis::{Redis, Reply};
+pub(crate) use service::Service;
 pub(crate) use verifier::{Options as VerifierOptions, Verifier};
 
 /// Prints a measured figure. Past the test harness, which shows only what failed tests print.

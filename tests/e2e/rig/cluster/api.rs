@@ -117,6 +117,11 @@ impl Api {
         assert!(matches!(answer.status, 200 | 202 | 404), "DELETE {path}: {}", answer.json());
     }
 
+    /// Waits until there is no such object.
+    pub(crate) fn wait_gone(&self, path: &str, within: Duration) {
+        eventually(&format!("{path} is gone"), within, || self.object(path).is_none().then_some(()));
+    }
+
     /// Makes a namespace unless it is there.
     pub(crate) fn namespace(&self, name: &str) {
         self.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}));

@@ -47,6 +47,8 @@ pub(crate) struct Setup {
     pub(crate) operator_arguments: Vec<String>,
     /// Further arguments of issuers.
     pub(crate) issuer_arguments: Vec<String>,
+    /// Further variables of issuers.
+    pub(crate) issuer_environment: Vec<(String, String)>,
 }
 
 /// A cluster with everything installed, and a Redis.
@@ -58,6 +60,7 @@ pub(crate) struct Installation {
     operator_arguments: Vec<String>,
     database: Option<Postgres>,
     issuer_arguments: Vec<String>,
+    issuer_environment: Vec<(String, String)>,
 }
 
 impl Installation {
@@ -103,6 +106,7 @@ impl Installation {
             operator_arguments,
             database,
             issuer_arguments: setup.issuer_arguments,
+            issuer_environment: setup.issuer_environment,
         };
         installation.pods("operator", setup.operators);
         installation.pods("issuer", setup.issuers);
@@ -159,6 +163,7 @@ impl Installation {
             redis: &self.redis.url(),
             database: &database.url(DATABASE),
             arguments: &self.issuer_arguments,
+            environment: &self.issuer_environment,
         });
         let pod_address = format!("{}:7493", pod["status"]["podIP"].as_str().unwrap());
         self.cluster.route(&pod_address, issuer.cluster_address());

@@ -19,6 +19,7 @@ pub(super) struct Given<'a> {
     pub(super) redis: &'a str,
     pub(super) database: &'a str,
     pub(super) arguments: &'a [String],
+    pub(super) environment: &'a [(String, String)],
 }
 
 /// A running issuer.
@@ -49,6 +50,7 @@ impl Issuer {
                 .arg("--bundle-trust")
                 .arg(given.trust)
                 .args(given.arguments)
+                .envs(given.environment.iter().map(|(name, value)| (name, value)))
                 .env("POD_NAME", identity)
                 .env("DATABASE_URL", given.database)
                 .env("REDIS_URL", given.redis)
@@ -73,6 +75,11 @@ impl Issuer {
     /// Where users of the cluster administer it.
     pub(super) fn cluster_address(&self) -> &str {
         &self.cluster
+    }
+
+    /// Where people's clients ask it.
+    pub(crate) fn target(&self) -> Target {
+        Target::Tcp(self.address.clone())
     }
 
     /// Asks it, as people's clients do.
