@@ -2,7 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::rig::{Cluster, object_path};
+use super::world::{self, LONG, World, active_key, key_of};
+use crate::{
+    http::Request,
+    rig::{Cluster, PATIENCE, eventually, object_path},
+};
 
 fn policy(namespace: &str, name: &str, spec: &Value) -> Value {
     json!({"apiVersion": "countersign.dev/v1alpha1", "kind": "AuthPolicy", "metadata": {"namespace": namespace, "name": name},
@@ -143,6 +147,46 @@ fn a_tool_that_applies_client_side_edits_and_removes_and_sees_no_difference_afte
     // Nothing is filled in: what is stored is what was written.
     let stored = cluster.api().object(&object_path(&object)).unwrap();
     assert_eq!(stored["spec"], object["spec"]);
+}
+
+#[test]
+#[ignore = "needs the test cluster: cargo xtask test"]
+fn a_tool_that_puts_a_policy_back_undoes_an_edit_on_every_verifier_and_neither_a_revocation_nor_a_rotation() {
+    let world = World::shared();
+    let (api, declared) = (world.api(), world::policy("gitops", "shop"));
+    let path = object_path(&declared);
+    let enforced = world.enforced(&declared);
+    let leaked = world.minter.mint(&enforced, "ann");
+    let first = active_key(&enforced).unwrap();
+
+    // By hand: another audience, a rotation, and the key that was before it is revoked.
+    api.merge(&path, &json!({"metadata": {"annotations": {"countersign.dev/rotate": "by hand"}}}));
+    let rotated =
+        api.wait(&path, "another key signs", LONG, |found| active_key(found).is_some_and(|active| active != first));
+    let second = active_key(&rotated).unwrap();
+    let good = eventually("tokens are signed with it", PATIENCE, || {
+        world.minter.try_mint(&rotated, "ann").filter(|token| key_of(token) == second)
+    });
+    world.eventually(&rotated, &good, (200, "valid"));
+    api.merge(&path, &json!({"spec": {"audiences": ["another-api"], "keys": {"revoked": [{"kid": first}]}}}));
+    world.eventually(&rotated, &leaked, (401, "revoked"));
+    eventually("every verifier wants the other audience", PATIENCE, || {
+        world.verdicts(&rotated, &good).iter().all(|(status, _)| *status == 401).then_some(())
+    });
+
+    // What isn't declared goes.
+    let mut put_back = api.object(&path).unwrap();
+    put_back["spec"] = declared["spec"].clone();
+    put_back["metadata"]["annotations"] = json!({});
+    let answer = api.send(Request::new("PUT", &path).header("content-type", "application/json").body(put_back.to_string()));
+    assert_eq!(answer.status, 200, "{}", answer.json());
+    let after = api.wait_condition(&path, "Enforced", "True", PATIENCE);
+    assert_eq!(after["spec"], declared["spec"]);
+    world.eventually(&after, &good, (200, "valid"));
+    world.eventually(&after, &leaked, (401, "revoked"));
+    assert_eq!(active_key(&after), Some(second.clone()), "no third key: {after}");
+    let next = world.minter.mint(&after, "ann");
+    assert_eq!(key_of(&next), second);
 }
 
 #[test]

@@ -4,8 +4,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use super::world::{LONG, Minter, active_key, key_of, policy};
-use crate::rig::{BUNDLES, Installation, PATIENCE, Setup, condition, eventually, object_path};
+use super::world::{LONG, Minter, World, active_key, key_of, policy};
+use crate::{
+    http::{Connection, Request},
+    rig::{BUNDLES, Installation, PATIENCE, Setup, condition, eventually, object_path},
+};
 
 /// A verifier that is no pod, by what it says.
 const OUTSIDER: &str = "outsider";
@@ -60,6 +63,40 @@ fn without_verifiers_nothing_counts_as_enforced_and_one_that_refuses_or_lags_is_
 
     says(&installation, &latest(&installation), &json!([]));
     api.wait_condition(&path, "Enforced", "True", LONG);
+}
+
+#[test]
+#[ignore = "needs the test cluster: cargo xtask test"]
+fn a_verifier_that_vanished_is_waited_for_as_long_as_its_policy_says_and_refuses_nothing_when_it_is_back() {
+    let mut world = World::start(2, 1);
+    let mut wanted = policy("absent", "shop");
+    wanted["spec"]["keys"] = json!({"absentAfter": "6s", "ackTimeout": "3s"});
+    let policy = world.enforced(&wanted);
+    let path = object_path(&policy);
+    let key = active_key(&policy).unwrap();
+    // Its pod is there, and says nothing of having ended.
+    world.verifiers[1].kill();
+    let pod = world.installation.pods("verifier", 2)[1]["metadata"]["name"].as_str().unwrap().to_owned();
+    world.api().merge(&path, &json!({"metadata": {"annotations": {"countersign.dev/rotate": "1"}}}));
+    let waiting = world.api().wait(&path, "it is waited for", LONG, |found| {
+        let condition = condition(found, "KeysReady");
+        condition["reason"] == "RotationWaiting" && condition["message"].as_str().unwrap_or_default().contains(&pod)
+    });
+    assert_eq!(active_key(&waiting), Some(key.clone()), "the old key signs on");
+    let rotated = world.api().wait(&path, "another key signs", LONG, |found| active_key(found).is_some_and(|k| k != key));
+    let token = world.minter.mint(&rotated, "ann");
+    assert_ne!(key_of(&token), key);
+
+    // From its old disk it can't know the key; nor can it know that there is none.
+    world.verifiers[1].relaunch();
+    eventually("it knows the key", PATIENCE, || {
+        let mut connection = Connection::open(&world.verifiers[1].socket()).ok()?;
+        let verdict =
+            Request::post("/v1/policies/absent/shop/verify", &json!({"token": token})).send_on(&mut connection)?;
+        assert!(matches!(verdict.status, 200 | 503), "{} {}", verdict.status, verdict.word());
+        (verdict.status == 200).then_some(())
+    });
+    world.eventually(&rotated, &token, (200, "valid"));
 }
 
 /// The version of all bundles now.

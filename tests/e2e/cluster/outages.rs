@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
 use super::world::{World, active_key, key_of, policy};
@@ -11,12 +12,21 @@ use crate::rig::{Operator, PATIENCE, Setup, condition, eventually, object_path, 
 #[ignore = "needs the test cluster: cargo xtask test"]
 fn verifiers_answer_and_start_without_the_api_server_and_go_on_when_it_is_back() {
     let mut world = World::start(2, 1);
-    let policy = world.enforced(&policy("outage", "shop"));
+    let mut wanted = policy("outage", "shop");
+    wanted["spec"]["keys"] = json!({"absentAfter": "4s", "ackTimeout": "2s"});
+    let policy = world.enforced(&wanted);
     let path = object_path(&policy);
     let token = world.minter.mint(&policy, "ann");
     world.eventually(&policy, &token, (200, "valid"));
+    let of_another_key = with_kid(&token, "another");
+    world.eventually(&policy, &of_another_key, (401, "unknown_key"));
 
     world.installation.cluster.kill_api_server();
+    // By then a key may sign that these verifiers weren't waited for.
+    eventually("what they can't know they leave open", PATIENCE, || {
+        assert_eq!(world.verdicts(&policy, &token), [(200, "valid".to_owned())].into());
+        world.verdicts(&policy, &of_another_key).iter().all(|(status, _)| *status == 503).then_some(())
+    });
     world.verifiers[0].restart();
     world.verifiers[1].process().kill();
     world.verifiers[1].restart();
@@ -43,6 +53,14 @@ fn verifiers_answer_and_start_without_the_api_server_and_go_on_when_it_is_back()
     eventually("a policy that isn't there is not found", PATIENCE, || {
         (world.verifiers[0].verify_of("outage", "unheard-of", &token).0 == 404).then_some(())
     });
+    world.eventually(&policy, &of_another_key, (401, "unknown_key"));
+}
+
+/// A token whose header names another key.
+fn with_kid(token: &str, kid: &str) -> String {
+    let (_, rest) = token.split_once('.').unwrap();
+    let header = json!({"alg": "EdDSA", "typ": "at+jwt", "kid": kid}).to_string();
+    format!("{}.{rest}", BASE64_URL_SAFE_NO_PAD.encode(header))
 }
 
 #[test]
