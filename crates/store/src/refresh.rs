@@ -136,6 +136,18 @@ struct Held {
     session: Session,
 }
 
+impl Held {
+    /// Whether its family and session go on.
+    fn is_live(&self, now: UnixMillis) -> bool {
+        !self.family_ended && self.family_expires > now && self.session.is_live(now)
+    }
+
+    /// What made its successor, while that may be answered again.
+    fn made_successor(&self, now: UnixMillis) -> Option<&[u8]> {
+        self.bits.as_deref().filter(|_| self.bits_until.is_some_and(|until| now < until))
+    }
+}
+
 /// A token with its family and session.
 pub(crate) const BY_HASH: &str =
     "SELECT s.*, f.id AS family_id, f.rotates, f.expires AS family_expires, f.ended AS family_ended, t.predecessor, t.rotated,
@@ -178,11 +190,9 @@ impl Store {
         now: UnixMillis,
     ) -> Result<Option<(Session, UnixMillis)>, StoreError> {
         let Some(held) = self.held_token(policy, token).await? else { return Ok(None) };
-        let Held { family_expires, family_ended, session, rotated, bits, bits_until, .. } = held;
-        let again = bits.is_some() && bits_until.is_some_and(|until| until >= now);
-        let good = !family_ended && (!rotated || again) && family_expires > now && session.is_live(now);
-        let ends = family_expires.min(session.ends());
-        Ok(good.then_some((session, ends)))
+        let good = held.is_live(now) && (!held.rotated || held.made_successor(now).is_some());
+        let ends = held.family_expires.min(held.session.ends());
+        Ok(good.then_some((held.session, ends)))
     }
 
     async fn held_token(&self, policy: &PolicyName, token: &RefreshToken) -> Result<Option<Held>, StoreError> {
@@ -229,7 +239,7 @@ impl Tx {
         self.lock_subject(policy, using.subject).await?;
         let held = self.token(using).await?.filter(|held| held.session.subject == using.subject);
         let Some(held) = held else { return Ok(Used::Unknown) };
-        if held.family_ended || held.family_expires <= now || !held.session.is_live(now) {
+        if !held.is_live(now) {
             return Ok(Used::Over);
         }
         let session = held.session.clone();
@@ -282,14 +292,14 @@ impl Tx {
 
     /// The successor that a token was answered with before, if it is early enough to answer it again.
     async fn answered_before(&mut self, using: &Use<'_>, held: &Held) -> Result<Option<RefreshToken>, StoreError> {
-        let (Some(bits), Some(until)) = (&held.bits, held.bits_until) else { return Ok(None) };
+        let Some(bits) = held.made_successor(using.ending.now) else { return Ok(None) };
         let successor = using.token.successor(bits);
         let used = sqlx::query_scalar::<_, i64>(
             "SELECT count(*) FROM refresh_tokens WHERE policy = $1 AND hash = $2 AND rotated IS NOT NULL",
         );
         let used = used.bind(using.policy.as_str()).bind(successor.hash().bytes().to_vec());
         let used = used.fetch_one(self.connection()).await? > 0;
-        Ok((using.ending.now < until && !used).then_some(successor))
+        Ok((!used).then_some(successor))
     }
 
     async fn insert_token(

@@ -15,6 +15,7 @@ conformance! {
     a_token_shown_again_within_the_grace_gets_the_same_successor,
     once_the_successor_was_used_showing_the_first_again_ends_everything,
     after_the_grace_showing_a_token_again_ends_everything,
+    a_token_is_called_usable_for_as_long_as_it_renews,
     any_older_token_ends_everything_and_a_restart_revives_none,
     of_many_uses_at_once_all_get_one_successor,
     a_family_that_does_not_rotate_keeps_its_token,
@@ -114,6 +115,22 @@ async fn after_the_grace_showing_a_token_again_ends_everything(db: Database) {
     let (second, _) = renewed(using(&store, &token(1), 0, 1).await);
     ended(&store, using(&store, &token(1), GRACE, 1).await).await;
     assert_eq!(using(&store, &second, GRACE, 1).await, Used::Over);
+}
+
+async fn a_token_is_called_usable_for_as_long_as_it_renews(db: Database) {
+    let store = with_family(&db, true).await;
+    let ends = async |token: &RefreshToken, at: i64| {
+        store.usable_refresh_token(&shop(), token, NOW.plus(at)).await.unwrap().map(|(_, ends)| ends.since(NOW))
+    };
+    let (second, _) = renewed(using(&store, &token(1), 0, 1).await);
+    assert!(ends(&token(1), GRACE - 1).await.is_some());
+    renewed(using(&store, &token(1), GRACE - 1, 1).await);
+    let end = ends(&second, GRACE - 1).await.unwrap();
+    assert_eq!((ends(&second, end - 1).await, ends(&second, end).await), (Some(end), None));
+    assert_eq!(using(&store, &second, end, 1).await, Used::Over);
+    assert_eq!(ends(&token(1), GRACE).await, None);
+    ended(&store, using(&store, &token(1), GRACE, 1).await).await;
+    assert_eq!(ends(&second, GRACE).await, None);
 }
 
 async fn any_older_token_ends_everything_and_a_restart_revives_none(db: Database) {
