@@ -51,6 +51,10 @@ const REFUSED: &[(&str, &str)] = &[
     ("redis.url=redis://r,verifier.updateStrategy.maxSurge=0", "/verifier/updateStrategy/maxSurge"),
     ("redis.url=redis://r,operator.replica=2", "'replica' not allowed"),
     ("redis.url=redis://r,image.digest=latest", "/image/digest"),
+    ("redis.url=redis://r,networkPolicy.apiServerPorts=null", "takes that for every port"),
+    (r"redis.url=redis://r,verifier.podLabels.app\.kubernetes\.io/name=x", "verifier.podLabels: the label"),
+    (r"redis.url=redis://r,metrics.serviceMonitor.labels.helm\.sh/chart=x", "metrics.serviceMonitor.labels: the label"),
+    ("redis.url=redis://r,operator.podAnnotations.checksum/redis=x", "operator.podAnnotations: the annotation"),
 ];
 
 pub(crate) fn run(options: &Options) -> Result<()> {
