@@ -3,7 +3,7 @@
 //! Rings and record lie in one Secret, so that one write, fenced by one version, carries one plan. The Secret is sealed: signed
 //! with the key that signs bundles. A ring that somebody edited by hand is not trusted.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use countersign_core::{digest::sha256, names::PolicyName, revocation::Entry, ring::Ring, time::UnixMillis};
 use serde::{Deserialize, Serialize};
@@ -60,13 +60,16 @@ pub struct Record {
     pub spec: Option<String>,
 }
 
+/// A policy's rings. Whoever is shown one shares it: its private keys are in memory once.
+pub type Rings = BTreeMap<RingName, Arc<Ring>>;
+
 /// Record and rings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Kept {
     /// What is remembered.
     pub record: Record,
     /// Empty for a policy that only verifies.
-    pub rings: BTreeMap<RingName, Ring>,
+    pub rings: Rings,
 }
 
 /// Why what is kept isn't used.
@@ -92,10 +95,11 @@ impl Kept {
         if record.policy != *policy {
             return Err(Untrusted::Other);
         }
-        let mut rings = BTreeMap::new();
+        let mut rings = Rings::new();
         for ring in RingName::ALL {
             if let Some(bytes) = data.get(data_key(ring)) {
-                rings.insert(ring, serde_json::from_slice(bytes.as_ref()).map_err(|_| Untrusted::Corrupt)?);
+                let held: Ring = serde_json::from_slice(bytes.as_ref()).map_err(|_| Untrusted::Corrupt)?;
+                rings.insert(ring, Arc::new(held));
             }
         }
         Ok(Self { record, rings })
@@ -156,7 +160,7 @@ mod tests {
         let data = sealed(&key);
         let kept = Kept::open(&name(), &data, &trust(&[&other, &key])).unwrap();
         assert_eq!((kept.record.uid.as_str(), kept.record.generation), ("u", 7));
-        assert_eq!(kept.rings, BTreeMap::from([(RingName::Access, Ring::default())]));
+        assert_eq!(kept.rings, Rings::from([(RingName::Access, Arc::default())]));
         assert_eq!(seal(&data).unwrap().key, key.kid());
         for trust in [trust(&[&other]), trust(&[])] {
             assert_eq!(Kept::open(&name(), &data, &trust), Err(Untrusted::Seal));

@@ -135,7 +135,7 @@ impl Opened {
         let compiled = bundle::compile(&self.bundle, self.secrets.as_ref(), &FetchedKeys::new())
             .map_err(|error| Refused::Bundle(error.to_string()))?;
         let view = |name: RingName| {
-            let ring = self.kept.rings.get(&name).cloned().unwrap_or_default();
+            let ring = self.kept.rings.get(&name).map(|ring| Ring::clone(ring)).unwrap_or_default();
             let older = before.and_then(|before| before.own.as_ref()).is_some_and(|own| match name {
                 RingName::Access => ring.version < own.access.ring.version,
                 RingName::ApiKey => ring.version < own.api_key.ring.version,

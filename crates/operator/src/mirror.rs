@@ -51,13 +51,19 @@ impl<V: Clone + PartialEq> Mirror<V> {
         self.held.read().values().cloned().collect()
     }
 
+    /// Keeps something else of the same object.
+    pub(crate) fn change(&self, key: &str, change: impl FnOnce(&mut V)) {
+        if let Some(held) = self.held.write().get_mut(key) {
+            change(held);
+        }
+    }
+
     /// What a watch would show.
     #[cfg(test)]
     pub(crate) fn set(&self, key: &str, value: Option<V>) {
-        let mut held = self.held.write();
         match value {
-            Some(value) => drop(held.insert(key.to_owned(), value)),
-            None => drop(held.remove(key)),
+            Some(value) => drop(self.put(key, value)),
+            None => drop(self.held.write().remove(key)),
         }
     }
 

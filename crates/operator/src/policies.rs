@@ -111,7 +111,7 @@ pub(crate) async fn run(context: Context, inbox: mpsc::Receiver<Request>, histor
     let dispatcher = Dispatcher::new(reconciler.clone(), history, objects.clone());
     let touch_all = || {
         let declared = reconciler.caches.declared.keys().into_iter().filter_map(|key| key.parse().ok());
-        let kept = reconciler.caches.rings.all().into_iter().filter_map(|ring| ring.policy);
+        let kept = reconciler.caches.rings.all().into_iter().filter_map(|ring| ring.policy().cloned());
         declared.chain(kept).for_each(|name| reconciler.dirty.add(name));
     };
     tokio::select! {
@@ -135,7 +135,7 @@ fn note(reconciler: &Reconciler, objects: &Objects, change: &Changed) {
         }
         Changed::Ring(object) => {
             let known = objects.lock().get(&object.replacen("r-", "b-", 1)).cloned();
-            let name = known.or_else(|| reconciler.caches.rings.one(object)?.policy);
+            let name = known.or_else(|| reconciler.caches.rings.one(object)?.policy().cloned());
             if let Some(name) = name {
                 reconciler.dirty.add(name);
             }

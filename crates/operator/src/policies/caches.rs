@@ -16,7 +16,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
 use kube::{Api, core::PartialObjectMeta, runtime::watcher};
 use zeroize::Zeroizing;
 
-use super::record::RingSecret;
+use super::record::{RingSecret, RingSeen};
 use crate::{
     mirror::{Mirror, WatchLost},
     run::Context,
@@ -97,8 +97,8 @@ impl PartialEq for AtVersion {
 pub(crate) struct Caches {
     /// By `NAMESPACE/NAME`.
     pub(crate) declared: Mirror<AtVersion>,
-    /// Key rings, by the Secret's name.
-    pub(crate) rings: Mirror<RingSecret>,
+    /// Key rings, by the Secret's name. Their content stays where it is once it is remembered.
+    pub(crate) rings: Mirror<RingSeen>,
     /// Bundles, by the ConfigMap's name.
     pub(crate) bundles: Mirror<BundleSeen>,
     /// Verify-secrets, by the Secret's name. Their content stays where it is.
@@ -138,7 +138,7 @@ impl Caches {
                 declared(policy)
             }, |key| changed(Changed::Policy(key))) => lost,
             lost = self.rings.run("key rings", watcher(rings, labelled(KEY_RING_LABEL)), |secret| {
-                Some((secret.metadata.name.clone()?, RingSecret::of(secret)))
+                Some((secret.metadata.name.clone()?, RingSeen::Whole(RingSecret::of(secret))))
             }, |key| changed(Changed::Ring(key))) => lost,
             lost = self.bundles.run("bundles", watcher(maps, labelled(BUNDLE_LABEL)), bundle_seen, |key| changed(Changed::Bundle(key))) => lost,
             lost = self.verify_secrets.run("verify-secrets", watcher(secrets, labelled(VERIFY_SECRETS_LABEL)), |secret| {

@@ -157,7 +157,7 @@ impl Dispatcher {
     fn everything(&self) -> HashSet<PolicyName> {
         let caches = &self.reconciler.caches;
         let declared = caches.declared.keys().into_iter().filter_map(|key| key.parse().ok());
-        let kept = caches.rings.all().into_iter().filter_map(|ring| ring.policy);
+        let kept = caches.rings.all().into_iter().filter_map(|ring| ring.policy().cloned());
         let published =
             caches.bundles.keys().into_iter().filter_map(|object| claimed(&object, &caches.bundles.one(&object)?));
         let told = caches.issues.keys().into_iter().filter_map(|object| told(&object, &caches.issues.one(&object)?));

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use countersign_api::{
     LoginReferences,
     bundle::{self, BuildInput, Bundle, BundleIssuerKeys, BundleKey, Resolved, RingName, SCHEMA, VerifySecrets},
-    key_ring::{Kept, Record},
+    key_ring::{Kept, Record, Rings},
     policy::EffectivePolicy,
 };
 use countersign_core::{
@@ -88,7 +88,7 @@ pub(super) fn draft(base: &Base, kept: &Kept) -> Option<Draft> {
 }
 
 /// Public halves, in the order of the JWKS.
-fn public_keys(rings: &BTreeMap<RingName, Ring>) -> Vec<BundleKey> {
+fn public_keys(rings: &Rings) -> Vec<BundleKey> {
     let named = |held: &Ring| {
         let mut passed_over = held.in_state(KeyState::Revoked).count().saturating_sub(MAX_REVOKED_KEYS);
         let mut keys = held.public_keys();
@@ -167,7 +167,7 @@ pub(super) fn take_over(kept: &mut Kept, later: &Bundle, now: UnixMillis) {
         let public: Vec<PublicRingKey> = public.collect();
         if !public.is_empty() {
             let ring = kept.rings.entry(name).or_default();
-            *ring = ring.with_published(&public, now);
+            *ring = Arc::new(ring.with_published(&public, now));
         }
     }
 }

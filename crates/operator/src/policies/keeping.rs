@@ -15,7 +15,7 @@ use super::{
     Reconciler,
     memory::{Managed, Stored},
     reconcile::ReconcileError,
-    record::{RingSecret, Storing as _},
+    record::{RingSecret, RingSeen, Storing as _},
     signing::params,
 };
 use crate::{
@@ -48,8 +48,10 @@ impl Reconciler {
         let object = ring_name(name);
         let cached = self.caches.rings.one(&object);
         let Some(stored) = &mut managed.stored else {
-            let ask = managed.unsure || cached.is_none() && !managed.asked;
-            let found = if ask { self.read_ring(&object).await? } else { cached };
+            let is_there = cached.is_some();
+            let whole = cached.and_then(RingSeen::whole).filter(|_| !managed.unsure);
+            let ask = whole.is_none() && (is_there || managed.unsure || !managed.asked);
+            let found = if ask { self.read_ring(&object).await? } else { whole };
             (managed.unsure, managed.asked) = (false, true);
             let Some(secret) = found else { return Ok(Found::Nothing) };
             managed.vouched = secret.adopt.is_some();
@@ -57,6 +59,7 @@ impl Reconciler {
                 Ok(kept) => {
                     managed.rewrite |= !secret.is_marked(name, &kept.record.uid) || !secret.is_sealed_by(&self.keys);
                     managed.stored = Some(Stored { version: Some(secret.version), kept, confirmed: false });
+                    self.caches.rings.change(&object, |seen| seen.remember(secret.version));
                     Found::Stored
                 }
                 Err(why) => {
@@ -65,20 +68,23 @@ impl Reconciler {
                 }
             });
         };
-        let shown = shown(stored.version, stored.confirmed, cached.as_ref().map(|secret| secret.version));
+        let shown = shown(stored.version, stored.confirmed, cached.as_ref().map(RingSeen::version));
         let found = match (shown, cached) {
             _ if managed.unsure => self.read_ring(&object).await?,
             (Shown::AsWritten, cached) => {
                 stored.confirmed = true;
                 // With a key that is to go.
-                managed.rewrite |= cached.is_some_and(|secret| !secret.is_sealed_by(&self.keys));
+                managed.rewrite |= cached.is_some_and(|seen| !seen.is_sealed_by(&self.keys));
+                if let Some(version) = stored.version {
+                    self.caches.rings.change(&object, |seen| seen.remember(version));
+                }
                 return Ok(Found::Stored);
             }
             (Shown::Lags, Some(_)) => return Ok(Found::Stored),
             (Shown::WentBack, _) => return Err(self.went_back(name).await),
-            (Shown::Later, cached) => cached,
+            (Shown::Later, Some(RingSeen::Whole(secret))) => Some(secret),
             // Deleted, without its label, or not yet seen by the watch.
-            (Shown::Lags | Shown::Gone, _) => self.read_ring(&object).await?,
+            (Shown::Later | Shown::Lags | Shown::Gone, _) => self.read_ring(&object).await?,
         };
         let before = stored.version;
         self.not_before(name, before, found.as_ref().map(|secret| secret.version)).await?;
@@ -136,7 +142,7 @@ impl Reconciler {
         ReconcileError::Conflict
     }
 
-    async fn read_ring(&self, object: &str) -> Result<Option<RingSecret>, ReconcileError> {
+    pub(super) async fn read_ring(&self, object: &str) -> Result<Option<RingSecret>, ReconcileError> {
         Ok(self.system_secrets().get_opt(object).await?.map(RingSecret::of))
     }
 

@@ -3,12 +3,12 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use countersign_api::{
-    bundle::{Bundle, RingName},
+    bundle::Bundle,
     issue::IssueSection,
     key_ring::Kept,
     policy::{AuthPolicyStatus, EffectivePolicy},
 };
-use countersign_core::{keys::SigningKey, revocation::Entry, time::UnixMillis};
+use countersign_core::{revocation::Entry, time::UnixMillis};
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{informing::Told, record::RingSecret, references::Resolution, status::Acceptance};
@@ -99,11 +99,9 @@ pub(crate) struct Managed {
     pub(crate) section: Option<Arc<IssueSection>>,
     /// From which write on the bundle holds each key.
     pub(crate) since: BTreeMap<String, Since>,
-    /// Keys that sign, by the version of their ring.
-    pub(crate) signers: BTreeMap<RingName, (u64, Option<Arc<SigningKey>>)>,
     pub(crate) ends: Vec<End>,
     pub(crate) reserves: Vec<Reserve>,
-    /// The status that was last written, and the version that it gave the policy.
+    /// The status that was last written, and the version that it gave the policy, until the watch shows that.
     pub(crate) status: Option<(u64, AuthPolicyStatus)>,
     pub(crate) status_at: Option<Instant>,
     /// Since when the present generation of the spec has been looked at.

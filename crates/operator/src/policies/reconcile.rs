@@ -10,6 +10,7 @@ use super::{
     caches::Declared,
     keeping::Found,
     memory::{Managed, Next},
+    record::RingSeen,
     signing::SigningError,
     standing::{Held, Standing, Wanted, standing},
 };
@@ -171,7 +172,9 @@ impl Reconciler {
             Found::Nothing => false,
             Found::Stored => {
                 let cached = self.caches.rings.one(&countersign_api::cluster::ring_name(name));
-                cached.is_some_and(|secret| secret.is_vouched_for(name, declared.uid()))
+                let vouched =
+                    |seen: RingSeen| seen.whole().is_some_and(|secret| secret.is_vouched_for(name, declared.uid()));
+                cached.is_some_and(vouched)
             }
         }
     }

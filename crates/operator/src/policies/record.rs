@@ -12,7 +12,6 @@ use countersign_core::{
     digest::sha256,
     names::PolicyName,
     revocation::{ACCESS_RING_ONLY, Entry, Kind},
-    ring::Ring,
     time::UnixMillis,
 };
 use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
@@ -126,12 +125,6 @@ pub(crate) struct RingSecret {
     data: Arc<BTreeMap<String, Zeroizing<Vec<u8>>>>,
 }
 
-impl PartialEq for RingSecret {
-    fn eq(&self, other: &Self) -> bool {
-        self.version == other.version
-    }
-}
-
 /// The kid of the key that a ring's Secret says to be sealed with. Says nothing of whether that seal holds.
 pub(crate) fn sealed_by(secret: &Secret) -> Option<String> {
     let data = secret.data.as_ref()?.iter().map(|(key, value)| (key.clone(), &value.0)).collect();
@@ -187,6 +180,69 @@ impl RingSecret {
     }
 }
 
+/// What is kept of a ring's Secret that a watch showed.
+#[derive(Clone, Debug)]
+pub(crate) enum RingSeen {
+    /// All of it.
+    Whole(RingSecret),
+    /// What tells whether it is the one that is remembered.
+    Remembered {
+        version: u64,
+        policy: Option<PolicyName>,
+        /// The kid of the key that it says to be sealed with.
+        sealed_by: Option<String>,
+    },
+}
+
+impl PartialEq for RingSeen {
+    fn eq(&self, other: &Self) -> bool {
+        self.version() == other.version()
+    }
+}
+
+impl RingSeen {
+    pub(crate) const fn version(&self) -> u64 {
+        match self {
+            Self::Whole(RingSecret { version, .. }) | Self::Remembered { version, .. } => *version,
+        }
+    }
+
+    /// The policy that it is for, as [`RingSecret::policy`] has it.
+    pub(crate) const fn policy(&self) -> Option<&PolicyName> {
+        match self {
+            Self::Whole(RingSecret { policy, .. }) | Self::Remembered { policy, .. } => policy.as_ref(),
+        }
+    }
+
+    /// The Secret, unless its content is remembered elsewhere.
+    pub(crate) fn whole(self) -> Option<RingSecret> {
+        match self {
+            Self::Whole(secret) => Some(secret),
+            Self::Remembered { .. } => None,
+        }
+    }
+
+    /// Whether it is sealed with the key that signs now; one that isn't is to be written anew.
+    pub(crate) fn is_sealed_by(&self, keys: &BundleKeys) -> bool {
+        match self {
+            Self::Whole(secret) => secret.is_sealed_by(keys),
+            Self::Remembered { sealed_by, .. } => sealed_by.as_ref().is_some_and(|key| keys.signs(key)),
+        }
+    }
+
+    /// Lets go of what the Secret holds: of this version it is remembered. An administrator's word covers the content, which
+    /// stays as long as that does.
+    pub(crate) fn remember(&mut self, version: u64) {
+        if let Self::Whole(secret) = self
+            && secret.version == version
+            && secret.adopt.is_none()
+        {
+            let sealed_by = key_ring::seal(&secret.data).map(|seal| seal.key);
+            *self = Self::Remembered { version, policy: secret.policy.take(), sealed_by };
+        }
+    }
+}
+
 /// How record and rings are kept.
 pub(crate) trait Storing: Sized {
     /// Whether this is an older state than `other`, in anything: each part only ever rises.
@@ -198,7 +254,7 @@ pub(crate) trait Storing: Sized {
 
 impl Storing for Kept {
     fn is_older_than(&self, other: &Self) -> bool {
-        let ring = |kept: &Self, name| kept.rings.get(&name).map(|ring: &Ring| ring.version);
+        let ring = |kept: &Self, name| kept.rings.get(&name).map(|ring| ring.version);
         self.record.generation < other.record.generation
             || self.record.issued_until < other.record.issued_until
             || RingName::ALL.into_iter().any(|name| ring(self, name) < ring(other, name))
@@ -208,7 +264,7 @@ impl Storing for Kept {
         let json = |value: serde_json::Result<Vec<u8>>| value.map(Zeroizing::new).map_err(|_| SigningError::Corrupt);
         let mut data = BTreeMap::from([(RECORD_KEY.to_owned(), json(serde_json::to_vec(&self.record))?)]);
         for (name, ring) in &self.rings {
-            data.insert(data_key(*name).to_owned(), json(serde_json::to_vec(ring))?);
+            data.insert(data_key(*name).to_owned(), json(serde_json::to_vec(&**ring))?);
         }
         let policy = &self.record.policy;
         let seal = keys.seal(&sealed_bytes(policy, &data))?;

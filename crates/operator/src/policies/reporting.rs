@@ -22,6 +22,7 @@ use super::{
     living::waits,
     memory::{Managed, Next},
     reconcile::ReconcileError,
+    record::RingSeen,
     standing::Refused,
     status::{Acceptance, Keys, Remedy, Situation, Turned, status},
 };
@@ -58,7 +59,7 @@ impl Reconciler {
         managed: &mut Managed,
     ) -> Result<(), ReconcileError> {
         let object = countersign_api::cluster::ring_name(name);
-        let word = self.adoption(name, declared, managed);
+        let word = self.adoption(name, declared, managed).await?;
         let hint = format!(
             "{why}; to take over what is there now all the same, annotate the Secret {object} in {} with {}={word}",
             self.context.config.system_namespace,
@@ -75,10 +76,14 @@ impl Reconciler {
     }
 
     /// The word with which an administrator lets a policy take over what its ring's Secret holds now.
-    fn adoption(&self, name: &PolicyName, declared: &Declared, managed: &Managed) -> String {
+    async fn adoption(&self, name: &PolicyName, declared: &Declared, managed: &Managed) -> Result<String, ReconcileError> {
         let object = countersign_api::cluster::ring_name(name);
-        let found = self.caches.rings.one(&object).or_else(|| managed.untrusted.clone());
-        found.map_or_else(|| declared.uid().to_owned(), |secret| secret.adoption(name, declared.uid()))
+        let found = match self.caches.rings.one(&object) {
+            Some(RingSeen::Whole(secret)) => Some(secret),
+            Some(RingSeen::Remembered { .. }) => self.read_ring(&object).await?,
+            None => managed.untrusted.clone(),
+        };
+        Ok(found.map_or_else(|| declared.uid().to_owned(), |secret| secret.adoption(name, declared.uid())))
     }
 
     /// Says that a new leader has not heard yet what became of a policy's keys.
@@ -229,12 +234,11 @@ impl Reconciler {
     }
 }
 
-/// The status as it is, as far as is known: what was written last, unless the watch shows something later.
-fn before(declared: &Declared, managed: &Managed) -> AuthPolicyStatus {
-    match &managed.status {
-        Some((version, status)) if *version >= declared.version => status.clone(),
-        _ => declared.policy.status.clone().unwrap_or_default(),
-    }
+/// The status as it is, as far as is known: what was written last, until the watch shows that or something later.
+fn before(declared: &Declared, managed: &mut Managed) -> AuthPolicyStatus {
+    managed.status.take_if(|(version, _)| *version <= declared.version);
+    let shown = || declared.policy.status.clone().unwrap_or_default();
+    managed.status.as_ref().map_or_else(shown, |(_, written)| written.clone())
 }
 
 fn millis(ms: i64) -> Duration {

@@ -5,7 +5,7 @@
 
 mod listing;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use countersign_api::{
     bundle::RingName,
@@ -85,7 +85,7 @@ pub(crate) enum Keys {
 /// A ring, where it stands, and who its next key waits for.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Turned {
-    pub(crate) ring: Ring,
+    pub(crate) ring: Arc<Ring>,
     pub(crate) status: RingStatus,
     pub(crate) lagging: Vec<String>,
 }

@@ -2,11 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use countersign_api::{bundle::RingName, policy::AuthPolicyStatus};
-use countersign_core::{
-    names::PolicyName,
-    ring::{Action, Ring},
-};
+use countersign_api::{bundle::RingName, key_ring::Rings, policy::AuthPolicyStatus};
+use countersign_core::{names::PolicyName, ring::Action};
 use countersign_feed::Clock;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Resource as _;
@@ -20,13 +17,13 @@ impl Reconciler {
         &self,
         name: &PolicyName,
         declared: &Declared,
-        before: &BTreeMap<RingName, Ring>,
+        before: &Rings,
         planned: &BTreeMap<RingName, Vec<Action>>,
     ) {
         let regarding = reference(declared);
         let (events, counts) = (&self.context.events, self.context.registry.counts());
         for (&name_of_ring, actions) in planned {
-            let signed = before.get(&name_of_ring).and_then(Ring::active).map(|key| key.kid.as_str());
+            let signed = before.get(&name_of_ring).and_then(|ring| ring.active()).map(|key| key.kid.as_str());
             let ring = name_of_ring.word();
             for action in actions {
                 match action {

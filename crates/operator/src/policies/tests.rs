@@ -36,7 +36,7 @@ use super::{
     keeping::Found,
     memory::{End, Managed, Next},
     reconcile::ReconcileError,
-    record::RingSecret,
+    record::{RingSecret, RingSeen},
     references::InUse,
     signing::BundleKeys,
 };
@@ -132,7 +132,7 @@ impl Leader {
         caches.declared.set("shop/shop", policy.and_then(|policy| declared(policy).map(|(_, declared)| declared)));
         let ring = self.server.object(&ring_path()).filter(|ring| labelled(ring, KEY_RING_LABEL));
         let ring = ring.map(|ring| RingSecret::of(serde_json::from_value::<Secret>(ring).unwrap()));
-        caches.rings.set(&ring_name(&name()), ring);
+        caches.rings.set(&ring_name(&name()), ring.map(RingSeen::Whole));
         let map = self.server.object(&bundle_path()).filter(|map| labelled(map, BUNDLE_LABEL));
         let map = map.and_then(|map| bundle_seen(serde_json::from_value::<ConfigMap>(map).unwrap()));
         caches.bundles.set(&bundle_name(&name()), map.map(|(_, seen)| seen));

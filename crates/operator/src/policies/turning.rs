@@ -1,10 +1,13 @@
 //! A policy's rings and what bears on them: from the policy and the fleet to core's plan, and back to the next rings.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use countersign_api::{
     bundle::RingName,
-    key_ring::Kept,
+    key_ring::{Kept, Rings},
     policy::{EffectivePolicy, ROTATE_ANNOTATION, ROTATE_API_KEY_ANNOTATION},
 };
 use countersign_core::{
@@ -117,7 +120,7 @@ impl Situation<'_> {
     }
 
     /// What to do about each ring now. Rings that need nothing are left out.
-    pub(crate) fn plan(&self, rings: &BTreeMap<RingName, Ring>) -> BTreeMap<RingName, Vec<Action>> {
+    pub(crate) fn plan(&self, rings: &Rings) -> BTreeMap<RingName, Vec<Action>> {
         let planned =
             rings.iter().map(|(name, ring)| (*name, plan(ring, &self.spec(*name), &self.acks(*name, ring), self.now)));
         planned.filter(|(_, actions)| !actions.is_empty()).collect()
@@ -129,7 +132,7 @@ impl Situation<'_> {
     }
 
     /// The next instant at which time alone may give something to do.
-    pub(crate) fn next_change(&self, rings: &BTreeMap<RingName, Ring>) -> Option<UnixMillis> {
+    pub(crate) fn next_change(&self, rings: &Rings) -> Option<UnixMillis> {
         let next =
             rings.iter().filter_map(|(name, ring)| next_change(ring, &self.spec(*name), &self.acks(*name, ring), self.now));
         next.min()
@@ -138,31 +141,26 @@ impl Situation<'_> {
 
 /// What rings are worth that came back from a backup, with nobody who remembers what became of them since. `above`: the highest
 /// generation of any bundle that any verifier holds; rings and bundles count in the same milliseconds.
-pub(crate) fn restored(
-    rings: &BTreeMap<RingName, Ring>,
-    effective: Option<&EffectivePolicy>,
-    above: u64,
-    now: UnixMillis,
-) -> BTreeMap<RingName, Ring> {
+pub(crate) fn restored(rings: &Rings, effective: Option<&EffectivePolicy>, above: u64, now: UnixMillis) -> Rings {
     let life = |ring: &RingName| match (ring, effective) {
         (RingName::Access, Some(effective)) => effective.longest_access_life_ms(),
         (RingName::ApiKey, Some(effective)) => effective.tokens.api_key_max_ttl.as_millis(),
         // What is noted of each key has to do.
         (_, None) => 0,
     };
-    rings.iter().map(|(name, ring)| (*name, ring.restored(life(name), above, now))).collect()
+    rings.iter().map(|(name, ring)| (*name, Arc::new(ring.restored(life(name), above, now)))).collect()
 }
 
 /// The rings that planned actions make. Blocks while keys are made.
 pub(crate) fn apply(
-    rings: &BTreeMap<RingName, Ring>,
+    rings: &Rings,
     planned: &BTreeMap<RingName, Vec<Action>>,
     now: UnixMillis,
-) -> Result<BTreeMap<RingName, Ring>, ApplyError> {
+) -> Result<Rings, ApplyError> {
     let mut next = rings.clone();
     for (name, actions) in planned {
         if let Some(ring) = next.get_mut(name) {
-            *ring = ring.apply(actions, now, SigningKey::generate)?;
+            *ring = Arc::new(ring.apply(actions, now, SigningKey::generate)?);
         }
     }
     Ok(next)

@@ -31,24 +31,24 @@ impl Reconciler {
         living: &Living<'_>,
         kept: &Kept,
         voice: Voice,
-        managed: &mut Managed,
+        managed: &Managed,
     ) -> Result<(), ReconcileError> {
         let Living { name, declared, effective, .. } = *living;
         self.context.registry.turn(name).raise(kept.record.issued_until);
         let mut rings = BTreeMap::new();
         if let Some(effective) = effective {
-            let statuses = self.ring_statuses(name, declared, effective, kept, managed);
+            let mut statuses = self.ring_statuses(name, declared, effective, kept, managed);
+            let shown = self.context.registry.policy(name);
+            let known = |ring| shown.as_ref().and_then(|view| view.own.as_ref()?.ring(ring));
             for (ring, held) in &kept.rings {
-                let version = held.version;
-                let known = managed.signers.get(ring).filter(|(of, _)| *of == version).map(|(_, signer)| signer.clone());
-                let signer = match known {
-                    Some(signer) => signer,
-                    None => held.signing_key().map_err(SigningError::from)?.map(Arc::new),
+                let Some(status) = statuses.remove(ring) else { continue };
+                let known = known(*ring).filter(|view| view.ring == *held).and_then(|view| view.signer.clone());
+                let signer = match (voice, known) {
+                    (Voice::Silent, _) => None,
+                    (Voice::Signs, Some(signer)) => Some(signer),
+                    (Voice::Signs, None) => held.signing_key().map_err(SigningError::from)?.map(Arc::new),
                 };
-                managed.signers.insert(*ring, (version, signer.clone()));
-                let signer = signer.filter(|_| voice == Voice::Signs);
-                let Some(status) = statuses.get(ring).cloned() else { continue };
-                rings.insert(*ring, RingView { ring: held.clone(), status, signer });
+                rings.insert(*ring, Box::new(RingView { ring: held.clone(), status, signer }));
             }
         }
         let own = kept.record.issuer.clone().filter(|_| !rings.is_empty()).map(|issuer| OwnKeys { issuer, rings });
@@ -133,7 +133,7 @@ impl Reconciler {
 }
 
 fn alike(a: &PolicyView, b: &PolicyView) -> bool {
-    let rings = |view: &PolicyView| -> Vec<(RingName, Ring, RingStatus)> {
+    let rings = |view: &PolicyView| -> Vec<(RingName, Arc<Ring>, RingStatus)> {
         let own = view.own.iter().flat_map(|own| &own.rings);
         own.map(|(name, ring)| (*name, ring.ring.clone(), ring.status.clone())).collect()
     };

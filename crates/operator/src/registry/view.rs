@@ -43,14 +43,14 @@ pub struct PolicyView {
 pub struct OwnKeys {
     /// `iss`.
     pub issuer: String,
-    /// The two rings.
-    pub rings: BTreeMap<RingName, RingView>,
+    /// The two rings. Boxed: a map has room for eleven from the first on.
+    pub rings: BTreeMap<RingName, Box<RingView>>,
 }
 
 impl OwnKeys {
     /// A ring.
     pub fn ring(&self, ring: RingName) -> Option<&RingView> {
-        self.rings.get(&ring)
+        self.rings.get(&ring).map(Box::as_ref)
     }
 }
 
@@ -58,7 +58,7 @@ impl OwnKeys {
 #[derive(Clone, Debug)]
 pub struct RingView {
     /// The ring as it is stored.
-    pub ring: Ring,
+    pub ring: Arc<Ring>,
     /// Where it stands.
     pub status: RingStatus,
     /// The Active key. `None`: nothing can be signed now, answer 503.

@@ -77,7 +77,7 @@ impl World {
             bundle_version: 1,
             own: Some(OwnKeys {
                 issuer: "https://auth.shop.example".into(),
-                rings: RingName::ALL.into_iter().map(|name| (name, ring_view(Ring::default()))).collect(),
+                rings: RingName::ALL.into_iter().map(|name| (name, Box::new(ring_view(Ring::default())))).collect(),
             }),
             revoked: Arc::new([]),
         };
@@ -254,11 +254,11 @@ impl World {
     }
 
     fn ring(&self) -> Ring {
-        self.view.own.as_ref().unwrap().rings[&RingName::Access].ring.clone()
+        self.view.own.as_ref().unwrap().rings[&RingName::Access].ring.as_ref().clone()
     }
 
     fn set_ring(&mut self, ring: Ring) {
-        self.view.own.as_mut().unwrap().rings.insert(RingName::Access, ring_view(ring));
+        self.view.own.as_mut().unwrap().rings.insert(RingName::Access, Box::new(ring_view(ring)));
     }
 
     pub(super) fn edit(&mut self, change: impl FnOnce(&mut SessionSpec)) {
@@ -348,7 +348,7 @@ fn ring_view(ring: Ring) -> RingView {
         next_rotation: None,
         waiting: None,
     };
-    RingView { ring, status, signer }
+    RingView { ring: Arc::new(ring), status, signer }
 }
 
 fn id_at(now: UnixMillis) -> String {

@@ -28,7 +28,7 @@ fn kept(revoked_keys: usize) -> Kept {
     let mut keys: Vec<PublicRingKey> = (0..revoked_keys).map(|number| named(number, KeyState::Revoked)).collect();
     keys.push(named(revoked_keys, KeyState::Active));
     let ring = Ring::default().with_published(&keys, UnixMillis(1));
-    Kept { record, rings: BTreeMap::from([(RingName::Access, ring)]) }
+    Kept { record, rings: Rings::from([(RingName::Access, Arc::new(ring))]) }
 }
 
 #[test]

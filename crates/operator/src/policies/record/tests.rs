@@ -1,4 +1,5 @@
-use countersign_api::key_ring::ACCESS_KEY;
+use countersign_api::key_ring::{ACCESS_KEY, Rings};
+use countersign_core::ring::Ring;
 
 use super::*;
 
@@ -21,7 +22,7 @@ fn kept(keys: &BundleKeys) -> (Kept, RingSecret) {
         revoked: Vec::new(),
         spec: None,
     };
-    let kept = Kept { record, rings: BTreeMap::from([(RingName::Access, Ring::default())]) };
+    let kept = Kept { record, rings: Rings::from([(RingName::Access, Arc::default())]) };
     let mut secret = kept.to_secret(keys, Some(3)).unwrap();
     assert_eq!(secret.metadata.resource_version.as_deref(), Some("3"));
     secret.metadata.resource_version = Some("4".into());
@@ -100,17 +101,33 @@ fn an_administrator_s_word_covers_what_is_there_and_no_later_forgery() {
 }
 
 #[test]
+fn a_secret_s_content_is_let_go_of_at_the_version_that_is_remembered_and_not_under_an_administrator_s_word() {
+    let (keys, others) = (BundleKeys::generate(UnixMillis(0)).unwrap(), BundleKeys::generate(UnixMillis(0)).unwrap());
+    let (_, secret) = kept(&keys);
+    let vouched = RingSecret { adopt: Some(secret.adoption(&name(), "u2")), ..secret.clone() };
+    for (secret, remembered, lets_go) in [(&secret, 4, true), (&secret, 3, false), (&vouched, 4, false)] {
+        let mut seen = RingSeen::Whole(secret.clone());
+        seen.remember(remembered);
+        assert_eq!(matches!(seen, RingSeen::Remembered { .. }), lets_go, "{remembered}");
+        assert_eq!((seen.version(), seen.policy()), (4, Some(&name())));
+        assert!(seen.is_sealed_by(&keys) && !seen.is_sealed_by(&others));
+        assert_eq!(seen, RingSeen::Whole(secret.clone()), "a watch that shows it again brings nothing back");
+        assert_eq!(seen.whole().is_none(), lets_go);
+    }
+}
+
+#[test]
 fn any_part_that_goes_back_makes_a_state_an_older_one() {
     type Back = fn(&mut Kept);
     let keys = BundleKeys::generate(UnixMillis(0)).unwrap();
     let (mut later, _) = kept(&keys);
     later.record.issued_until = Some(UnixMillis(5));
-    later.rings.insert(RingName::Access, Ring { version: 3, ..Ring::default() });
+    later.rings.insert(RingName::Access, Arc::new(Ring { version: 3, ..Ring::default() }));
     assert!(!later.is_older_than(&later));
     let parts: [Back; 4] = [
         |kept| kept.record.generation = 6,
         |kept| kept.record.issued_until = None,
-        |kept| kept.rings.get_mut(&RingName::Access).unwrap().version = 2,
+        |kept| Arc::make_mut(kept.rings.get_mut(&RingName::Access).unwrap()).version = 2,
         |kept| drop(kept.rings.remove(&RingName::Access)),
     ];
     for (at, back) in parts.into_iter().enumerate() {

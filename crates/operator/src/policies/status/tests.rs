@@ -18,7 +18,7 @@ fn count(required: usize, held: usize) -> Count {
 
 fn turned(phase: Phase) -> Turned {
     let status = RingStatus { phase, active_kid: None, last_rotation: None, next_rotation: None, waiting: None };
-    Turned { ring: Ring::default(), status, lagging: vec!["v9".into()] }
+    Turned { ring: Arc::default(), status, lagging: vec!["v9".into()] }
 }
 
 fn rings(access: Phase, api_key: Phase) -> Keys {
