@@ -9,22 +9,27 @@ use zeroize::Zeroize as _;
 
 /// As many blocks as some hash needed. What one leaves in it the next overwrites, and the last wipes.
 #[derive(Default)]
-pub(super) struct Memory(Vec<Block>);
+pub(super) struct Memory {
+    /// What it was taken for: Argon2 rounds that down to whole slices of its lanes, so there may be fewer blocks.
+    kib: u32,
+    blocks: Vec<Block>,
+}
 
 impl Memory {
     /// At least so many blocks.
     pub(super) fn of(&mut self, blocks: usize) -> &mut [Block] {
-        if self.0.len() < blocks {
+        if self.blocks.len() < blocks {
+            self.blocks.zeroize();
             // Anew, instead of by growing: nothing in it is worth copying.
-            *self = Self(vec![Block::new(); blocks]);
+            self.blocks = vec![Block::new(); blocks];
         }
-        &mut self.0
+        &mut self.blocks
     }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        self.0.zeroize();
+        self.blocks.zeroize();
     }
 }
 
@@ -36,16 +41,15 @@ impl Spare {
     /// Some to work in: what a hash of that size has left, else new. What others have left is given back, so that in use and
     /// spare together are never more than was in use at once.
     pub(super) fn take(&self, kib: u32) -> Memory {
-        let blocks = kib as usize;
         let (memory, freed) = {
             let mut spare = self.0.lock();
-            let (mut alike, others): (Vec<_>, Vec<_>) = spare.drain(..).partition(|memory| memory.0.len() == blocks);
+            let (mut alike, others): (Vec<_>, Vec<_>) = spare.drain(..).partition(|memory| memory.kib == kib);
             let memory = alike.pop();
             *spare = alike;
             (memory, others)
         };
         drop(freed);
-        memory.unwrap_or_default()
+        memory.unwrap_or_else(|| Memory { kib, blocks: Vec::new() })
     }
 
     /// Gives it back, for those who follow; without any, all of it goes back to the system.
@@ -68,6 +72,8 @@ impl std::fmt::Debug for Spare {
 
 #[cfg(test)]
 mod tests {
+    use argon2::Params;
+
     use super::*;
 
     #[test]
@@ -84,5 +90,17 @@ mod tests {
         third.of(8);
         spare.put(third, false);
         assert!(spare.0.lock().is_empty());
+    }
+
+    #[test]
+    fn memory_of_a_size_that_argon2_rounds_is_passed_on_too() {
+        let (kib, lanes) = (70, 4);
+        let blocks = Params::new(kib, 1, lanes, None).unwrap().block_count();
+        assert_ne!(blocks, kib as usize);
+        let spare = Spare::default();
+        let mut first = spare.take(kib);
+        let address = first.of(blocks).as_ptr();
+        spare.put(first, true);
+        assert_eq!(spare.take(kib).of(blocks).as_ptr(), address);
     }
 }
