@@ -4,7 +4,8 @@
 //! either way, and mails leave later, from a queue.
 
 use axum::{http::StatusCode, response::Response};
-use countersign_store::{Folded, StoreError, User, UserStatus, transact};
+use countersign_core::{names::PolicyName, time::UnixMillis};
+use countersign_store::{Folded, SecretHash, StoreError, TakenToken, Tx, User, UserStatus, transact};
 use serde::Deserialize;
 use serde_json::json;
 use utoipa::ToSchema;
@@ -99,10 +100,7 @@ pub(super) async fn verify(call: Call, Content(bytes): Content) -> Result<Respon
         return Err(bad_link().into());
     }
     let before = transact!(call.store(), Failed, |tx| {
-        let taken_at = tx.database_now().await?;
-        let taken = tx.take_one_time_token(policy, word, &hash, taken_at).await?.ok_or_else(bad_link)?;
-        tx.lock_subject(policy, &taken.user).await?;
-        let now = tx.database_now().await?;
+        let (taken, now) = used_up(tx, policy, word, &hash).await?;
         let user = tx.user(policy, &taken.user).await?;
         let user = user.filter(|user| lockout::closed(user, now).is_ok());
         let mut user = user.ok_or_else(bad_link)?;
@@ -115,10 +113,7 @@ pub(super) async fn verify(call: Call, Content(bytes): Content) -> Result<Respon
         } else {
             return Err(bad_link().into());
         };
-        user.email_verified = true;
-        if user.status == UserStatus::Pending {
-            user.status = UserStatus::Active;
-        }
+        received_there(&mut user);
         tx.save_user(&user).await?;
         call.event(EventKind::EmailVerified).subject(&user.id).write(tx, now).await?;
         Ok(before)
@@ -132,6 +127,27 @@ pub(super) async fn verify(call: Call, Content(bytes): Content) -> Result<Respon
         post(&call, &before, Notice::AddressChanged)?;
     }
     Ok(told(StatusCode::OK, json!({"email_verified": true}), None))
+}
+
+/// Takes what was mailed, which is no more, and holds its account. When that was.
+async fn used_up(
+    tx: &mut Tx,
+    policy: &PolicyName,
+    purpose: &str,
+    hash: &SecretHash,
+) -> Result<(TakenToken, UnixMillis), Failed> {
+    let taken_at = tx.database_now().await?;
+    let taken = tx.take_one_time_token(policy, purpose, hash, taken_at).await?.ok_or_else(bad_link)?;
+    tx.lock_subject(policy, &taken.user).await?;
+    Ok((taken, tx.database_now().await?))
+}
+
+/// Whoever used the link receives what is mailed to the account's address.
+fn received_there(user: &mut User) {
+    user.email_verified = true;
+    if user.status == UserStatus::Pending {
+        user.status = UserStatus::Active;
+    }
 }
 
 /// Which mail is asked for.
@@ -261,10 +277,7 @@ pub(super) async fn reset(call: Call, Content(bytes): Content) -> Result<Respons
     judge_history(&call, &user, held.as_ref(), &body.new_password).await?;
     let new = hashed(&call, &body.new_password).await?;
     let over = transact!(store, Failed, |tx| {
-        let taken_at = tx.database_now().await?;
-        let taken = tx.take_one_time_token(policy, word, &hash, taken_at).await?.ok_or_else(bad_link)?;
-        tx.lock_subject(policy, &taken.user).await?;
-        let now = tx.database_now().await?;
+        let (taken, now) = used_up(tx, policy, word, &hash).await?;
         let mut user = tx.user(policy, &taken.user).await?.ok_or_else(bad_link)?;
         // It went to an address that isn't the account's any more, or the account is closed.
         let theirs = user.email.as_ref().is_some_and(|email| email.folded == taken.content);
@@ -273,10 +286,7 @@ pub(super) async fn reset(call: Call, Content(bytes): Content) -> Result<Respons
         }
         tx.set_password(policy, &user.id, &new, held.as_ref().map(|held| &held.hash), history(&call)?, now).await?;
         user.password_changed = Some(now);
-        user.email_verified = true;
-        if user.status == UserStatus::Pending {
-            user.status = UserStatus::Active;
-        }
+        received_there(&mut user);
         // Those of its devices among them, as long as they are known.
         let unlocked = tx.clear_lockouts(policy, &user.id, now).await?;
         shut_out(tx, &mut user, None).await?;
