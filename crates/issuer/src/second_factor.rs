@@ -33,7 +33,7 @@ pub(crate) use self::{
 use crate::{
     audit::EventKind,
     call::Call,
-    lockout::Counter,
+    lockout::{self, Counter},
     problem::{Failed, Problem},
 };
 
@@ -107,6 +107,22 @@ pub(crate) async fn methods(call: &Call, user: &User) -> Result<Vec<&'static str
         texted.map(|_| Method::Sms),
     ];
     Ok(methods.into_iter().flatten().map(Method::word).collect())
+}
+
+/// Refuses while failures lock what wrong codes are counted on.
+async fn not_locked(tx: &mut Tx, policy: &PolicyName, counter: &Counter, now: UnixMillis) -> Result<(), Failed> {
+    match counter.locked_in(tx, policy, now).await? {
+        Some(until) => Err(lockout::locked(until, now).into()),
+        None => Ok(()),
+    }
+}
+
+/// Refuses when a session has ended meanwhile: a changed password ends it, for instance.
+async fn still_live(tx: &mut Tx, session: &Session, now: UnixMillis) -> Result<(), Failed> {
+    match tx.session(&session.policy, &session.id).await? {
+        Some(held) if held.is_live(now) => Ok(()),
+        _ => Err(Problem::invalid_token("the session has ended").into()),
+    }
 }
 
 /// Tells of a wrong code, and counts it where wrong passwords are counted.

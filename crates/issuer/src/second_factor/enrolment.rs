@@ -5,11 +5,11 @@ use countersign_api::policy::MfaMode;
 use countersign_core::time::UnixMillis;
 use countersign_store::{NewOneTimeToken, SecretHash, Session, StoreError, Tx, User, transact};
 
-use super::{Code, codes, failed, in_use, phone, resealing, sending};
+use super::{Code, codes, failed, in_use, not_locked, phone, resealing, sending, still_live};
 use crate::{
     audit::EventKind,
     call::Call,
-    lockout::{self, Counter},
+    lockout::Counter,
     mail::Notice,
     opening::{admitted, random},
     problem::{Failed, Problem},
@@ -90,12 +90,11 @@ pub(crate) enum By {
 }
 
 impl By {
-    /// Refuses when the session has ended meanwhile, as by a changed password. Under the account's lock.
+    /// Refuses when the session has ended meanwhile. Under the account's lock.
     async fn holds(&self, tx: &mut Tx, now: UnixMillis) -> Result<(), Failed> {
-        let Self::Session(session) = self else { return Ok(()) };
-        match tx.session(&session.policy, &session.id).await? {
-            Some(held) if held.is_live(now) => Ok(()),
-            _ => Err(Problem::invalid_token("the session has ended").into()),
+        match self {
+            Self::Session(session) => still_live(tx, session, now).await,
+            Self::SetUpToken(_) => Ok(()),
         }
     }
 
@@ -154,9 +153,7 @@ async fn confirmed(tx: &mut Tx, call: &Call, user: &User, by: &By, code: &Code) 
     let (policy, counter) = (&user.policy, Counter::Account(user.id.clone()));
     tx.lock_subject(policy, &user.id).await?;
     let now = tx.database_now().await?;
-    if let Some(until) = counter.locked_in(tx, policy, now).await? {
-        return Err(lockout::locked(until, now).into());
-    }
+    not_locked(tx, policy, &counter, now).await?;
     by.holds(tx, now).await?;
     let held = tx.totp(policy, &user.id).await?;
     let held = held.filter(|held| held.confirmed.is_some() || held.created.plus(FRESH_MS) > now);
@@ -207,9 +204,7 @@ pub(super) async fn shown(
     now: UnixMillis,
 ) -> Result<bool, Failed> {
     let policy = &call.policy.name;
-    if let Some(until) = counter.locked_in(tx, policy, now).await? {
-        return Err(lockout::locked(until, now).into());
-    }
+    not_locked(tx, policy, counter, now).await?;
     if in_use(call, tx.totp(policy, user).await?)?.is_none() {
         return Err(none());
     }
@@ -253,10 +248,7 @@ pub(crate) async fn turn_off(
 
 /// Tells an account's owner by mail that it has no second factor any more.
 pub(crate) fn tell_removed(call: &Call, user: &User) -> Result<(), Problem> {
-    if let Some(address) = sending::address(call, user)? {
-        call.issuer.parts.mailer.send(&call.login()?.sending, &address.written, Notice::SecondFactorRemoved);
-    }
-    Ok(())
+    sending::tell(call, user, Notice::SecondFactorRemoved)
 }
 
 /// Removes an account's second factor, its backup codes and what was begun to set one up; who calls answers for the right to.

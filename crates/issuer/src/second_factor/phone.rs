@@ -5,11 +5,11 @@
 use countersign_core::time::UnixMillis;
 use countersign_store::{NumberProof, Session, StoreError, Tx, User, transact};
 
-use super::{Code, are_on, codes, enrolment::shown, failed, is_on_in, sending};
+use super::{Code, are_on, codes, enrolment::shown, failed, is_on_in, not_locked, sending, still_live};
 use crate::{
     audit::EventKind,
     call::Call,
-    lockout::{self, Counter},
+    lockout::Counter,
     mail::Notice,
     problem::{Failed, Problem},
     sms,
@@ -75,14 +75,6 @@ pub(crate) async fn begin(
     Ok(true)
 }
 
-/// Refuses when a session has ended meanwhile: a changed password ends it, for instance.
-async fn still_live(tx: &mut Tx, session: &Session, now: UnixMillis) -> Result<(), Failed> {
-    match tx.session(&session.policy, &session.id).await? {
-        Some(held) if held.is_live(now) => Ok(()),
-        _ => Err(Problem::invalid_token("the session has ended").into()),
-    }
-}
-
 /// What came of a code for a number.
 pub(crate) enum Proof {
     /// The number is the account's.
@@ -98,9 +90,7 @@ pub(crate) async fn confirm(call: &Call, user: &User, session: &Session, code: &
     let proof = transact!(call.store(), Failed, |tx| {
         tx.lock_subject(policy, &user.id).await?;
         let now = tx.database_now().await?;
-        if let Some(until) = counter.locked_in(tx, policy, now).await? {
-            return Err(lockout::locked(until, now).into());
-        }
+        not_locked(tx, policy, &counter, now).await?;
         still_live(tx, session, now).await?;
         match tx.prove_phone(policy, &user.id, &hashes, MAX_ATTEMPTS, now).await? {
             NumberProof::Confirmed(number) => {
@@ -118,8 +108,8 @@ pub(crate) async fn confirm(call: &Call, user: &User, session: &Session, code: &
             }
         }
     })?;
-    if let (Proof::Confirmed(_), Some(address)) = (&proof, sending::address(call, user)?) {
-        call.issuer.parts.mailer.send(&call.login()?.sending, &address.written, Notice::PhoneChanged);
+    if matches!(proof, Proof::Confirmed(_)) {
+        sending::tell(call, user, Notice::PhoneChanged)?;
     }
     Ok(proof)
 }

@@ -3,7 +3,7 @@
 use countersign_core::time::UnixMillis;
 use countersign_store::{Folded, User, transact};
 
-use super::{codes, in_use, phone, proving::invalid_challenge};
+use super::{codes, in_use, not_locked, phone, proving::invalid_challenge};
 use crate::{
     audit::EventKind,
     call::Call,
@@ -63,6 +63,14 @@ pub(super) fn address<'u>(call: &Call, user: &'u User) -> Result<Option<&'u Fold
     Ok(user.email.as_ref().filter(|_| works && user.email_verified))
 }
 
+/// Mails an account's owner what became of its second factor, where codes would be mailed.
+pub(super) fn tell(call: &Call, user: &User, notice: Notice) -> Result<(), Problem> {
+    if let Some(address) = address(call, user)? {
+        call.issuer.parts.mailer.send(&call.login()?.sending, &address.written, notice);
+    }
+    Ok(())
+}
+
 /// Where a code goes.
 enum Goal {
     Email(String),
@@ -105,9 +113,7 @@ pub(crate) async fn send(call: &Call, id: &str, channel: Channel) -> Result<(), 
     let left_ms = transact!(store, Failed, |tx| {
         tx.lock_subject(policy, &user.id).await?;
         let now = tx.database_now().await?;
-        if let Some(until) = counter.locked_in(tx, policy, now).await? {
-            return Err(lockout::locked(until, now).into());
-        }
+        not_locked(tx, policy, &counter, now).await?;
         let held = tx.user(policy, &user.id).await?.ok_or_else(invalid_challenge)?;
         lockout::closed(&held, now)?;
         let held = admitted(held, now);
