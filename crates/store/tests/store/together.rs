@@ -14,6 +14,7 @@ use crate::rig::{Database, shop};
 conformance! {
     two_replicas_see_what_the_other_committed,
     transactions_that_wait_for_each_other_both_commit,
+    a_transaction_begins_though_the_server_has_ended_every_connection,
 }
 
 async fn two_replicas_see_what_the_other_committed(db: Database) {
@@ -53,4 +54,32 @@ async fn transactions_that_wait_for_each_other_both_commit(db: Database) {
     if meeting.is_some() {
         assert_eq!(tried.load(Ordering::SeqCst), 3, "one of them was undone and tried again");
     }
+}
+
+/// Every other connection to this database ends before it answers.
+const END_OTHERS: &str = "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid, 30000)) FROM pg_stat_activity
+     WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'";
+
+async fn a_transaction_begins_though_the_server_has_ended_every_connection(db: Database) {
+    let store = db.open().await;
+    // On SQLite there is one, and nobody to end it.
+    if let Database::Server(..) = db {
+        let meeting = Arc::new(Barrier::new(3));
+        let open = ["a", "b", "c"].map(|subject| {
+            let (store, meeting) = (store.clone(), meeting.clone());
+            tokio::spawn(async move {
+                transact!(&store, |tx| {
+                    tx.lock_subject(&shop(), subject).await?;
+                    meeting.wait().await;
+                    Ok(())
+                })
+            })
+        });
+        for one in open {
+            one.await.unwrap().unwrap();
+        }
+        let ended: i64 = sqlx::query_scalar(END_OTHERS).fetch_one(&db.raw().await).await.unwrap();
+        assert!(ended >= 3, "{ended}");
+    }
+    transact!(&store, |tx| { tx.lock_subject(&shop(), "a").await }).unwrap();
 }
