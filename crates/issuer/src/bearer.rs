@@ -11,7 +11,7 @@ use countersign_core::{
     check::{self, Ask, Authenticated, CredentialKind, Require, World},
     ratelimit::RateLimiter,
     rules,
-    verdict::Refusal,
+    verdict::{DenialReason, Refusal},
 };
 use countersign_store::{Session, Store, StoreError, User, UserStatus};
 
@@ -182,6 +182,9 @@ async fn judged(issuer: &Issuer, policy: &IssuerPolicy, token: &str, demands: De
     let refused = |refusal: Refusal| match refusal.status() {
         401 if is_suspicious(&refusal) => Problem::invalid_token(refusal.detail()).suspicious(),
         401 => Problem::invalid_token(refusal.detail()),
+        403 if matches!(&refusal, Refusal::Denied(denial) if denial.reason == DenialReason::Ip) => {
+            Problem::not_from_there()
+        }
         403 => match permission {
             Some(permission) => Problem::forbidden(format!("{}; {permission} is needed", refusal.detail())),
             None => Problem::forbidden(refusal.detail()),

@@ -4,8 +4,8 @@ mod fields;
 
 use axum::{
     body::Bytes,
-    extract::{FromRequest, FromRequestParts, Query, Request},
-    http::{StatusCode, request::Parts},
+    extract::{FromRequest, FromRequestParts, Path, Query, Request},
+    http::{StatusCode, Uri, request::Parts, uri::InvalidUri},
 };
 use countersign_core::jose::strict_json;
 use serde::de::DeserializeOwned;
@@ -26,9 +26,31 @@ pub(crate) struct OfQuery<T>(pub(crate) T);
 impl<T: DeserializeOwned> FromRequestParts<Issuer> for OfQuery<T> {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, issuer: &Issuer) -> Result<Self, Problem> {
-        let read = Query::from_request_parts(parts, issuer).await;
+    async fn from_request_parts(parts: &mut Parts, _: &Issuer) -> Result<Self, Problem> {
+        let given = given(parts.uri.query().unwrap_or_default());
+        let given = given.map_err(|_| Problem::invalid_request("the query can't be read"))?;
+        let read = Query::try_from_uri(&given);
         read.map(|Query(asked)| Self(asked)).map_err(|error| Problem::validation(fields::of_query(&error.body_text())))
+    }
+}
+
+/// A query without the options that have no value: whoever fills them all in says nothing by those.
+fn given(query: &str) -> Result<Uri, InvalidUri> {
+    let has_value = |option: &&str| option.split_once('=').is_some_and(|(_, value)| !value.is_empty());
+    let given: Vec<&str> = query.split('&').filter(has_value).collect();
+    format!("/?{}", given.join("&")).parse()
+}
+
+/// What a path names.
+pub(crate) struct OfPath<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<Issuer> for OfPath<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, issuer: &Issuer) -> Result<Self, Problem> {
+        let read = Path::from_request_parts(parts, issuer).await;
+        // What can't be read, as bytes that are no text, is nothing's name.
+        read.map(|Path(named)| Self(named)).map_err(|_| Problem::not_found("the path names nothing that there is"))
     }
 }
 

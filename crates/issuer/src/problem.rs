@@ -92,6 +92,11 @@ impl Problem {
         Self::new(StatusCode::FORBIDDEN, "forbidden", detail)
     }
 
+    /// 403: from an address that the policy's lists, or a block, turn away.
+    pub(crate) fn not_from_there() -> Self {
+        Self::new(StatusCode::FORBIDDEN, "address_blocked", "the client's address is not allowed")
+    }
+
     /// 503: to be tried again.
     pub(crate) fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail)

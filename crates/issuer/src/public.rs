@@ -29,13 +29,13 @@ use std::{
 };
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     extract::{ConnectInfo, DefaultBodyLimit, MatchedPath, Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, Uri, uri::PathAndQuery},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
-use countersign_core::names::PolicyName;
+use countersign_core::{addresses::AddressVerdict, names::PolicyName};
 use countersign_store::Appended;
 use countersign_telemetry::traces::TARGET;
 use serde_json::json;
@@ -76,6 +76,7 @@ fn of_policy(issuer: Issuer) -> Router {
         .nest("/v1/auth", operations().into_router())
         .fallback(async || Problem::not_found("no such call"))
         .method_not_allowed_fallback(async |uri: Uri| oauth::no_such_method(uri.path()))
+        .route_layer(middleware::from_fn(let_in))
         .route_layer(middleware::from_fn(named))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(issuer)
@@ -86,6 +87,23 @@ async fn named(call: MatchedPath, request: Request, next: Next) -> Response {
     let span = Span::current();
     span.record("route", call.as_str());
     span.record("method", request.method().as_str());
+    next.run(request).await
+}
+
+/// Turns away who comes from where `spec.clientAddresses` lets nobody come from, before anything is looked up: what makes or
+/// keeps an account, and what gives tokens. Calls with a token are judged with it, and a service that asks about one is nobody's
+/// client.
+async fn let_in(
+    call: MatchedPath,
+    Extension(Routed(policy)): Extension<Routed>,
+    Extension(client): Extension<Client>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let listed = policy.login.is_some() && (call.as_str().starts_with("/auth/") || call.as_str() == oauth::TOKEN);
+    if listed && policy.compiled.addresses.judge(Some(client.ip)) != AddressVerdict::Allowed {
+        return oauth::turned_away(call.as_str(), Problem::not_from_there());
+    }
     next.run(request).await
 }
 
@@ -226,7 +244,7 @@ pub(crate) use self::{
     door::{forget_address, forget_tries},
     login::account,
     operations::debug_report_of,
-    owner::{person, shut_out},
+    owner::{each_once, person, shut_out},
     register::create as create_account,
     sessions::shown as session_shown,
 };

@@ -16,6 +16,7 @@ mod new_passwords;
 mod notices;
 mod operating;
 mod outages;
+mod requests;
 mod rig;
 mod second_factor;
 mod services;

@@ -2,12 +2,12 @@
 
 use axum::{Json, extract::Path, http::StatusCode, response::Response};
 use countersign_core::time::UnixMillis;
-use countersign_store::{Appended, Standing, Tx, User, UserFilter, UserStatus, transact};
+use countersign_store::{Appended, Folded, Standing, Tx, User, UserFilter, UserStatus, transact};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Content, OfQuery, administered::Administered, body_of, grants::lift};
+use super::{Content, OfQuery, administered::Administered, body_of, blocks::lift};
 use crate::{
     addresses::{block_of, network_of},
     audit::EventKind,
@@ -62,13 +62,19 @@ pub(super) async fn list(asking: Administered, OfQuery(asked): OfQuery<Asked>) -
     if !(1..=MAX_PAGE).contains(&limit) {
         return Err(Problem::validation(format!("limit is 1 to {MAX_PAGE}")).into());
     }
-    let named = match (&asked.email, &asked.username) {
-        (Some(email), _) => Some(store.user_by_email(policy, &names::folded(email.trim())).await?),
-        (None, Some(name)) => Some(store.user_by_name(policy, &names::folded(name.trim())).await?),
+    let is = |held: &Option<Folded>, asked: &Option<String>| {
+        asked.as_ref().is_none_or(|asked| held.as_ref().is_some_and(|held| held.folded == *asked))
+    };
+    let folded = |asked: &Option<String>| asked.as_ref().map(|asked| names::folded(asked.trim()));
+    let (email, name) = (folded(&asked.email), folded(&asked.username));
+    let named = match (&email, &name) {
+        (Some(email), _) => Some(store.user_by_email(policy, email).await?),
+        (None, Some(name)) => Some(store.user_by_name(policy, name).await?),
         (None, None) => None,
     };
     let (users, next) = if let Some(found) = named {
-        (found.into_iter().filter(|user| status.is_none_or(|s| s == user.status)).collect(), None)
+        let fits = |user: &User| status.is_none_or(|s| s == user.status) && is(&user.username, &name);
+        (found.into_iter().filter(fits).collect(), None)
     } else {
         let users = store.users(policy, &UserFilter { status, after: asked.cursor, limit }).await?;
         let next = users.last().filter(|_| users.len() >= limit as usize).map(|user: &User| user.id.clone());
@@ -202,7 +208,7 @@ pub(super) async fn change(
             user.status_reason.clone_from(&reason);
         }
         if let Some(roles) = &changes.roles {
-            user.roles.clone_from(roles);
+            user.roles = public::each_once(roles.clone());
         }
         if changes.first_name.is_some() {
             user.first_name.clone_from(&first_name);

@@ -112,7 +112,9 @@ fn complete(operation: &mut Value, method: &str, path: &str) {
     let has_query = operation["parameters"].as_array().is_some_and(|all| all.iter().any(|one| one["in"] == "query"));
     let may_answer = |status: u16| match status {
         400 | 404 | 500 | 503 => true,
-        401 | 403 => !open,
+        401 => !open,
+        // Who may not come from where they are is turned away from these whatever they show.
+        403 => !open || path.starts_with("/auth/"),
         408 | 413 => has_body,
         422 => has_body || has_query,
         429 => !open && !is_admin,
@@ -154,7 +156,7 @@ fn refusal(kind: &str, status: u16, description: &str) -> Value {
 const REFUSALS: [(u16, &str); 10] = [
     (400, "The request can't be understood"),
     (401, "No good credential"),
-    (403, "The credential doesn't let this be done"),
+    (403, "The credential doesn't let this be done, or `address_blocked`: not from this address"),
     (404, "There is no such policy or thing, or the policy has no login"),
     (408, "The body came too slowly"),
     (413, "The body is over 64 KiB"),

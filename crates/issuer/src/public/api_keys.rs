@@ -2,7 +2,6 @@
 
 use axum::{
     Json,
-    extract::Path,
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -16,7 +15,7 @@ use super::ended;
 use crate::{
     audit::EventKind,
     bearer::Person,
-    body::{Content, body_of},
+    body::{Content, OfPath, body_of},
     call::Call,
     closing,
     minter::new_id,
@@ -191,7 +190,7 @@ pub(super) async fn list(person: Person) -> Result<Json<Value>, Failed> {
         (status = 202, description = "The same, while the feed is out of reach", body = shapes::Ended),
     )
 )]
-pub(super) async fn revoke(person: Person, Path(id): Path<String>) -> Result<Response, Failed> {
+pub(super) async fn revoke(person: Person, OfPath(id): OfPath<String>) -> Result<Response, Failed> {
     let Person { call, user, .. } = person;
     let appended = transact!(call.store(), Failed, |tx| {
         tx.lock_subject(&call.policy.name, &user.id).await?;

@@ -1,5 +1,7 @@
 //! `GET /auth/audit` and `GET /auth/audit/suspicious`.
 
+use std::net::IpAddr;
+
 use axum::Json;
 use countersign_core::time::UnixMillis;
 use countersign_store::{AuditCursor, AuditFilter, KeptEvent, Severity};
@@ -145,13 +147,18 @@ impl Asked {
         Ok(AuditFilter {
             subject: self.subject.clone(),
             kind: self.event_type.as_ref().map(|kind| kind.to_ascii_uppercase()),
-            ip: self.ip.clone(),
+            ip: self.ip.as_deref().map(address),
             at_least: severity,
             since: millis(self.since, "since")?,
             before,
             limit,
         })
     }
+}
+
+/// An address as it was written down, however it is asked for.
+fn address(text: &str) -> String {
+    text.parse().map_or_else(|_| text.to_owned(), |ip: IpAddr| ip.to_canonical().to_string())
 }
 
 fn cursor(text: &str) -> Result<AuditCursor, Problem> {

@@ -225,11 +225,9 @@ fn form_or_json<T: DeserializeOwned>(headers: &HeaderMap, bytes: &axum::body::By
     let mut members = BTreeMap::new();
     for (name, value) in form_urlencoded::parse(bytes).filter(|(name, _)| MEMBERS.contains(&name.as_ref())) {
         let flag = matches!(name.as_ref(), "remember_me" | "cookies");
-        let value = match value.as_ref() {
-            // Python writes them with a capital.
-            "true" | "True" if flag => Value::Bool(true),
-            "false" | "False" if flag => Value::Bool(false),
-            _ => Value::String(value.into_owned()),
+        let value = match flag.then(|| flag_of(&value)).flatten() {
+            Some(flag) => Value::Bool(flag),
+            None => Value::String(value.into_owned()),
         };
         if members.insert(name.into_owned(), value).is_some() {
             return Err(Problem::invalid_request("a member of the form stands twice"));
@@ -237,6 +235,15 @@ fn form_or_json<T: DeserializeOwned>(headers: &HeaderMap, bytes: &axum::body::By
     }
     let body = serde_json::to_vec(&members).map_err(|error| Problem::internal(&error))?;
     body_of(&body.into())
+}
+
+/// A flag as forms have it: boxes that are ticked say `on`, and Python writes capitals. None when it is no flag.
+fn flag_of(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "1" | "on" | "yes" => Some(true),
+        "false" | "0" | "off" | "no" | "" => Some(false),
+        _ => None,
+    }
 }
 
 /// A label of the client's own: shortened, never refused for its looks.

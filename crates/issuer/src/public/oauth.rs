@@ -20,8 +20,8 @@ use countersign_core::{check::CredentialKind, revocation::Kind, time::UnixMillis
 use countersign_store::{NewRevocation, transact};
 use serde_json::{Value, json};
 
-pub(super) use self::error::no_such_method;
 use self::error::{OauthError, described};
+pub(super) use self::error::{no_such_method, turned_away};
 use super::{
     door, place,
     refresh::{By, Renewed, renew},
@@ -37,6 +37,9 @@ use crate::{
     opening,
     problem::{Failed, Problem},
 };
+
+/// Where tokens are got.
+pub(super) const TOKEN: &str = "/oauth/token";
 
 type Form = BTreeMap<String, String>;
 
@@ -65,9 +68,16 @@ fn form(headers: &HeaderMap, bytes: &Bytes) -> Result<Form, OauthError> {
 /// The client, by `Authorization: Basic` or by parameters, never both (RFC 6749 section 2.3.1). Whoever guesses secrets is
 /// limited like one who guesses passwords, and blocked in the end.
 async fn client<'c>(call: &'c Call, headers: &HeaderMap, form: &Form) -> Result<&'c EffectiveOauthClient, OauthError> {
+    let login = call.login().map_err(Failed::from)?;
     let basic = tries_basic(headers);
     let (id, secret) = match (basic, form.get("client_id"), form.get("client_secret")) {
-        (true, _, None) => by_basic(headers).ok_or_else(|| OauthError::invalid_client(true))?,
+        (true, named, None) => {
+            let shown = by_basic(headers).ok_or_else(|| OauthError::invalid_client(true))?;
+            if named.is_some_and(|named| *named != shown.0) {
+                return Err(OauthError::new("invalid_request", "client_id names another client than the header"));
+            }
+            shown
+        }
         (false, Some(id), Some(secret)) => (id.clone(), secret.clone()),
         (true, _, Some(_)) => {
             return Err(OauthError::new(
@@ -77,7 +87,6 @@ async fn client<'c>(call: &'c Call, headers: &HeaderMap, form: &Form) -> Result<
         }
         (false, ..) => return Err(OauthError::invalid_client(false)),
     };
-    let login = call.login().map_err(Failed::from)?;
     match door::not_blocked(call, call.now().await.map_err(Failed::from)?).await {
         Err(Failed::Problem(problem)) if problem.status() == StatusCode::FORBIDDEN => {
             return Err(OauthError::access_denied(problem.detail()));

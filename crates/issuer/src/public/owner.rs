@@ -1,6 +1,8 @@
 //! What routes about accounts have in common: the word of an account's owner, new passwords, tokens that are mailed, and the
 //! limits on what strangers may cause.
 
+use std::collections::HashSet;
+
 use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
@@ -135,6 +137,13 @@ pub(crate) fn person(member: &str, text: Option<String>) -> Result<Option<String
 
 fn wrong(member: &str, error: InvalidName) -> Problem {
     Problem::validation(format!("{member}: {error}"))
+}
+
+/// Roles as an account has them: in the order in which they were given, each once.
+pub(crate) fn each_once(mut roles: Vec<String>) -> Vec<String> {
+    let mut seen = HashSet::new();
+    roles.retain(|role| seen.insert(role.clone()));
+    roles
 }
 
 /// 422 with every rule that a new password breaks.

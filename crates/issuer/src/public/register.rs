@@ -180,7 +180,7 @@ fn known_roles(call: &Call, given: Value) -> Result<Vec<String>, Problem> {
         serde_json::from_value(given).map_err(|_| Problem::validation("roles must be a list of strings"))?;
     match roles.iter().find(|role| !call.policy.roles.contains(role)) {
         Some(_) => Err(Problem::validation(format!("roles: the policy has {}", call.policy.roles.join(", ")))),
-        None => Ok(roles),
+        None => Ok(owner::each_once(roles)),
     }
 }
 

@@ -1,6 +1,6 @@
 //! `GET` and `DELETE /auth/sessions`.
 
-use axum::{Json, extract::Path, response::Response};
+use axum::{Json, response::Response};
 use countersign_store::{Session, transact};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::ended;
 use crate::{
     bearer::Person,
-    body::{Content, body_of},
+    body::{Content, OfPath, body_of},
     openapi::shapes,
     problem::{Failed, Problem},
 };
@@ -59,7 +59,7 @@ pub(crate) fn shown(session: &Session, current: Option<&str>) -> Value {
         (status = 202, description = "The same, while the feed is out of reach", body = shapes::Ended),
     )
 )]
-pub(super) async fn end_one(person: Person, Path(id): Path<String>) -> Result<Response, Failed> {
+pub(super) async fn end_one(person: Person, OfPath(id): OfPath<String>) -> Result<Response, Failed> {
     let Person { call, user, .. } = person;
     let policy = &call.policy;
     let appended = transact!(call.store(), Failed, |tx| {

@@ -80,6 +80,15 @@ pub(crate) fn no_such_method(path: &str) -> Response {
     }
 }
 
+/// The answer to who may not come from where they are, in the words of whoever speaks there.
+pub(crate) fn turned_away(path: &str, problem: Problem) -> Response {
+    if path.starts_with("/oauth/") {
+        OauthError::access_denied(problem.detail()).into_response()
+    } else {
+        problem.into_response()
+    }
+}
+
 /// A refusal in our words, which says the same in OAuth's (RFC 6750 section 3).
 pub(super) fn described(failed: Failed) -> Problem {
     let problem = Problem::from(failed);
