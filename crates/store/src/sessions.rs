@@ -53,6 +53,11 @@ impl Session {
         self.last_seen.plus(self.idle_ms).min(self.absolute_end)
     }
 
+    /// How long activity in it may go unwritten, milliseconds: a minute, and less where it ends soon without any.
+    pub fn seen_every_ms(&self) -> i64 {
+        SEEN_EVERY_MS.min(self.idle_ms / SEEN_WITHIN_IDLE)
+    }
+
     /// Whether it is alive.
     pub fn is_live(&self, now: UnixMillis) -> bool {
         self.ended.is_none() && self.ends() > now
@@ -90,6 +95,7 @@ pub enum Opening {
 
 /// Activity is written at most this often for one session, and where that is to end soon without any, so many times until then.
 pub const SEEN_EVERY_MS: i64 = 60_000;
+const SEEN_WITHIN_IDLE: i64 = 30;
 
 /// Live sessions of a subject, page by page.
 pub(crate) const PAGE: &str = "SELECT * FROM sessions
@@ -107,7 +113,8 @@ pub(crate) const BEYOND_IDLE: &str = "SELECT * FROM sessions
 /// Policy, session, when; how long activity may go unwritten at most.
 pub(crate) const SEEN: &str = "UPDATE sessions SET last_seen = $3,
                ends = CASE WHEN $3 + idle_ms < absolute_end THEN $3 + idle_ms ELSE absolute_end END
-             WHERE policy = $1 AND id = $2 AND ended IS NULL AND ends > $3 AND last_seen <= $4";
+             WHERE policy = $1 AND id = $2 AND ended IS NULL AND ends > $3
+               AND last_seen <= $3 - CASE WHEN idle_ms / 30 < $4 THEN idle_ms / 30 ELSE $4 END";
 
 impl Store {
     /// A session, ended ones included as long as they are kept.
@@ -203,11 +210,19 @@ impl Tx {
         Ok(())
     }
 
-    /// Says that something happened in a session at `at`; written at most once a minute. It revives none that was over by
-    /// then. Whether anything was written.
+    /// Says that something happened in a session at `at`; written once in [`Session::seen_every_ms`]. It revives none that was
+    /// over by then. Whether anything was written.
     pub async fn session_seen(&mut self, policy: &PolicyName, id: &str, at: UnixMillis) -> Result<bool, StoreError> {
-        let seen = sqlx::query(SEEN);
-        let seen = seen.bind(policy.as_str()).bind(id).bind(at.0).bind(at.minus(SEEN_EVERY_MS).0);
+        self.seen(policy, id, at, SEEN_EVERY_MS).await
+    }
+
+    /// The same, written however little time has passed: for whoever goes by which session was seen last.
+    pub async fn session_used(&mut self, policy: &PolicyName, id: &str, at: UnixMillis) -> Result<bool, StoreError> {
+        self.seen(policy, id, at, 0).await
+    }
+
+    async fn seen(&mut self, policy: &PolicyName, id: &str, at: UnixMillis, every_ms: i64) -> Result<bool, StoreError> {
+        let seen = sqlx::query(SEEN).bind(policy.as_str()).bind(id).bind(at.0).bind(every_ms);
         Ok(seen.execute(self.connection()).await?.rows_affected() == 1)
     }
 
@@ -218,13 +233,14 @@ impl Tx {
         policy: &PolicyName,
         id: &str,
         ip: Option<&str>,
-        user_agent: Option<&str>,
+        (user_agent, device): (Option<&str>, Option<&str>),
         auth_time: UnixMillis,
     ) -> Result<bool, StoreError> {
         let written = sqlx::query(
-            "UPDATE sessions SET ip = $3, user_agent = $4, auth_time = $5 WHERE policy = $1 AND id = $2 AND ended IS NULL",
+            "UPDATE sessions SET ip = $3, user_agent = $4, device = $5, auth_time = $6
+             WHERE policy = $1 AND id = $2 AND ended IS NULL",
         );
-        let written = written.bind(policy.as_str()).bind(id).bind(ip).bind(user_agent).bind(auth_time.0);
+        let written = written.bind(policy.as_str()).bind(id).bind(ip).bind(user_agent).bind(device).bind(auth_time.0);
         Ok(written.execute(self.connection()).await?.rows_affected() == 1)
     }
 }

@@ -1,6 +1,7 @@
 //! When people's sessions were last seen: noted on the path of every verdict, told to whoever keeps sessions off it.
 //!
-//! A session is told at most once a minute, at a moment of the minute that is its own, so that not all come at once. What was
+//! A session is told at most once a minute, or four times in the life of a token that lives shorter, at a moment of the minute that
+//! is its own, so that not all come at once: sessions that may be idle for a short time alone have tokens that live shorter. What was
 //! told is remembered in a table of fixed size without locks; where many sessions meet in a place of it, some are told more
 //! often, and the teller takes the latest. Nothing here waits: what finds no room is dropped and counted.
 
@@ -26,8 +27,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 
-/// How often a session is told.
+/// How often a session is told, unless its tokens live shorter.
 const EACH_MS: u64 = 60_000;
+/// How often it is told in a token's life then, and how often at most.
+const IN_A_LIFE: u64 = 4;
+const EACH_AT_LEAST_MS: u64 = 1000;
 /// Bits of what is remembered that say in which minute.
 const MINUTE_BITS: u32 = 24;
 /// Places of the table, a power of two, and sessions in each: half a MiB in all.
@@ -80,7 +84,7 @@ impl Activity {
             return;
         }
         let (Some(session), Some(id)) = (credential.session_id(), id_of(credential.revocation_ids())) else { return };
-        if session.len() > MAX_SESSION_ID || !is_new(&noting.told, id, now) {
+        if session.len() > MAX_SESSION_ID || !is_new(&noting.told, id, now, each_ms(credential)) {
             return;
         }
         let seen = SeenSession { policy: policy.clone(), session: session.to_owned(), at: now };
@@ -95,12 +99,19 @@ fn id_of(ids: &RevocationIds) -> Option<u128> {
     ids.iter().find(|(by, _)| *by == RevokedBy::Session).map(|(_, id)| id)
 }
 
-/// Whether a session was not told in this minute of its own; from here on it was.
-fn is_new(told: &[[AtomicU64; IN_A_PLACE]], id: u128, now: UnixMillis) -> bool {
+/// How often the session of a token is told, milliseconds.
+fn each_ms(credential: &Authenticated) -> u64 {
+    let life = credential.issued_at().zip(credential.expires_at()).map(|(issued, expires)| expires.since(issued));
+    let life = life.and_then(|life| u64::try_from(life).ok()).unwrap_or(u64::MAX);
+    (life / IN_A_LIFE).clamp(EACH_AT_LEAST_MS, EACH_MS)
+}
+
+/// Whether a session was not told in this minute of its own, which lasts `each_ms`; from here on it was.
+fn is_new(told: &[[AtomicU64; IN_A_PLACE]], id: u128, now: UnixMillis, each_ms: u64) -> bool {
     #[expect(clippy::cast_possible_truncation, reason = "two halves of the hash")]
     let (low, high) = (id as u64, (id >> 64) as u64);
     let minute_mask = (1 << MINUTE_BITS) - 1;
-    let minute = ((now.0.unsigned_abs() + high % EACH_MS) / EACH_MS) & minute_mask;
+    let minute = ((now.0.unsigned_abs() + high % each_ms) / each_ms) & minute_mask;
     let mark = (high & !minute_mask) | minute;
     let place = &told[usize::try_from(low).unwrap_or(usize::MAX) & (PLACES - 1)];
     // Its own mark of another minute, else a place of an earlier minute, else any.
@@ -207,16 +218,19 @@ mod tests {
     fn a_session_is_told_once_in_each_minute_of_its_own() {
         let told = table();
         let at = |ms: i64| UnixMillis(1_800_000_000_000 + ms);
-        let mut moments = Vec::new();
-        for ms in (0..180_000).step_by(500) {
-            if is_new(&told, id(7, 99), at(ms)) {
-                moments.push(ms);
+        for (session, each_ms) in [(99, EACH_MS), (98, 2500)] {
+            let each = i64::try_from(each_ms).unwrap();
+            let mut moments = Vec::new();
+            for ms in (0..3 * each).step_by(500) {
+                if is_new(&told, id(7, session), at(ms), each_ms) {
+                    moments.push(ms);
+                }
             }
+            assert!((3..=4).contains(&moments.len()), "{moments:?}");
+            assert!(moments.windows(2).skip(1).all(|pair| pair[1] - pair[0] == each), "{moments:?}");
         }
-        assert!((3..=4).contains(&moments.len()), "{moments:?}");
-        assert!(moments.windows(2).skip(1).all(|pair| pair[1] - pair[0] == 60_000), "{moments:?}");
-        assert!(is_new(&told, id(7, 100), at(0)), "another session of the same place");
-        assert!(is_new(&told, id(8, 99), at(179_500)), "another place");
+        assert!(is_new(&told, id(7, 100), at(0), EACH_MS), "another session of the same place");
+        assert!(is_new(&told, id(8, 99), at(179_500), EACH_MS), "another place");
     }
 
     #[test]
@@ -224,10 +238,10 @@ mod tests {
         let told = table();
         let at = UnixMillis(1_800_000_000_000);
         let sessions: Vec<u128> = (1..=IN_A_PLACE as u64).map(|session| id(3, session)).collect();
-        assert!(sessions.iter().all(|session| is_new(&told, *session, at)));
-        assert!(!sessions.iter().any(|session| is_new(&told, *session, at)));
+        assert!(sessions.iter().all(|session| is_new(&told, *session, at, EACH_MS)));
+        assert!(!sessions.iter().any(|session| is_new(&told, *session, at, EACH_MS)));
         let later = at.plus(120_000);
-        assert!(is_new(&told, id(3, 50), later), "one of long ago makes room");
-        assert!(!is_new(&told, id(3, 50), later));
+        assert!(is_new(&told, id(3, 50), later, EACH_MS), "one of long ago makes room");
+        assert!(!is_new(&told, id(3, 50), later, EACH_MS));
     }
 }

@@ -30,7 +30,7 @@ families! {
     EMERGENCY_USES = Counter "countersign_emergency_uses_total" ["policy"]
         "Verdicts `valid` on emergency tokens, each of them recorded.";
     SESSION_ACTIVITY = Counter "countersign_session_activity_total" ["result"]
-        "Sessions that were seen, once a minute each: `reported` to whoever keeps them; `dropped`, for want of room.";
+        "Sessions that were seen, once a minute each, or more often where tokens live shorter: `reported` to whoever keeps them; `dropped`, for want of room.";
     FEED_AGE = Gauge "countersign_feed_age_seconds" []
         "How long ago all revocations were known to be held; never: +Inf.";
     FEED_FRESH = Gauge "countersign_feed_fresh" [] "Whether all revocations are known to be held.";

@@ -8,11 +8,9 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use countersign_api::policy::OnChange;
+use countersign_api::policy::{OnChange, OnLimit};
 use countersign_core::time::UnixMillis;
-use countersign_store::{
-    Appended, Failure, RefreshToken, SEEN_EVERY_MS, Session, StoreError, Tx, Use, Used, UserStatus, transact,
-};
+use countersign_store::{Appended, Failure, RefreshToken, Session, StoreError, Tx, Use, Used, UserStatus, transact};
 use serde::Deserialize;
 use serde_json::json;
 use utoipa::ToSchema;
@@ -253,11 +251,17 @@ async fn used(tx: &mut Tx, call: &Call, subject: &str, token: &RefreshToken, bit
         return Ok(end(tx, call, &session, now, reason).await?);
     }
     if !changed.is_empty() {
-        let (ip, agent) = (call.client.ip.to_string(), call.client.user_agent.as_deref());
+        let ip = call.client.ip.to_string();
+        let agent = (call.client.user_agent.as_deref(), Some(call.client.device.as_str()));
         tx.session_client(&policy.name, &session.id, Some(&ip), agent, session.auth_time).await?;
     }
-    // Activity is written once a minute: the session ends by what is written.
-    let last_seen = if now.since(session.last_seen) >= SEEN_EVERY_MS { now } else { session.last_seen };
+    // The session ends by what is written of its activity: not each time, unless somebody goes by which was seen last.
+    let by_last_seen = call.login()?.settings.sessions.on_limit == OnLimit::EvictIdle;
+    if by_last_seen {
+        tx.session_used(&policy.name, &session.id, now).await?;
+    }
+    let written = by_last_seen || now.since(session.last_seen) >= session.seen_every_ms();
+    let last_seen = if written { now } else { session.last_seen };
     let seen = Session { last_seen, ..session.clone() };
     match call.issuer.parts.minter.grant(tx, policy, &token_of(&user, &session), Some(seen.ends())).await {
         Ok(grant) => Ok(Outcome::Renewed(Box::new(Renewed { grant, token }))),

@@ -42,7 +42,8 @@ pub(crate) fn shown(session: &Session, current: Option<&str>) -> Value {
         "expires_at": session.ends().as_secs(),
         "ip": session.ip,
         "user_agent": session.user_agent,
-        "device": session.device.as_ref().or(session.device_id.as_ref()),
+        "device": session.device,
+        "device_id": session.device_id,
         "current": current == Some(session.id.as_str()),
     })
 }

@@ -66,7 +66,8 @@ pub(super) async fn go_on(
         error => Failed::from(error),
     })?;
     (session.ip, session.user_agent) = (Some(call.client.ip.to_string()), call.client.user_agent.clone());
-    let (ip, agent) = (session.ip.as_deref(), session.user_agent.as_deref());
+    session.device = Some(call.client.device.clone());
+    let (ip, agent) = (session.ip.as_deref(), (session.user_agent.as_deref(), session.device.as_deref()));
     tx.session_client(&policy.name, id, ip, agent, session.auth_time).await?;
     tx.session_seen(&policy.name, id, now).await?;
     if policy.tokens.rotates {

@@ -171,3 +171,56 @@ async fn a_client_has_one_name_and_a_policy_without_a_login_has_no_clients() {
         assert_eq!(answer.status, 404, "{path}: {}", answer.body);
     }
 }
+
+#[tokio::test]
+async fn whoever_refreshed_last_was_seen_last() {
+    let rig = Rig::new(&format!("{QUICK}    sessions: {{maxConcurrent: 2, onLimit: EvictIdle}}\n")).await;
+    rig.account("alice", PASSWORD, &[]).await;
+    let (first, second) = (rig.login("alice", PASSWORD).await, rig.login("alice", PASSWORD).await);
+    // A moment later by the clock that sessions go by.
+    let began = rig.store.database_now().await.unwrap();
+    while rig.store.database_now().await.unwrap() <= began {
+        tokio::task::yield_now().await;
+    }
+    let body = json!({"refresh_token": first.text("refresh_token")});
+    assert_eq!(rig.post("/auth/refresh").json(body).send().await.status, 200);
+    let third = rig.login("alice", PASSWORD).await;
+    rig.caught_up(&third).await;
+    assert!(rig.is_good(&first.text("access_token")).await, "it was just refreshed");
+    assert!(!rig.is_good(&second.text("access_token")).await, "it was not");
+}
+
+#[tokio::test]
+async fn a_short_time_out_begins_anew_with_what_happens_within_it() {
+    let login = format!("{QUICK}    sessions: {{idleTimeout: 1m}}\n");
+    let rig = Rig::of(&policy_yaml(&login).replace("  roles:", "  tokens: {accessTTL: 30s}\n  roles:")).await;
+    rig.account("alice", PASSWORD, &[]).await;
+    let login = rig.login("alice", PASSWORD).await;
+    let before = own_session(&rig, &login.text("access_token")).await;
+    let seen = |session: &Value| session["last_seen_at"].as_i64().unwrap();
+    while rig.store.database_now().await.unwrap().as_secs() < seen(&before) + 3 {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let refreshed = rig.post("/auth/refresh").json(json!({"refresh_token": login.text("refresh_token")})).send().await;
+    assert_eq!(refreshed.status, 200, "{}", refreshed.body);
+    let after = own_session(&rig, &refreshed.text("access_token")).await;
+    assert!(
+        seen(&after) > seen(&before) && after["expires_at"].as_i64() > before["expires_at"].as_i64(),
+        "{before} {after}"
+    );
+}
+
+#[tokio::test]
+async fn a_session_shows_the_device_that_it_is_on_now_and_what_its_client_calls_it() {
+    let rig = Rig::new(QUICK).await;
+    rig.account("alice", PASSWORD, &[]).await;
+    let body = json!({"username": "alice", "password": PASSWORD, "device_id": "my phone"});
+    let firefox = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
+    let login = rig.post("/auth/login").header("user-agent", "curl/8.5.0").json(body).send().await;
+    let before = own_session(&rig, &login.text("access_token")).await;
+    let refresh = rig.post("/auth/refresh").header("user-agent", firefox);
+    let refreshed = refresh.json(json!({"refresh_token": login.text("refresh_token")})).send().await;
+    let after = own_session(&rig, &refreshed.text("access_token")).await;
+    assert_eq!((&before["device_id"], &after["device_id"]), (&json!("my phone"), &json!("my phone")));
+    assert_eq!((&before["device"], &after["device"]), (&json!("curl"), &json!("Firefox on Linux")));
+}

@@ -144,11 +144,22 @@ async fn activity_is_written_once_a_minute_and_revives_nothing(db: Database) {
     }
     assert_eq!(ends().await, NOW.plus(600 * MINUTE), "no activity moves the absolute end");
     assert!(!seen(600 * MINUTE).await);
-    let client =
-        transact!(&store, |tx| { tx.session_client(&shop(), "s", Some("2001:db8::1"), Some("b"), NOW.plus(7)).await });
+    assert!(!transact!(&store, |tx| { tx.session_used(&shop(), "s", NOW.plus(600 * MINUTE)).await }).unwrap());
+    let short = Session { idle_ms: 60_000, ..session("short", 0) };
+    opened(&store, &short).await;
+    let short_seen =
+        async |at: i64| transact!(&store, |tx| { tx.session_seen(&shop(), "short", NOW.plus(at)).await }).unwrap();
+    assert_eq!(short.seen_every_ms(), 2000);
+    assert!(!short_seen(1999).await && short_seen(2000).await && short_seen(61_999).await, "no minute is waited for");
+    assert!(!short_seen(62_000).await);
+    assert!(transact!(&store, |tx| { tx.session_used(&shop(), "short", NOW.plus(62_000)).await }).unwrap());
+    let client = transact!(&store, |tx| {
+        tx.session_client(&shop(), "s", Some("2001:db8::1"), (Some("b"), Some("c")), NOW.plus(7)).await
+    });
     assert!(client.unwrap());
     let held = store.session(&shop(), "s").await.unwrap().unwrap();
     assert_eq!((held.ip.as_deref(), held.auth_time), (Some("2001:db8::1"), NOW.plus(7)));
+    assert_eq!((held.user_agent.as_deref(), held.device.as_deref()), (Some("b"), Some("c")));
     transact!(&store, |tx| { tx.end_session(&shop(), "s", &ending(NOW)).await }).unwrap().unwrap();
     assert!(!seen(599 * MINUTE).await, "ended");
 }

@@ -144,9 +144,12 @@ pub(crate) struct Session {
     ip: Option<String>,
     #[schema(required)]
     user_agent: Option<String>,
-    /// What kind of device it is, or what the client calls it.
+    /// What kind of device it is.
     #[schema(required)]
     device: Option<String>,
+    /// What the client calls it, where it said so at the login.
+    #[schema(required)]
+    device_id: Option<String>,
     /// Whether it is the caller's own.
     current: bool,
 }

@@ -51,7 +51,8 @@ async fn setting_up_needs_a_fresh_login() {
     rig.account("alice", PASSWORD, &[]).await;
     let login = rig.login("alice", PASSWORD).await;
     let (id, long_ago) = (login.text("session_id"), rig.store.database_now().await.unwrap().minus(600_001));
-    transact!(&*rig.store, |tx| { tx.session_client(rig.name(), &id, Some("203.0.113.7"), None, long_ago).await }).unwrap();
+    transact!(&*rig.store, |tx| { tx.session_client(rig.name(), &id, Some("203.0.113.7"), (None, None), long_ago).await })
+        .unwrap();
     let answer = rig.post("/auth/2fa/setup/totp").bearer(&login.text("access_token")).send().await;
     assert_eq!(answer.refusal(), (403, "forbidden"));
     assert!(answer.text("fix").contains("POST /auth/login"));

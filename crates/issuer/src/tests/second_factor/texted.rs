@@ -115,8 +115,10 @@ async fn a_number_is_set_up_soon_after_a_login_and_as_e_164_has_it() {
     let id = alice.login.text("session_id");
     let session = rig.store.session(rig.name(), &id).await.unwrap().unwrap();
     let long_ago = session.auth_time.minus(600_001);
-    transact!(&*rig.store, |tx| { tx.session_client(rig.name(), &id, session.ip.as_deref(), None, long_ago).await })
-        .unwrap();
+    transact!(&*rig.store, |tx| {
+        tx.session_client(rig.name(), &id, session.ip.as_deref(), (None, None), long_ago).await
+    })
+    .unwrap();
     assert_eq!(set_up(&rig, &mut alice, NUMBER).await.refusal(), (403, "forbidden"));
     let without = Rig::new(&wide()).await;
     let mut alice = enrolled(&without, "alice").await;
