@@ -1,14 +1,15 @@
 //! Events: what people see under `kubectl describe`. Never in the way of work: a full queue drops them, and the log has them.
 
+mod telling;
+
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::ObjectReference;
-use kube::{
-    Client,
-    runtime::events::{Event, EventType, Recorder, Reporter},
-};
+use countersign_api::cluster::FIELD_MANAGER;
+use k8s_openapi::{api::core::v1::ObjectReference, jiff::Timestamp};
+use kube::Client;
 use tokio::sync::mpsc;
 
+use self::telling::{Said, Teller};
 use crate::registry::{EventFate, Registry};
 
 /// How many may wait to be written.
@@ -19,7 +20,7 @@ const MAX_NOTE: usize = 1024;
 /// Where events go.
 #[derive(Clone, Debug)]
 pub struct Events {
-    waiting: mpsc::Sender<(Event, ObjectReference)>,
+    waiting: mpsc::Sender<Said>,
     registry: Arc<Registry>,
 }
 
@@ -27,19 +28,15 @@ impl Events {
     /// Begins to write events, one after the other, in a task of its own that ends with the last handle.
     /// What becomes of them is counted in `registry`.
     pub fn new(client: Client, identity: &str, registry: Arc<Registry>) -> Self {
-        let reporter = Reporter {
-            controller: countersign_api::cluster::FIELD_MANAGER.to_owned(),
-            instance: Some(identity.to_owned()),
-        };
-        let recorder = Recorder::new(client, reporter);
-        let (sender, mut waiting) = mpsc::channel::<(Event, ObjectReference)>(WAITING);
+        let mut teller = Teller::new(client, FIELD_MANAGER, identity);
+        let (sender, mut waiting) = mpsc::channel::<Said>(WAITING);
         let counted = registry.clone();
         tokio::spawn(async move {
-            while let Some((event, regarding)) = waiting.recv().await {
-                let fate = match recorder.publish(&event, &regarding).await {
+            while let Some(said) = waiting.recv().await {
+                let fate = match teller.tell(&said, Timestamp::now()).await {
                     Ok(()) => EventFate::Written,
                     Err(error) => {
-                        tracing::debug!(%error, reason = event.reason, "an event could not be written");
+                        tracing::debug!(%error, reason = said.reason, "an event could not be written");
                         EventFate::Failed
                     }
                 };
@@ -51,19 +48,17 @@ impl Events {
 
     /// Something that is as it should be.
     pub fn normal(&self, regarding: &ObjectReference, reason: &str, note: impl Into<String>) {
-        self.send(EventType::Normal, regarding, reason, &note.into());
+        self.send("Normal", regarding, reason, &note.into());
     }
 
     /// Something that a person should look at.
     pub fn warning(&self, regarding: &ObjectReference, reason: &str, note: impl Into<String>) {
-        self.send(EventType::Warning, regarding, reason, &note.into());
+        self.send("Warning", regarding, reason, &note.into());
     }
 
-    fn send(&self, type_: EventType, regarding: &ObjectReference, reason: &str, note: &str) {
-        let note = bounded(note).to_owned();
-        let event =
-            Event { type_, reason: reason.to_owned(), note: Some(note), action: "Reconcile".to_owned(), secondary: None };
-        if self.waiting.try_send((event, regarding.clone())).is_err() {
+    fn send(&self, type_: &'static str, regarding: &ObjectReference, reason: &str, note: &str) {
+        let said = Said { type_, reason: reason.to_owned(), note: bounded(note).to_owned(), regarding: regarding.clone() };
+        if self.waiting.try_send(said).is_err() {
             self.registry.counts().events.count(EventFate::Dropped);
             tracing::debug!(reason, "too many events at once; this one is dropped");
         }

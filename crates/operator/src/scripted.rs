@@ -120,7 +120,8 @@ impl ApiServer {
         }
         let wanted = &body["metadata"]["resourceVersion"];
         match held {
-            None if *method == Method::PATCH && wanted.is_null() => Ok(state.put(path, body)),
+            // Applying makes what isn't there; merging into it doesn't.
+            None if *method == Method::PATCH && wanted.is_null() && body["kind"].is_string() => Ok(state.put(path, body)),
             None => Err(StatusCode::NOT_FOUND),
             Some(held) if !wanted.is_null() && *wanted != held["metadata"]["resourceVersion"] => Err(StatusCode::CONFLICT),
             Some(held) if *method == Method::DELETE => {
