@@ -29,12 +29,8 @@ impl Reconciler {
         if let Some(held) = managed.understood.as_ref().filter(|held| held.uid == uid && held.generation == generation) {
             return held.outcome.clone();
         }
-        let outcome = EffectivePolicy::try_from(&declared.policy).map(Arc::new).map_err(|problems| {
-            let message: Vec<String> = problems.iter().map(ToString::to_string).collect();
-            // A key that stands in the policy itself may be what is wrong.
-            let reason = if problems.iter().any(|problem| problem.weak_key) { "WeakKey" } else { "Invalid" };
-            Acceptance::Refused { remark: Remark::new(reason, message.join("; ")), remedy: Remedy::Person }
-        });
+        let outcome =
+            with_defaults(declared).map(Arc::new).map_err(|remark| Acceptance::Refused { remark, remedy: Remedy::Person });
         managed.resolved = None;
         managed.generation_since = Some((generation, Instant::now()));
         let issuer = outcome.as_ref().ok().and_then(|effective| effective.issuer.clone());
@@ -132,4 +128,17 @@ impl Reconciler {
             || managed.last_effective.as_ref().filter(|(uid, _)| uid == declared.uid()).map(|(_, last)| last.clone());
         understood.as_ref().ok().cloned().or_else(last)
     }
+}
+
+/// A spec with every default filled in, or what is wrong with it.
+fn with_defaults(declared: &Declared) -> Result<EffectivePolicy, Remark> {
+    if let Some(why) = &declared.unreadable {
+        return Err(Remark::new("Invalid", format!("spec: can't be read by this version of the operator: {why}")));
+    }
+    EffectivePolicy::try_from(&declared.policy).map_err(|problems| {
+        let message: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        // A key that stands in the policy itself may be what is wrong.
+        let reason = if problems.iter().any(|problem| problem.weak_key) { "WeakKey" } else { "Invalid" };
+        Remark::new(reason, message.join("; "))
+    })
 }

@@ -9,11 +9,16 @@ use countersign_api::{
         VERIFY_SECRETS_LABEL,
     },
     issue::signed_by,
-    policy::{AuthPolicy, policy_name},
+    policy::{AuthPolicy, AuthPolicySpec, policy_name},
 };
 use countersign_core::{digest::sha256, names::PolicyName};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
-use kube::{Api, core::PartialObjectMeta, runtime::watcher};
+use kube::{
+    Api,
+    core::{ApiResource, DynamicObject, PartialObjectMeta},
+    runtime::watcher,
+};
+use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::record::{RingSecret, RingSeen};
@@ -28,6 +33,8 @@ use crate::{
 pub(crate) struct Declared {
     pub(crate) policy: AuthPolicy,
     pub(crate) version: u64,
+    /// Why its spec can't be read. The one in `policy` then says nothing but the issuer.
+    pub(crate) unreadable: Option<String>,
 }
 
 impl Declared {
@@ -124,7 +131,7 @@ impl Caches {
     pub(crate) async fn run(&self, context: &Context, changed: impl Fn(Changed) + Send + Sync) -> Result<(), WatchLost> {
         let client = || context.client.clone();
         let (system, bundles) = (&context.config.system_namespace, &context.config.bundles_namespace);
-        let policies: Api<AuthPolicy> = Api::all(client());
+        let policies: Api<DynamicObject> = Api::all_with(client(), &ApiResource::erase::<AuthPolicy>(&()));
         let rings: Api<Secret> = Api::namespaced(client(), system);
         let maps: Api<ConfigMap> = Api::namespaced(client(), bundles);
         let secrets: Api<PartialObjectMeta<Secret>> = Api::namespaced(client(), bundles);
@@ -168,8 +175,20 @@ impl Caches {
     }
 }
 
-pub(super) fn declared(mut policy: AuthPolicy) -> Option<(String, AtVersion)> {
-    policy.metadata.managed_fields = None;
+/// A policy as a watch shows it. What these types can't read (stored under another version of the definition) is that policy's
+/// trouble and nobody else's: a watch of what they read would fail as a whole.
+pub(super) fn declared(object: DynamicObject) -> Option<(String, AtVersion)> {
+    let DynamicObject { mut metadata, mut data, .. } = object;
+    metadata.managed_fields = None;
+    let mut taken = |part: &str| data.get_mut(part).map(Value::take).unwrap_or_default();
+    let (spec, status) = (taken("spec"), taken("status"));
+    let issuer = spec["issuer"].as_str().map(str::to_owned);
+    let (spec, unreadable) = match serde_json::from_value::<AuthPolicySpec>(spec) {
+        Ok(spec) => (spec, None),
+        Err(error) => (AuthPolicySpec { issuer, ..AuthPolicySpec::default() }, Some(error.to_string())),
+    };
+    // A status that can't be read is written anew.
+    let policy = AuthPolicy { metadata, spec, status: serde_json::from_value(status).unwrap_or_default() };
     let name = match policy_name(&policy) {
         Ok(name) => name,
         Err(error) => {
@@ -177,8 +196,11 @@ pub(super) fn declared(mut policy: AuthPolicy) -> Option<(String, AtVersion)> {
             return None;
         }
     };
+    if let Some(why) = &unreadable {
+        tracing::warn!(policy = %name, error = why, "an AuthPolicy's spec can't be read");
+    }
     let version = version_of(&policy.metadata);
-    Some((name.to_string(), AtVersion(Arc::new(Declared { policy, version }))))
+    Some((name.to_string(), AtVersion(Arc::new(Declared { policy, version, unreadable }))))
 }
 
 pub(super) fn bundle_seen(map: ConfigMap) -> Option<(String, BundleSeen)> {

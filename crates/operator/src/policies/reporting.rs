@@ -12,6 +12,7 @@ use countersign_feed::Clock;
 use kube::{
     Api,
     api::{Patch, PatchParams},
+    core::PartialObjectMeta,
 };
 use serde_json::json;
 use tokio::time::Instant;
@@ -211,7 +212,8 @@ impl Reconciler {
         let metadata = &declared.policy.metadata;
         let (namespace, name) =
             (metadata.namespace.as_deref().unwrap_or("default"), metadata.name.as_deref().unwrap_or_default());
-        let api: Api<AuthPolicy> = Api::namespaced(self.context.client.clone(), namespace);
+        // Of the answer nothing but the version is read.
+        let api: Api<PartialObjectMeta<AuthPolicy>> = Api::namespaced(self.context.client.clone(), namespace);
         let patch = json!({
             "apiVersion": "countersign.dev/v1alpha1",
             "kind": "AuthPolicy",

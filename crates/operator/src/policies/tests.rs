@@ -4,6 +4,7 @@ mod informing;
 mod issuers;
 mod restores;
 mod revoking;
+mod unreadable;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -12,7 +13,6 @@ use countersign_api::{
     cluster::{
         BUNDLE_KEY, BUNDLE_LABEL, ISSUE_LABEL, KEY_RING_LABEL, POLICY_ANNOTATION, bundle_name, issue_name, ring_name,
     },
-    policy::AuthPolicy,
 };
 use countersign_core::{
     names::PolicyName,
@@ -22,6 +22,7 @@ use countersign_core::{
 };
 use countersign_feed::{Ack, Clock};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::core::DynamicObject;
 use serde_json::{Value, json};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -128,7 +129,7 @@ impl Leader {
     fn watches(&self) {
         let caches = &self.reconciler.caches;
         let labelled = |object: &Value, label: &str| object["metadata"]["labels"][label] == "v1";
-        let policy = self.server.object(POLICY).map(|policy| serde_json::from_value::<AuthPolicy>(policy).unwrap());
+        let policy = self.server.object(POLICY).map(|policy| serde_json::from_value::<DynamicObject>(policy).unwrap());
         caches.declared.set("shop/shop", policy.and_then(|policy| declared(policy).map(|(_, declared)| declared)));
         let ring = self.server.object(&ring_path()).filter(|ring| labelled(ring, KEY_RING_LABEL));
         let ring = ring.map(|ring| RingSecret::of(serde_json::from_value::<Secret>(ring).unwrap()));
@@ -261,7 +262,7 @@ async fn a_leader_of_yesterday_overwrites_no_bundle() {
     today.settles().await;
     let written = server.object(&bundle_path());
     declares(&server, |policy| policy["spec"]["audiences"] = json!(["yesterday"]));
-    let policy = serde_json::from_value::<AuthPolicy>(server.object(POLICY).unwrap()).unwrap();
+    let policy = serde_json::from_value::<DynamicObject>(server.object(POLICY).unwrap()).unwrap();
     yesterday.reconciler.caches.declared.set("shop/shop", declared(policy).map(|(_, declared)| declared));
     let looked = yesterday.reconciler.reconcile(&name(), &mut yesterday.managed).await;
     assert!(matches!(looked, Err(ReconcileError::Conflict)), "{looked:?}");

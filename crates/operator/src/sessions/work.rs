@@ -13,6 +13,7 @@ use countersign_telemetry::traces::TARGET;
 use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{
     Api, Resource as _,
+    core::{ApiResource, DynamicObject},
     runtime::watcher::{self, watcher},
 };
 use parking_lot::Mutex;
@@ -99,9 +100,18 @@ struct Work {
 
 impl Work {
     async fn watch_sessions(&self, wake: Wake) -> Result<(), WatchLost> {
-        let api: Api<Session> = Api::all(self.context.client.clone());
-        let keep = |session: Session| {
-            let key = key_of(&session.metadata)?;
+        // A watch of what these types read would fail for all sessions by one that they can't.
+        let api: Api<DynamicObject> = Api::all_with(self.context.client.clone(), &ApiResource::erase::<Session>(&()));
+        let keep = |object: DynamicObject| {
+            let (key, uid) = (key_of(&object.metadata)?, object.metadata.uid.clone());
+            let session: Session = match object.try_parse() {
+                Ok(session) => session,
+                Err(error) => {
+                    tracing::warn!(session = key, %error, "a Session can't be read; what it was before counts");
+                    let held = self.sessions.one(&key).filter(|held| held.metadata.uid == uid)?;
+                    return Some((key, held));
+                }
+            };
             self.owners.lock().put_session(&key, session.metadata.uid.as_deref()?, policy_of(&session));
             Some((key, Arc::new(session)))
         };

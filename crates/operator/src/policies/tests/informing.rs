@@ -238,7 +238,7 @@ async fn a_leader_of_yesterday_tells_issuers_nothing() {
     let written = server.object(&issue_path());
     // Its watch lags while another leads.
     declares(&server, |policy| policy["spec"]["login"]["lockout"] = json!({"threshold": 7}));
-    let policy = serde_json::from_value::<AuthPolicy>(server.object(POLICY).unwrap()).unwrap();
+    let policy = serde_json::from_value::<DynamicObject>(server.object(POLICY).unwrap()).unwrap();
     yesterday.reconciler.caches.declared.set("shop/shop", declared(policy).map(|(_, declared)| declared));
     let looked = yesterday.reconciler.reconcile(&name(), &mut yesterday.managed).await;
     assert!(matches!(looked, Err(ReconcileError::Conflict)), "{looked:?}");

@@ -21,7 +21,7 @@ async fn restored(versions_are_caught_up: bool) -> (ApiServer, Leader, String) {
 
 /// Shows the leader the policy as it is declared now, and nothing else.
 fn watches_the_policy_alone(leader: &Leader) {
-    let policy = serde_json::from_value::<AuthPolicy>(leader.server.object(POLICY).unwrap()).unwrap();
+    let policy = serde_json::from_value::<DynamicObject>(leader.server.object(POLICY).unwrap()).unwrap();
     leader.reconciler.caches.declared.set("shop/shop", declared(policy).map(|(_, declared)| declared));
 }
 
