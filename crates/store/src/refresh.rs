@@ -10,7 +10,7 @@ use aws_lc_rs::hmac;
 use countersign_core::{names::PolicyName, time::UnixMillis};
 use sqlx::{Row as _, any::AnyRow};
 
-use crate::{Ended, Ending, SEEN_EVERY_MS, SecretHash, Session, Store, StoreError, Tx, columns, sessions};
+use crate::{Ended, Ending, SecretHash, Session, Store, StoreError, Tx, columns, sessions};
 
 /// A refresh token: 256 bits. `Debug` hides it.
 #[derive(Clone, PartialEq, Eq)]
@@ -259,7 +259,7 @@ impl Tx {
             .bind(now.plus(using.lifetime_ms).0)
             .execute(self.connection())
             .await?;
-        if now.since(session.last_seen) >= SEEN_EVERY_MS {
+        if now.since(session.last_seen) >= session.seen_every_ms() {
             self.session_seen(policy, &session.id, now).await?;
         }
         if held.retry_is_open {
