@@ -3,6 +3,7 @@
 
 mod administered;
 mod authority;
+mod blocks;
 mod grants;
 mod imports;
 mod keys;
@@ -11,6 +12,7 @@ mod revocations;
 mod status;
 mod support;
 mod tokens;
+mod trail;
 mod users;
 
 use std::{
@@ -136,9 +138,9 @@ fn people() -> Described {
         .routes(routes!(imports::show))
         .routes(routes!(imports::rows))
         .routes(routes!(imports::undoing::undo))
-        .routes(routes!(grants::blocks, grants::block, grants::unblock))
-        .routes(routes!(grants::events))
-        .routes(routes!(grants::verify_events))
+        .routes(routes!(blocks::blocks, blocks::block, blocks::unblock))
+        .routes(routes!(trail::events))
+        .routes(routes!(trail::verify_events))
 }
 
 /// What concerns the whole process is no policy's administrator's business.
