@@ -9,7 +9,7 @@ use crate::rig::{Dev, binary};
 const GUIDE: &str = include_str!("../../docs/guides/from-fastapi.md");
 const SERVICE: &str = include_str!("../clients/python/service.py");
 /// What signed tokens before.
-const JWT_SECRET_KEY: &str = "a-legacy-secret-of-at-least-32-bytes!";
+pub(crate) const JWT_SECRET_KEY: &str = "a-legacy-secret-of-at-least-32-bytes!";
 
 /// A program of `tests/clients`.
 fn program(name: &str) -> String {
@@ -29,9 +29,20 @@ fn python(name: &str) -> Command {
 }
 
 /// The first block of that language in the guide.
-fn in_the_guide(language: &str) -> &'static str {
+pub(crate) fn in_the_guide(language: &str) -> &'static str {
     let (_, from) = GUIDE.split_once(&format!("```{language}\n")).unwrap();
     from.split_once("```").unwrap().0
+}
+
+/// A front end's user in Python, who is told where things are.
+pub(crate) fn python_frontend(told: &Value) {
+    walk(python("python/frontend.py").arg(told.to_string()));
+}
+
+/// And one in Node.
+pub(crate) fn node_frontend(told: &Value) {
+    let modules = variable("COUNTERSIGN_TEST_NODE_MODULES");
+    walk(Command::new("node").arg(program("node/frontend.mjs")).arg(told.to_string()).arg(modules));
 }
 
 /// Runs a client to its end; what it says of the step that failed is the test's failure.
@@ -63,7 +74,7 @@ fn the_guide_shows_the_service_that_the_tests_run() {
 fn a_python_client_of_a_fastapi_login_goes_on_as_it_is() {
     let policies = tempfile::tempdir().unwrap();
     let (_dev, told) = deployment(policies.path());
-    walk(python("python/frontend.py").arg(told.to_string()));
+    python_frontend(&told);
 }
 
 #[test]
@@ -71,8 +82,7 @@ fn a_python_client_of_a_fastapi_login_goes_on_as_it_is() {
 fn a_node_client_of_a_fastapi_login_goes_on_as_it_is() {
     let policies = tempfile::tempdir().unwrap();
     let (_dev, told) = deployment(policies.path());
-    let modules = variable("COUNTERSIGN_TEST_NODE_MODULES");
-    walk(Command::new("node").arg(program("node/frontend.mjs")).arg(told.to_string()).arg(modules));
+    node_frontend(&told);
 }
 
 #[test]

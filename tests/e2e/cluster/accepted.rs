@@ -22,7 +22,7 @@ fn partner(jwks: &Value) -> Value {
     json!([{"name": "partner", "issuer": "https://partner.example", "algorithms": ["EdDSA"], "jwks": jwks}])
 }
 
-fn secret(namespace: &str, name: &str, key: &str, value: &[u8]) -> Value {
+pub(super) fn secret(namespace: &str, name: &str, key: &str, value: &[u8]) -> Value {
     json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"namespace": namespace, "name": name},
         "data": {key: BASE64_STANDARD.encode(value)}})
 }

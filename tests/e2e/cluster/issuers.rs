@@ -1,5 +1,6 @@
 //! People, at issuers that share a PostgreSQL: whichever is asked, each result is one.
 
+mod clients;
 mod crowds;
 mod leaving;
 mod served;

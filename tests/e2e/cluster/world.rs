@@ -85,11 +85,17 @@ impl World {
         let api = self.api();
         api.namespace(policy["metadata"]["namespace"].as_str().unwrap());
         api.apply(policy);
-        let enforced = api.wait_condition(&object_path(policy), "Enforced", "True", PATIENCE);
-        if policy["spec"]["issuer"].is_null() {
+        self.in_force(policy)
+    }
+
+    /// The same of one that is there.
+    pub(super) fn in_force(&self, policy: &Value) -> Value {
+        let (api, path) = (self.api(), object_path(policy));
+        let enforced = api.wait_condition(&path, "Enforced", "True", PATIENCE);
+        if enforced["spec"]["issuer"].is_null() {
             return enforced;
         }
-        api.wait(&object_path(policy), "enforced, and keys sign", PATIENCE, |policy| {
+        api.wait(&path, "enforced, and keys sign", PATIENCE, |policy| {
             ["Enforced", "KeysReady"].iter().all(|kind| condition(policy, kind)["status"] == "True")
         })
     }

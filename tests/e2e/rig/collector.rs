@@ -1,12 +1,12 @@
 //! A collector of traces, as far as a sender can tell.
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{BufReader, Write as _},
     net::TcpStream,
     sync::{Arc, Mutex},
 };
 
-use super::Service;
+use super::service::{Service, message};
 
 /// It takes whatever is sent to it. What it got is protobuf, in which every text stands as it is.
 pub(crate) struct Collector {
@@ -40,18 +40,7 @@ impl Collector {
 fn take(connection: TcpStream, to: &Mutex<Vec<u8>>) -> Option<()> {
     let mut reader = BufReader::new(connection);
     loop {
-        let (mut length, mut line) = (0, String::new());
-        while line != "\r\n" {
-            line.clear();
-            if reader.read_line(&mut line).ok()? == 0 {
-                return None;
-            }
-            if let Some(("content-length", value)) = line.to_ascii_lowercase().split_once(':') {
-                length = value.trim().parse().ok()?;
-            }
-        }
-        let mut body = vec![0; length];
-        reader.read_exact(&mut body).ok()?;
+        let (_, body) = message(&mut reader)?;
         to.lock().unwrap().extend(body);
         reader.get_mut().write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").ok()?;
     }

@@ -2,7 +2,12 @@
 
 mod server;
 
-use std::{collections::BTreeSet, fs, path::PathBuf, sync::Mutex};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
 
 pub(crate) use self::server::MailServer;
 use super::{PATIENCE, eventually};
@@ -17,6 +22,10 @@ impl Mails {
     /// Those in a directory, in files that end in `.eml`.
     pub(crate) fn of(directory: PathBuf) -> Self {
         Self { directory, read: Mutex::default() }
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// The text of the next mail to an address that has a link.

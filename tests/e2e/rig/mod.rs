@@ -1,5 +1,6 @@
 //! The parts under test: started on free ports, ended with their value.
 
+mod balancer;
 mod binaries;
 mod clock;
 mod cluster;
@@ -17,6 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub(crate) use balancer::Balancer;
 pub(crate) use binaries::path as binary;
 pub(crate) use clock::Clock;
 pub(crate) use cluster::{
@@ -29,7 +31,6 @@ pub(crate) use mails::{MailServer, Mails};
 pub(crate) use policies::{LEGACY_SECRET, OPAQUE_KEY, Policies};
 pub(crate) use process::Process;
 pub(crate) use redis::{Redis, Reply};
-pub(crate) use service::Service;
 pub(crate) use verifier::{Options as VerifierOptions, Verifier};
 
 /// Prints a measured figure. Past the test harness, which shows only what failed tests print.

@@ -1,6 +1,7 @@
 //! A server of this process, for what the parts under test call.
 
 use std::{
+    io::{BufRead as _, BufReader, Read as _},
     net::{TcpListener, TcpStream},
     sync::{
         Arc,
@@ -42,6 +43,27 @@ impl Service {
     pub(crate) fn address(&self) -> &str {
         &self.address
     }
+}
+
+/// The next HTTP message of a connection: its head and its body; `None` when it is over.
+pub(super) fn message(reader: &mut BufReader<TcpStream>) -> Option<(String, Vec<u8>)> {
+    let (mut head, mut length) = (String::new(), 0);
+    loop {
+        let begun = head.len();
+        if reader.read_line(&mut head).ok()? == 0 {
+            return None;
+        }
+        let line = head[begun..].to_ascii_lowercase();
+        if let Some(("content-length", value)) = line.split_once(':') {
+            length = value.trim().parse().ok()?;
+        }
+        if line == "\r\n" {
+            break;
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).ok()?;
+    Some((head, body))
 }
 
 impl Drop for Service {

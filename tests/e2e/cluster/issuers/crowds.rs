@@ -9,7 +9,8 @@ use crate::{
         crowds::{CROWDS, Place},
         login_with,
     },
-    rig::{Issuer, Mails},
+    http::Target,
+    rig::Mails,
 };
 
 /// A policy at both issuers.
@@ -20,8 +21,8 @@ struct Both<'a> {
 
 impl Place for Both<'_> {
     fn front(&self) -> Front {
-        let issuers = self.served.issuers.iter().map(Issuer::target).collect();
-        Front::of(issuers, &format!("/{}/shop", self.policy))
+        let issuers = self.served.issuers.iter().map(|issuer| Target::Tcp(issuer.address().to_owned()));
+        Front::of(issuers.collect(), &format!("/{}/shop", self.policy))
     }
 
     fn account(&self, name: &str) {

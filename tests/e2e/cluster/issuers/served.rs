@@ -8,10 +8,13 @@ use std::sync::{
 use serde_json::{Value, json};
 
 use crate::{
-    cluster::world::{World, policy},
+    cluster::world::{World, names, policy},
     http::{Answer, Request},
     rig::{Collector, Issuer, MailServer, PATIENCE, Setup, eventually, object_path},
 };
+
+/// The policy that answers without its name, if it is there.
+pub(super) const DEFAULT: &str = "shop/app";
 
 /// A cluster with issuers that run.
 pub(super) struct Served {
@@ -29,7 +32,7 @@ impl Served {
             nodes: 2,
             operators: 1,
             issuers,
-            issuer_arguments: vec![format!("--otlp-endpoint={}", collector.url())],
+            issuer_arguments: vec![format!("--otlp-endpoint={}", collector.url()), format!("--default-policy={DEFAULT}")],
             issuer_environment: mail.environment().to_vec(),
             ..Setup::default()
         };
@@ -64,15 +67,20 @@ impl Served {
             "rateLimits": {"login": {"perAccountAndAddress": often, "perAddress": often}, "register": {}},
         });
         more(&mut policy["spec"]);
-        let policy = self.world.enforced(&policy);
+        self.serve(&self.world.enforced(&policy))
+    }
+
+    /// Waits until every issuer serves a policy by its rings as they are; the policy then.
+    pub(super) fn serve(&self, policy: &Value) -> Value {
+        let (namespace, name) = names(policy);
         for issuer in &self.issuers {
             eventually("the issuer serves the policy", PATIENCE, || {
-                let path = format!("/{name}/shop/.well-known/jwks.json");
+                let path = format!("/{namespace}/{name}/.well-known/jwks.json");
                 let answer = issuer.send(&Request::get(&path))?;
                 (answer.status == 200).then_some(())
             });
         }
-        self.acknowledged(&policy)
+        self.acknowledged(policy)
     }
 
     /// Waits until every issuer holds a policy's rings as they are; the policy then.

@@ -77,9 +77,9 @@ impl Issuer {
         &self.cluster
     }
 
-    /// Where people's clients ask it.
-    pub(crate) fn target(&self) -> Target {
-        Target::Tcp(self.address.clone())
+    /// Where people's clients ask it: host and port.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
     }
 
     /// Asks it, as people's clients do.

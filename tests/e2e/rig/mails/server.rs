@@ -13,7 +13,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{super::Service, Mails};
+use super::{super::service::Service, Mails};
 
 /// It takes every mail and keeps it as a file.
 pub(crate) struct MailServer {
