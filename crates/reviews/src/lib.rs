@@ -8,7 +8,7 @@ mod tls;
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Instant};
 
-use countersign_core::jose::compact;
+use countersign_core::{digest::sha256, jose::compact};
 use http::HeaderMap;
 use k8s_openapi::api::{
     authentication::v1::{TokenReview, TokenReviewSpec, UserInfo},
@@ -16,9 +16,10 @@ use k8s_openapi::api::{
 };
 use kube::{Api, Client, api::PostParams};
 use serde_json::Value;
+use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
-use self::strangers::{Admission, Strangers};
+use self::strangers::{Admission, Strangers, TokenHash, Whose};
 pub use self::tls::{CertificateError, self_signed};
 
 /// The header with a Kubernetes bearer token: the API server's service proxy takes `Authorization` for itself.
@@ -46,11 +47,23 @@ pub enum Refusal {
     Unavailable,
 }
 
+/// Tokens of those who were never let in that the API server is asked about at the same time.
+const STRANGE_AT_ONCE: usize = 10;
+/// The same from where others were let in.
+const AT_HOME_AT_ONCE: usize = 16;
+
 /// Asks the API server.
 #[derive(Clone)]
 pub struct Reviewer {
     client: Client,
     strangers: Arc<Strangers>,
+    /// While it is slow, questions about strangers stand in nobody's way.
+    questions: Arc<Questions>,
+}
+
+struct Questions {
+    of_strangers: Semaphore,
+    at_home: Semaphore,
 }
 
 impl std::fmt::Debug for Reviewer {
@@ -61,7 +74,12 @@ impl std::fmt::Debug for Reviewer {
 
 /// Somebody whom the API server knows.
 #[derive(Clone, Debug)]
-pub struct Person(UserInfo);
+pub struct Person {
+    user: UserInfo,
+    /// By which it is remembered that they were let in, and from where.
+    token: TokenHash,
+    source: Option<IpAddr>,
+}
 
 /// What somebody wants to do.
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +97,9 @@ pub struct Right<'a> {
 impl Reviewer {
     /// One that asks in this process' own name.
     pub fn new(client: Client) -> Self {
-        Self { client, strangers: Arc::new(Strangers::new(Instant::now())) }
+        let questions =
+            Questions { of_strangers: Semaphore::new(STRANGE_AT_ONCE), at_home: Semaphore::new(AT_HOME_AT_ONCE) };
+        Self { client, strangers: Arc::new(Strangers::new(Instant::now())), questions: Arc::new(questions) }
     }
 
     /// Whoever the token in the header belongs to. `source`: the address that the call comes from, where that is known; so many
@@ -96,24 +116,28 @@ impl Reviewer {
             return Err(Refusal::Unauthenticated("the token is over 16 KiB"));
         }
         let token = Zeroizing::new(token.to_owned());
-        match self.strangers.admit(&token, source, Instant::now()) {
-            Admission::Ask => {}
+        let hash = sha256(token.as_bytes());
+        let bound = match self.strangers.admit(hash, source, Instant::now()) {
+            Admission::Ask(Whose::Known) => None,
+            Admission::Ask(Whose::AtHome) => Some(&self.questions.at_home),
+            Admission::Ask(Whose::Strange) => Some(&self.questions.of_strangers),
             Admission::Refused => return Err(UNKNOWN),
             Admission::TooMany => return Err(Refusal::Overloaded),
-        }
+        };
+        let _place = bound.map(Semaphore::try_acquire).transpose().map_err(|_| Refusal::Overloaded)?;
         for audiences in asked_for(&token) {
             if let Some(user) = review(&self.client, &token, audiences).await? {
-                self.strangers.note(&token, true, Instant::now());
-                return Ok(Person(user));
+                self.strangers.known(hash, Instant::now());
+                return Ok(Person { user, token: hash, source });
             }
         }
-        self.strangers.note(&token, false, Instant::now());
+        self.strangers.refused(hash, Instant::now());
         Err(UNKNOWN)
     }
 
     /// Whether RBAC (or whoever authorises in this cluster) lets them.
     pub async fn may(&self, person: &Person, right: Right<'_>) -> Result<(), Refusal> {
-        let user = &person.0;
+        let user = &person.user;
         let review = SubjectAccessReview {
             spec: SubjectAccessReviewSpec {
                 user: user.username.clone(),
@@ -137,6 +161,7 @@ impl Reviewer {
         let answer = api.create(&PostParams::default(), &review).await.map_err(|error| unanswered(&error))?;
         let status = answer.status.unwrap_or_default();
         if status.allowed && status.denied != Some(true) {
+            self.strangers.let_in(person.token, person.source, Instant::now());
             Ok(())
         } else {
             Err(Refusal::Forbidden(right.refusal(person.name())))
@@ -147,7 +172,7 @@ impl Reviewer {
 impl Person {
     /// Their name, for the log and the audit.
     pub fn name(&self) -> &str {
-        self.0.username.as_deref().unwrap_or("unknown")
+        self.user.username.as_deref().unwrap_or("unknown")
     }
 }
 
