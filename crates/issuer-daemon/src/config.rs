@@ -43,7 +43,10 @@ const SET_IN_THE_POLICY: [(&str, &str); 13] = [
     version,
     about = "Gives people and programs their tokens, by the policies of a cluster",
     mut_arg("tls_cert", |cert| {
-        cert.help("Certificate chain (PEM) for the issuer's routes and the admin API; reloaded when it changes")
+        cert.help(
+            "Certificate chain (PEM) for every TCP listener; reloaded when it changes. The one for health then takes TLS and plain \
+             HTTP",
+        )
     }),
     after_help = "Secrets come from the environment alone: TOKEN_ENCRYPTION_KEY (16 characters or more, the same for every \
                   replica; TOKEN_ENCRYPTION_KEY_PREVIOUS while it is being changed), DATABASE_URL, REDIS_URL, SMTP_HOST, \
@@ -95,7 +98,7 @@ pub struct Flags {
         env = "COUNTERSIGN_ADMIN_SOCKET"
     )]
     pub admin_socket: PathBuf,
-    /// Certificate of the issuer's routes and the admin API
+    /// Certificate of the listeners
     #[command(flatten)]
     pub tls: TlsFlags,
     /// Whose X-Forwarded-… headers are believed: networks, `loopback`, separated by commas; none unless said
@@ -104,6 +107,10 @@ pub struct Flags {
     /// Names by which the issuer answers, each with a port or without; `*.shop.example` for all below one. None: any
     #[arg(long, value_name = "HOST", value_delimiter = ',', env = "COUNTERSIGN_TRUSTED_HOSTS")]
     pub trusted_hosts: Vec<String>,
+    /// Let policies' own mail servers (spec.login.mail.smtpSecretRef) be at private and loopback addresses. The one of
+    /// SMTP_HOST may be anywhere
+    #[arg(long, env = "COUNTERSIGN_SMTP_ALLOW_PRIVATE")]
+    pub smtp_allow_private: bool,
     /// How long events of the audit trail are kept, at least 24h, or `off` for ever
     #[arg(long, value_name = "DURATION", default_value = AuditRetention::DEFAULT, env = "COUNTERSIGN_AUDIT_RETENTION")]
     pub audit_retention: AuditRetention,
@@ -149,7 +156,7 @@ pub struct Config {
     pub cluster_admin_listen: Option<SocketAddr>,
     /// The admin API's socket.
     pub admin_socket: PathBuf,
-    /// Certificate and key of the first and the third.
+    /// Certificate and key of all of these.
     pub tls: Option<TlsFiles>,
     /// Whose word about a client's address is taken.
     pub trusted_proxies: TrustedProxies,
@@ -167,6 +174,8 @@ pub struct Config {
     pub secrets: Keys,
     /// How mails go out; absent: only as policies say themselves.
     pub smtp: Option<Arc<SmtpSettings>>,
+    /// Whether those of policies may be at private addresses.
+    pub smtp_allow_private: bool,
     /// What is odd about the environment.
     pub warnings: Vec<String>,
 }
@@ -310,6 +319,7 @@ impl Config {
             identity: identity.ok_or(ConfigError::NoIdentity)?,
             secrets: secrets(&set)?,
             smtp: SmtpSettings::from_variables(set)?.map(Arc::new),
+            smtp_allow_private: flags.smtp_allow_private,
             warnings: warnings(&set),
         })
     }
@@ -406,6 +416,7 @@ mod tests {
         let config = config(&[], &[("PORT", "8000")]).unwrap();
         assert_eq!((config.listen.port(), config.health_listen.port(), config.admin_listen.port()), (8000, 7491, 7492));
         assert_eq!(config.secrets.0.len(), 1);
+        assert!(!config.smtp_allow_private, "a policy's mail server is nowhere inside unless that is said");
         let shown = format!("{config:?}");
         assert!(!shown.contains("0123456789abcdef") && !shown.contains("u:p@"), "{shown}");
     }

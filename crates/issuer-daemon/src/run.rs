@@ -10,8 +10,8 @@ use countersign_feed::{
     RedisFeed, RedisOptions,
 };
 use countersign_issuer::{
-    AdminSocket, Confirmation, Delivery, Fleet, Issuer, IssuerConfig, KeyOperator, Listeners, Mailer, Policies, RingChoice,
-    RotateError, Secrets, ServeError, SmsSender, StatusSource, Vouched, passwords::Pool,
+    AdminSocket, Confirmation, Delivery, Fleet, Issuer, IssuerConfig, KeyOperator, Listeners, Mailer, Policies, Reach,
+    RingChoice, RotateError, Secrets, ServeError, SmsSender, StatusSource, Vouched, passwords::Pool,
 };
 use countersign_process::{ServingTls, TlsError, TrustError, TrustFile, Trusted, find_cluster};
 use countersign_reviews::{CertificateError, Reviewer, self_signed};
@@ -157,7 +157,10 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
         status: Arc::new(InCluster(told.clone())),
         secrets: Arc::new(derived.map_err(|error| RunError::Secrets(error.to_string()))?),
         passwords: Pool::of_this_machine(),
-        mailer: Mailer::new(config.smtp.clone().map_or(Delivery::Disabled, Delivery::Smtp)),
+        mailer: Mailer::new(
+            config.smtp.clone().map_or(Delivery::Disabled, Delivery::Smtp),
+            Reach { allow_private: config.smtp_allow_private },
+        ),
         sms: SmsSender::try_new(false).map_err(|error| RunError::Sms(error.to_string()))?,
         counters: Some(counters),
         trusted_proxies: config.trusted_proxies.clone(),
@@ -206,7 +209,11 @@ async fn bind(config: &Config, client: &Client, tls: Option<&ServingTls>) -> Res
         None => None,
         Some(address) => Some(Vouched {
             listener: tcp("--cluster-admin-listen", address).await?,
-            tls: self_signed(ISSUER_SERVICE, &config.system_namespace)?,
+            // Users come through the API server, which takes any certificate.
+            tls: match tls {
+                Some(tls) => tls.acceptor(),
+                None => self_signed(ISSUER_SERVICE, &config.system_namespace)?,
+            },
             authority: Arc::new(Users(Reviewer::new(client.clone()))),
         }),
     };
@@ -216,7 +223,7 @@ async fn bind(config: &Config, client: &Client, tls: Option<&ServingTls>) -> Res
         admin: tcp("--admin-listen", config.admin_listen).await?,
         admin_socket: AdminSocket::bind(&config.admin_socket)?,
         vouched,
-        tls: tls.map(|tls| tls.acceptor().clone()),
+        tls: tls.map(ServingTls::acceptor),
     })
 }
 

@@ -18,6 +18,7 @@ mod users;
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use axum::{
@@ -29,6 +30,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use countersign_core::names::PolicyName;
+use tokio::time::Instant;
 use utoipa_axum::routes;
 
 pub use self::authority::{Authority, Caller, NotAdmitted, Right};
@@ -49,6 +51,9 @@ use crate::{
 
 /// What authorises every call of a policy.
 const ADMIN_PERMISSION: &str = "countersign:admin";
+
+/// A body that took longer than this has its caller judged again: what they may can have ended meanwhile.
+const JUDGED_FOR: Duration = Duration::from_secs(1);
 
 /// Calls that concern the whole process.
 const POLICIES: &str = "/admin/v1/policies";
@@ -155,15 +160,14 @@ async fn judged(State(issuer): State<Issuer>, policy: Result<OfPolicy, Problem>,
     }
 }
 
-/// A request whose token permits it, with whom that names. Without a good one nobody learns which policies there are.
+/// A request whose token permits it, with whom that names. Without a good one nobody learns which policies there are, and no
+/// body is read.
 async fn admitted(issuer: &Issuer, policy: Result<OfPolicy, Problem>, request: Request) -> Result<Request, Failed> {
     const ONE: &str = "send one Authorization: Bearer header with a token of this policy";
     if !request.headers().contains_key(header::AUTHORIZATION) {
         return Err(Problem::no_credential("send an Authorization: Bearer header with a token of this policy").into());
     }
-    // The whole request first: who may is judged when it is done, however long its body took.
     let (mut parts, body) = request.into_parts();
-    let Content(bytes) = Content::from_request(Request::from_parts(parts.clone(), body), issuer).await?;
     let client = client_of(&parts, issuer)?;
     let token = sole_bearer(&parts.headers);
     let policy = match policy {
@@ -175,14 +179,22 @@ async fn admitted(issuer: &Issuer, policy: Result<OfPolicy, Problem>, request: R
         }
     };
     let call = Call { issuer: issuer.clone(), policy, client, actor: None, counted_by: CountedBy::default() };
-    let judged = match token {
-        Some(token) => {
-            let around = Around::of(&parts, &call.client);
-            bearer::judge(issuer, &call.policy, token, Some(ADMIN_PERMISSION), &around).await
-        }
-        None => Err(Problem::invalid_token(ONE).suspicious().into()),
+    let judge = async || {
+        let judged = match token {
+            Some(token) => {
+                let around = Around::of(&parts, &call.client);
+                bearer::judge(issuer, &call.policy, token, Some(ADMIN_PERMISSION), &around).await
+            }
+            None => Err(Problem::invalid_token(ONE).suspicious().into()),
+        };
+        door::watched(&call, judged).await
     };
-    let caller = door::watched(&call, judged).await?;
+    let mut caller = judge().await?;
+    let begun = Instant::now();
+    let Content(bytes) = Content::from_request(Request::from_parts(parts.clone(), body), issuer).await?;
+    if begun.elapsed() >= JUDGED_FOR {
+        caller = judge().await?;
+    }
     parts.extensions.insert(Actor::of(&caller.credential));
     Ok(Request::from_parts(parts, Body::from(bytes)))
 }

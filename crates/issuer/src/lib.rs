@@ -51,6 +51,8 @@ pub mod totp;
 #[cfg(test)]
 mod tests;
 
+pub use countersign_jwks::Reach;
+
 pub use activity::SessionActivity;
 pub use admin::{Authority, Caller, NotAdmitted, Right};
 pub use audit_log::{AuditLog, InvalidAuditLog};

@@ -23,6 +23,7 @@ use std::{
 
 use countersign_api::policy::EffectiveMail;
 use countersign_core::names::PolicyName;
+use countersign_jwks::Reach;
 use lettre::{Address, Message, message::Mailbox};
 use tokio::sync::watch;
 
@@ -43,8 +44,9 @@ const TARGET: &str = "countersign::mail";
 const QUEUE: usize = 1024;
 /// Mails of a policy on their way at once. One that waits for its next try is not on its way.
 const AT_ONCE: usize = 4;
-/// See [`QUEUE`] and [`AT_ONCE`]; and what all policies may have waiting: thirty with dead servers leave room for the rest.
-const BOUNDS: Bounds = Bounds { each: QUEUE, all: 32 * QUEUE, at_once: AT_ONCE };
+/// See [`QUEUE`] and [`AT_ONCE`]; and what a namespace's and all policies may have waiting: one tenant's dead servers leave
+/// room for the rest, however many there are.
+const BOUNDS: Bounds = Bounds { each: QUEUE, namespace: 8 * QUEUE, all: 32 * QUEUE, at_once: AT_ONCE };
 /// The pauses after failures. After the last one a mail is given up.
 const PAUSES: Pauses = [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(25)];
 /// See [`PAUSES`].
@@ -99,6 +101,9 @@ pub(crate) enum SendError {
     /// No connection, or none that lasted.
     #[error("the mail server {0}")]
     Unreachable(&'static str),
+    /// It is the policy's own, and nowhere that a policy's author may have us connect to.
+    #[error("the address of the policy's own mail server is {0}")]
+    Forbidden(&'static str),
     /// The outbox.
     #[error("the outbox can't be written: {0}")]
     Outbox(std::io::ErrorKind),
@@ -131,11 +136,11 @@ struct Counters {
 
 impl Counters {
     /// Counts what came of a mail, and logs a failure.
-    fn count(&self, carried: Result<(), SendError>) -> Result<(), SendError> {
+    fn count(&self, policy: &PolicyName, carried: Result<(), SendError>) -> Result<(), SendError> {
         match &carried {
             Ok(()) => self.sent.fetch_add(1, Relaxed),
             Err(error) => {
-                tracing::error!(target: TARGET, %error, "a mail was given up");
+                tracing::error!(target: TARGET, %policy, %error, "a mail was given up");
                 self.failed.fetch_add(1, Relaxed)
             }
         };
@@ -166,10 +171,10 @@ impl std::fmt::Debug for Mailer {
 }
 
 impl Mailer {
-    /// A sender of mails by `delivery`, unless a policy has a way of its own.
-    pub fn new(delivery: Delivery) -> Self {
+    /// A sender of mails by `delivery`, unless a policy has a server of its own: that is connected to within `reach`.
+    pub fn new(delivery: Delivery, reach: Reach) -> Self {
         let works = !matches!(delivery, Delivery::Disabled);
-        Self::over(Arc::new(delivery), works, PAUSES)
+        Self::over(Arc::new(Ways { delivery, reach }), works, PAUSES)
     }
 
     fn over(post: Arc<dyn Post>, works: bool, pauses: Pauses) -> Self {
@@ -192,9 +197,10 @@ impl Mailer {
         self.pending.send_modify(|n| *n += 1);
         let job = Job { to: to.to_owned(), sending: sending.clone(), notice };
         let (route, counters, pending) = (self.route.clone(), self.counters.clone(), self.pending.clone());
+        let policy = sending.policy.clone();
         tokio::spawn(async move {
             // Counted and logged: there is nobody else to tell.
-            let _ = counters.count(carry(&route, job, Some(&place)).await);
+            let _ = counters.count(&policy, carry(&route, job, Some(&place)).await);
             drop(place);
             pending.send_modify(|n| *n -= 1);
         });
@@ -206,7 +212,7 @@ impl Mailer {
             return Err(SendError::NotSetUp);
         }
         let job = Job { to: to.to_owned(), sending: sending.clone(), notice };
-        self.counters.count(carry(&self.route, job, None).await)
+        self.counters.count(&sending.policy, carry(&self.route, job, None).await)
     }
 
     /// What became of mails so far.
@@ -240,27 +246,33 @@ struct Prepared {
     smtp: Option<Arc<SmtpSettings>>,
 }
 
-impl Post for Delivery {
+/// How mails get out: the issuer's own way, and how far a policy's may lead.
+struct Ways {
+    delivery: Delivery,
+    reach: Reach,
+}
+
+impl Post for Ways {
     fn sender(&self) -> Option<&str> {
-        match self {
-            Self::Smtp(smtp) => smtp.sender(),
-            Self::Outbox(_) => Some(NOBODY),
-            Self::Disabled => None,
+        match &self.delivery {
+            Delivery::Smtp(smtp) => smtp.sender(),
+            Delivery::Outbox(_) => Some(NOBODY),
+            Delivery::Disabled => None,
         }
     }
 
     fn carry<'a>(&'a self, mail: &'a Prepared) -> Pin<Box<dyn Future<Output = Result<(), SendError>> + Send + 'a>> {
         Box::pin(async move {
-            match (&mail.smtp, self) {
-                (Some(own), _) => own.send(&mail.message).await,
-                (None, Self::Smtp(smtp)) => smtp.send(&mail.message).await,
-                (None, Self::Outbox(outbox)) => {
+            match (&mail.smtp, &self.delivery) {
+                (Some(own), _) => own.send(&mail.message, Some(self.reach)).await,
+                (None, Delivery::Smtp(smtp)) => smtp.send(&mail.message, None).await,
+                (None, Delivery::Outbox(outbox)) => {
                     let formatted = mail.message.formatted();
                     let kept = outbox.keep(formatted).await.map_err(|error| SendError::Outbox(error.kind()))?;
                     outbox.tell(&Kept { to: &mail.to, subject: mail.subject, link: mail.link.as_deref(), path: &kept });
                     Ok(())
                 }
-                (None, Self::Disabled) => Err(SendError::NotSetUp),
+                (None, Delivery::Disabled) => Err(SendError::NotSetUp),
             }
         })
     }

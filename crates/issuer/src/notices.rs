@@ -32,9 +32,16 @@ const TAKEN: u32 = 8;
 const OF_POLICY: usize = 8;
 /// Notices that are on their way at once, about.
 const AT_ONCE: usize = 256;
+/// Those of one namespace, which is one tenant's, however many policies with dead mail servers it has. Further ones wait until
+/// [`LEASE_MS`] is over.
+const OF_NAMESPACE: usize = 64;
 /// Who is below [`OF_POLICY`] may be given [`TAKEN`] more; and so of all.
-const BOUNDS: Bounds =
-    Bounds { each: OF_POLICY + TAKEN as usize, all: AT_ONCE + TAKEN as usize, at_once: OF_POLICY + TAKEN as usize };
+const BOUNDS: Bounds = Bounds {
+    each: OF_POLICY + TAKEN as usize,
+    namespace: OF_NAMESPACE,
+    all: AT_ONCE + TAKEN as usize,
+    at_once: OF_POLICY + TAKEN as usize,
+};
 /// How long a notice is worth sending, milliseconds.
 const WORTH_MS: i64 = 24 * 3_600_000;
 /// That failures have locked an account; its content is until when, milliseconds.
@@ -141,7 +148,8 @@ impl UnderWay {
                 return Ok(());
             }
             for notice in taken {
-                let (place, issuer) = (self.lanes.enter(&notice.policy), issuer.clone());
+                let Some(place) = self.lanes.enter(&notice.policy) else { continue };
+                let issuer = issuer.clone();
                 self.tasks.spawn(async move {
                     let sent = send(issuer, notice, now).await;
                     drop(place);

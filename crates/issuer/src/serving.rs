@@ -15,6 +15,7 @@ use std::{
 
 use countersign_core::{names::PolicyName, proxies::TrustedProxies};
 use countersign_feed::{FeedState, Publisher, RedisCounters, collect_activity, collect_uses};
+use countersign_process::Tls;
 use countersign_store::Store;
 use tokio::{
     net::{TcpListener, UnixListener},
@@ -274,14 +275,16 @@ impl Issuer {
         let Listeners { public: public_listener, health: health_listener, admin, admin_socket, vouched, tls } = listeners;
         let people = Bounds { connections: MAX_CONNECTIONS, patience: Patience::default() };
         let few = Bounds { connections: MAX_OTHER_CONNECTIONS, ..people };
-        servers.spawn(connections::serve(Door::Tcp(public_listener, tls.clone()), public, people, stop.clone()));
+        let required = tls.clone().map_or(Tls::Off, Tls::Required);
+        let taken = tls.map_or(Tls::Off, Tls::Taken);
+        servers.spawn(connections::serve(Door::Tcp(public_listener, required.clone()), public, people, stop.clone()));
         let health_routes = health::routes(self.clone());
-        servers.spawn(connections::serve(Door::Tcp(health_listener, None), health_routes, few, stop.clone()));
+        servers.spawn(connections::serve(Door::Tcp(health_listener, taken), health_routes, few, stop.clone()));
         let admin_routes = admin::routes(self.clone(), admin::Door::Bearer);
-        servers.spawn(connections::serve(Door::Tcp(admin, tls), admin_routes, few, stop.clone()));
+        servers.spawn(connections::serve(Door::Tcp(admin, required), admin_routes, few, stop.clone()));
         if let Some(Vouched { listener, tls, authority }) = vouched {
             let routes = admin::routes(self.clone(), admin::Door::Authority(authority));
-            servers.spawn(connections::serve(Door::Tcp(listener, Some(tls)), routes, few, stop.clone()));
+            servers.spawn(connections::serve(Door::Tcp(listener, Tls::Required(tls)), routes, few, stop.clone()));
         }
         let socket_routes = admin::routes(self.clone(), admin::Door::FileMode);
         let AdminSocket { listener, path } = admin_socket;
@@ -309,7 +312,7 @@ pub struct Listeners {
     pub health: TcpListener,
     /// The admin API over HTTP; on a loopback address, unless there is TLS.
     pub admin: TcpListener,
-    /// TLS of the two, if any.
+    /// TLS of the three, if any; that of health takes plain HTTP as well, because probes come without.
     pub tls: Option<TlsAcceptor>,
     /// The admin API over a socket.
     pub admin_socket: AdminSocket,
@@ -354,3 +357,6 @@ impl AdminSocket {
         Ok(Self { listener, path: path.to_owned() })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -71,8 +71,8 @@ pub(crate) enum SmsError {
 
 /// Messages of a policy on their way at once. Further ones are dropped and counted.
 const AT_ONCE: usize = 32;
-/// See [`AT_ONCE`]; and those of all policies, each of which takes seconds at most.
-const BOUNDS: Bounds = Bounds { each: AT_ONCE, all: 64 * AT_ONCE, at_once: AT_ONCE };
+/// See [`AT_ONCE`]; and those of a namespace's and of all policies, each of which takes seconds at most.
+const BOUNDS: Bounds = Bounds { each: AT_ONCE, namespace: 8 * AT_ONCE, all: 64 * AT_ONCE, at_once: AT_ONCE };
 
 /// What became of messages since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -17,7 +17,7 @@ mod notices;
 mod operating;
 mod outages;
 mod requests;
-mod rig;
+pub(crate) mod rig;
 mod second_factor;
 mod services;
 mod taken_over;

@@ -3,7 +3,8 @@
 //! In directory mode the verifier fetches; in a cluster the operator alone does, and hands the sets on in bundles. Both obey
 //! the same rules ([`FetchRules`]), which keep a policy's author from using us against others.
 //!
-//! What else goes to an address that a policy's author named goes by the same rules: [`Outbound`].
+//! What else goes to an address that a policy's author named goes by the same rules: [`Outbound`] where that is http, [`Reach`]
+//! for what isn't.
 //!
 //! This crate must not know of policies, bundles or Kubernetes.
 
@@ -16,7 +17,7 @@ use countersign_core::{digest::sha256, jose::Algorithm};
 
 pub use client::{Client, FetchError};
 pub use follower::{Fetched, Followers};
-pub use outbound::{ClientError, FetchRules, Outbound, OutboundError};
+pub use outbound::{ClientError, FetchRules, Outbound, OutboundError, Reach};
 
 /// Where a key set comes from, and what its keys may be used for. Policies that agree on both share one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,4 +1,5 @@
-//! Requests to addresses that a policy's author named: https, to public addresses, without redirects, within a time.
+//! Connections to where a policy's author says: to public addresses alone; requests besides by https, without redirects,
+//! within a time.
 
 use std::{
     fs,
@@ -44,7 +45,7 @@ pub enum ClientError {
     Client(#[source] reqwest::Error),
 }
 
-/// Why a request wasn't made, or not answered.
+/// Why nothing was asked, or answered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OutboundError {
     /// Plain http, or no URL at all.
@@ -65,19 +66,20 @@ pub enum OutboundError {
 #[derive(Clone, Debug)]
 pub struct Outbound {
     http: reqwest::Client,
-    allow_private: bool,
+    reach: Reach,
 }
 
 impl Outbound {
     /// A client under these rules.
     pub fn new(rules: &FetchRules) -> Result<Self, ClientError> {
+        let reach = Reach { allow_private: rules.allow_private };
         let mut builder = reqwest::Client::builder()
             .no_proxy()
             .redirect(redirect::Policy::none())
             .timeout(TIMEOUT)
             .https_only(!rules.allow_private)
             .pool_max_idle_per_host(0)
-            .dns_resolver(Addresses { allow_private: rules.allow_private })
+            .dns_resolver(reach)
             .user_agent(concat!("countersign/", env!("CARGO_PKG_VERSION")));
         if let Some(path) = &rules.ca_file {
             let error = |reason: String| ClientError::CaFile { path: path.clone(), reason };
@@ -88,7 +90,7 @@ impl Outbound {
             }
             builder = builder.tls_certs_merge(authorities);
         }
-        Ok(Self { http: builder.build().map_err(ClientError::Client)?, allow_private: rules.allow_private })
+        Ok(Self { http: builder.build().map_err(ClientError::Client)?, reach })
     }
 
     /// POSTs `body`; the status of the answer, whose body is not read. A redirect is an answer like any other.
@@ -108,40 +110,47 @@ impl Outbound {
         let url: Url = url.parse().map_err(|_| OutboundError::NotHttps)?;
         match url.scheme() {
             "https" => {}
-            "http" if self.allow_private => {}
+            "http" if self.reach.allow_private => {}
             _ => return Err(OutboundError::NotHttps),
         }
         let host = url.host_str().ok_or(OutboundError::NotHttps)?;
-        match host.trim_matches(['[', ']']).parse::<IpAddr>().ok().and_then(|ip| forbidden(ip, self.allow_private)) {
-            Some(forbidden) => Err(forbidden.into()),
-            None => Ok(url),
+        if let Ok(ip) = host.trim_matches(['[', ']']).parse() {
+            self.reach.permits(ip)?;
         }
+        Ok(url)
     }
 }
 
-/// Why an address isn't connected to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-enum Forbidden {
-    #[error("no public address")]
-    Private,
-    #[error("an address of metadata")]
-    Metadata,
+/// To which addresses is connected that a policy's author named, or that a name of theirs leads to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// Private and loopback ones too. Link-local ones never: there clouds hand out their credentials.
+    pub allow_private: bool,
 }
 
-impl From<Forbidden> for OutboundError {
-    fn from(forbidden: Forbidden) -> Self {
-        match forbidden {
-            Forbidden::Private => Self::PrivateAddress,
-            Forbidden::Metadata => Self::MetadataAddress,
+impl Reach {
+    /// The addresses of `host`, a name or an address however written, that may be connected to: at least one. Whoever connects
+    /// takes these, and asks no name server again, whose next answer may be another.
+    pub async fn addresses(self, host: &str, port: u16) -> Result<Vec<SocketAddr>, OutboundError> {
+        let found = tokio::net::lookup_host((host, port)).await.map_err(|e| OutboundError::Transport(e.to_string()))?;
+        let (mut permitted, mut refusal) = (Vec::new(), None);
+        for address in found {
+            match self.permits(address.ip()) {
+                Ok(()) => permitted.push(address),
+                Err(refused) => refusal = refusal.or(Some(refused)),
+            }
         }
+        if permitted.is_empty() { Err(refusal.unwrap_or(OutboundError::PrivateAddress)) } else { Ok(permitted) }
     }
-}
 
-fn forbidden(ip: IpAddr, allow_private: bool) -> Option<Forbidden> {
-    if is_metadata(ip) {
-        Some(Forbidden::Metadata)
-    } else {
-        (!allow_private && !is_public(ip)).then_some(Forbidden::Private)
+    fn permits(self, ip: IpAddr) -> Result<(), OutboundError> {
+        if is_metadata(ip) {
+            Err(OutboundError::MetadataAddress)
+        } else if self.allow_private || is_public(ip) {
+            Ok(())
+        } else {
+            Err(OutboundError::PrivateAddress)
+        }
     }
 }
 
@@ -149,8 +158,8 @@ pub(super) fn transport(error: &reqwest::Error) -> OutboundError {
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
     let mut deepest = String::new();
     while let Some(e) = source {
-        if let Some(forbidden) = e.downcast_ref::<Forbidden>() {
-            return (*forbidden).into();
+        if let Some(known) = e.downcast_ref::<OutboundError>() {
+            return known.clone();
         }
         deepest = e.to_string();
         source = e.source();
@@ -158,25 +167,13 @@ pub(super) fn transport(error: &reqwest::Error) -> OutboundError {
     OutboundError::Transport(if error.is_timeout() { "timed out".into() } else { deepest })
 }
 
-/// Resolves names to addresses that may be connected to only. What it returns is what is connected to: a name that resolves
-/// differently a moment later changes nothing.
-#[derive(Debug)]
-struct Addresses {
-    allow_private: bool,
-}
-
-impl Resolve for Addresses {
+/// What it returns is what is connected to: a name that resolves differently a moment later changes nothing.
+impl Resolve for Reach {
     fn resolve(&self, name: Name) -> Resolving {
-        let allow_private = self.allow_private;
+        let reach = *self;
         Box::pin(async move {
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            let allowed: Vec<SocketAddr> =
-                found.iter().filter(|a| forbidden(a.ip(), allow_private).is_none()).copied().collect();
-            if allowed.is_empty() {
-                let why = found.iter().find_map(|a| forbidden(a.ip(), allow_private)).unwrap_or(Forbidden::Private);
-                return Err(why.into());
-            }
-            Ok(Box::new(allowed.into_iter()) as Addrs)
+            let addresses = reach.addresses(name.as_str(), 0).await?;
+            Ok(Box::new(addresses.into_iter()) as Addrs)
         })
     }
 }

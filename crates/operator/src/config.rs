@@ -4,11 +4,21 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use countersign_api::{cluster, values};
 use countersign_feed::{InvalidRedisUrl, RedisUrl};
-use countersign_process::TellingFlags;
+use countersign_process::{HalfTls, TellingFlags, TlsFiles, TlsFlags};
 
 /// The flags of `countersign-operator`. Each is also an environment variable, `COUNTERSIGN_` and its name.
 #[derive(Clone, Debug, clap::Parser)]
-#[command(name = "countersign-operator", version, about = "Turns AuthPolicies into key rings and bundles")]
+#[command(
+    name = "countersign-operator",
+    version,
+    about = "Turns AuthPolicies into key rings and bundles",
+    mut_arg("tls_cert", |cert| {
+        cert.help(
+            "Certificate chain (PEM) for the API for the command line, which else makes one of its own, and for health, which \
+             then takes TLS and plain HTTP; reloaded when it changes",
+        )
+    })
+)]
 pub struct Flags {
     /// Namespace of the operator's own objects: key rings, its Lease
     #[arg(long, value_name = "NAME", default_value = cluster::SYSTEM_NAMESPACE, env = "COUNTERSIGN_SYSTEM_NAMESPACE")]
@@ -32,6 +42,9 @@ pub struct Flags {
     /// Address for /healthz, /readyz and /metrics, or `off`
     #[arg(long, value_name = "ADDR:PORT", default_value_t = format!("0.0.0.0:{}", cluster::ports::OPERATOR_HEALTH), env = "COUNTERSIGN_HEALTH_LISTEN")]
     pub health_listen: String,
+    /// Certificate of the listeners
+    #[command(flatten)]
+    pub tls: TlsFlags,
     /// This process's name among operators; default: POD_NAME, else made of host name and process id
     #[arg(long, env = "COUNTERSIGN_IDENTITY")]
     pub identity: Option<String>,
@@ -42,7 +55,7 @@ pub struct Flags {
     /// Which cluster to work in; default: the one that this pod is in, else KUBECONFIG
     #[arg(long, value_name = "FILE", env = "COUNTERSIGN_KUBECONFIG")]
     pub kubeconfig: Option<PathBuf>,
-    /// Fetch trusted issuers' keys from private, loopback and link-local addresses too, and by plain http
+    /// Fetch trusted issuers' keys from private and loopback addresses too, and by plain http
     #[arg(long, env = "COUNTERSIGN_JWKS_ALLOW_PRIVATE")]
     pub jwks_allow_private: bool,
     /// Certificates (PEM) of authorities to trust for fetching keys, beside the system's
@@ -74,6 +87,8 @@ pub struct Config {
     pub listen: Option<SocketAddr>,
     /// Health and metrics.
     pub health_listen: Option<SocketAddr>,
+    /// Certificate and key of both.
+    pub tls: Option<TlsFiles>,
     /// This process's name among operators.
     pub identity: String,
     /// How long a Lease is good for without renewal.
@@ -153,6 +168,9 @@ pub enum ConfigError {
         "--bundles-namespace is the system namespace {0:?}: verifiers may read everything there, and key rings are in it"
     )]
     OneNamespace(String),
+    /// A certificate without its key, or the other way round.
+    #[error(transparent)]
+    HalfTls(#[from] HalfTls),
     /// Nothing identifies the process.
     #[error("--identity is empty")]
     NoIdentity,
@@ -188,6 +206,7 @@ impl Config {
             no_issuer: flags.no_issuer,
             listen: address("--listen", &flags.listen)?,
             health_listen: address("--health-listen", &flags.health_listen)?,
+            tls: flags.tls.files()?,
             identity,
             lease_duration: Duration::from_millis(flags.lease_duration.as_millis().unsigned_abs()),
             kubeconfig: flags.kubeconfig.clone(),
@@ -227,6 +246,7 @@ mod tests {
             (&["--redis", "nonsense"], "--redis"),
             (&["--redis-ca-file", "/nonexistent"], "/nonexistent"),
             (&["--identity", ""], "--identity"),
+            (&["--tls-cert", "/c"], "--tls-key is missing"),
             (&["--lease-duration", "2999ms"], "--lease-duration"),
             (&["--bundles-namespace", "countersign-system"], "--bundles-namespace"),
         ] {

@@ -10,6 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use countersign_process::Tls;
 use countersign_telemetry::exposition::CONTENT_TYPE;
 use hyper::{body::Incoming, service::Service as _};
 use hyper_util::service::TowerToHyperService;
@@ -18,10 +19,18 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
-use crate::{api_server::Writes, metrics, registry::Registry, serving::Door};
+use crate::{
+    api_server::Writes,
+    metrics,
+    registry::Registry,
+    serving::{Door, Peer},
+};
 
-/// Probes and scrapes are few and short; whoever else comes doesn't keep them out for long.
-const DOOR: Door = Door { connections: 64, within: Duration::from_secs(20), tls: None };
+/// Connections at once, and those of one address. Probes and scrapes are few and short.
+const CONNECTIONS: usize = 64;
+const OF_ONE_ADDRESS: usize = 32;
+/// How long one may last: whoever else comes doesn't keep probes out for long.
+const CONNECTION_WITHIN: Duration = Duration::from_secs(20);
 
 /// What the health listener tells.
 #[derive(Clone, Debug)]
@@ -45,18 +54,26 @@ enum Standing {
 
 impl Health {
     /// Binds the listener, if there is to be one, and serves.
-    pub(crate) async fn bind(listen: Option<SocketAddr>, policy_label: bool, writes: Arc<Writes>) -> io::Result<Self> {
+    pub(crate) async fn bind(
+        listen: Option<SocketAddr>,
+        tls: Tls,
+        policy_label: bool,
+        writes: Arc<Writes>,
+    ) -> io::Result<Self> {
         let health = Self(Arc::new(State_ { standing: Mutex::new(Standing::Candidate), policy_label, writes }));
         if let Some(address) = listen {
             let listener = TcpListener::bind(address).await?;
             tracing::info!(address = %listener.local_addr()?, "health and metrics");
             let routes = TowerToHyperService::new(health.routes());
+            let door = Door { connections: CONNECTIONS, of_one_address: OF_ONE_ADDRESS, within: CONNECTION_WITHIN, tls };
             tokio::spawn(async move {
                 let answer = move |request: Request<Incoming>| {
+                    // Whoever asks is answered at once: there is nothing to be known of them.
+                    request.extensions().get::<Peer>().into_iter().for_each(Peer::admit);
                     let answered = routes.call(request.map(Body::new));
                     async move { answered.await.unwrap_or_else(|never| match never {}) }
                 };
-                DOOR.serve(&listener, &TaskTracker::new(), answer).await;
+                door.serve(&listener, &TaskTracker::new(), answer).await;
             });
         }
         Ok(health)

@@ -11,6 +11,8 @@ mod server;
 mod sign;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::ask as over_tls;
 
 use std::{sync::Arc, time::Duration};
 

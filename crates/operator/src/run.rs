@@ -9,10 +9,11 @@ use std::{
 };
 
 use countersign_api::cluster;
-use countersign_process::find_cluster;
+use countersign_process::{ServingTls, Tls, TlsError, find_cluster};
 use kube::Client;
 use tokio::{sync::Notify, task::JoinSet};
-use tokio_util::sync::CancellationToken;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     api_server::ApiServer,
@@ -61,6 +62,9 @@ pub enum RunError {
     /// There is no cluster to work in.
     #[error("there is no cluster to work in")]
     Cluster(#[source] PartError),
+    /// The certificate can't be used.
+    #[error("--tls-cert, --tls-key")]
+    Tls(#[from] TlsError),
     /// A listener.
     #[error("--health-listen")]
     Health(#[source] std::io::Error),
@@ -83,9 +87,13 @@ pub enum RunError {
 /// Works until `stop`, or until it may not lead any more.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError> {
     let config = Arc::new(config);
+    let tls = config.tls.as_ref().map(|files| ServingTls::load(&files.cert, &files.key)).transpose()?;
+    let acceptor = tls.as_ref().map(ServingTls::acceptor);
+    let _renewing = tls.map(|tls| AbortOnDropHandle::new(tokio::spawn(async move { tls.follow().await })));
     let api_server = api_server(&config).await.map_err(RunError::Cluster)?;
     let client = api_server.candidate();
-    let health = Health::bind(config.health_listen, config.metrics_policy_label, api_server.writes());
+    let begins_with = acceptor.clone().map_or(Tls::Off, Tls::Taken);
+    let health = Health::bind(config.health_listen, begins_with, config.metrics_policy_label, api_server.writes());
     let health = health.await.map_err(RunError::Health)?;
     let versions = Arc::new(Versions::default());
     let mut elector = Elector::new(
@@ -104,7 +112,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     }
     tracing::info!(identity = %config.identity, "leading");
     let leader = api_server.leader(elector.leading());
-    let led = lead(leader, config, versions, &mut elector, &health, &stop).await;
+    let led = lead(leader, config, acceptor, versions, &mut elector, &health, &stop).await;
     health.end();
     // A Lease that is still ours is given up when all parts have ended, whyever they did.
     if !matches!(led, Err(RunError::Lease(_))) {
@@ -117,6 +125,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
 async fn lead(
     client: Client,
     config: Arc<Config>,
+    certificate: Option<TlsAcceptor>,
     versions: Arc<Versions>,
     elector: &mut Elector,
     health: &Health,
@@ -154,7 +163,7 @@ async fn lead(
     parts.spawn("fetching trusted issuers' keys", jwks::run(context.clone()));
     parts.spawn("taking off startup taints", startup::run(context.clone()));
     parts.spawn("telling of restores", tell_of_restores(context.clone(), went_back.clone()));
-    parts.spawn("the command line's API", mint::run(context.clone(), cutoffs));
+    parts.spawn("the command line's API", mint::run(context.clone(), cutoffs, certificate));
     health.leads(registry.clone());
 
     let led = tokio::select! {

@@ -15,6 +15,6 @@ pub use confirming::{Unreached, confirm_every, watch_for};
 pub use logging::{InvalidLogLevel, log_filter};
 pub use starting::{Failure, Process, Signals, causes, exit_code, until_told, warn_of_unknown_variables};
 pub use telling::{Telling, TellingError, TellingFlags};
-pub use tls::{HalfTls, ServingTls, TlsError, TlsFiles, TlsFlags};
+pub use tls::{Begun, HalfTls, ServingTls, Tls, TlsError, TlsFiles, TlsFlags};
 pub use trust::{TrustError, TrustFile, Trusted};
 pub use variables::{known_variables, unknown_variables, variable_behind};

@@ -15,7 +15,8 @@ use rustls::{
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
-use tokio_rustls::TlsAcceptor;
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 /// How often the files are looked at. Certificates are renewed days ahead.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -57,6 +58,47 @@ impl TlsFlags {
             (None, Some(_)) => Err(HalfTls { missing: "--tls-cert" }),
         }
     }
+}
+
+/// What a listener's connections begin with.
+#[derive(Clone)]
+pub enum Tls {
+    /// HTTP.
+    Off,
+    /// TLS.
+    Required(TlsAcceptor),
+    /// Either, as on the listeners of health: probes come without, and a TLS record can't be taken for a request.
+    Taken(TlsAcceptor),
+}
+
+/// A connection that has begun.
+#[derive(Debug)]
+pub enum Begun {
+    /// Without TLS.
+    Plain(TcpStream),
+    /// With hands shaken.
+    Encrypted(Box<TlsStream<TcpStream>>),
+}
+
+impl Tls {
+    /// Begins a connection. The caller bounds how long that may take.
+    pub async fn begin(&self, stream: TcpStream) -> io::Result<Begun> {
+        let acceptor = match self {
+            Self::Off => None,
+            Self::Required(acceptor) => Some(acceptor),
+            Self::Taken(acceptor) => begins_with_tls(&stream).await?.then_some(acceptor),
+        };
+        Ok(match acceptor {
+            None => Begun::Plain(stream),
+            Some(acceptor) => Begun::Encrypted(Box::new(acceptor.accept(stream).await?)),
+        })
+    }
+}
+
+/// Whether the peer's first byte is that of a TLS handshake (RFC 8446 section 5.1).
+async fn begins_with_tls(stream: &TcpStream) -> io::Result<bool> {
+    let mut first = [0];
+    Ok(stream.peek(&mut first).await? == 1 && first[0] == 22)
 }
 
 /// Why a certificate and its key can't be used.
@@ -114,8 +156,8 @@ impl ServingTls {
     }
 
     /// What shakes hands, always with the certificate of the moment.
-    pub fn acceptor(&self) -> &TlsAcceptor {
-        &self.acceptor
+    pub fn acceptor(&self) -> TlsAcceptor {
+        self.acceptor.clone()
     }
 
     /// Follows the files for ever. What can't be used is reported once and never replaces what can.

@@ -11,4 +11,4 @@ pub(crate) use connection::{Answer, Connected, Service};
 pub use listener::BindError;
 pub(crate) use listener::{Bound, Peer};
 pub(crate) use meter::Patience;
-pub(crate) use server::{OpenConnections, Server, ServerLimits, Tls, raise_open_files};
+pub(crate) use server::{OpenConnections, Server, ServerLimits, raise_open_files};

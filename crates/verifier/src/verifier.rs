@@ -9,7 +9,7 @@ use std::{
 };
 
 use countersign_feed::{FeedState, Follower};
-use countersign_process::{ServingTls, TlsError};
+use countersign_process::{ServingTls, Tls, TlsError};
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -21,7 +21,7 @@ use crate::{
     emergency::Uses,
     http::{health::Health, service::Api},
     metrics::Metrics,
-    net::{BindError, Bound, Patience, Server, ServerLimits, Tls, raise_open_files},
+    net::{BindError, Bound, Patience, Server, ServerLimits, raise_open_files},
     slot::RefusedBundle,
     source::{
         keeper::{Keeper, Post, SourceError},
@@ -92,6 +92,8 @@ pub struct RunningVerifier {
     api: Server<Api>,
     health: Option<Server<Health>>,
     keeper: AbortOnDropHandle<()>,
+    /// Reads the certificate again when it changes.
+    _renewing: Option<AbortOnDropHandle<()>>,
     /// Hands on uses of emergency tokens.
     reporting: Option<AbortOnDropHandle<()>>,
     /// Tells when sessions were seen.
@@ -105,9 +107,10 @@ impl Verifier {
     pub async fn start(config: Config, feed: Feed) -> Result<RunningVerifier, StartError> {
         let files = raise_open_files();
         let tls = match &config.tls {
-            Some(files) => Some(Arc::new(ServingTls::load(&files.cert, &files.key)?)),
+            Some(files) => Some(ServingTls::load(&files.cert, &files.key)?),
             None => None,
         };
+        let acceptor = tls.as_ref().map(ServingTls::acceptor);
         let (follower, state) = match feed {
             Feed::Followed(follower) => {
                 let state = follower.state().clone();
@@ -150,13 +153,13 @@ impl Verifier {
         if let Some(address) = config.listen {
             let bound = Bound::tcp(address)?;
             addresses.verifier = bound.address();
-            listeners.push((bound, tls.clone().map_or(Tls::Off, Tls::Required)));
+            listeners.push((bound, acceptor.clone().map_or(Tls::Off, Tls::Required)));
         }
         let health = match config.health_listen {
             Some(address) => {
                 let bound = Bound::tcp(address)?;
                 addresses.verifier_health = bound.address();
-                Some((bound, tls.map_or(Tls::Off, Tls::Taken)))
+                Some((bound, acceptor.map_or(Tls::Off, Tls::Taken)))
             }
             None => None,
         };
@@ -190,7 +193,8 @@ impl Verifier {
         let keeper = AbortOnDropHandle::new(tokio::spawn(keeper.run(stop.clone())));
         let reporting = reporting.map(|reporting| AbortOnDropHandle::new(tokio::spawn(reporting.run(stop.clone()))));
         let telling = telling.map(|telling| AbortOnDropHandle::new(tokio::spawn(telling.run(stop.clone()))));
-        Ok(RunningVerifier { app, addresses, api, health, keeper, reporting, telling, stop, follower })
+        let renewing = tls.map(|tls| AbortOnDropHandle::new(tokio::spawn(async move { tls.follow().await })));
+        Ok(RunningVerifier { app, addresses, api, health, keeper, _renewing: renewing, reporting, telling, stop, follower })
     }
 }
 

@@ -7,8 +7,8 @@ use countersign_feed::{
     RedisFeed, RedisOptions, collect_waiting_uses,
 };
 use countersign_issuer::{
-    AdminSocket, Delivery, Fleet, Issuer, IssuerConfig, Kept, Listeners, Mailer, Outbox, Policies, Secrets, SmsSender,
-    UseAudit, passwords::Pool,
+    AdminSocket, Delivery, Fleet, Issuer, IssuerConfig, Kept, Listeners, Mailer, Outbox, Policies, Reach, Secrets,
+    SmsSender, UseAudit, passwords::Pool,
 };
 use countersign_process::ServingTls;
 use countersign_store::{Location, Store};
@@ -141,7 +141,7 @@ impl Running {
             status: dev_status,
             secrets: Arc::new(secrets(&settings, &data_dir)?),
             passwords: Pool::of_this_machine(),
-            mailer: Mailer::new(delivery(&settings, &data_dir)),
+            mailer: Mailer::new(delivery(&settings, &data_dir), Reach { allow_private: true }),
             sms: SmsSender::try_new(true).map_err(|e| Failure::unable(chain(&e)))?,
             counters: counters(&settings)?,
             trusted_proxies: settings.issuer_proxies.clone(),
@@ -159,7 +159,7 @@ impl Running {
             admin: bound.admin,
             admin_socket,
             vouched: None,
-            tls: tls.as_ref().map(|tls| tls.acceptor().clone()),
+            tls: tls.as_ref().map(ServingTls::acceptor),
         };
         let serve_until = stop.clone();
         tasks.push(tokio::spawn(async move { serving.serve(listeners, serve_until).await }));

@@ -5,7 +5,6 @@ use std::{
     net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::Arc,
-    time::Duration,
 };
 
 use axum::{
@@ -18,11 +17,8 @@ use axum::{
 use countersign_core::names::PolicyName;
 use tokio::time::Instant;
 
-use super::{Content, Named};
+use super::{Content, JUDGED_FOR, Named};
 use crate::{actor::Actor, problem::Problem, serving::Issuer};
-
-/// A body that took longer than this has its caller judged again: what they may can have ended meanwhile.
-const JUDGED_FOR: Duration = Duration::from_secs(1);
 
 /// What a caller wants to do, as a verb and a part of an AuthPolicy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

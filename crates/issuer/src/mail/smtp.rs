@@ -2,14 +2,17 @@
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, time::Duration};
 
+use countersign_jwks::{OutboundError, Reach};
 use lettre::{
-    AsyncSmtpTransport, AsyncTransport as _, Message, Tokio1Executor,
+    Message,
     message::Mailbox,
     transport::smtp::{
-        authentication::Credentials,
-        client::{Tls, TlsParameters},
+        authentication::{Credentials, DEFAULT_MECHANISMS},
+        client::{AsyncSmtpConnection, TlsParameters},
+        extension::ClientId,
     },
 };
+use tokio::net::ToSocketAddrs;
 use zeroize::Zeroizing;
 
 use super::SendError;
@@ -98,26 +101,70 @@ impl SmtpSettings {
         self.from.as_deref().or(user)
     }
 
-    pub(super) async fn send(&self, message: &Message) -> Result<(), SendError> {
+    /// Hands a mail over. With a reach, to no address beyond it: a policy's server may be anything that its author wrote down.
+    pub(super) async fn send(&self, message: &Message, reach: Option<Reach>) -> Result<(), SendError> {
+        let handed_over = tokio::time::timeout(TIMEOUT * 4, self.hand_over(message, reach)).await;
+        let (mut server, sent) = handed_over.unwrap_or(Err(SendError::Unreachable("took too long")))?;
+        // What it took it has, whether or not it answers to the farewell.
+        let _ = tokio::time::timeout(TIMEOUT, server.abort()).await;
+        sent
+    }
+
+    async fn hand_over(
+        &self,
+        message: &Message,
+        reach: Option<Reach>,
+    ) -> Result<(AsyncSmtpConnection, Result<(), SendError>), SendError> {
+        let mut server = match reach {
+            None => self.connect((self.host.as_str(), self.port)).await?,
+            // What was looked at is what is connected to, under the name that was written down.
+            Some(reach) => {
+                self.connect(&reach.addresses(&self.host, self.port).await.map_err(|error| beyond(&error))?[..]).await?
+            }
+        };
+        let sent = self.converse(&mut server, message).await;
+        Ok((server, sent.map_err(|error| failure(&error))))
+    }
+
+    async fn connect(&self, to: impl ToSocketAddrs) -> Result<AsyncSmtpConnection, SendError> {
+        let hello = ClientId::default();
         let parameters =
             || TlsParameters::new(self.host.clone()).map_err(|_| SendError::Unreachable("can't be spoken TLS with"));
-        let tls = match self.tls {
-            SmtpTls::Required => Tls::Required(parameters()?),
-            SmtpTls::Opportunistic => Tls::Opportunistic(parameters()?),
-            SmtpTls::Implicit => Tls::Wrapper(parameters()?),
-            SmtpTls::None => Tls::None,
+        let from_the_start = if self.tls == SmtpTls::Implicit { Some(parameters()?) } else { None };
+        let connected = AsyncSmtpConnection::connect_tokio1(to, Some(TIMEOUT), &hello, from_the_start, None).await;
+        let mut server = connected.map_err(|error| failure(&error))?;
+        let upgrades = match self.tls {
+            SmtpTls::Required => true,
+            SmtpTls::Opportunistic => server.can_starttls(),
+            SmtpTls::Implicit | SmtpTls::None => false,
         };
-        let builder = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(&self.host);
-        let mut builder = builder.port(self.port).timeout(Some(TIMEOUT)).tls(tls);
+        if upgrades {
+            server.starttls(parameters()?, &hello).await.map_err(|error| failure(&error))?;
+        }
+        Ok(server)
+    }
+
+    async fn converse(
+        &self,
+        server: &mut AsyncSmtpConnection,
+        message: &Message,
+    ) -> Result<(), lettre::transport::smtp::Error> {
         if let Some((user, password)) = &self.login {
-            builder = builder.credentials(Credentials::new(user.clone(), password.to_string()));
+            let credentials = Credentials::new(user.clone(), password.to_string());
+            server.auth(DEFAULT_MECHANISMS, &credentials).await?;
         }
-        let sent = tokio::time::timeout(TIMEOUT * 4, builder.build().send(message.clone())).await;
-        match sent {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(failure(&error)),
-            Err(_) => Err(SendError::Unreachable("took too long")),
+        server.send(message.envelope(), &message.formatted()).await.map(drop)
+    }
+}
+
+/// Why none of a server's addresses is connected to.
+fn beyond(error: &OutboundError) -> SendError {
+    match error {
+        OutboundError::PrivateAddress => SendError::Forbidden("private or loopback: --smtp-allow-private permits those"),
+        OutboundError::MetadataAddress => {
+            SendError::Forbidden("link-local, or another at which clouds serve metadata: that is never connected to")
         }
+        OutboundError::NotHttps | OutboundError::Transport(_) => SendError::Unreachable("has no address"),
     }
 }
 

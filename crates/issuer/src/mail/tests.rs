@@ -168,7 +168,7 @@ async fn an_outbox_keeps_mails_for_its_owner_and_tells_of_the_link() {
     let told: Arc<Mutex<Vec<Option<String>>>> = Arc::default();
     let tells = told.clone();
     let outbox = Outbox::new(path.clone(), move |kept| tells.lock().unwrap().push(kept.link.map(str::to_owned)));
-    let mailer = Mailer::new(Delivery::Outbox(outbox));
+    let mailer = Mailer::new(Delivery::Outbox(outbox), Reach::default());
     mailer.send(&shop(), "ann@shop.example", reset());
     mailer.send(&shop(), "ünder@straße.example", Notice::AddressChanged);
     assert!(mailer.settled(PATIENCE).await);
@@ -186,7 +186,7 @@ async fn an_outbox_keeps_mails_for_its_owner_and_tells_of_the_link() {
 
 #[tokio::test]
 async fn without_a_server_nothing_is_sent_and_a_policy_s_own_server_still_is() {
-    let mailer = Mailer::new(Delivery::Disabled);
+    let mailer = Mailer::new(Delivery::Disabled, Reach::default());
     assert!(!mailer.can_send(&shop()));
     mailer.send(&shop(), "ann@shop.example", reset());
     assert!(mailer.settled(PATIENCE).await);
@@ -245,7 +245,7 @@ fn plain(port: u16) -> SmtpSettings {
 #[tokio::test]
 async fn a_server_gets_the_mail_under_the_name_that_is_set() {
     let (port, serving) = smtp_server(false).await;
-    let mailer = Mailer::new(Delivery::Smtp(Arc::new(plain(port))));
+    let mailer = Mailer::new(Delivery::Smtp(Arc::new(plain(port))), Reach::default());
     mailer.send(&shop(), "ann@shop.example", reset());
     assert!(mailer.settled(PATIENCE).await);
     assert_eq!(mailer.counts().sent, 1);
@@ -259,7 +259,8 @@ async fn a_server_gets_the_mail_under_the_name_that_is_set() {
 async fn a_refusal_is_told_by_its_number_alone() {
     let (port, _serving) = smtp_server(true).await;
     let job = Job { to: "ann@shop.example".into(), sending: shop(), notice: reset() };
-    let route = Route { post: Arc::new(Delivery::Smtp(Arc::new(plain(port)))), pauses: SOON };
+    let ways = Ways { delivery: Delivery::Smtp(Arc::new(plain(port))), reach: Reach::default() };
+    let route = Route { post: Arc::new(ways), pauses: SOON };
     let error = carry(&route, job, None).await.unwrap_err();
     assert_eq!(error, SendError::Refused("550".into()));
     assert!(!error.to_string().contains("ann"));
@@ -271,7 +272,40 @@ async fn nothing_is_said_in_the_clear_to_a_server_that_must_be_spoken_tls_with()
     let settings = SmtpSettings { tls: SmtpTls::Required, ..plain(port) };
     let job = Job { to: "ann@shop.example".into(), sending: shop(), notice: reset() };
     let mail = prepared(job, settings.sender()).unwrap();
-    settings.send(&mail.message).await.unwrap_err();
+    settings.send(&mail.message, None).await.unwrap_err();
     let heard = serving.await.unwrap();
     assert!(!heard.contains("AUTH") && !heard.contains("ann@"), "{heard}");
+}
+
+#[tokio::test]
+async fn a_policy_s_own_server_is_nowhere_inside_unless_that_is_allowed_and_never_where_clouds_serve_credentials() {
+    const PRIVATE: &str = "--smtp-allow-private";
+    const METADATA: &str = "never connected to";
+    let sent = async |host: &str, port: u16, allow_private: bool| {
+        let sending = Sending { smtp: Some(Arc::new(SmtpSettings { host: host.to_owned(), ..plain(port) })), ..shop() };
+        let ways = Ways { delivery: Delivery::Disabled, reach: Reach { allow_private } };
+        let route = Route { post: Arc::new(ways), pauses: SOON };
+        let job = Job { to: "ann@shop.example".into(), sending, notice: reset() };
+        carry(&route, job, None).await
+    };
+    let (port, serving) = smtp_server(false).await;
+    for (host, allow_private, said) in [
+        ("127.0.0.1", false, PRIVATE),
+        ("localhost", false, PRIVATE),
+        ("0x7f.1", false, PRIVATE),
+        ("::1", false, PRIVATE),
+        ("::ffff:10.0.0.1", false, PRIVATE),
+        ("192.168.0.1", false, PRIVATE),
+        ("100.64.0.1", false, PRIVATE),
+        ("169.254.169.254", false, METADATA),
+        ("169.254.169.254", true, METADATA),
+        ("fd00:ec2::254", true, METADATA),
+    ] {
+        let error = sent(host, port, allow_private).await.unwrap_err();
+        assert!(matches!(error, SendError::Forbidden(_)) && !error.is_passing(), "{host}: {error:?}");
+        assert!(error.to_string().contains(said), "{host}: {error}");
+    }
+    assert_eq!(sent("localhost", port, true).await, Ok(()));
+    let heard = serving.await.unwrap();
+    assert_eq!(heard.matches("EHLO").count(), 1, "nobody else has connected: {heard}");
 }

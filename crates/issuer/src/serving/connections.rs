@@ -3,6 +3,7 @@
 use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body, extract::ConnectInfo, response::Response};
+use countersign_process::{Begun, Tls};
 use hyper::{Request, body::Incoming, header, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -11,7 +12,6 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
 };
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service as _;
 
@@ -35,7 +35,7 @@ pub(super) struct Bounds {
 
 /// A listener, and what its connections begin with.
 pub(super) enum Door {
-    Tcp(TcpListener, Option<TlsAcceptor>),
+    Tcp(TcpListener, Tls),
     Unix(UnixListener),
 }
 
@@ -79,7 +79,7 @@ pub(super) async fn serve(door: Door, routes: Router, bounds: Bounds, stop: Canc
             Ok(free) = shared.places.clone().acquire_owned(), if place.is_none() => place = Some(free),
             accepted = door.accept(), if place.is_some() => match (accepted, place.take()) {
                 (Ok(accepted), Some(place)) => {
-                    let tls = if let Door::Tcp(_, tls) = &door { tls.clone() } else { None };
+                    let tls = if let Door::Tcp(_, tls) = &door { tls.clone() } else { Tls::Off };
                     connections.spawn(shared.clone().run(accepted, tls, place));
                 }
                 (Ok(_), None) => {}
@@ -103,20 +103,18 @@ struct Shared {
 }
 
 impl Shared {
-    async fn run(self: Arc<Self>, accepted: Accepted, tls: Option<TlsAcceptor>, _place: OwnedSemaphorePermit) {
-        match (accepted, tls) {
-            (Accepted::Unix(stream), _) => {
+    async fn run(self: Arc<Self>, accepted: Accepted, tls: Tls, _place: OwnedSemaphorePermit) {
+        match accepted {
+            Accepted::Unix(stream) => {
                 let peer = stream.peer_cred().map_or(Peer::Unknown, |peer| Peer::User(PeerUser(peer.uid())));
                 self.talk(stream, peer).await;
             }
-            (Accepted::Tcp(stream, peer), None) => self.talk(stream, Peer::Address(peer)).await,
-            (Accepted::Tcp(stream, peer), Some(tls)) => {
-                match tokio::time::timeout(self.patience.handshake, tls.accept(stream)).await {
-                    Ok(Ok(stream)) => self.talk(stream, Peer::Address(peer)).await,
-                    Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
-                    Err(_) => tracing::debug!(%peer, "TLS handshake timed out"),
-                }
-            }
+            Accepted::Tcp(stream, peer) => match tokio::time::timeout(self.patience.handshake, tls.begin(stream)).await {
+                Ok(Ok(Begun::Plain(stream))) => self.talk(stream, Peer::Address(peer)).await,
+                Ok(Ok(Begun::Encrypted(stream))) => self.talk(*stream, Peer::Address(peer)).await,
+                Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
+                Err(_) => tracing::debug!(%peer, "TLS handshake timed out"),
+            },
         }
     }
 

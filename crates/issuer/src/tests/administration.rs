@@ -6,6 +6,7 @@ use super::rig::{Answer, QUICK, Rig};
 
 const PASSWORD: &str = "correct horse battery staple";
 const BASE: &str = "/admin/v1/policies/shop/shop";
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 
 async fn get(rig: &Rig, call: &str) -> Value {
     let answer = rig.get(&format!("{BASE}/{call}")).over_admin_socket().send().await;
@@ -263,6 +264,33 @@ async fn the_admin_door_knows_that_an_administrators_session_has_ended() {
     other.account("root", PASSWORD, &["admin"]).await;
     let foreign = other.login("root", PASSWORD).await.text("access_token");
     assert_eq!(ask(&foreign).await.status, 401, "another issuer's administrator is nobody here");
+}
+
+#[tokio::test]
+async fn the_admin_door_says_no_before_a_body_is_read() {
+    let rig = Rig::new(QUICK).await;
+    for (name, roles) in [("root", &["admin"][..]), ("alice", &["user"])] {
+        rig.account(name, PASSWORD, roles).await;
+    }
+    let token = async |name: &str| rig.login(name, PASSWORD).await.text("access_token");
+    let (root, alice) = (token("root").await, token("alice").await);
+    let ask = |policy: &str| rig.post(&format!("/admin/v1/policies/{policy}/tokens")).over_admin_tcp();
+    for (asking, status) in [
+        (ask("shop/shop"), 401),
+        (ask("shop/shop").bearer("nonsense"), 401),
+        (ask("shop/shop").header("authorization", "Basic cm9vdDpyb290"), 401),
+        (ask("shop/shop").bearer(&alice), 403),
+        (ask("shop/no-such").bearer("nonsense"), 401),
+        (ask("shop/no-such").bearer(&root), 404),
+    ] {
+        let answered = tokio::time::timeout(PATIENCE, asking.body_that_never_comes().send()).await;
+        let answer = answered.expect("answered without the body");
+        assert_eq!(answer.status, status, "{}", answer.body);
+    }
+    let large = json!({"subject": "x".repeat(1 << 20)});
+    let refused = ask("shop/shop").bearer("nonsense").json(large.clone()).send().await;
+    assert_eq!(refused.refusal(), (401, "invalid_token"), "however large");
+    assert_eq!(ask("shop/shop").bearer(&root).json(large).send().await.status, 413, "who may is told");
 }
 
 #[tokio::test]

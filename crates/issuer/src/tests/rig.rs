@@ -47,7 +47,7 @@ use super::document;
 use super::home::Home;
 use crate::{
     AuditRetention, Delivery, Fleet, Issuer, IssuerConfig, IssuerPolicy, KeyOperator, Lives, LoginPolicy, Mailer, Outbox,
-    OwnKeys, Policies, RingChoice, RingView, RotateError, Secrets, Signer, SignsWhile, SmsSender, StatusSource,
+    OwnKeys, Policies, Reach, RingChoice, RingView, RotateError, Secrets, Signer, SignsWhile, SmsSender, StatusSource,
     TokenSettings, minter::new_id, names, passwords::Pool, public,
 };
 
@@ -167,19 +167,25 @@ pub(crate) struct Asking {
     method: Method,
     path: String,
     headers: Vec<(String, String)>,
-    body: Option<String>,
+    body: Body,
     peer: SocketAddr,
 }
 
 impl Asking {
     #[expect(clippy::needless_pass_by_value, reason = "so that a body can be written where it is sent")]
     pub(crate) fn json(mut self, body: Value) -> Self {
-        self.body = Some(body.to_string());
+        self.body = Body::from(body.to_string());
         self
     }
 
     pub(crate) fn text(mut self, body: &str) -> Self {
-        self.body = Some(body.to_owned());
+        self.body = Body::from(body.to_owned());
+        self
+    }
+
+    /// With a body that never comes: whoever wants it waits for ever.
+    pub(crate) fn body_that_never_comes(mut self) -> Self {
+        self.body = Body::from_stream(futures_util::stream::pending::<Result<Vec<u8>, std::io::Error>>());
         self
     }
 
@@ -225,8 +231,7 @@ impl Asking {
         for (name, value) in &self.headers {
             request = request.header(name, value);
         }
-        let body = self.body.map_or_else(Body::empty, Body::from);
-        let mut request = request.body(body).unwrap();
+        let mut request = request.body(self.body).unwrap();
         request.extensions_mut().insert(ConnectInfo(self.peer));
         let answer = self.router.call(request).await.unwrap();
         let (status, headers) = (answer.status(), answer.headers().clone());
@@ -326,7 +331,7 @@ impl Rig {
                 secrets: Arc::new(Secrets::derive([b"a secret of this test".as_slice()]).unwrap()),
                 passwords: passwords.clone(),
                 sms: SmsSender::try_new(true).unwrap(),
-                mailer: Mailer::new(Delivery::Outbox(outbox)),
+                mailer: Mailer::new(Delivery::Outbox(outbox), Reach { allow_private: true }),
                 counters: None,
                 trusted_proxies: TrustedProxies::none(),
                 trusted_hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
@@ -363,7 +368,7 @@ impl Rig {
             method,
             path: path.to_owned(),
             headers: Vec::new(),
-            body: None,
+            body: Body::empty(),
             peer,
         }
     }

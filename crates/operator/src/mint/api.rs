@@ -3,13 +3,13 @@
 //! Each call: who asks (TokenReview), whether they may (SubjectAccessReview), and only then whether what they ask about
 //! exists. Minting and forgetting are audited: who, what, for whom; never the token.
 
-use std::{fmt::Write as _, sync::Arc};
+use std::{convert::Infallible, fmt::Write as _, sync::Arc};
 
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, Path, State, rejection::BytesRejection},
-    http::{HeaderMap, StatusCode},
+    extract::{DefaultBodyLimit, FromRequestParts, Path, State, rejection::BytesRejection},
+    http::{HeaderMap, StatusCode, request::Parts},
     routing::{get, post},
 };
 use countersign_api::policy::AuthPolicy;
@@ -30,7 +30,7 @@ use super::{
     problem::Problem,
     request::{Asked, Kind, Wanted},
 };
-use crate::{feed::Cutoffs, fleet, jwks::reference, registry::PolicyView, run::Context};
+use crate::{feed::Cutoffs, fleet, jwks::reference, registry::PolicyView, run::Context, serving::Peer};
 
 /// The largest body.
 pub(super) const MAX_BODY: usize = 64 * 1024;
@@ -59,14 +59,28 @@ pub(super) fn routes(api: Api) -> Router {
 
 type InPolicy = Path<(String, String)>;
 
+/// Who asks, until it is known.
+struct Caller {
+    headers: HeaderMap,
+    peer: Option<Peer>,
+}
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self { headers: parts.headers.clone(), peer: parts.extensions.get().cloned() })
+    }
+}
+
 async fn mint(
     State(api): State<Api>,
     Path((namespace, name)): InPolicy,
-    headers: HeaderMap,
+    caller: Caller,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Value>, Problem> {
     let policy = policy_name(&namespace, &name)?;
-    let person = api.reviewer.person(&headers, None).await?;
+    let person = api.person(&caller).await?;
     let asked = received(body).and_then(|body| read::<Asked>(&body));
     // Breaking the glass is a right of its own: neither holds the other.
     let subresource = if asked.as_ref().is_ok_and(Asked::is_emergency) { "emergency" } else { "token" };
@@ -170,10 +184,10 @@ fn refuse_what_has_ended(api: &Api, view: &PolicyView, wanted: &Wanted) -> Resul
 async fn list_keys(
     State(api): State<Api>,
     Path((namespace, name)): InPolicy,
-    headers: HeaderMap,
+    caller: Caller,
 ) -> Result<Json<Value>, Problem> {
     let policy = policy_name(&namespace, &name)?;
-    let person = api.reviewer.person(&headers, None).await?;
+    let person = api.person(&caller).await?;
     let right = Right { verb: "get", subresource: "", namespace: Some(&namespace), name: Some(&name) };
     api.reviewer.may(&person, right).await?;
     Ok(Json(keys::shown(&*api.view(&policy).await?)))
@@ -182,8 +196,8 @@ async fn list_keys(
 /// What concerns every policy is for those who may read every policy.
 const EVERYTHING: Right<'static> = Right { verb: "list", subresource: "", namespace: None, name: None };
 
-async fn list_fleet(State(api): State<Api>, headers: HeaderMap) -> Result<Json<Value>, Problem> {
-    let person = api.reviewer.person(&headers, None).await?;
+async fn list_fleet(State(api): State<Api>, caller: Caller) -> Result<Json<Value>, Problem> {
+    let person = api.person(&caller).await?;
     api.reviewer.may(&person, EVERYTHING).await?;
     let registry = &api.context.registry;
     let (fleet, feed) = (registry.fleet(), registry.feed().borrow().clone());
@@ -238,10 +252,10 @@ struct Forget {
 /// No rotation waits any more for a verifier outside pods that will not come back.
 async fn forget(
     State(api): State<Api>,
-    headers: HeaderMap,
+    caller: Caller,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Value>, Problem> {
-    let person = api.reviewer.person(&headers, None).await?;
+    let person = api.person(&caller).await?;
     let right = Right { verb: "update", subresource: "keys", namespace: None, name: None };
     api.reviewer.may(&person, right).await?;
     let Forget { name } = read(&received(body)?)?;
@@ -253,8 +267,8 @@ async fn forget(
     Ok(Json(json!({"forgotten": name})))
 }
 
-async fn status(State(api): State<Api>, headers: HeaderMap) -> Result<Json<Value>, Problem> {
-    let person = api.reviewer.person(&headers, None).await?;
+async fn status(State(api): State<Api>, caller: Caller) -> Result<Json<Value>, Problem> {
+    let person = api.person(&caller).await?;
     api.reviewer.may(&person, EVERYTHING).await?;
     let registry = &api.context.registry;
     let feed = registry.feed().borrow().clone();
@@ -279,6 +293,14 @@ fn policy_name(namespace: &str, name: &str) -> Result<PolicyName, Problem> {
 }
 
 impl Api {
+    /// Somebody whom the API server knows.
+    async fn person(&self, caller: &Caller) -> Result<Person, Problem> {
+        let source = caller.peer.as_ref().map(|peer| peer.address);
+        let person = self.reviewer.person(&caller.headers, source).await?;
+        caller.peer.iter().for_each(Peer::admit);
+        Ok(person)
+    }
+
     /// The policy as it stands. One that this leader hasn't looked at yet is not said to be missing.
     async fn view(&self, policy: &PolicyName) -> Result<Arc<PolicyView>, Problem> {
         if let Some(view) = self.context.registry.policy(policy).filter(|view| !view.withdrawn) {

@@ -1,4 +1,4 @@
-//! The listener: TLS with a certificate of its own making, and limits on everything that a stranger controls.
+//! The listener: TLS, with a certificate of its own making unless there is another, and limits on everything that a stranger controls.
 //!
 //! Callers come through the API server's service proxy, which doesn't verify a backend's certificate; who asks is proven by
 //! a token of theirs, never by the connection.
@@ -7,12 +7,14 @@ use std::{io, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body, response::IntoResponse as _};
 use countersign_api::cluster::OPERATOR_SERVICE;
+use countersign_process::Tls;
 use countersign_reviews::{CertificateError, Reviewer, self_signed};
 use http::Request;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::{body::Incoming, service::Service as _};
 use hyper_util::service::TowerToHyperService;
 use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -27,6 +29,8 @@ use crate::{
 
 /// Connections at once; more wait in the kernel's queue.
 const CONNECTIONS: usize = 256;
+/// Those of one address. People come from few: the API server's, and those of operators that don't lead.
+const OF_ONE_ADDRESS: usize = 128;
 /// Requests that ask the API server at once.
 const REQUESTS: usize = 32;
 /// How long a request's body may take. Nobody else's place is taken meanwhile.
@@ -49,14 +53,14 @@ pub enum ApiError {
     Certificate(#[from] CertificateError),
 }
 
-/// Serves the command line's API until `context.stop`.
-pub async fn run(context: Context, cutoffs: Arc<Cutoffs>) -> Result<(), ApiError> {
+/// Serves the command line's API until `context.stop`, with a certificate of its own making unless there is another.
+pub async fn run(context: Context, cutoffs: Arc<Cutoffs>, certificate: Option<TlsAcceptor>) -> Result<(), ApiError> {
     let stop = context.stop.clone();
     let Some(address) = context.config.listen else {
         stop.cancelled().await;
         return Ok(());
     };
-    let door = door(&context.config.system_namespace)?;
+    let door = door(&context.config.system_namespace, certificate)?;
     let listener = TcpListener::bind(address).await.map_err(ApiError::Bind)?;
     tracing::info!(address = %listener.local_addr().map_err(ApiError::Bind)?, "the command line's API");
     let reviewer = Reviewer::new(context.client.clone());
@@ -85,9 +89,12 @@ pub(super) struct Server {
 }
 
 /// What connections are held to.
-pub(super) fn door(system_namespace: &str) -> Result<Door, ApiError> {
-    let tls = Some(self_signed(OPERATOR_SERVICE, system_namespace)?);
-    Ok(Door { connections: CONNECTIONS, within: CONNECTION_WITHIN, tls })
+pub(super) fn door(system_namespace: &str, certificate: Option<TlsAcceptor>) -> Result<Door, ApiError> {
+    let tls = Tls::Required(match certificate {
+        Some(certificate) => certificate,
+        None => self_signed(OPERATOR_SERVICE, system_namespace)?,
+    });
+    Ok(Door { connections: CONNECTIONS, of_one_address: OF_ONE_ADDRESS, within: CONNECTION_WITHIN, tls })
 }
 
 impl Server {

@@ -1,6 +1,7 @@
 //! What may be asked for, and what a stranger on the wire can do.
 
 mod issuing;
+mod strangers;
 
 use std::sync::Arc;
 
@@ -138,13 +139,13 @@ async fn listening() -> std::net::SocketAddr {
     let server = Server { routes: TowerToHyperService::new(routes), requests: Arc::new(Semaphore::new(1)) };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let door = server::door("countersign-system").unwrap();
+    let door = server::door("countersign-system", None).unwrap();
     tokio::spawn(async move { server.serve(&door, &listener, &TaskTracker::new()).await });
     address
 }
 
 /// Sends text over TLS and gives back all that comes.
-async fn ask(address: std::net::SocketAddr, text: &str) -> String {
+pub(crate) async fn ask(address: std::net::SocketAddr, text: &str) -> String {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

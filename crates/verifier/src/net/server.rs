@@ -10,11 +10,10 @@ use std::{
     time::Duration,
 };
 
-use countersign_process::ServingTls;
+use countersign_process::{Begun, Tls};
 use parking_lot::Mutex;
 use slab::Slab;
 use tokio::{
-    net::TcpStream,
     sync::Notify,
     task::{AbortHandle, JoinSet},
 };
@@ -61,26 +60,6 @@ pub(crate) struct Drain {
     /// Connections without a request under way are closed.
     pub(super) closing_idle: AtomicBool,
     pub(super) close_idle: Notify,
-}
-
-/// What a listener's connections begin with.
-#[derive(Clone)]
-pub(crate) enum Tls {
-    /// HTTP.
-    Off,
-    /// TLS.
-    Required(Arc<ServingTls>),
-    /// Either: a TLS record can't be taken for a request.
-    Taken(Arc<ServingTls>),
-}
-
-impl Tls {
-    fn serving(&self) -> Option<&Arc<ServingTls>> {
-        match self {
-            Self::Off => None,
-            Self::Required(tls) | Self::Taken(tls) => Some(tls),
-        }
-    }
 }
 
 /// Tells of a server's connections.
@@ -178,7 +157,6 @@ impl<S> Drop for Server<S> {
 impl<S: Service> Shared<S> {
     async fn accept(self: Arc<Self>, bound: Bound, tls: Tls, stop: CancellationToken) {
         let mut stopped = pin!(stop.cancelled());
-        let reloading = tls.serving().cloned().map(|tls| tokio::spawn(async move { tls.follow().await }));
         loop {
             tokio::select! {
                 biased;
@@ -205,9 +183,6 @@ impl<S: Service> Shared<S> {
         // Whoever connected before the name was gone is in the backlog, and is served.
         while let Ok(Ok((stream, peer))) = tokio::time::timeout(BACKLOG_QUIET, bound.accept()).await {
             self.admit(stream, peer, &tls);
-        }
-        if let Some(reloading) = reloading {
-            reloading.abort();
         }
     }
 
@@ -243,16 +218,9 @@ impl<S: Service> Shared<S> {
             Accepted::Unix(stream) => return connection::serve(stream, peer, meter, ticks, drain, service).await,
             Accepted::Tcp(stream) => stream,
         };
-        let begin = async {
-            match tls {
-                Tls::Off => Ok(Err(stream)),
-                Tls::Taken(_) if !begins_with_tls(&stream).await? => Ok(Err(stream)),
-                Tls::Required(tls) | Tls::Taken(tls) => tls.acceptor().accept(stream).await.map(Ok),
-            }
-        };
-        match tokio::time::timeout(self.limits.patience.handshake, begin).await {
-            Ok(Ok(Ok(encrypted))) => connection::serve(encrypted, peer, meter, ticks, drain, service).await,
-            Ok(Ok(Err(plain))) => connection::serve(plain, peer, meter, ticks, drain, service).await,
+        match tokio::time::timeout(self.limits.patience.handshake, tls.begin(stream)).await {
+            Ok(Ok(Begun::Encrypted(stream))) => connection::serve(*stream, peer, meter, ticks, drain, service).await,
+            Ok(Ok(Begun::Plain(stream))) => connection::serve(stream, peer, meter, ticks, drain, service).await,
             Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
             Err(_) => tracing::debug!("TLS handshake timed out"),
         }
@@ -309,12 +277,6 @@ impl<S> Drop for Place<S> {
         self.shared.open.lock().try_remove(self.key);
         self.shared.closed_one.notify_waiters();
     }
-}
-
-/// Whether the peer's first byte is that of a TLS handshake (RFC 8446 section 5.1).
-async fn begins_with_tls(stream: &TcpStream) -> io::Result<bool> {
-    let mut first = [0];
-    Ok(stream.peek(&mut first).await? == 1 && first[0] == 22)
 }
 
 async fn accept_failed(bound: &Bound, error: &io::Error) {

@@ -39,7 +39,7 @@ impl Rig {
             .route("/slow", get(slowly))
             .route("/much", get(async || "x".repeat(16 << 20)))
             .route("/body", post(async |body: Bytes| body));
-        let server = tokio::spawn(serve(Door::Tcp(listener, None), routes, bounds, stop.clone()));
+        let server = tokio::spawn(serve(Door::Tcp(listener, Tls::Off), routes, bounds, stop.clone()));
         Self { address, stop, server, entered, leave }
     }
 
