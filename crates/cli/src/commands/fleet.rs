@@ -99,9 +99,10 @@ async fn of_cluster(session: &Session, cluster: &Cluster) -> Result<Exit, Failur
     let columns = ["VERIFIER", "WHERE", "STATE", "GENERATION", "ACKNOWLEDGED", "BEHIND", "FEED", "REFUSED"];
     let mut table = Table::new(&columns).wide(&["REVISION", "SCHEMAS", "START"]);
     let now = body["now"].as_i64();
+    let reached = body["reached"] != Value::Bool(false);
     let mut names = Vec::new();
     for verifier in body["verifiers"].as_array().into_iter().flatten() {
-        table.row(row(verifier, now));
+        table.row(row(verifier, now, reached));
         names.push(text(verifier, "name").to_owned());
     }
     let mut human = vec![Block::Table(table)];
@@ -111,16 +112,18 @@ async fn of_cluster(session: &Session, cluster: &Cluster) -> Result<Exit, Failur
     if let Some(ms) = body["feed"]["age_ms"].as_i64().filter(|ms| *ms > 5000) {
         human.push(Block::Text(format!("the operator last reached the feed {} ago", rough(ms))));
     }
-    if body["reached"] == Value::Bool(false) {
-        session.printer.warn("the operator does not reach the feed: this is how it last saw the fleet");
+    if !reached {
+        session.printer.warn("the operator does not reach the feed: who is alive, and what they hold, isn't known");
     }
     session.printer.report(&Report { document: body, human, names })?;
     Ok(Exit::Done)
 }
 
-fn row(verifier: &Value, now: Option<i64>) -> Vec<Cell> {
+/// A verifier, as the operator knows of it by the API server and, as long as it is `reached`, by the feed.
+fn row(verifier: &Value, now: Option<i64>, reached: bool) -> Vec<Cell> {
     let is = |name: &str| verifier[name] == Value::Bool(true);
     let state = match (is("alive"), text(verifier, "ended"), verifier["absent_ms"].as_i64()) {
+        (_, "", _) if !reached => Cell::toned("unknown", Tone::Warn),
         (true, ..) => Cell::toned("alive", Tone::Good),
         (false, "", Some(ms)) => Cell::toned(format!("absent for {}", rough(ms)), Tone::Bad),
         (false, "", None) => Cell::toned("absent", Tone::Bad),
@@ -134,7 +137,7 @@ fn row(verifier: &Value, now: Option<i64>) -> Vec<Cell> {
         if is("pod") { "pod".into() } else { "outside".into() },
         state,
         verifier["generation"].as_u64().map_or_else(|| "-".to_owned(), |generation| generation.to_string()).into(),
-        acknowledged(verifier, now),
+        if reached { acknowledged(verifier, now) } else { "?".into() },
         match verifier["behind"].as_u64() {
             Some(0) => "-".into(),
             Some(1) => Cell::toned("1 policy", Tone::Warn),
@@ -168,4 +171,23 @@ fn acknowledged(verifier: &Value, now: Option<i64>) -> Cell {
 fn refusal(refused: &Value) -> String {
     let held = refused["held"].as_u64().map_or_else(|| "holds none".to_owned(), |held| format!("holds {held}"));
     format!("{} ({}, {held})", text(refused, "policy"), text(refused, "reason"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn out_of_reach_of_the_feed_nothing_is_said_of_a_verifier_that_only_the_feed_knows() {
+        let verifier = json!({"name": "v", "pod": true, "alive": false, "ended": null, "absent_ms": 0});
+        let (away, lost) = (row(&verifier, Some(60), false), row(&verifier, Some(60), true));
+        assert_eq!((&away[2], &away[4]), (&Cell::toned("unknown", Tone::Warn), &Cell::from("?")));
+        assert_eq!((&lost[2], &lost[4]), (&Cell::toned("absent for 0ms", Tone::Bad), &Cell::toned("never", Tone::Warn)));
+
+        // Of one that has ended the API server tells.
+        let ended = json!({"name": "v", "pod": true, "alive": false, "ended": "its node is deleted", "absent_ms": 0});
+        assert_eq!(row(&ended, Some(60), false)[2], Cell::toned("its node is deleted", Tone::Faint));
+    }
 }

@@ -8,7 +8,7 @@ pub(crate) struct Table {
 }
 
 /// What stands in a column.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Cell {
     text: String,
     tone: Tone,
