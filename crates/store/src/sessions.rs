@@ -93,8 +93,9 @@ pub enum Opening {
     Refused,
 }
 
-/// Activity is written at most this often for one session, and where that is to end soon without any, so many times until then.
+/// Activity is written at most this often.
 pub const SEEN_EVERY_MS: i64 = 60_000;
+/// How often it is written in a session's idle time-out, where that is short: as in [`SEEN`].
 const SEEN_WITHIN_IDLE: i64 = 30;
 
 /// Live sessions of a subject, page by page.
