@@ -22,7 +22,7 @@ async fn a_key_that_the_spec_revokes_is_told_and_signs_no_more_before_anything_i
     let written = (server.object(&ring_path()), server.object(&bundle_path()));
 
     leader.reconciler.show_revoked(&name());
-    assert_eq!(shown(&leader), [leaked.clone()]);
+    assert_eq!(shown(&leader), std::slice::from_ref(&leaked));
     assert_eq!(leader.signs(), None);
     assert_eq!(changes.try_recv().unwrap(), name());
     assert_eq!((server.object(&ring_path()), server.object(&bundle_path())), written);
@@ -32,7 +32,7 @@ async fn a_key_that_the_spec_revokes_is_told_and_signs_no_more_before_anything_i
     leader.hears(vec![has_applied_everything()]);
     leader.settles().await;
     assert_eq!(leader.keys()[&leaked], KeyState::Revoked);
-    assert_eq!(shown(&leader), [leaked.clone()]);
+    assert_eq!(shown(&leader), std::slice::from_ref(&leaked));
     assert!(leader.signs().is_some_and(|next| next != leaked));
     let told = leader.registry().policy(&name()).unwrap().revoked.to_vec();
     assert_eq!(told, leader.bundle().revoked, "the bundle says the very same");
