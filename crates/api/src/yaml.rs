@@ -4,6 +4,7 @@
 //! accepted there and mean the same, so scalars are resolved by those rules, duplicate keys are errors, and anchors, aliases
 //! and merge keys work, within bounds that keep a small file from growing into a large one.
 
+mod halves;
 mod scalar;
 
 use std::{borrow::Cow, collections::BTreeMap};
@@ -91,6 +92,7 @@ pub fn parse(text: &str) -> Result<Vec<Document>, SyntaxError> {
         return Err(SyntaxError { line: 1, message: "the file is over 3 MiB".into() });
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let text = &*halves::joined(text);
     let mut reader = Reader { parser: Parser::new_from_str(text), values: 0, boolean_keys: Vec::new() };
     let mut documents = Vec::new();
     loop {
