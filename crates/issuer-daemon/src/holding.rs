@@ -4,35 +4,33 @@
 //! tombstone ends it. What a bundle calls revoked is written into the store before the policy is put in force.
 
 mod lapsing;
+mod told;
+mod world;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
 };
 
-use countersign_api::{
-    bundle::{Bundle, SCHEMA},
-    cluster::{HISTORY, HISTORY_KEY},
-    policy::EffectivePolicy,
-};
+use countersign_api::bundle::Bundle;
 use countersign_core::{
     names::PolicyName,
     revocation::{Entry, EntryKey},
 };
-use countersign_feed::{Ack, Clock, Follower, MAX_REFUSED, Publisher, RefusedPolicy};
-use countersign_issuer::{Confirmation, Fleet, IssuerPolicy, Lives, Policies, Verifier};
+use countersign_feed::{Clock, Follower, Publisher};
+use countersign_issuer::{Confirmation, Fleet, Lives, Policies};
 use countersign_store::{NewRevocation, Store, StoreError};
-use parking_lot::RwLock;
-use serde_json::{Value, json};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::told::Told;
+use self::world::{Held, World};
 use crate::{
     assembling::{self, FleetSeen, Lying, Opened, Refused, Stands},
     people,
     trust::Trusted,
-    watching::{Change, Object, Source, missing},
+    watching::{Change, missing},
 };
 
 /// How often verifiers are looked at, and what failed is tried again.
@@ -57,180 +55,6 @@ pub(crate) struct Holder {
     pub(crate) confirmed: Confirmation,
     /// The watches are told here within how long that has to be, milliseconds.
     pub(crate) within_ms: watch::Sender<i64>,
-}
-
-/// What others may ask of it.
-#[derive(Debug, Default)]
-pub(crate) struct Told {
-    state: RwLock<State>,
-    settled: Notify,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    settled: bool,
-    problems: Vec<String>,
-    broken: BTreeSet<PolicyName>,
-    /// The policies for which nothing is signed, because the API server hasn't confirmed what is held.
-    lapsed: BTreeSet<PolicyName>,
-    effective: BTreeMap<PolicyName, Arc<EffectivePolicy>>,
-}
-
-impl Told {
-    /// Returns once everything was read and put together for the first time.
-    pub(crate) async fn settled(&self) {
-        let mut notified = std::pin::pin!(self.settled.notified());
-        notified.as_mut().enable();
-        if !self.state.read().settled {
-            notified.await;
-        }
-    }
-
-    pub(crate) fn status(&self) -> Value {
-        let state = self.state.read();
-        json!({"problems": state.problems, "broken_policies": state.broken})
-    }
-
-    pub(crate) fn effective(&self, policy: &PolicyName) -> Option<Value> {
-        let effective = self.state.read().effective.get(policy).cloned()?;
-        serde_json::to_value(&*effective).ok()
-    }
-}
-
-/// A policy as it is held.
-struct Held {
-    policy: Arc<IssuerPolicy>,
-    generation: u64,
-    lives: Lives,
-    opened: Arc<Opened>,
-    /// From which version on the bundle has held each key, and of which history these are.
-    since: BTreeMap<String, u64>,
-    history: String,
-}
-
-/// What is known at one moment.
-#[derive(Default)]
-struct World {
-    /// By the hash that their objects' names end with.
-    lying: HashMap<String, Lying>,
-    listed: BTreeSet<Source>,
-    history: String,
-    /// The history under which rings were listed last, and up to which version they are read.
-    rings_under: String,
-    rings_read: u64,
-    held: BTreeMap<PolicyName, Held>,
-    /// Whose objects' names end with which hash.
-    names: HashMap<String, PolicyName>,
-    refused: BTreeMap<String, Refused>,
-    /// When each watch had last told everything that there was.
-    confirmed: BTreeMap<Source, i64>,
-    dirty: BTreeSet<String>,
-    /// What was written into the store in this life.
-    revoked: BTreeMap<PolicyName, BTreeMap<EntryKey, i64>>,
-    verifiers: Vec<Verifier>,
-}
-
-impl World {
-    fn take(&mut self, change: Change) {
-        match change {
-            Change::Listed { source, objects, history } => {
-                self.listed.insert(source);
-                for (hash, lying) in &mut self.lying {
-                    if slot(lying, source).take().is_some() {
-                        self.dirty.insert(hash.clone());
-                    }
-                }
-                if source == Source::Rings {
-                    self.rings_under = history;
-                    self.rings_read = 0;
-                }
-                for (name, object) in objects {
-                    self.put(source, &name, Some(object));
-                }
-            }
-            Change::Applied { source, name, object } => self.put(source, &name, Some(object)),
-            Change::Gone { source, name } => self.put(source, &name, None),
-            Change::Confirmed { source, at } => drop(self.confirmed.insert(source, at)),
-        }
-    }
-
-    fn put(&mut self, source: Source, name: &str, object: Option<Object>) {
-        let version = object.as_ref().map_or(0, |object| object.version);
-        if source == Source::Rings {
-            self.rings_read = self.rings_read.max(version);
-        }
-        if source == Source::Bundles && name == HISTORY {
-            let text = object.and_then(|object| String::from_utf8(object.data.get(HISTORY_KEY)?.to_vec()).ok());
-            self.history = text.unwrap_or_default();
-            return;
-        }
-        let Some(hash) = hash_of(source, name) else { return };
-        let lying = self.lying.entry(hash.to_owned()).or_default();
-        *slot(lying, source) = object;
-        if lying.is_empty() {
-            self.lying.remove(hash);
-        }
-        self.dirty.insert(hash.to_owned());
-    }
-
-    fn is_listed(&self) -> bool {
-        self.listed.len() == Source::ALL.len()
-    }
-
-    /// Policies that are held as they were before, for whatever reason: they may sign by the ring before.
-    fn behind(&self) -> Vec<RefusedPolicy> {
-        let behind = self.refused.keys().chain(&self.dirty).filter_map(|hash| self.held.get(self.names.get(hash)?));
-        let listed = behind.map(|held| RefusedPolicy {
-            policy: held.policy.name.to_string(),
-            held: Some(held.generation),
-            reason: "not_together".to_owned(),
-        });
-        listed.collect()
-    }
-
-    /// What is acknowledged: up to which version key rings are read, and which policies go on by the ring before. Nothing
-    /// before everything was read once, nor while rings were read under another history than the present one.
-    fn ack(&self, start_id: &str, trusted: &Trusted) -> Option<Ack> {
-        if !self.is_listed() || self.history.is_empty() || self.rings_under != self.history {
-            return None;
-        }
-        // What the store didn't take of a policy that nobody holds here, such as its end, can't be named below.
-        if self.dirty.iter().any(|hash| !self.names.contains_key(hash)) {
-            return None;
-        }
-        let mut refused = self.behind();
-        let refused_more = refused.len() > MAX_REFUSED;
-        refused.truncate(MAX_REFUSED);
-        Some(Ack {
-            start_id: start_id.to_owned(),
-            history: self.history.clone(),
-            revision: self.rings_read.to_string(),
-            schemas: vec![SCHEMA],
-            trusted_bundle_keys: trusted.kids.clone(),
-            refused,
-            refused_more,
-            highest_held: self.held.values().map(|held| held.generation).max().unwrap_or(0),
-            ..Ack::default()
-        })
-    }
-}
-
-/// `b-…`, `r-…`, `i-…`: what comes after is the policy's.
-fn hash_of(source: Source, name: &str) -> Option<&str> {
-    name.strip_prefix(match source {
-        Source::Rings => "r-",
-        Source::Sections => "i-",
-        Source::Bundles | Source::VerifySecrets => "b-",
-    })
-}
-
-const fn slot(lying: &mut Lying, source: Source) -> &mut Option<Object> {
-    match source {
-        Source::Rings => &mut lying.ring,
-        Source::Sections => &mut lying.section,
-        Source::Bundles => &mut lying.bundle,
-        Source::VerifySecrets => &mut lying.secrets,
-    }
 }
 
 /// What became of a policy.
@@ -477,7 +301,7 @@ impl Holder {
         state.broken = broken;
         if !state.settled && world.is_listed() && world.dirty.is_empty() {
             state.settled = true;
-            self.told.settled.notify_waiters();
+            self.told.settle();
         }
     }
 }

@@ -6,7 +6,7 @@ use countersign_api::{
     cluster::{BUNDLE_KEY, ISSUE_KEY, bundle_name},
     issue::IssueSection,
     key_ring::{RECORD_KEY, Record, SEAL_KEY, sealed_bytes},
-    policy::AuthPolicy,
+    policy::{AuthPolicy, EffectivePolicy},
     yaml,
 };
 use countersign_core::{
@@ -20,7 +20,10 @@ use tempfile::TempDir;
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::people::{Eraser, Look};
+use crate::{
+    people::{Eraser, Look},
+    watching::{Object, Source},
+};
 
 const YAML: &str = "apiVersion: countersign.dev/v1alpha1
 kind: AuthPolicy
