@@ -356,8 +356,9 @@ mod tests {
             text in "(0000|9999|[0-9]{4})-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3])(:[0-5][0-9]){2}([.][0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])",
             last in "9999-12-(30|31)T([01][0-9]|2[0-3])(:[0-5][0-9]){2}(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])",
         ) {
+            let pattern = regex::Regex::new(Time::PATTERN).unwrap();
             for text in [text, last] {
-                proptest::prop_assert!(regex::Regex::new(Time::PATTERN).unwrap().is_match(&text));
+                proptest::prop_assert!(pattern.is_match(&text));
                 let time = text.parse::<Time>();
                 proptest::prop_assert!(time.is_ok(), "{}", text);
                 proptest::prop_assert_eq!(time.as_ref().unwrap().to_string().parse::<Time>(), time);
