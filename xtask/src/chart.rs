@@ -213,10 +213,13 @@ fn each_setting_is_known(root: &Path, chart: &Path) -> Result<()> {
     for (part, crate_name) in [("operator", "operator"), ("verifier", "verifier"), ("issuer", "issuer-daemon")] {
         let template = format!("templates/{part}.yaml");
         let text = std::fs::read_to_string(chart.join(&template)).with_context(|| template.clone())?;
-        let config = root.join("crates").join(crate_name).join("src/config.rs");
-        let mut config = std::fs::read_to_string(&config).with_context(|| config.display().to_string())?;
-        // What every program's flags have in common.
-        config += &text_below(&root.join("crates/process/src"))?;
+        let settings = root.join("crates").join(crate_name).join("src/config");
+        let file = settings.with_extension("rs");
+        let mut config = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        // Its parts, where it has some, and what every program's flags have in common.
+        for below in [settings, root.join("crates/process/src")].iter().filter(|directory| directory.is_dir()) {
+            config += &text_below(below)?;
+        }
         let flags = text.split(" --").skip(1).chain(text.split("\"--").skip(1));
         for flag in flags.filter_map(|rest| rest.split(|c: char| !(c.is_ascii_lowercase() || c == '-')).next()) {
             let field = format!("pub {}: ", flag.replace('-', "_"));

@@ -113,8 +113,8 @@ struct Question<'a> {
 
 impl Question<'_> {
     /// Every time the answers are alike; and so is the work of some time to that of some other, when nothing else went on in the
-    /// process.
-    fn is_answered_alike(&self, world: &mut World) {
+    /// process. The answer.
+    fn is_answered_alike(&self, world: &mut World) -> String {
         let mut all: [Vec<Seen>; 2] = [Vec::new(), Vec::new()];
         for n in 0..TRIES {
             let name = format!("{}-{n}", self.what.replace(|c: char| !c.is_ascii_alphanumeric(), "-"));
@@ -130,7 +130,7 @@ impl Question<'_> {
             }
             let [of_accounts, of_nobody] = &all;
             if of_accounts.iter().any(|one| of_nobody.iter().any(|other| one.statements == other.statements)) {
-                return;
+                return of_nobody[0].answer.clone();
             }
         }
         let quietest =

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Content, OfQuery, administered::Administered, body_of, blocks::lift};
+use super::{Content, OfQuery, administered::Administered, blocks::lift, body_of};
 use crate::{
     addresses::{block_of, network_of},
     audit::EventKind,

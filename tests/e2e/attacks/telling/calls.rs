@@ -17,73 +17,81 @@ const DEVICE: &str = "AAECAwQFBgcICQoLDA0ODw";
 /// A member of a call: of its body, its path or its query.
 type Member = (String, String);
 
-/// What is asked with what is known, by somebody with this token of their own.
+/// What is asked with what is known, by somebody with this token of their own, and the status that either gets.
 struct Compared {
+    status: u16,
     call: &'static str,
     members: &'static [&'static str],
     ask: fn(&str, &Known) -> Request,
 }
 
-const fn compared(call: &'static str, members: &'static [&'static str], ask: fn(&str, &Known) -> Request) -> Compared {
-    Compared { call, members, ask }
+const fn compared(
+    status: u16,
+    call: &'static str,
+    members: &'static [&'static str],
+    ask: fn(&str, &Known) -> Request,
+) -> Compared {
+    Compared { status, call, members, ask }
 }
 
 const COMPARED: [Compared; 22] = [
-    compared("POST /auth/login", &["username", "password"], |_, known| guess(known, json!({}))),
-    compared("POST /auth/login", &["email"], |_, known| {
+    compared(401, "POST /auth/login", &["username", "password"], |_, known| guess(known, json!({}))),
+    compared(401, "POST /auth/login", &["email"], |_, known| {
         Request::post("/auth/login", &json!({"email": known.email(), "password": "wrong"}))
     }),
-    compared("POST /auth/login", &["mfa_code"], |_, known| guess(known, json!({"mfa_code": "123456"}))),
-    compared("POST /auth/login", &["mfa_code"], |_, known| guess(known, json!({"mfa_code": "abcd-efgh-jkmn"}))),
-    compared("POST /auth/login", &["device_id", "device_token"], |_, known| {
+    compared(401, "POST /auth/login", &["mfa_code"], |_, known| guess(known, json!({"mfa_code": "123456"}))),
+    compared(401, "POST /auth/login", &["mfa_code"], |_, known| guess(known, json!({"mfa_code": "abcd-efgh-jkmn"}))),
+    compared(401, "POST /auth/login", &["device_id", "device_token"], |_, known| {
         guess(known, json!({"device_id": "a laptop", "device_token": DEVICE}))
     }),
-    compared("POST /auth/login", &["remember_me"], |_, known| guess(known, json!({"remember_me": true}))),
-    compared("POST /auth/login", &["cookies"], |_, known| guess(known, json!({"cookies": true}))),
-    compared("POST /auth/login", &["username", "password"], |_, known| {
+    compared(401, "POST /auth/login", &["remember_me"], |_, known| guess(known, json!({"remember_me": true}))),
+    compared(401, "POST /auth/login", &["cookies"], |_, known| guess(known, json!({"cookies": true}))),
+    compared(401, "POST /auth/login", &["username", "password"], |_, known| {
         form("/auth/login", &format!("grant_type=password&username={}&password=wrong&scope=", known.name))
     }),
-    compared("POST /auth/forgot-password", &["email"], |_, known| {
+    compared(202, "POST /auth/forgot-password", &["email"], |_, known| {
         Request::post("/auth/forgot-password", &json!({"email": known.email()}))
     }),
-    compared("POST /auth/verify-email/resend", &["email"], |_, known| {
+    compared(202, "POST /auth/verify-email/resend", &["email"], |_, known| {
         Request::post("/auth/verify-email/resend", &json!({"email": known.email()}))
     }),
-    compared("PATCH /users/me", &["email"], |own, known| {
+    compared(200, "PATCH /users/me", &["email"], |own, known| {
         with(own, Request::new("PATCH", "/users/me")).body(json!({"email": known.email()}).to_string())
     }),
-    compared("DELETE /auth/sessions/{id}", &["id"], |own, known| {
+    compared(404, "DELETE /auth/sessions/{id}", &["id"], |own, known| {
         with(own, Request::new("DELETE", &format!("/auth/sessions/{}", known.session)))
     }),
-    compared("DELETE /auth/api-keys/{id}", &["id"], |own, known| {
+    compared(404, "DELETE /auth/api-keys/{id}", &["id"], |own, known| {
         with(own, Request::new("DELETE", &format!("/auth/api-keys/{}", known.api_key)))
     }),
     // Whoever lacks the right.
-    compared("GET /auth/audit", FILTERS, |own, known| with(own, Request::get(&filtered("/auth/audit", known)))),
-    compared("GET /auth/audit/suspicious", FILTERS, |own, known| {
+    compared(403, "GET /auth/audit", FILTERS, |own, known| with(own, Request::get(&filtered("/auth/audit", known)))),
+    compared(403, "GET /auth/audit/suspicious", FILTERS, |own, known| {
         with(own, Request::get(&filtered("/auth/audit/suspicious", known)))
     }),
-    compared("GET /api/v1/auth/rate-limit-status", &["user", "ip"], |own, known| {
+    compared(403, "GET /api/v1/auth/rate-limit-status", &["user", "ip"], |own, known| {
         with(own, Request::get(&format!("/api/v1/auth/rate-limit-status?user={}&ip=127.0.0.1", known.name)))
     }),
-    compared("POST /api/v1/auth/diagnose", &["user_id", "token", "ip"], |own, known| {
+    compared(403, "POST /api/v1/auth/diagnose", &["user_id", "token", "ip"], |own, known| {
         let body = json!({"user_id": known.id, "token": known.token, "ip": "127.0.0.1"});
         with(own, Request::post("/api/v1/auth/diagnose", &body))
     }),
-    compared("POST /api/v1/auth/validate-token", &["token"], |own, known| {
+    compared(403, "POST /api/v1/auth/validate-token", &["token"], |own, known| {
         with(own, Request::post("/api/v1/auth/validate-token", &json!({"token": known.token})))
     }),
     // Whoever lacks the secret.
-    compared("POST /oauth/token", &["client_id", "client_secret", "grant_type", "scope"], |_, known| {
+    compared(401, "POST /oauth/token", &["client_id", "client_secret", "grant_type", "scope"], |_, known| {
         form("/oauth/token", &format!("grant_type=client_credentials&scope=x&{}", guessed_client(known)))
     }),
-    compared("POST /oauth/introspect", &["client_id", "client_secret", "token", "token_type_hint"], |_, known| {
+    compared(401, "POST /oauth/introspect", &["client_id", "client_secret", "token", "token_type_hint"], |_, known| {
         form("/oauth/introspect", &format!("token={}&token_type_hint=x&{}", known.token, guessed_client(known)))
     }),
-    compared("POST /oauth/revoke", &["client_id", "client_secret", "token", "token_type_hint"], |_, known| {
+    compared(401, "POST /oauth/revoke", &["client_id", "client_secret", "token", "token_type_hint"], |_, known| {
         form("/oauth/revoke", &format!("token={}&token_type_hint=x&{}", known.token, guessed_client(known)))
     }),
-    compared("POST /oauth/introspect", &["token"], |_, known| form("/oauth/introspect", &format!("token={}", known.token))),
+    compared(401, "POST /oauth/introspect", &["token"], |_, known| {
+        form("/oauth/introspect", &format!("token={}", known.token))
+    }),
 ];
 
 const FILTERS: &[&str] = &["event_type", "severity", "subject", "ip", "since", "until", "limit", "cursor"];
@@ -185,10 +193,10 @@ fn properties(document: &Value, schema: &Value, taken: &mut BTreeSet<String>) {
     taken.extend(schema["properties"].as_object().into_iter().flatten().map(|(name, _)| name.clone()));
 }
 
-/// A process whose policy knows a program, too.
+/// A process whose policy has cookies and knows a program.
 fn world() -> World {
     let client = json!({"clientID": "billing", "secretKeyRef": {"name": "billing", "key": "secret"}, "scopes": ["x"]});
-    let world = watched(json!({"clients": [client]}));
+    let world = watched(json!({"clients": [client], "cookies": {"mode": "Enabled"}}));
     let right = form(
         "/oauth/token",
         &format!("grant_type=client_credentials&client_id=billing&client_secret={}", CLIENT_SECRET.replace(' ', "+")),
@@ -221,11 +229,12 @@ fn whatever_names_an_account_in_any_call_is_answered_alike_after_the_same_work_w
     let mut world = world();
     world.account("stranger");
     let own = text(&world.login("stranger", PASSWORD), "access_token");
-    for (n, Compared { call, ask, .. }) in COMPARED.iter().enumerate() {
+    for (n, Compared { status, call, ask, .. }) in COMPARED.iter().enumerate() {
         let what = format!("{n} {call}");
         let ask = |known: &Known| ask(&own, known);
-        Question { what: &what, account: &in_use, before: &|_, _| {}, ask: &ask, counts: |_| true }
-            .is_answered_alike(&mut world);
+        let question = Question { what: &what, account: &in_use, before: &|_, _| {}, ask: &ask, counts: |_| true };
+        let answer = question.is_answered_alike(&mut world);
+        assert!(answer.starts_with(&format!("{status} ")), "{what}: {answer}");
     }
 }
 

@@ -17,9 +17,8 @@ const FROM_BEFORE: &str = r#"
   - {name: old-shop, issuer: old-shop, algorithms: [HS256], secretKeyRef: {name: old-jwt, key: secret}, notAfter: "2099-01-01T00:00:00Z", audiences: ["*"]}
 "#;
 
-/// Issuers with the guide's policy, what stands in front of them, and what clients are told of it.
-fn deployment() -> (Served, Balancer, Value) {
-    let served = Served::start(2);
+/// The guide's policy at issuers: what stands in front of them, and what clients are told of it.
+fn deployment(served: &Served) -> (Balancer, Value) {
     let (api, cluster) = (served.world.api(), &served.world.installation.cluster);
     let (namespace, name) = DEFAULT.split_once('/').unwrap();
     api.namespace(namespace);
@@ -36,19 +35,22 @@ fn deployment() -> (Served, Balancer, Value) {
         "issuer": balancer.address(), "verifier": verifier, "policy": DEFAULT,
         "outbox": served.mail.mails().directory(), "jwt_secret_key": JWT_SECRET_KEY,
     });
-    (served, balancer, told)
+    (balancer, told)
 }
 
 #[test]
 #[ignore = "needs the test cluster, and Python's requests, PyJWT and pyotp: run `cargo xtask test`"]
 fn a_python_client_sees_no_difference_between_two_issuers_and_one() {
-    let (_served, _balancer, told) = deployment();
+    let served = Served::shared();
+    let (_balancer, told) = deployment(&served);
     python_frontend(&told);
 }
 
 #[test]
 #[ignore = "needs the test cluster, and Node's jose: run `cargo xtask test`"]
 fn a_node_client_sees_no_difference_between_two_issuers_and_one() {
-    let (_served, _balancer, told) = deployment();
+    // Both register the same people.
+    let served = Served::start(2);
+    let (_balancer, told) = deployment(&served);
     node_frontend(&told);
 }
