@@ -48,9 +48,12 @@ impl<T: DeserializeOwned + Send> FromRequestParts<Issuer> for OfPath<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, issuer: &Issuer) -> Result<Self, Problem> {
-        let read = Path::from_request_parts(parts, issuer).await;
-        // What can't be read, as bytes that are no text, is nothing's name.
-        read.map(|Path(named)| Self(named)).map_err(|_| Problem::not_found("the path names nothing that there is"))
+        let nothing = || Problem::not_found("the path names nothing that there is");
+        // What can't be read, as bytes that are no text, is nothing's name; nor is what PostgreSQL can't hold, a NUL.
+        if parts.uri.path().contains("%00") {
+            return Err(nothing());
+        }
+        Path::from_request_parts(parts, issuer).await.map(|Path(named)| Self(named)).map_err(|_| nothing())
     }
 }
 

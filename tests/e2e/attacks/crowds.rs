@@ -12,7 +12,7 @@ pub(crate) trait Place {
     /// What they come to.
     fn front(&self) -> Front;
 
-    /// Makes an account of that name and `NAME@shop.example`, with a verified address.
+    /// Makes an account of that name, with a verified address.
     fn account(&self, name: &str);
 
     /// What people get.

@@ -1,9 +1,12 @@
 //! `restore --database`: a database that was put back by other means (`pg_restore`, a snapshot of a volume, a replica that lags)
 //! is told what it missed, in place.
 
+use std::time::Duration;
+
 use countersign_core::time::UnixMillis;
 use countersign_store::{Location, Store, StoreError};
 use serde_json::json;
+use tokio::time::{Instant, interval};
 
 use super::{
     known_to_redis,
@@ -20,6 +23,11 @@ use crate::{
     output::{Block, Report},
 };
 
+/// How long others' connections may take to go: a server notices a little later that one was closed.
+const GOING: Duration = Duration::from_secs(3);
+/// How often it is asked meanwhile.
+const ASKED_EVERY: Duration = Duration::from_millis(100);
+
 /// Makes the database at `url` safe to use.
 pub(super) async fn restore(session: &Session, args: &Restore, url: &str) -> Result<Exit, Failure> {
     let location: Location = url.parse().map_err(|error| Failure::usage(format!("--database: {error}")))?;
@@ -31,7 +39,7 @@ pub(super) async fn restore(session: &Session, args: &Restore, url: &str) -> Res
         Location::Server(_) => None,
     };
     let failed = |error: StoreError| Failure::unable(format!("{location}: {}", chain(&error)));
-    let others = Store::others_on(&location).await.map_err(failed)?;
+    let others = others_that_stay(&location).await.map_err(failed)?;
     if others > 0 {
         return Err(Failure::unable(format!("{location} is in use: {others} others are connected to it as the same user"))
             .fix("stop every issuer and `dev` on it, and a pooler's connections; start them again afterwards"));
@@ -57,6 +65,18 @@ pub(super) async fn restore(session: &Session, args: &Restore, url: &str) -> Res
     let done = done.await;
     store.close().await;
     report(session, &location, &done?)
+}
+
+/// How many others are connected, and not just on their way out.
+async fn others_that_stay(location: &Location) -> Result<u64, StoreError> {
+    let (until, mut ticks) = (Instant::now() + GOING, interval(ASKED_EVERY));
+    loop {
+        ticks.tick().await;
+        let others = Store::others_on(location).await?;
+        if others == 0 || Instant::now() >= until {
+            return Ok(others);
+        }
+    }
 }
 
 fn report(session: &Session, location: &Location, done: &Reconciled) -> Result<Exit, Failure> {

@@ -92,6 +92,9 @@ fn complete(operation: &mut Value, method: &str, path: &str) {
     add_path_parameters(operation, path);
     for parameter in operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten() {
         not_null(&mut parameter["schema"]);
+        if parameter["in"] == "query" && parameter["required"] != true {
+            may_be_empty(&mut parameter["schema"]);
+        }
     }
     let bodies = operation.pointer_mut("/requestBody/content").and_then(Value::as_object_mut);
     for (_, body) in bodies.into_iter().flatten() {
@@ -206,6 +209,16 @@ fn add_path_parameters(operation: &mut Value, path: &str) {
     let all: Vec<Value> = parameters.into_iter().chain(given).collect();
     if !all.is_empty() {
         operation["parameters"] = Value::Array(all);
+    }
+}
+
+/// An option of a query without a value is as one that isn't there: a text of a form of its own may be empty as well.
+fn may_be_empty(schema: &mut Value) {
+    let is_text = |one: &Value| one["type"] == "string";
+    let has_form = ["pattern", "format", "enum", "minLength"].iter().any(|word| schema.get(word).is_some());
+    let either = schema["anyOf"].as_array().is_some_and(|all| all.iter().all(is_text));
+    if either || (is_text(schema) && has_form) {
+        *schema = json!({"anyOf": [schema.take(), {"type": "string", "maxLength": 0}]});
     }
 }
 

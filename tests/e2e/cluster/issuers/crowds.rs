@@ -26,7 +26,8 @@ impl Place for Both<'_> {
     }
 
     fn account(&self, name: &str) {
-        let (front, email) = (self.front(), format!("{name}@shop.example"));
+        // Mails to accounts of that name under the others, a lock's among them, arrive at the same server.
+        let (front, email) = (self.front(), format!("{name}@{}.example", self.policy));
         let account = json!({"username": name, "email": email, "password": PASSWORD});
         let made = front.post("/auth/register", &account);
         assert_eq!(made.status, 201, "{}", made.json());
