@@ -23,7 +23,7 @@ use std::{
 
 use axum::{
     Router,
-    body::Body,
+    body::{Body, Bytes},
     extract::{ConnectInfo, DefaultBodyLimit, FromRequest as _, FromRequestParts, Path, Request, State},
     http::{HeaderMap, header, request::Parts as RequestParts},
     middleware::{self, Next},
@@ -52,7 +52,7 @@ use crate::{
 /// What authorises every call of a policy.
 const ADMIN_PERMISSION: &str = "countersign:admin";
 
-/// A body that took longer than this has its caller judged again: what they may can have ended meanwhile.
+/// How long a caller's judgement holds while their body comes.
 const JUDGED_FOR: Duration = Duration::from_secs(1);
 
 /// Calls that concern the whole process.
@@ -190,13 +190,20 @@ async fn admitted(issuer: &Issuer, policy: Result<OfPolicy, Problem>, request: R
         door::watched(&call, judged).await
     };
     let mut caller = judge().await?;
-    let begun = Instant::now();
-    let Content(bytes) = Content::from_request(Request::from_parts(parts.clone(), body), issuer).await?;
-    if begun.elapsed() >= JUDGED_FOR {
+    let (bytes, late) = body_of_judged(&parts, body, issuer).await?;
+    if late {
         caller = judge().await?;
     }
     parts.extensions.insert(Actor::of(&caller.credential));
     Ok(Request::from_parts(parts, Body::from(bytes)))
+}
+
+/// The body of a call whose caller was judged, and whether it came so late that they are to be judged again: what they may can
+/// have ended meanwhile.
+async fn body_of_judged(parts: &RequestParts, body: Body, issuer: &Issuer) -> Result<(Bytes, bool), Problem> {
+    let begun = Instant::now();
+    let Content(bytes) = Content::from_request(Request::from_parts(parts.clone(), body), issuer).await?;
+    Ok((bytes, begun.elapsed() >= JUDGED_FOR))
 }
 
 fn sole_bearer(headers: &HeaderMap) -> Option<&str> {

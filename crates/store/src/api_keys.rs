@@ -143,7 +143,7 @@ impl Tx {
             "UPDATE api_keys SET last_used = $3
              WHERE policy = $1 AND id = $2 AND (last_used IS NULL OR last_used <= $4)",
         );
-        let used = used.bind(policy.as_str()).bind(id).bind(at.0).bind(at.minus(crate::SEEN_EVERY_MS).0);
+        let used = used.bind(policy.as_str()).bind(id).bind(at.0).bind(at.minus(crate::sessions::SEEN_EVERY_MS).0);
         Ok(used.execute(self.connection()).await?.rows_affected() == 1)
     }
 }

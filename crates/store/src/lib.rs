@@ -75,7 +75,7 @@ pub use rates::RateWindow;
 pub use refresh::{NewFamily, RefreshStanding, RefreshToken, Use, Used};
 pub use revocations::{Appended, HistoryFilter, NewRevocation, Recorded};
 pub use secrets::{PasswordHash, SecretHash};
-pub use sessions::{BeyondLimit, Ended, Ending, Opening, SEEN_EVERY_MS, Session, SessionLimit};
+pub use sessions::{BeyondLimit, Ended, Ending, Opening, Session, SessionLimit};
 pub use tenures::{Claim, DuePeople, Erasure, Tenure};
 pub use transaction::{Attempts, Failure};
 pub use users::{Folded, Standing, User, UserFilter, UserStatus};

@@ -94,7 +94,7 @@ pub enum Opening {
 }
 
 /// Activity is written at most this often.
-pub const SEEN_EVERY_MS: i64 = 60_000;
+pub(crate) const SEEN_EVERY_MS: i64 = 60_000;
 /// How often it is written in a session's idle time-out, where that is short: as in [`SEEN`].
 const SEEN_WITHIN_IDLE: i64 = 30;
 

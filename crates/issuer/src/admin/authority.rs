@@ -9,15 +9,14 @@ use std::{
 
 use axum::{
     body::Body,
-    extract::{ConnectInfo, FromRequest as _, FromRequestParts as _, MatchedPath, Path, Request, State},
+    extract::{ConnectInfo, FromRequestParts as _, MatchedPath, Path, Request, State},
     http::{HeaderMap, Method, request::Parts},
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
 use countersign_core::names::PolicyName;
-use tokio::time::Instant;
 
-use super::{Content, JUDGED_FOR, Named};
+use super::{Named, body_of_judged};
 use crate::{actor::Actor, problem::Problem, serving::Issuer};
 
 /// What a caller wants to do, as a verb and a part of an AuthPolicy.
@@ -109,9 +108,8 @@ async fn admitted(issuer: &Issuer, authority: &dyn Authority, request: Request) 
     if issuer.parts.policies.one(&policy).is_none() {
         return Err(unknown());
     }
-    let begun = Instant::now();
-    let Content(bytes) = Content::from_request(Request::from_parts(parts.clone(), body), issuer).await?;
-    if begun.elapsed() >= JUDGED_FOR {
+    let (bytes, late) = body_of_judged(&parts, body, issuer).await?;
+    if late {
         actor = admit(right).await?;
     }
     if right == MINTS && is_emergency(&bytes) {
